@@ -1,0 +1,127 @@
+"""Train the thin classifier of the embedded sample, Dataset/sample_classifier.pth, from scratch.
+
+    python -m Dataset.train_sample_classifier [--out Dataset/sample_classifier.pth]
+
+The step train_cam starts from ImageNet weights, which no network of this width has. Here all layers
+and the statistics of the batch normalisation are learnt, on many more images of the sample's kind.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from Dataset.make_sample import make_sample
+from misc.dataset_info import read_image_list
+from misc.datasets import ClassificationDataset, load_labels
+from misc.errors import UserError
+from net.checkpoint import save_checkpoint
+from net.resnet50 import FixedBatchNorm
+from net.resnet50_cam import Net
+from voc12 import prepare
+from voc12.dataset import describe
+
+WIDTH = 16
+LONG_RANGE, CROP_SIZE = (160, 320), 224
+BATCH_SIZE, PEAK_RATE, WEIGHT_DECAY = 32, 3e-3, 1e-2
+
+log = logging.getLogger(__name__)
+
+
+class _LearntBatchNorm(FixedBatchNorm):
+    """Batch normalisation that follows its batches while training."""
+
+    forward = nn.BatchNorm2d.forward
+
+
+def train(root: Path, epochs: int, seed: int) -> Net:
+    """A classifier of WIDTH, trained on the image-level labels of a drawn dataset."""
+    info = describe(root)
+    prepare.prepare(info, root / "lists")
+    ids = read_image_list(root / "lists" / "train.txt", info)
+    labels = load_labels(root / "lists" / "cls_labels.npy", ids, info)
+    torch.manual_seed(seed)
+    model = Net(info.num_classes, width=WIDTH).requires_grad_(True).train()
+    _set_norm(model, FixedBatchNorm, _LearntBatchNorm)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
+    dataset = ClassificationDataset(info, ids, labels, LONG_RANGE, CROP_SIZE, seed)
+    steps = epochs * (len(ids) // BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
+    for epoch in range(epochs):
+        dataset.set_epoch(epoch)
+        loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, drop_last=True, num_workers=1)
+        losses = []
+        for images, present in tqdm(loader, desc=f"epoch {epoch + 1} of {epochs}"):
+            features = _features(model, images)
+            logits = model.classifier(features.mean(dim=(2, 3), keepdim=True))[:, :, 0, 0]
+            loss = F.multilabel_soft_margin_loss(logits, present)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        log.info("epoch %d: mean loss %.4f", epoch + 1, np.mean(losses))
+    _set_norm(model, _LearntBatchNorm, FixedBatchNorm)
+    return model
+
+
+def _features(model: Net, images: torch.Tensor) -> torch.Tensor:
+    """Last features B x C x h x w with gradients into all layers, unlike `Net.forward`."""
+    return model.resnet50(images)[-1]
+
+
+def _set_norm(model: nn.Module, old: type, new: type) -> None:
+    for module in model.modules():
+        if type(module) is old:
+            module.__class__ = new
+
+
+@torch.no_grad()
+def mean_average_precision(model: Net, root: Path) -> float:
+    """Mean average precision over the classes that occur, on the val images."""
+    info = describe(root)
+    ids = read_image_list(root / "lists" / "val.txt", info)
+    labels = load_labels(root / "lists" / "cls_labels.npy", ids, info)
+    dataset = ClassificationDataset(info, ids, labels, (256, 256), 256)
+    logits = torch.cat([model(images) for images, _ in DataLoader(dataset, BATCH_SIZE)]).numpy()
+    precisions = []
+    for score, truth in zip(logits.T, labels.T, strict=True):
+        hits = truth[np.argsort(-score, kind="stable")] > 0
+        if hits.any():
+            precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+            precisions.append(precision[hits].mean())
+    return float(np.mean(precisions))
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("Dataset/sample_classifier.pth"))
+    parser.add_argument("--images", type=int, default=1500, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "images"
+            make_sample(root, num_train=args.images, num_val=100, seed=args.seed)
+            model = train(root, args.epochs, args.seed)
+            score = mean_average_precision(model, root)
+            save_checkpoint(args.out, model, torch.float16)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    log.info("%s: mean average precision %.3f on 100 other images", args.out, score)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The one description of a dataset that steps and loaders work from."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from misc.errors import UserError
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a step may know about a dataset; `voc12/` and `coco14/` build one each.
+
+    Labels in masks are 0 for background, class index + 1 for the classes, 255 for "ignore".
+    """
+
+    name: str
+    root: Path
+    root_flag: str  # the option that sets `root`, for messages
+    class_names: tuple[str, ...]  # foreground classes
+    image_dir: Path
+    mask_dirs: tuple[Path, ...]  # ground truth; the first folder that has the image counts
+    id_pattern: str  # regular expression of a whole image id
+    defaults: Mapping[str, object] = field(hash=False)  # options whose value differs by dataset
+    paper_scores: Mapping[str, float] = field(hash=False)  # mIoU in per cent, by row of the table
+    official_eval_size: int  # images of the list that the paper's figures are measured on
+    train_split: str  # images that get maps and pseudo masks, and that networks train on
+    eval_split: str  # images on which seeds and pseudo masks are scored
+    image_suffix: str = ".jpg"
+
+    @property
+    def num_classes(self) -> int:
+        """Foreground classes C."""
+        return len(self.class_names)
+
+    @property
+    def num_labels(self) -> int:
+        """Labels in a mask: C + 1, background included."""
+        return len(self.class_names) + 1
+
+    def image_path(self, image_id: str) -> Path:
+        """Where the photograph of an image is."""
+        return self.image_dir / f"{image_id}{self.image_suffix}"
+
+    def mask_path(self, image_id: str) -> Path:
+        """Where the ground truth mask of an image is, or would be expected."""
+        paths = [folder / f"{image_id}.png" for folder in self.mask_dirs]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def mask_fits(self, image_id: str) -> bool:
+        """Whether the mask of an image has the image's size (both from their headers)."""
+        with Image.open(self.image_path(image_id)) as image:
+            with Image.open(self.mask_path(image_id)) as mask:
+                return image.size == mask.size
+
+    def is_id(self, text: str) -> bool:
+        """Whether a line of a list has the form of this dataset's image ids."""
+        return re.fullmatch(self.id_pattern, text) is not None
+
+    @staticmethod
+    def label_key(image_id: str) -> int:
+        """Key of an image in the label file: its id as a number, without underscores."""
+        return int(image_id.replace("_", ""))
+
+    def require_root(self) -> None:
+        """Raise UserError unless the root is a dataset of this shape."""
+        if not self.root.is_dir():
+            raise UserError(
+                f"{self.root_flag} {self.root}: no such folder; give the folder that holds "
+                f"{self.image_dir.name}/ (the README says how to prepare the dataset)"
+            )
+        if not self.image_dir.is_dir():
+            raise UserError(
+                f"{self.root_flag} {self.root}: has no folder {self.image_dir.name}; give the "
+                f"folder that holds {self.image_dir.name}/"
+            )
+
+
+def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
+    """Image ids of a list file, one id a line (further columns are ignored), in file order.
+
+    Raises UserError for a list that is missing, empty, or has a line that is no image id.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not a text file"
+        raise UserError(f"{path}: image list cannot be read ({reason}); check the path") from None
+    ids = []
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words:
+            continue
+        # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
+        image_id = re.sub(
+            rf"^/?{info.image_dir.name}/(.*){re.escape(info.image_suffix)}$", r"\1", words[0]
+        )
+        if not info.is_id(image_id):
+            raise UserError(
+                f"{path}, line {number}: {words[0][:60]!r} is no {info.name} image id; write one "
+                f"id a line, without folder or suffix"
+            )
+        ids.append(image_id)
+    if not ids:
+        raise UserError(f"{path}: the image list is empty; write one image id a line")
+    duplicates = len(ids) - len(set(ids))
+    if duplicates:
+        raise UserError(f"{path}: {duplicates} image ids stand there twice; remove the repeats")
+    return tuple(ids)

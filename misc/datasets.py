@@ -1,0 +1,243 @@
+"""Torch datasets, once for every DatasetInfo: they find and decode; `misc.imutils` changes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from misc import imutils
+from misc.cams import load_label_dict
+from misc.dataset_info import DatasetInfo
+from misc.disjoint import DisjointIndex
+from misc.errors import UserError
+from misc.palette import read_label_png
+from misc.torchutils import worker_rng
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as H x W x 3 uint8 RGB; UserError naming the file where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image; check the list and the dataset root") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be decoded ({error}); restore the file") from None
+
+
+def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np.ndarray:
+    """Multi-hot labels of the images, N x C float32, from a label file (`cls_labels.npy`).
+
+    Raises UserError where an image has no label, or one of another number of classes.
+    """
+    by_key = load_label_dict(path)
+    labels = np.zeros((len(image_ids), info.num_classes), dtype=np.float32)
+    for row, image_id in enumerate(image_ids):
+        label = by_key.get(info.label_key(image_id))
+        if label is None:
+            raise UserError(
+                f"{path}: missing label for image {image_id}; give the label file of "
+                f"this dataset with --cls_labels"
+            )
+        if label.shape != labels.shape[1:]:
+            raise UserError(
+                f"{path}: image {image_id} has {label.size} classes, {info.name} has "
+                f"{info.num_classes}; give its own label file"
+            )
+        labels[row] = label
+    return labels
+
+
+def training_crop(
+    image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
+) -> torch.Tensor:
+    """Random view of an image for the classifier (paper, implementation details).
+
+    Longer side drawn from `long_range`, normalised, mirrored half of the time, cropped or padded
+    with zeros (the mean colour) to crop_size. H x W x 3 uint8 -> 3 x crop_size x crop_size.
+    """
+    image = imutils.random_resize_long(image, *long_range, rng=rng)
+    image = imutils.normalize(image)
+    image = imutils.random_lr_flip(image, rng=rng)
+    image = imutils.random_crop(image, crop_size, 0, rng=rng)
+    return torch.from_numpy(imutils.HWC_to_CHW(image))
+
+
+def multi_scale_pairs(
+    image: np.ndarray, scales: tuple[float, ...], max_long: int | None = None
+) -> list[torch.Tensor]:
+    """The image and its mirror image at every scale: list of 2 x 3 x h x w, normalised.
+
+    `max_long` shrinks larger images to this longer side first (both in one resampling).
+    """
+    shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
+    views = (imutils.normalize(imutils.pil_rescale(image, s * shrink, 3)) for s in scales)
+    chw = (imutils.HWC_to_CHW(view) for view in views)
+    return [torch.from_numpy(np.stack([view, view[:, :, ::-1]])) for view in chw]
+
+
+class ClassificationDataset(Dataset):
+    """Random crops with multi-hot labels: (3 x S x S float, C float32).
+
+    The draw of an image depends on (seed, epoch, image id) alone; call `set_epoch` before each.
+    """
+
+    def __init__(self, info: DatasetInfo, image_ids, labels, long_range, crop_size, seed=0):
+        self.info, self.image_ids, self.labels = info, image_ids, labels
+        self.long_range, self.crop_size, self.seed = long_range, crop_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random draws of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image_id = self.image_ids[index]
+        rng = worker_rng(self.seed, "classification", self.epoch, image_id)
+        image = read_image(self.info.image_path(image_id))
+        crop = training_crop(image, self.long_range, self.crop_size, rng)
+        return crop, torch.from_numpy(self.labels[index])
+
+
+class AffinityDataset(Dataset):
+    """Random crops with confident labels for IRN: (3 x S x S float, S/4 x S/4 uint8).
+
+    255 in the labels is "undecided". Image and label are scaled together by 0.5..1.5, mirrored,
+    cropped; the label is shrunk to
+    stride 4 by its nearest pixel (IRN, Sec. 4.2).
+    """
+
+    def __init__(self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0):
+        self.info, self.image_ids, self.label_dir = info, image_ids, label_dir
+        self.crop_size, self.seed, self.epoch = crop_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random draws of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image_id = self.image_ids[index]
+        rng = worker_rng(self.seed, "affinity", self.epoch, image_id)
+        image = read_image(self.info.image_path(image_id))
+        label = read_label_png(self.label_dir / f"{image_id}.png")
+        image, label = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng=rng)
+        image = imutils.normalize(image)
+        image, label = imutils.random_lr_flip((image, label), rng=rng)
+        image, label = imutils.random_crop((image, label), self.crop_size, (0, 255), rng=rng)
+        label = imutils.pil_rescale(label, 0.25, 0)
+        return torch.from_numpy(imutils.HWC_to_CHW(image)), torch.from_numpy(label.copy())
+
+
+class TopLeftDataset(Dataset):
+    """Normalised images put on (or cut to) a square canvas from its top-left corner: 3 x S x S."""
+
+    def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], canvas_size: int):
+        self.info, self.image_ids, self.canvas_size = info, image_ids, canvas_size
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image = read_image(self.info.image_path(self.image_ids[index]))
+        canvas = imutils.top_left_crop(imutils.normalize(image), self.canvas_size, 0)
+        return torch.from_numpy(imutils.HWC_to_CHW(canvas))
+
+
+@dataclass(frozen=True)
+class CropSource:
+    """The images that RIB draws its batches from, and how they are cropped."""
+
+    info: DatasetInfo
+    image_ids: tuple[str, ...]
+    labels: np.ndarray  # N x C multi-hot
+    long_range: tuple[int, int]
+    crop_size: int
+    seed: int
+
+
+class _DrawnCrops(Dataset):
+    """Crops by (index of the image, id of the target, iteration, row in the batch)."""
+
+    def __init__(self, source: CropSource):
+        self.source = source
+
+    def __getitem__(self, draw: tuple) -> tuple[torch.Tensor, torch.Tensor, str]:
+        source, (index, target_id, iteration, row) = self.source, draw
+        rng = worker_rng(source.seed, "RIB crop", target_id, iteration, row)
+        image = read_image(source.info.image_path(source.image_ids[index]))
+        crop = training_crop(image, source.long_range, source.crop_size, rng)
+        return crop, torch.from_numpy(source.labels[index]), target_id
+
+
+class RIBBatches:
+    """Batches of other images for RIB, read ahead by worker processes over all targets.
+
+    targets: label (C,) of each image that will be fine-tuned on, by its id, in the order in which
+    `of` will be called. Draws depend on (seed, id of the target) alone.
+    """
+
+    def __init__(
+        self,
+        source: CropSource,
+        targets: dict[str, np.ndarray],
+        iterations: int,
+        batch_size: int,
+        disjoint_prob: float = 1.0,
+        num_workers: int = 0,
+    ):
+        self._source, self._targets, self._index = source, targets, DisjointIndex(source.labels)
+        self._iterations, self._batch_size = iterations, batch_size
+        self._disjoint_prob = disjoint_prob
+        self._ended: set[str] = set()
+        crops = _DrawnCrops(source)
+        self._loaded = iter(DataLoader(crops, batch_sampler=self._draws(), num_workers=num_workers))
+
+    def of(self, target_id: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of one target: (B x 3 x S x S, B x C), one for each iteration.
+
+        Close the iterator (contextlib.closing) when the target ends early.
+        """
+        try:
+            for images, labels, owners in self._loaded:
+                if owners[0] == target_id:  # others were read ahead for a target that ended early
+                    yield images, labels
+        finally:
+            self._ended.add(target_id)
+
+    def _draws(self) -> Iterator[list[tuple]]:
+        """What the loader shall read; nothing more for a target once it has ended."""
+        for target_id, label in self._targets.items():
+            members = self.members(target_id, label)
+            for iteration in range(self._iterations):
+                if target_id in self._ended:
+                    break
+                batch = enumerate(next(members))
+                yield [(member, target_id, iteration, row) for row, member in batch]
+
+    def members(self, target_id: str, label: np.ndarray) -> Iterator[list[int]]:
+        """Positions of B images at a time, without end: shuffled passes over the eligible ones.
+
+        The original implementation ends the iterations with the first pass; here drawing goes on.
+        """
+        rng = worker_rng(self._source.seed, "RIB batch", target_id)
+        left: dict[bool, list[int]] = {True: [], False: []}
+        while True:
+            disjoint = rng.random() < self._disjoint_prob
+            pool = left[disjoint]
+            while len(pool) < self._batch_size:
+                query = self._index.disjoint if disjoint else self._index.joint
+                again = query(label).tolist() or self._index.disjoint(label).tolist()
+                rng.shuffle(again)
+                pool.extend(again)
+            yield pool[: self._batch_size]
+            del pool[: self._batch_size]

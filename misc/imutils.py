@@ -1,0 +1,218 @@
+"""Image preparation on arrays, and the dense CRF.
+
+Images are H x W x 3 uint8 (RGB) or float32, label maps H x W. A random function draws from `rng`,
+its last argument: the `random` module or a `random.Random` of the caller's.
+"""
+
+import random
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from misc.errors import UserError
+
+Rng = random.Random | ModuleType
+Images = np.ndarray | Sequence[np.ndarray]
+CropBox = tuple[int, int, int, int, int, int, int, int]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESAMPLING = {0: Image.Resampling.NEAREST, 3: Image.Resampling.BICUBIC}
+
+# The normalised value of every byte, 3 x 256: computed in double precision, rounded once.
+_NORMALIZED = (
+    (np.arange(256) / 255 - np.array(IMAGENET_MEAN)[:, None]) / np.array(IMAGENET_STD)[:, None]
+).astype(np.float32)
+
+
+def pil_resize(img: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray:
+    """Resizes an H x W [x 3] uint8 array to `size` (height, width).
+
+    order: 3 for bicubic (antialiased when shrinking), 0 for nearest, as label maps need. An array
+    that has the size already is returned itself.
+    """
+    if tuple(size) == img.shape[:2]:
+        return img
+    return np.asarray(Image.fromarray(img).resize(size[::-1], RESAMPLING[order]))
+
+
+def pil_rescale(img: np.ndarray, scale: float, order: int) -> np.ndarray:
+    """Resizes an H x W [x 3] uint8 array by a factor; each side is rounded half to even."""
+    height, width = img.shape[:2]
+    return pil_resize(img, (round(height * scale), round(width * scale)), order)
+
+
+def random_resize_long(
+    img: np.ndarray, min_long: int, max_long: int, rng: Rng = random
+) -> np.ndarray:
+    """Resizes (bicubic) so that the longer side is drawn from min_long..max_long, both included."""
+    target_long = rng.randint(min_long, max_long)
+    return pil_rescale(img, target_long / max(img.shape[:2]), order=3)
+
+
+def random_scale(
+    images: Images, scale_range: tuple[float, float], orders: int | Sequence[int], rng: Rng = random
+) -> Images:
+    """Rescales an array, or several by one factor, drawn evenly from scale_range.
+
+    orders: the `order` of `pil_resize`, one for each array.
+    """
+    low, high = scale_range
+    scale = low + rng.random() * (high - low)
+    if isinstance(images, np.ndarray):
+        return pil_rescale(images, scale, orders)
+    return [pil_rescale(img, scale, order) for img, order in zip(images, orders, strict=True)]
+
+
+def random_lr_flip(images: Images, rng: Rng = random) -> Images:
+    """Mirrors an array, or all of a list together, left to right with probability 1/2.
+
+    A mirrored array is a view with negative strides: copy it before handing it to torch.
+    """
+    if not rng.getrandbits(1):
+        return images
+    if isinstance(images, np.ndarray):
+        return images[:, ::-1]
+    return [img[:, ::-1] for img in images]
+
+
+def get_random_crop_box(imgsize: tuple[int, int], cropsize: int, rng: Rng = random) -> CropBox:
+    """Where a random square crop comes from and goes to.
+
+    Returns target top, bottom, left, right, then the same four in the source. A side longer than
+    the crop is cut at a random place; a shorter one is put at a random place of the crop.
+    """
+    height, width = imgsize
+    # The horizontal side draws first, and each side draws once even where nothing is to choose.
+    target_left, source_left = _random_offsets(width, cropsize, rng)
+    target_top, source_top = _random_offsets(height, cropsize, rng)
+    crop_height, crop_width = min(height, cropsize), min(width, cropsize)
+    return (
+        *(target_top, target_top + crop_height, target_left, target_left + crop_width),
+        *(source_top, source_top + crop_height, source_left, source_left + crop_width),
+    )
+
+
+def random_crop(
+    images: Images, cropsize: int, default_values: float | Sequence[float], rng: Rng = random
+) -> Images:
+    """Cuts the same random cropsize x cropsize window out of an array or of several of equal size.
+
+    default_values: fills the part of the crop outside the image, one value for each array.
+    """
+    if isinstance(images, np.ndarray):
+        return random_crop([images], cropsize, [default_values], rng)[0]
+    box = get_random_crop_box(images[0].shape[:2], cropsize, rng)
+    return [
+        _cut(img, box, cropsize, value) for img, value in zip(images, default_values, strict=True)
+    ]
+
+
+def top_left_crop(img: np.ndarray, cropsize: int, default_value: float) -> np.ndarray:
+    """Puts an image, cut where it is larger, in the top left of a filled square of cropsize."""
+    height, width = (min(side, cropsize) for side in img.shape[:2])
+    return _cut(img, (0, height, 0, width, 0, height, 0, width), cropsize, default_value)
+
+
+def HWC_to_CHW(img: np.ndarray) -> np.ndarray:  # noqa: N802 (the field's name for it)
+    """H x W x C -> C x H x W, a view."""
+    return np.transpose(img, (2, 0, 1))
+
+
+def normalize(img: np.ndarray) -> np.ndarray:
+    """H x W x 3 uint8 -> float32: (value / 255 - mean) / standard deviation of ImageNet.
+
+    The result lies in memory as 3 x H x W, so that `HWC_to_CHW` makes a contiguous array of it.
+    """
+    planes = np.empty((3, *img.shape[:2]), dtype=np.float32)
+    for channel in range(3):  # a table look-up per plane takes a third of the time of one for all
+        np.take(_NORMALIZED[channel], img[..., channel], out=planes[channel], mode="clip")
+    return planes.transpose(1, 2, 0)
+
+
+def get_strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Size of a map with one position per `stride` pixels: (side - 1) // stride + 1."""
+    height, width = size
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def get_strided_up_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """`size` with both sides rounded up to multiples of `stride`."""
+    height, width = get_strided_size(size, stride)
+    return height * stride, width * stride
+
+
+class ImageCRF:
+    """Fully connected CRF over the pixels of one image, to refine label maps of it (IRN, Sec. 4.2).
+
+    Both pairwise terms depend on the image alone. They are built once, so that the two label maps
+    which make a training label of the boundary network share them.
+
+    img: H x W x 3 uint8. n_labels: labels 0..n_labels-1 occur, background included.
+    Raises UserError when pydensecrf is not installed.
+    """
+
+    # Pairwise terms: standard deviations in pixels (sxy) and colour values (srgb), and weights.
+    GAUSSIAN = {"sxy": 3, "compat": 3}
+    BILATERAL = {"sxy": 50, "srgb": 5, "compat": 10}
+
+    def __init__(self, img: np.ndarray, n_labels: int) -> None:
+        self.shape = img.shape[:2]
+        self.n_labels = n_labels
+        if n_labels == 1:  # nothing to decide, and the unary term would divide by zero
+            return
+        try:
+            from pydensecrf.densecrf import DenseCRF2D
+        except ImportError as error:
+            raise UserError(
+                "the dense CRF needs pydensecrf: pip install pydensecrf2 (it is compiled on "
+                "installation: apt-get install build-essential python3-dev first)"
+            ) from error
+        height, width = self.shape
+        self._crf = DenseCRF2D(width, height, n_labels)
+        self._crf.addPairwiseGaussian(**self.GAUSSIAN)
+        self._crf.addPairwiseBilateral(
+            rgbim=np.require(img, requirements=["C", "W"]), **self.BILATERAL
+        )
+
+    def refine(self, labels: np.ndarray, t: int = 10, gt_prob: float = 0.7) -> np.ndarray:
+        """Most probable labels (H x W uint8) after t mean-field iterations.
+
+        labels: H x W integers in 0..n_labels-1, trusted with probability gt_prob; the other labels
+        share the rest. Background is a label like any other. The result does not depend on earlier
+        calls.
+        """
+        if self.n_labels == 1:
+            return np.zeros(self.shape, dtype=np.uint8)
+        if labels.max() >= self.n_labels:
+            raise ValueError(f"label {labels.max()}, but the CRF has {self.n_labels} labels")
+        given = labels.reshape(1, -1) == np.arange(self.n_labels)[:, None]
+        other_prob = (1 - gt_prob) / (self.n_labels - 1)
+        unary = np.where(given, -np.log(gt_prob), -np.log(other_prob)).astype(np.float32)
+        self._crf.setUnaryEnergy(unary)
+        probabilities = np.asarray(self._crf.inference(t))
+        return probabilities.argmax(axis=0).astype(np.uint8).reshape(self.shape)
+
+
+def crf_inference_label(
+    img: np.ndarray, labels: np.ndarray, t: int = 10, n_labels: int = 21, gt_prob: float = 0.7
+) -> np.ndarray:
+    """Refines one label map by the dense CRF of its image; see `ImageCRF`."""
+    return ImageCRF(img, n_labels).refine(labels, t, gt_prob)
+
+
+def _random_offsets(side: int, cropsize: int, rng: Rng) -> tuple[int, int]:
+    """Offsets in the target and in the source along one side; at least one of them is 0."""
+    space = side - cropsize
+    offset = rng.randrange(abs(space) + 1)
+    return (0, offset) if space > 0 else (offset, 0)
+
+
+def _cut(img: np.ndarray, box: CropBox, cropsize: int, default_value: float) -> np.ndarray:
+    """Copies the source part of a crop box into a new cropsize x cropsize array."""
+    crop = np.full((cropsize, cropsize, *img.shape[2:]), default_value, dtype=img.dtype)
+    top, bottom, left, right, source_top, source_bottom, source_left, source_right = box
+    crop[top:bottom, left:right] = img[source_top:source_bottom, source_left:source_right]
+    return crop

@@ -1,0 +1,271 @@
+"""Pixel pairs, the paths between them, affinities and the random walk (IRN, Sec. 4 and 5).
+
+Every start pixel is paired with the same end offsets, and the start pixels fill a rectangle: rows
+0 .. H-1-floor and columns floor .. W-1-floor, so that every end is inside the map. What belongs to
+all pairs of one offset is therefore a shifted view of the map, and no index array is needed.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from misc.errors import UserError
+
+Offset = tuple[int, int]  # (rows, columns) from a start pixel
+
+
+class PathIndex:
+    """All pixel pairs closer than `radius`, each with the pixels on the line between the two.
+
+    radius: in pixels of the map, an integer. default_size: (H, W) of the map that the index arrays
+    are made for.
+    radius_floor: the largest row or column offset.
+    search_paths: one n x length x 2 array for every path length, ascending; the (row, column)
+    offsets of the pixels of n paths. A path starts at its end pixel and stops at (0, 0).
+    search_dst: pairs x 2, the end offsets in the order of search_paths.
+    """
+
+    def __init__(self, radius: int, default_size: tuple[int, int]):
+        self.radius = radius
+        self.radius_floor = int(np.ceil(radius) - 1)
+        self.default_size = default_size
+        paths = [_line_pixels(dy, dx) for dy, dx in _directions(radius)]
+        lengths = sorted({len(path) for path in paths})
+        self.search_paths = [np.stack([p for p in paths if len(p) == n]) for n in lengths]
+        self.search_dst = np.concatenate([group[:, 0] for group in self.search_paths])
+
+    @cached_property
+    def paths(self) -> list[list[Offset]]:
+        """The offsets of every pair's path as plain numbers, in the order of search_dst."""
+        return [path for group in self.search_paths for path in group.tolist()]
+
+    @cached_property
+    def path_indices(self) -> list[np.ndarray]:
+        """One n x length x starts array of flat pixel indices for every group of search_paths."""
+        return self.get_path_indices(self.default_size)[0]
+
+    @cached_property
+    def src_indices(self) -> np.ndarray:
+        """Flat indices of the start pixels, starts."""
+        return self.get_path_indices(self.default_size)[1]
+
+    @cached_property
+    def dst_indices(self) -> np.ndarray:
+        """Flat indices of the end pixels, pairs x starts."""
+        return self.get_path_indices(self.default_size)[2]
+
+    def get_path_indices(
+        self, size: tuple[int, int]
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """path_indices, src_indices and dst_indices for a map of size (H, W)."""
+        height, width = size
+        rows, columns = start_size(height, width, self.radius_floor)
+        pixels = np.arange(height * width).reshape(height, width)
+        starts = pixels[:rows, self.radius_floor : self.radius_floor + columns].reshape(-1)
+        paths = [(group @ np.array([width, 1]))[:, :, None] + starts for group in self.search_paths]
+        return paths, starts, np.concatenate([group[:, 0] for group in paths])
+
+
+def _directions(radius: int) -> Iterable[Offset]:
+    """End offsets closer than radius: to the right on the same row, then every row below."""
+    yield from ((0, dx) for dx in range(1, radius))
+    for dy in range(1, radius):
+        yield from ((dy, dx) for dx in range(1 - radius, radius) if dy**2 + dx**2 < radius**2)
+
+
+def _line_pixels(dy: int, dx: int) -> np.ndarray:
+    """Offsets (length x 2) of the pixels closer than 1 to the line from (0, 0) to (dy, dx).
+
+    Only pixels of the bounding box count. The farthest comes first, equals in scan order.
+    """
+    rows, columns = np.mgrid[0 : dy + 1, min(dx, 0) : max(dx, 0) + 1].reshape(2, -1)
+    near = (dy * columns - dx * rows) ** 2 < dy**2 + dx**2
+    pixels = np.stack([rows[near], columns[near]], axis=1)
+    return pixels[np.argsort(-np.abs(pixels).sum(axis=1), kind="stable")]
+
+
+def start_size(height: int, width: int, floor: int) -> tuple[int, int]:
+    """Rows and columns of the rectangle of start pixels in an H x W map.
+
+    Raises UserError where the map is too small to hold one pair of every offset.
+    """
+    rows, columns = height - floor, width - 2 * floor
+    if rows < 1 or columns < 1:
+        raise UserError(
+            f"a boundary map of {height} x {width} pixels is too small for pixel pairs up to "
+            f"{floor} apart; raise --irn_crop_size to at least {4 * (2 * floor + 1)}"
+        )
+    return rows, columns
+
+
+def shifted(maps: Tensor, offset: Offset, floor: int) -> Tensor:
+    """View of ... x H x W maps at one offset from every start pixel, ... x rows x columns."""
+    rows, columns = start_size(*maps.shape[-2:], floor)
+    dy, dx = offset
+    return maps[..., dy : dy + rows, floor + dx : floor + dx + columns]
+
+
+def pair_ends(maps: Tensor, path_index: PathIndex) -> Tensor:
+    """Values at the end of every pair, ... x H x W -> ... x pairs x rows x columns."""
+    offsets = path_index.search_dst.tolist()
+    return torch.stack([shifted(maps, o, path_index.radius_floor) for o in offsets], dim=-3)
+
+
+class _PathMaximum(torch.autograd.Function):
+    """Maximum over every path by shifted views; keeps its input and its output only."""
+
+    @staticmethod
+    def forward(ctx, maps: Tensor, path_index: PathIndex) -> Tensor:
+        floor, paths = path_index.radius_floor, path_index.paths
+        size = start_size(*maps.shape[-2:], floor)
+        maxima = maps.new_empty(len(maps), len(paths), *size)
+        for maximum, path in zip(maxima.unbind(1), paths, strict=True):
+            maximum.copy_(shifted(maps, path[0], floor))
+            for offset in path[1:]:
+                torch.maximum(maximum, shifted(maps, offset, floor), out=maximum)
+        ctx.save_for_backward(maps, maxima)
+        ctx.path_index = path_index
+        return maxima
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        maps, maxima = ctx.saved_tensors
+        floor, paths = ctx.path_index.radius_floor, ctx.path_index.paths
+        maps_gradient = torch.zeros_like(maps)
+        part = torch.empty_like(maxima[:, 0])
+        for left, maximum, path in zip(gradient.unbind(1), maxima.unbind(1), paths, strict=True):
+            # Of equal values the first on the path gets the gradient, as in max pooling.
+            left = left.clone()
+            for offset in path:
+                torch.eq(shifted(maps, offset, floor), maximum, out=part)
+                part *= left
+                shifted(maps_gradient, offset, floor).add_(part)
+                left -= part
+        return maps_gradient, None
+
+
+def path_maximum(maps: Tensor, path_index: PathIndex) -> Tensor:
+    """Largest value on the path of every pair, B x H x W -> B x pairs x starts.
+
+    Differentiable once. Memory is that of the result, not of the (many times larger) path pixels.
+    """
+    return _PathMaximum.apply(maps, path_index).flatten(2)
+
+
+class AffinityLabels(NamedTuple):
+    """0/1 float maps, B x pairs x starts, of the pairs that a loss term is taken over."""
+
+    bg_pos: Tensor  # both pixels are background
+    fg_pos: Tensor  # both pixels are of the same class
+    neg: Tensor  # the pixels are of different classes, or one is background
+
+
+def affinity_labels(label_map: Tensor, path_index: PathIndex, num_labels: int) -> AffinityLabels:
+    """Labels of all pixel pairs of B x H x W label maps (IRN, Sec. 4.2).
+
+    label_map: uint8, 0 is background. num_labels: classes and background; pairs with a pixel of
+    num_labels or above (255, "ignore") have no label.
+    """
+    start = shifted(label_map, (0, 0), path_index.radius_floor).unsqueeze(1)
+    end = pair_ends(label_map, path_index)
+    valid = (start < num_labels) & (end < num_labels)
+    same = valid & (start == end)
+    background = start == 0
+    labels = (same & background, same & ~background, valid & (start != end))
+    return AffinityLabels(*(label.flatten(2).float() for label in labels))
+
+
+def edge_to_affinity(edge: Tensor, path_index: PathIndex) -> Tensor:
+    """Affinity of every pixel with the end of each of its pairs (IRN, Sec. 4.4).
+
+    edge: H x W boundary probabilities, 0..1. Returns pairs x H x W, 0..1: one minus the largest
+    boundary probability on the path, and 0 where the path leaves the map.
+    """
+    floor = path_index.radius_floor
+    padded = F.pad(edge, (floor, floor, 0, floor), value=1.0)
+    return 1 - path_maximum(padded[None], path_index).view(-1, *edge.shape)
+
+
+def to_transition_matrix(affinity: Tensor, path_index: PathIndex, beta: float) -> Tensor:
+    """Transition matrix of the random walk, in the form of a stencil (IRN, Sec. 5.2).
+
+    affinity: pairs x H x W of edge_to_affinity. It is symmetric, 1 from a pixel to itself, and is
+    raised to the power beta. Returns side x side x H x W with side = 2 radius_floor + 1: at
+    [a, b, i, j] the weight with which pixel (i, j) receives the value of pixel
+    (i + a - radius_floor, j + b - radius_floor). The side x side weights of a pixel, a column of
+    the matrix, add up to 1.
+    """
+    floor = path_index.radius_floor
+    height, width = affinity.shape[-2:]
+    side = 2 * floor + 1
+    stencil = affinity.new_zeros(side, side, height, width)
+    stencil[floor, floor] = 1
+    # Padded, so that the pixel that lies before another one can be read at the map's border too.
+    padded = F.pad(affinity**beta, (floor, floor, floor, 0))
+    for (dy, dx), pair in zip(path_index.search_dst.tolist(), padded, strict=True):
+        stencil[floor + dy, floor + dx] = pair[floor:, floor : floor + width]
+        stencil[floor - dy, floor - dx] = pair[
+            floor - dy : floor - dy + height, floor - dx : floor - dx + width
+        ]
+    return stencil / stencil.sum(dim=(0, 1))
+
+
+def walk_by_offsets(seed: Tensor, stencil: Tensor, steps: int) -> Tensor:
+    """Random walk, one offset of all pixels at a time: the fast form on a processor.
+
+    seed: C x H x W. stencil: transition matrix, side x side x H x W. Returns C x H x W.
+    """
+    (height, width), floor = seed.shape[-2:], len(stencil) // 2
+    canvas = F.pad(seed, (floor, floor, floor, floor))
+    neighbours = [
+        (canvas[:, a : a + height, b : b + width], stencil[a, b])
+        for a, b in stencil.flatten(2).any(dim=2).nonzero().tolist()
+    ]
+    for _ in range(steps):
+        walked = torch.zeros_like(seed)
+        for values, weights in neighbours:
+            walked.addcmul_(values, weights)
+        canvas[:, floor : floor + height, floor : floor + width] = walked
+    return walked
+
+
+def walk_by_windows(seed: Tensor, stencil: Tensor, steps: int) -> Tensor:
+    """Random walk, all offsets at once: the fast form where every kernel launch costs time (GPU).
+
+    seed: C x H x W. stencil: transition matrix, side x side x H x W. Returns C x H x W.
+    """
+    side = len(stencil)
+    weights = stencil.flatten(2).flatten(0, 1)
+    for _ in range(steps):
+        windows = F.unfold(seed.unsqueeze(1), side, padding=side // 2)
+        seed = (windows * weights).sum(dim=1).view_as(seed)
+    return seed
+
+
+@torch.no_grad()
+def propagate_to_edge(
+    x: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8
+) -> Tensor:
+    """Spreads scores by a random walk that stops at boundaries (IRN, Sec. 5.2).
+
+    x: scores, C x H x W or C x 1 x H x W. edge: boundary probabilities, 1 x H x W, 0..1.
+    Returns x (1 - edge) after 2^exp_times steps, C x 1 x H x W. The transition matrix is applied
+    to the scores step by step instead of being squared exp_times times, which would fill it.
+    """
+    height, width = edge.shape[-2:]
+    path_index = PathIndex(radius, (height, width))
+    # In float32 the rounding errors of 256 steps add up to more than 1e-4 of the maximum, and
+    # weights near 1e-40, subnormal there, slow a processor down.
+    edge_probability = edge[0].double()
+    affinity = edge_to_affinity(edge_probability, path_index)
+    stencil = to_transition_matrix(affinity, path_index, beta)
+    seed = x.reshape(-1, height, width) * (1 - edge_probability)
+    walk = walk_by_windows if edge.is_cuda else walk_by_offsets
+    return walk(seed, stencil, 2**exp_times).unsqueeze(1).to(x.dtype)

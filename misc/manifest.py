@@ -1,0 +1,119 @@
+"""What made the files of an output folder, so that results of different settings never mix."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from misc.errors import UserError
+from misc.files import atomic_path
+
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder that one step writes, and the option that names it."""
+
+    flag: str
+    path: Path
+    suffix: str  # of the files in it
+
+
+def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: bool) -> None:
+    """Create a folder for what is made with these options from these inputs, or go on in it.
+
+    A folder whose manifest says the same is continued. With other settings, or with files and no
+    manifest, it is a UserError that says what differs; `overwrite` removes those files instead.
+    """
+    settings = {**options, "inputs": inputs}
+    difference = _difference(folder, settings)
+    if difference and not overwrite:
+        raise UserError(difference)
+    make_writable(folder.path, folder.flag)
+    if difference:
+        for path in folder.path.glob(f"*{folder.suffix}"):
+            path.unlink()
+    write_manifest(folder.path, settings)
+
+
+def check_folder(folder: OutputFolder, options: dict) -> None:
+    """Raise UserError where `claim_folder` would for these options; inputs may still be made."""
+    noted = read_manifest(folder.path)
+    inputs = noted.get("inputs") if noted else None
+    difference = _difference(folder, {**options, "inputs": inputs})
+    if difference:
+        raise UserError(difference)
+
+
+def make_writable(folder: Path, flag: str) -> None:
+    """Create a folder and try it; UserError naming the flag where nothing can be written."""
+    probe = folder / ".probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{flag} {folder}: cannot be written ({error.strerror}); give another folder"
+        ) from None
+
+
+def write_manifest(folder: Path, settings: dict) -> None:
+    """Note in a folder what its files were made with."""
+    with atomic_path(folder / NAME) as path:
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict | None:
+    """Settings that a folder's files were made with; None where nothing is noted."""
+    try:
+        noted = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{folder / NAME}: cannot be read; restore it or remove it") from None
+    return noted if isinstance(noted, dict) else {}
+
+
+def folder_digest(folder: Path) -> str:
+    """Stands for what made a folder's files, in the manifests of what is made from them."""
+    noted = read_manifest(folder)
+    if noted is None:
+        return f"no manifest: {folder}"
+    return hashlib.sha256(json.dumps(noted, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def ids_digest(image_ids: tuple[str, ...]) -> str:
+    """First 16 hex digits of the SHA-256 of a list of images."""
+    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
+
+
+def settings_difference(noted: dict, settings: dict) -> str:
+    """Names and both values of what differs, e.g. "RIB_iter is 5 there and 10 now"."""
+    # Through JSON and back, so that a tuple equals the list that it was noted as.
+    now = json.loads(json.dumps(settings))
+    noted, now = ({**s, **(s.get("inputs") or {}), "inputs": None} for s in (noted, now))
+    names = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)]
+    return ", ".join(f"{name} is {noted.get(name)} there and {now.get(name)} now" for name in names)
+
+
+def _difference(folder: OutputFolder, settings: dict) -> str:
+    noted = read_manifest(folder.path)
+    if noted is None:
+        has_files = folder.path.is_dir() and any(folder.path.glob(f"*{folder.suffix}"))
+        reason = f"holds {folder.suffix} files of unknown origin" if has_files else ""
+    else:
+        reason = settings_difference(noted, settings)
+        reason = f"was made with other settings ({reason})" if reason else ""
+    advice = f"give --overwrite to redo it, or another {folder.flag}"
+    return f"{folder.flag} {folder.path}: {reason}; {advice}" if reason else ""

@@ -1,0 +1,160 @@
+"""Confusion matrices (row truth, column prediction) and the scores drawn from them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from misc.cams import strongest_class
+from misc.errors import UserError
+
+IGNORE = 255
+
+
+def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
+    """Counts pixels by truth and prediction: num_labels x num_labels int64.
+
+    truth, prediction: H x W integers, 0 is background; pixels whose truth is 255 are left out.
+    Raises UserError when the sizes differ or another label is num_labels or above.
+    """
+    _check_sizes(truth.shape, prediction.shape)
+    valid = truth != IGNORE
+    truth, prediction = truth[valid].astype(np.intp), prediction[valid].astype(np.intp)
+    _check_range(truth, num_labels, "truth")
+    _check_range(prediction, num_labels, "prediction")
+    counts = np.bincount(truth * num_labels + prediction, minlength=num_labels**2)
+    return counts.reshape(num_labels, num_labels)
+
+
+def pseudo_mask_confusion(truth: np.ndarray, mask: np.ndarray, num_labels: int) -> np.ndarray:
+    """`confusion_matrix` of a pseudo mask, whose undecided pixels (255) count as background."""
+    return confusion_matrix(truth, np.where(mask == IGNORE, 0, mask), num_labels)
+
+
+def iou(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union of each label, ... x L x L -> ... x L; nan where a label is absent.
+
+    Absent means in neither truth nor prediction.
+    """
+    intersection, truth, prediction = _marginals(confusion)
+    return _ratio(intersection, truth + prediction - intersection)
+
+
+def mean_iou(confusion: np.ndarray) -> np.ndarray:
+    """Mean of the defined values of `iou`, ... x L x L -> ...; nan where none is."""
+    ious = iou(confusion)
+    return _ratio(np.nansum(ious, axis=-1), np.isfinite(ious).sum(axis=-1))
+
+
+def false_positive_negative(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wrongly predicted and missed pixels of each label as shares of its union, two (L,) arrays."""
+    intersection, truth, prediction = _marginals(confusion)
+    union = truth + prediction - intersection
+    return _ratio(union - truth, union), _ratio(union - prediction, union)
+
+
+class ThresholdScores:
+    """Scores CAMs at many background thresholds in one pass over the images.
+
+    A pixel belongs to the class with the strongest CAM where that is strictly above the threshold,
+    compared in float32, else to the background. So a pixel's class never changes, and all that
+    has to be counted is how many thresholds its score exceeds: the histogram truth x class x
+    number of thresholds, whose size does not grow with the images.
+
+    thresholds: ascending, T of them. num_labels: L, background included.
+    """
+
+    def __init__(self, thresholds: Sequence[float], num_labels: int) -> None:
+        self.thresholds = np.asarray(thresholds, dtype=np.float64)
+        if (np.diff(self.thresholds) < 0).any():
+            raise ValueError(f"thresholds have to ascend, got {thresholds}")
+        self.num_labels = num_labels
+        self._histogram = np.zeros((num_labels, num_labels, len(thresholds) + 1), dtype=np.int64)
+
+    def add(self, cams: np.ndarray, keys: np.ndarray, truth: np.ndarray) -> None:
+        """Counts one image.
+
+        cams: K x H x W float32, normalised. keys: (K,) 0-based classes; without any, the whole
+        image is predicted as background. truth: H x W uint8, 0 is background, 255 is left out.
+        Raises UserError when the sizes differ or a label or key is outside the label set.
+        """
+        _check_range(keys, self.num_labels - 1, "CAM keys")
+        levels = len(self.thresholds) + 1
+        if len(keys) == 0:
+            counts = np.bincount(truth.ravel(), minlength=256)
+            self._add_counts(counts[:, None, None], np.array([0]), slice(1))
+            return
+        _check_sizes(truth.shape, cams.shape[1:])
+        strongest, score = strongest_class(cams)
+        exceeded = np.searchsorted(self.thresholds.astype(np.float32), score.ravel())
+        index = truth.ravel().astype(np.intp)
+        index *= len(keys)
+        index += strongest.ravel()
+        index *= levels
+        index += exceeded
+        counts = np.bincount(index, minlength=256 * len(keys) * levels)
+        self._add_counts(counts.reshape(256, len(keys), levels), keys + 1, slice(None))
+
+    def merge(self, other: "ThresholdScores") -> None:
+        """Adds what another object, for instance that of another process, has counted."""
+        if self.num_labels != other.num_labels or not np.array_equal(
+            self.thresholds, other.thresholds
+        ):
+            raise ValueError("scores with different thresholds or label sets cannot be merged")
+        self._histogram += other._histogram
+
+    @property
+    def confusions(self) -> np.ndarray:
+        """Confusion matrix of every threshold, T x L x L int64."""
+        # Foreground at threshold i is what exceeds more than i of them: sums from the end.
+        foreground = self._histogram[:, :, :0:-1].cumsum(axis=2)[:, :, ::-1]
+        confusions = np.moveaxis(foreground, 2, 0).copy()
+        confusions[:, :, 0] += self._histogram.sum(axis=(1, 2)) - confusions.sum(axis=2)
+        return confusions
+
+    def mean_ious(self) -> np.ndarray:
+        """Mean IoU at every threshold, (T,)."""
+        return mean_iou(self.confusions)
+
+    def best(self) -> int:
+        """Index of the threshold with the highest mean IoU, the first one of equals."""
+        return int(np.nanargmax(self.mean_ious()))
+
+    def false_foreground(self) -> np.ndarray:
+        """Share of the predicted foreground that is truly background, (T,); nan without any."""
+        foreground = self.confusions[:, :, 1:].sum(axis=2)  # T x L, by truth
+        return _ratio(foreground[:, 0], foreground.sum(axis=1))
+
+    def _add_counts(self, counts: np.ndarray, columns: np.ndarray, levels: slice) -> None:
+        """Adds counts by truth value (256), predicted label and number of thresholds exceeded."""
+        beyond = np.flatnonzero(counts[self.num_labels : IGNORE].any(axis=(1, 2)))
+        if beyond.size:
+            _check_range(beyond + self.num_labels, self.num_labels, "truth")
+        self._histogram[:, columns, levels] += counts[: self.num_labels]
+
+
+def _marginals(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of each label that agree, in the truth, and in the prediction."""
+    agreed = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return agreed, confusion.sum(axis=-1), confusion.sum(axis=-2)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Quotient in double precision, nan (without a warning) where the denominator is 0."""
+    return numerator / np.where(denominator == 0, np.nan, denominator)
+
+
+def _check_sizes(truth: tuple[int, ...], prediction: tuple[int, ...]) -> None:
+    if truth != prediction:
+        raise UserError(
+            f"the truth is {truth[0]} x {truth[1]} pixels but the prediction "
+            f"{' x '.join(map(str, prediction))}; both have to be of the same image"
+        )
+
+
+def _check_range(labels: np.ndarray, num_labels: int, name: str) -> None:
+    outside = labels[(labels < 0) | (labels >= num_labels)]
+    if outside.size:
+        raise UserError(
+            f"label {outside[0]} in the {name} is not in 0..{num_labels - 1}; "
+            "check that the files belong to this data set"
+        )

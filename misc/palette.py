@@ -1,0 +1,60 @@
+"""Label maps as PNG files: plain (the values themselves) or with the colours of PASCAL VOC."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from misc.errors import UserError
+from misc.files import atomic_path
+
+
+def voc_palette(n: int = 256) -> np.ndarray:
+    """Colours of the labels 0..n-1 as in the PASCAL VOC development kit: n x 3 uint8, 0 is black.
+
+    Bits 0, 3 and 6 of a label are the highest, second and third bit of its red value; bits 1, 4
+    and 7 make green, and bits 2 and 5 blue. At most 256 colours differ.
+    """
+    bits = (np.arange(n)[:, None] >> np.arange(9)) & 1
+    by_rank = bits.reshape(n, 3, 3)  # label x rank x channel
+    return (by_rank * np.array([128, 64, 32])[:, None]).sum(axis=1).astype(np.uint8)
+
+
+def save_label_png(path: str | Path, labels: np.ndarray) -> None:
+    """Writes an H x W uint8 label map as a grey PNG whose pixel values are the labels."""
+    _save_png(path, Image.fromarray(labels))
+
+
+def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
+    """Writes an H x W uint8 label map as a palette PNG: the same values, shown in colours."""
+    image = Image.fromarray(labels)
+    image.putpalette(voc_palette().tobytes())
+    _save_png(path, image)
+
+
+def read_label_png(path: str | Path) -> np.ndarray:
+    """Reads a grey or palette PNG as an H x W uint8 label map.
+
+    Raises UserError when the file is missing or broken, or holds colours in place of labels.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; check the folder of the label maps") from None
+    # Pillow reports damaged PNG chunks as SyntaxError or ValueError, everything else as OSError.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} cannot be read as an image ({error}); make or download it again"
+        ) from error
+    if image.mode not in ("L", "P"):
+        raise UserError(
+            f"{path} is an image of mode {image.mode}, not a map of label values; "
+            "use the palette or grey PNG whose pixel values are the labels"
+        )
+    return np.array(image)
+
+
+def _save_png(path: str | Path, image: Image.Image) -> None:
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")

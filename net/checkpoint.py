@@ -1,0 +1,259 @@
+"""Reading and writing network weights: own files, torchvision's, and those published with IRN, RIB.
+
+A checkpoint is a dict with `arch` (constructor values of the network), `state_dict` (float tensors;
+the backbone under torchvision's names, a head under its own) and any further plain values.
+"""
+
+import http.client
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights
+
+from misc.errors import UserError
+from misc.files import atomic_path
+from net.resnet50 import ResNet50
+from net.resnet50_cam import CAM
+from net.resnet50_irn import EdgeDisplacement
+
+Network = TypeVar("Network", bound=nn.Module)
+
+# The published networks register layers several times. These are the repeated names.
+_REPEATS = ("stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "backbone.", "newly_added.")
+_REPEATS += ("edge_layers.", "dp_layers.", "fc_dp7.4.")
+_IMAGENET_HEAD = "fc."
+_HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.")
+_SHOWN = 3  # differing names of each kind in a message
+
+
+def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that are used, once each, under names without the prefix of a wrapper."""
+    plain = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.")
+        unused = name.startswith((_IMAGENET_HEAD, *_REPEATS))
+        if not unused and not name.endswith("num_batches_tracked"):
+            plain[name.removeprefix("resnet50.")] = tensor
+    return plain
+
+
+def save_checkpoint(
+    path: str | Path, model: nn.Module, dtype: torch.dtype = torch.float32, **extra: Any
+) -> None:
+    """Writes a network with an `arch` in this precision; other plain values are stored beside it.
+
+    extra: numbers, strings, tensors, and lists, tuples or dicts of them; TypeError for anything
+    else, which could not be read back safely. An older file is replaced when the new one is
+    complete. Raises UserError where the file cannot be written.
+    """
+    for name, value in extra.items():
+        if not _is_plain(value):
+            raise TypeError(f"{name} is a {type(value).__name__} and not plain data")
+    state = _plain_names(model.state_dict())
+    state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            torch.save({**extra, "arch": dict(model.arch), "state_dict": state}, temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be written ({reason}); free or change the place") from error
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, Tensor))
+
+
+def read_checkpoint(path: str | Path) -> dict[str, dict]:
+    """Reads a file of any accepted kind, running no code from it.
+
+    Returns `arch` (name, width, stem, stride_in_1x1 and, of a classifier, num_classes; inferred
+    from the tensors where the file has none), `state_dict` (name -> float32 tensor on the CPU) and
+    `extra` (further values of the file). Raises UserError for a missing file and for one that is
+    not a checkpoint of a ResNet-50.
+    """
+    path = Path(path)
+    content = _unpickle(path)
+    extra = {}
+    if isinstance(content, Mapping) and "state_dict" in content:
+        extra = {k: v for k, v in content.items() if k not in ("arch", "state_dict")}
+        given, state = content.get("arch", {}), content["state_dict"]
+    else:
+        given, state = {}, content
+    if not _is_state_dict(state) or not isinstance(given, Mapping):
+        raise UserError(f"{path} holds no network weights; give a ResNet-50 checkpoint")
+    state = {name: tensor.float() for name, tensor in _plain_names(state).items()}
+    return {"arch": _complete_arch(path, given, state), "state_dict": state, "extra": extra}
+
+
+def _unpickle(path: Path) -> Any:
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "is missing"
+        raise UserError(f"{path} {problem}; give the path of a ResNet-50 checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes can raise almost anything in an unpickler
+        raise UserError(
+            f"{path} cannot be read as network weights ({type(error).__name__}): it is damaged, "
+            "of another kind, or holds more than tensors and plain values; give another file"
+        ) from error
+
+
+def _is_state_dict(state: Any) -> bool:
+    return (
+        isinstance(state, Mapping)
+        and len(state) > 0
+        and all(isinstance(name, str) for name in state)
+        and all(isinstance(tensor, Tensor) for tensor in state.values())
+    )
+
+
+def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> dict:
+    """The file's arch, checked against its tensors, or what the tensors tell."""
+
+    def channels(name: str) -> int:
+        # A network without this tensor is no ResNet-50; the comparison of names will say so.
+        tensor = state.get(name, torch.empty(0))
+        return len(tensor) if tensor.ndim > 0 and len(tensor) > 0 else 64
+
+    inferred = {
+        "name": "resnet50",
+        "width": channels("layer1.0.conv1.weight"),
+        "stem": channels("conv1.weight"),
+    }
+    if "classifier.weight" in state:
+        inferred["num_classes"] = channels("classifier.weight")
+    arch = {"stride_in_1x1": False, **inferred, **given}
+    for key, value in inferred.items():
+        if type(arch[key]) is not type(value) or arch[key] != value:
+            raise UserError(
+                f"{path} has an arch with {key} {arch[key]!r:.40}, but its tensors are those of "
+                f"{key} {value!r}; give a ResNet-50 checkpoint"
+            )
+    if not isinstance(arch["stride_in_1x1"], bool):
+        raise UserError(f"{path} has an arch whose stride_in_1x1 is not a bool; give another file")
+    return {
+        key: arch[key]
+        for key in ("name", "width", "stem", "stride_in_1x1", "num_classes")
+        if key in arch
+    }
+
+
+def _options(arch: Mapping) -> dict:
+    """The part of an arch that every network's constructor takes."""
+    return {key: arch[key] for key in ("width", "stem", "stride_in_1x1")}
+
+
+def _check_fit(
+    path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], advice: str
+) -> None:
+    """Raises UserError, with the first differing names, unless the tensors are those wanted."""
+    common = [name for name in wanted if name in state]
+    shapes = [(name, state[name].shape, wanted[name].shape) for name in common]
+    differences = {
+        "missing": [name for name in wanted if name not in state],
+        "unexpected": [name for name in state if name not in wanted],
+        "of another shape": [
+            f"{name} ({_size(found)} and not {_size(expected)})"
+            for name, found, expected in shapes
+            if found != expected
+        ],
+    }
+    if any(differences.values()):
+        listed = "; ".join(f"{kind}: {_first(n)}" for kind, n in differences.items() if n)
+        raise UserError(f"{path} is of another network ({listed}); {advice}")
+
+
+def _size(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
+
+
+def _first(names: list[str]) -> str:
+    shown = ", ".join(" ".join(name.split()) for name in names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def _load(path: Path, state: Mapping[str, Tensor], model: Network, advice: str) -> Network:
+    """Copies the tensors into the network, which is returned in evaluation mode."""
+    _check_fit(path, state, _plain_names(model.state_dict()), advice)
+    backbone = {name: t for name, t in state.items() if not name.startswith(_HEADS)}
+    heads = {name: t for name, t in state.items() if name.startswith(_HEADS)}
+    model.load_state_dict({**{f"resnet50.{name}": t for name, t in backbone.items()}, **heads})
+    return model.eval()
+
+
+def load_classifier(path: str | Path, num_classes: int, cls: type[Network] = CAM) -> Network:
+    """A trained classifier of `num_classes` classes, in evaluation mode on the CPU.
+
+    cls: `net.resnet50_cam.CAM` or `Net`. Raises UserError for a file that does not fit.
+    """
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    found = checkpoint["arch"].get("num_classes", num_classes)
+    if found != num_classes:
+        raise UserError(
+            f"{path} is a classifier of {found} classes, but the data set has {num_classes}; "
+            "give the one that train_cam wrote for this data set"
+        )
+    model = cls(n_classes=num_classes, **_options(checkpoint["arch"]))
+    advice = "give a classifier, as train_cam writes it"
+    return _load(path, checkpoint["state_dict"], model, advice)
+
+
+def load_boundary_net(
+    path: str | Path, cls: type[Network] = EdgeDisplacement, **options: Any
+) -> Network:
+    """A trained boundary network, in evaluation mode on the CPU.
+
+    cls: a class of `net.resnet50_irn`; options: its further constructor arguments. Raises
+    UserError for a file that does not fit.
+    """
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    model = cls(**options, **_options(checkpoint["arch"]))
+    advice = "give a boundary network, as train_irn writes it"
+    return _load(path, checkpoint["state_dict"], model, advice)
+
+
+def load_backbone(path: str | Path | None) -> tuple[dict, dict[str, Tensor]]:
+    """What training starts from: arch (name, width, stem, stride_in_1x1) and state dict.
+
+    path: a torchvision ResNet-50, a backbone of any width, or a network of this project, of which
+    the backbone is taken; None downloads torchvision's IMAGENET1K_V1. The names are those of
+    `net.resnet50.ResNet50`, the tensors float32. Raises UserError for a file that does not fit and
+    for a download that fails.
+    """
+    if path is None:
+        return ResNet50().arch, _download_imagenet()
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    arch = {key: checkpoint["arch"][key] for key in ("name", "width", "stem", "stride_in_1x1")}
+    state = {
+        name: tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if not name.startswith(_HEADS)
+    }
+    with torch.device("meta"):
+        wanted = _plain_names(ResNet50(**_options(arch)).state_dict())
+    _check_fit(path, state, wanted, "give ResNet-50 weights for --imagenet_weights")
+    return arch, state
+
+
+def _download_imagenet() -> dict[str, Tensor]:
+    try:
+        state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the ImageNet weights of torchvision cannot be downloaded ({reason}); download "
+            "them elsewhere and give --imagenet_weights FILE"
+        ) from error
+    return _plain_names(state)

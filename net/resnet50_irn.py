@@ -1,0 +1,207 @@
+"""IRN: the inter-pixel relation network of boundaries and displacements (IRN, Sec. 4)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from misc.indexing import AffinityLabels, PathIndex, pair_ends, path_maximum, shifted
+from net.resnet50 import ResNet50, freeze
+
+EPSILON = 1e-5  # keeps logarithms and quotients of the losses finite
+
+
+class MeanShift(nn.Module):
+    """Subtracts the stored mean from a displacement field, except in training (IRN)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels))
+
+    def forward(self, displacement: Tensor) -> Tensor:
+        """B x 2 x h x w -> B x 2 x h x w."""
+        if self.training:
+            return displacement
+        return displacement - self.running_mean[:, None, None]
+
+
+def _block(in_channels: int, out_channels: int, groups: int, scale: int = 1) -> nn.Sequential:
+    """1x1 convolution, group normalisation, bilinear enlargement by `scale` and ReLU."""
+    layers = [
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.GroupNorm(groups, out_channels),
+    ]
+    if scale > 1:
+        layers.append(nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+def _crop_like(features: Tensor, finer: Tensor) -> Tensor:
+    """Cuts enlarged features at the right and below to the size of the finer map."""
+    return features[..., : finer.shape[-2], : finer.shape[-1]]
+
+
+class Net(nn.Module):
+    """Frozen ResNet-50 with a boundary head (fc_edge*) and a displacement head (fc_dp*)."""
+
+    def __init__(self, width: int = 64, stride_in_1x1: bool = False, stem: int = 64):
+        super().__init__()
+        self.resnet50 = ResNet50(width=width, stride_in_1x1=stride_in_1x1, stem=stem)
+        freeze(self.resnet50)
+        c0, c1, c2, c3, c4 = self.resnet50.out_channels
+
+        self.fc_edge1 = _block(c0, 32, groups=4)
+        self.fc_edge2 = _block(c1, 32, groups=4)
+        self.fc_edge3 = _block(c2, 32, groups=4, scale=2)
+        self.fc_edge4 = _block(c3, 32, groups=4, scale=4)
+        self.fc_edge5 = _block(c4, 32, groups=4, scale=4)
+        self.fc_edge6 = nn.Conv2d(5 * 32, 1, 1)
+
+        self.fc_dp1 = _block(c0, 64, groups=8)
+        self.fc_dp2 = _block(c1, 128, groups=16)
+        self.fc_dp3 = _block(c2, 256, groups=16)
+        self.fc_dp4 = _block(c3, 256, groups=16, scale=2)
+        self.fc_dp5 = _block(c4, 256, groups=16, scale=2)
+        self.fc_dp6 = _block(3 * 256, 256, groups=16, scale=2)
+        self.fc_dp7 = _block(64 + 128 + 256, 256, groups=16)
+        self.fc_dp7.append(nn.Conv2d(256, 2, 1, bias=False))
+        self.mean_shift = MeanShift(2)
+
+    @property
+    def arch(self) -> dict:
+        """Constructor values, as stored in a checkpoint."""
+        return self.resnet50.arch
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised RGB, B x 3 x H x W -> boundary logits and displacements at stride 4.
+
+        Boundary logits: B x 1 x h x w. Displacements: B x 2 x h x w (rows, columns), in pixels of
+        that map, towards the centroid of the instance.
+        """
+        with torch.no_grad():
+            features = self.resnet50(images)
+        return self._boundary(features), self._displacement(features)
+
+    def _boundary(self, features: tuple[Tensor, ...]) -> Tensor:
+        heads = (self.fc_edge1, self.fc_edge2, self.fc_edge3, self.fc_edge4, self.fc_edge5)
+        edges = [
+            _crop_like(head(output), features[0])
+            for head, output in zip(heads, features, strict=True)
+        ]
+        return self.fc_edge6(torch.cat(edges, dim=1))
+
+    def _displacement(self, features: tuple[Tensor, ...]) -> Tensor:
+        stem, layer1, layer2, layer3, layer4 = features
+        coarse = [
+            self.fc_dp3(layer2),
+            _crop_like(self.fc_dp4(layer3), layer2),
+            _crop_like(self.fc_dp5(layer4), layer2),
+        ]
+        coarse = _crop_like(self.fc_dp6(torch.cat(coarse, dim=1)), layer1)
+        fine = torch.cat([self.fc_dp1(stem), self.fc_dp2(layer1), coarse], dim=1)
+        return self.mean_shift(self.fc_dp7(fine))
+
+    def trainable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters of the boundary head and of the displacement head."""
+        return self._head_parameters("fc_edge"), self._head_parameters("fc_dp")
+
+    def _head_parameters(self, prefix: str) -> list[nn.Parameter]:
+        return [p for name, p in self.named_parameters() if name.startswith(prefix)]
+
+
+class Losses(NamedTuple):
+    """Scalar terms of IRN's loss: means over the labelled pixel pairs of a batch."""
+
+    bg_pos: Tensor  # affinity of pairs within the background
+    fg_pos: Tensor  # affinity of pairs within a class
+    pos: Tensor  # mean of the two
+    neg: Tensor  # affinity of pairs of different classes
+    dp_fg: Tensor  # displacement of pairs within a class
+    dp_bg: Tensor  # displacement of pairs within the background
+    total: Tensor  # what is minimised
+
+
+def _mean_over(labels: Tensor, values: Tensor, channels: int = 1) -> Tensor:
+    """Mean of the values, B x pairs x starts, over the pairs whose 0/1 label is 1.
+
+    channels: how many numbers have been added up in each value.
+    """
+    return (labels * values).sum() / (channels * labels.sum() + EPSILON)
+
+
+class AffinityDisplacementLoss(Net):
+    """The network with its training loss on pixel pairs (IRN, Sec. 4.3 to 4.5)."""
+
+    def __init__(self, path_index: PathIndex, **arch):
+        super().__init__(**arch)
+        self.path_index = path_index
+        offsets = torch.from_numpy(path_index.search_dst.T.copy()).float()
+        self.register_buffer("offsets", offsets[None, :, :, None], persistent=False)
+
+    def to_affinity(self, edge_probability: Tensor) -> Tensor:
+        """Boundary probabilities, B x 1 x H x W -> affinities of pairs, B x pairs x starts, 0..1.
+
+        One minus the largest boundary probability on the path (IRN, Sec. 4.4).
+        """
+        return 1 - path_maximum(edge_probability.squeeze(1), self.path_index)
+
+    def to_pair_displacement(self, displacement: Tensor) -> Tensor:
+        """Displacement at the start of a pair minus that at its end.
+
+        B x 2 x H x W -> B x 2 x pairs x starts.
+        """
+        start = shifted(displacement, (0, 0), self.path_index.radius_floor)
+        return (start.unsqueeze(2) - pair_ends(displacement, self.path_index)).flatten(3)
+
+    def losses(self, edge_logits: Tensor, displacement: Tensor, labels: AffinityLabels) -> Losses:
+        """All loss terms of a batch (IRN, Sec. 4.3 to 4.5).
+
+        edge_logits: B x 1 x H x W. displacement: B x 2 x H x W. labels: 0/1 maps, B x pairs x
+        starts.
+        """
+        affinity = self.to_affinity(torch.sigmoid(edge_logits))
+        attract = -torch.log(affinity + EPSILON)
+        bg_pos = _mean_over(labels.bg_pos, attract)
+        fg_pos = _mean_over(labels.fg_pos, attract)
+        pos = (bg_pos + fg_pos) / 2
+        neg = _mean_over(labels.neg, -torch.log(1 + EPSILON - affinity))
+
+        pair_displacement = self.to_pair_displacement(displacement)
+        fg_error = (pair_displacement - self.offsets).abs().sum(dim=1)
+        dp_fg = _mean_over(labels.fg_pos, fg_error, channels=2)
+        dp_bg = _mean_over(labels.bg_pos, pair_displacement.abs().sum(dim=1), channels=2)
+        total = (pos + neg) / 2 + (dp_fg + dp_bg) / 2
+        return Losses(bg_pos, fg_pos, pos, neg, dp_fg, dp_bg, total)
+
+    def forward(self, images: Tensor, labels: AffinityLabels) -> Losses:
+        """Normalised RGB, B x 3 x H x W, and labels of `affinity_labels` -> the loss terms."""
+        return self.losses(*super().forward(images), labels)
+
+
+class EdgeDisplacement(Net):
+    """The network for inference on one image and its mirror image.
+
+    crop_size: images are padded with zeros (the mean colour) at the right and below to this size,
+    and larger ones are cut, as in the original implementation; None leaves them as they are.
+    """
+
+    def __init__(self, crop_size: int | None = 512, stride: int = 4, **arch):
+        super().__init__(**arch)
+        self.crop_size = crop_size
+        self.stride = stride
+
+    def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """An image and its mirror image, 2 x 3 x H x W -> boundary map and displacement field.
+
+        Boundary map: 1 x h x w, probabilities 0..1, from the mean logits of the two images.
+        Displacement: 2 x h x w, of the image. h = (H-1) // stride + 1, w likewise, or less where
+        crop_size has cut the image.
+        """
+        height, width = ((n - 1) // self.stride + 1 for n in pair.shape[-2:])
+        if self.crop_size is not None:
+            below, right = (self.crop_size - n for n in pair.shape[-2:])
+            pair = F.pad(pair, (0, right, 0, below))
+        logits, displacement = super().forward(pair)
+        image, mirrored = logits[..., :height, :width]
+        return torch.sigmoid((image + mirrored.flip(-1)) / 2), displacement[0, :, :height, :width]

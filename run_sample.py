@@ -1,0 +1,123 @@
+"""Run the steps of RIB: image-level labels in, pseudo masks out. See --help and the README."""
+
+import importlib
+import json
+import logging
+import sys
+
+from misc.errors import UserError
+from misc.manifest import OutputFolder, claim_folder, make_writable
+from misc.metrics import mean_iou
+from misc.options import DATASETS, STEPS, Options, chosen_steps, parse
+from misc.preflight import Preflight
+
+log = logging.getLogger("run_sample")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse options, look at all input, run the chosen steps; returns the exit code."""
+    args = parse(argv)
+    try:
+        args.info.require_root()
+        make_writable(args.result_dir, "--result_dir")
+        start_log(args)
+        prepare_lists(args)
+        run_steps(args, chosen_steps(args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def start_log(args: Options) -> None:
+    """Log to the screen and to a file, and say once which options are used."""
+    make_writable(args.log_name.parent, "--log_name")
+    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.log_name)]
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+    log.info("options: %s", json.dumps(args.plain(), default=str))
+
+
+def prepare_lists(args: Options) -> None:
+    """Make the lists and labels that were not given, from the dataset's own files."""
+    used = [args.train_list, args.infer_list, args.eval_list, args.cls_labels]
+    made = [path for path in used if path.parent == args.list_dir]
+    if not made:
+        return
+    folder = OutputFolder("--result_dir", args.list_dir, ".txt")
+    source = {"root": str(args.info.root.resolve()), **args.settings("dataset", "skip_mismatched")}
+    claim_folder(folder, source, {}, args.overwrite)
+    if not all(path.is_file() for path in made):
+        _, preparation = DATASETS[args.dataset]
+        preparation.prepare(args.info, args.list_dir, args.skip_mismatched)
+
+
+def run_steps(args: Options, names: list[str]) -> None:
+    """Check the input of all steps, then run them in the order of the method."""
+    steps = {name: importlib.import_module(f"step.{name}") for name in names}
+    preflight = Preflight(args, names)
+    for step in steps.values():
+        step.check(args, preflight)
+    results = {}
+    for number, (name, step) in enumerate(steps.items(), start=1):
+        log.info("[%d/%d] %s: %s", number, len(steps), name, STEPS[name].lstrip("0123456789 "))
+        results[name] = step.run(args)
+    if args.visualize:
+        importlib.import_module("step.visualize").run(args, results.get("eval_cam"))
+    report(args, results)
+
+
+def report(args: Options, results: dict) -> None:
+    """The table of scores and where everything was written."""
+    rows = score_rows(results)
+    if rows:
+        log.info("\n%s", "\n".join(score_table(args, rows)))
+    written = {
+        "classifier": args.cam_weights_name,
+        "plain maps": args.plain_cam_out_dir,
+        "RIB maps": args.cam_out_dir,
+        "IR labels": args.ir_label_out_dir,
+        "IRN": args.irn_weights_name,
+        "pseudo masks": args.sem_seg_out_dir,
+        "log": args.log_name,
+    }
+    for what, path in written.items():
+        if path.exists():
+            log.info("%-13s %s", what, path)
+
+
+def score_rows(results: dict) -> list[tuple[str, float, float | None]]:
+    """(row of the table, mIoU in per cent, threshold) of everything that was scored."""
+    rows = [
+        (row, 100 * scores.mean_ious()[scores.best()], float(scores.thresholds[scores.best()]))
+        for row, scores in results.get("eval_cam", {}).items()
+    ]
+    if "eval_sem_seg" in results:
+        rows.append(("pseudo masks", 100 * mean_iou(results["eval_sem_seg"]), None))
+    return rows
+
+
+def score_table(args: Options, rows: list[tuple[str, float, float | None]]) -> list[str]:
+    """Lines of the table; the paper's figures stand beside when the list is the official one."""
+    count = len(args.scored_ids())
+    official = count == args.info.official_eval_size
+    lines = [f"{'':14}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
+    for row, miou, threshold in rows:
+        if threshold is None:
+            threshold = args.sem_seg_bg_thres
+        paper = f"{args.info.paper_scores[row]:8.1f}" if official else ""
+        lines.append(f"{row:14}{miou:9.2f}{threshold:11.2f}{paper}")
+    lines.append(f"on {count} images of {args.eval_list}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Confident labels for IRN: maps at two thresholds, refined by a dense CRF (IRN, Sec. 4.2)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from misc.cams import label_map, load_cam
+from misc.datasets import read_image
+from misc.imutils import ImageCRF
+from misc.manifest import OutputFolder, claim_folder, folder_digest
+from misc.options import Options
+from misc.palette import save_label_png
+from misc.parallel import ImageTask, run_over_images
+from misc.preflight import Preflight
+
+
+def folder(args: Options) -> OutputFolder:
+    """Where the labels go."""
+    return OutputFolder("--ir_label_out_dir", args.ir_label_out_dir, ".png")
+
+
+def settings(args: Options) -> dict:
+    """The options that the labels depend on."""
+    return {"step": "cam_to_ir_label", **args.settings("conf_fg_thres", "conf_bg_thres")}
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    preflight.output(folder(args), settings(args))
+    preflight.images(args.image_ids("infer"))
+    preflight.cams(args.image_ids("infer"), args.cam_out_dir, "make_recam_with_RIB")
+
+
+def confident_labels(
+    image: np.ndarray, cams: np.ndarray, keys: np.ndarray, fg_th: float, bg_th: float
+) -> np.ndarray:
+    """Labels that both thresholds agree on, H x W uint8: 0 background, class + 1, 255 undecided.
+
+    image: H x W x 3 uint8; cams: K x H x W in 0..1; keys: K classes, 0-based.
+    """
+    if len(keys) == 0:
+        return np.zeros(image.shape[:2], dtype=np.uint8)
+    local = np.arange(len(keys))
+    crf = ImageCRF(image, n_labels=len(keys) + 1)  # its lattices serve both refinements
+    # 1. confident foreground: where a map exceeds a high background score
+    foreground = crf.refine(label_map(cams, local, fg_th))
+    # 2. confident background: where no map exceeds a low one
+    background = crf.refine(label_map(cams, local, bg_th))
+    classes = np.concatenate([[0], np.asarray(keys) + 1]).astype(np.uint8)
+    labels = classes[foreground]
+    labels[foreground == 0] = 255
+    labels[(foreground == 0) & (background == 0)] = 0
+    return labels
+
+
+class MakeIRLabel(ImageTask):
+    """Confident labels of one image."""
+
+    name = "cam_to_ir_label"
+
+    def __init__(self, args: Options):
+        self.args = args
+
+    def outputs(self, image_id: str) -> list[Path]:
+        return [self.args.ir_label_out_dir / f"{image_id}.png"]
+
+    def one(self, image_id: str) -> None:
+        image = read_image(self.args.info.image_path(image_id))
+        maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
+        labels = confident_labels(
+            image, maps["high_res"], maps["keys"], self.args.conf_fg_thres, self.args.conf_bg_thres
+        )
+        save_label_png(self.outputs(image_id)[0], labels)
+
+
+def run(args: Options) -> None:
+    """Make and save the confident labels of every image of the inference list."""
+    inputs = {"maps": folder_digest(args.cam_out_dir)}
+    claim_folder(folder(args), settings(args), inputs, args.overwrite)
+    run_over_images(MakeIRLabel(args), args.image_ids("infer"), args)

@@ -1,0 +1,59 @@
+"""Score the pseudo masks: mIoU, IoU of the classes, false positives and negatives."""
+
+import logging
+
+import numpy as np
+
+from misc.metrics import false_positive_negative, iou, mean_iou, pseudo_mask_confusion
+from misc.options import Options
+from misc.palette import read_label_png
+from misc.parallel import ImageTask, run_over_images
+from misc.preflight import Preflight
+from step.eval_cam import log_class_ious
+
+log = logging.getLogger(__name__)
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    ids = args.scored_ids()
+    preflight.images(ids)
+    preflight.masks(ids)
+    preflight.label_maps(ids, args.sem_seg_out_dir, "make_sem_seg_labels")
+
+
+class ScoreMasks(ImageTask):
+    """Adds the pseudo mask of one image to the confusion matrix."""
+
+    name = "eval_sem_seg"
+    images_worth_a_process = 200
+
+    def __init__(self, args: Options):
+        self.info, self.mask_dir = args.info, args.sem_seg_out_dir
+        self.confusion = np.zeros((self.info.num_labels, self.info.num_labels), dtype=np.int64)
+
+    def one(self, image_id: str) -> None:
+        truth = read_label_png(self.info.mask_path(image_id))
+        mask = read_label_png(self.mask_dir / f"{image_id}.png")
+        self.confusion += pseudo_mask_confusion(truth, mask, self.info.num_labels)
+
+    def finish(self) -> np.ndarray:
+        return self.confusion
+
+
+def run(args: Options) -> np.ndarray:
+    """Confusion matrix L x L of the pseudo masks on the evaluation list (row truth)."""
+    confusion = sum(run_over_images(ScoreMasks(args), args.scored_ids(), args))
+    positive, negative = false_positive_negative(confusion)
+    log.info(
+        "pseudo masks (%s): mIoU %.2f %%; false positives and negatives in per cent: "
+        "background %.1f, %.1f, classes %.1f, %.1f",
+        args.sem_seg_out_dir,
+        100 * mean_iou(confusion),
+        100 * positive[0],
+        100 * negative[0],
+        100 * np.nanmean(positive[1:]),
+        100 * np.nanmean(negative[1:]),
+    )
+    log_class_ious(iou(confusion), args)
+    return confusion

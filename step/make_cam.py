@@ -1,0 +1,78 @@
+"""Plain class activation maps of the classifier: the baseline of RIB's maps."""
+
+from pathlib import Path
+
+import torch
+
+from misc.cams import merge_scales, pair_map, save_cam
+from misc.datasets import load_labels, multi_scale_pairs, read_image
+from misc.manifest import OutputFolder, claim_folder, file_digest
+from misc.options import Options
+from misc.parallel import ImageTask, run_over_images
+from misc.preflight import Preflight
+from net.checkpoint import load_classifier
+
+
+def folder(args: Options) -> OutputFolder:
+    """Where the maps go."""
+    return OutputFolder("--plain_cam_out_dir", args.plain_cam_out_dir, ".npy")
+
+
+def settings(args: Options) -> dict:
+    """The options that the maps depend on."""
+    return {"step": "make_cam", **args.settings("dataset", "cam_scales", "max_long")}
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    preflight.output(folder(args), settings(args))
+    preflight.classifier(args.cam_weights_name)
+    preflight.labels(args.image_ids("infer"))
+    preflight.images(args.image_ids("infer"))
+
+
+class MakeCAM(ImageTask):
+    """Maps of one image: those of all scales and mirror images, summed and normalised."""
+
+    name = "make_cam"
+
+    def __init__(self, args: Options, image_ids: tuple[str, ...]):
+        self.args = args
+        labels = load_labels(args.cls_labels, image_ids, args.info)
+        self.labels = dict(zip(image_ids, labels, strict=True))
+
+    def outputs(self, image_id: str) -> list[Path]:
+        return [self.args.plain_cam_out_dir / f"{image_id}.npy"]
+
+    def start(self, device: torch.device, image_ids: list[str]) -> None:
+        self.device = device
+        model = load_classifier(self.args.cam_weights_name, self.args.info.num_classes)
+        self.model = model.to(device).eval()
+
+    @torch.no_grad()
+    def one(self, image_id: str) -> None:
+        image = read_image(self.args.info.image_path(image_id))
+        pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long)
+        maps = [pair_map(self.model(pair.to(self.device))) for pair in pairs]
+        save_merged(self.outputs(image_id)[0], maps, image.shape[:2], self.labels[image_id])
+
+
+def save_merged(path: Path, maps: list[torch.Tensor], size: tuple[int, int], label) -> None:
+    """Merge the maps of all scales (C x h x w each) of an image and save those of its classes.
+
+    size: (height, width) of the image; label: its multi-hot vector (C,), a NumPy array.
+    """
+    keys = torch.from_numpy(label).nonzero()[:, 0]
+    cam, high_res = merge_scales(maps, size, keys.to(maps[0].device))
+    save_cam(path, keys.numpy(), cam.cpu().numpy(), high_res.cpu().numpy())
+
+
+def run(args: Options) -> None:
+    """Make and save the maps of every image of the inference list."""
+    image_ids = args.image_ids("infer")
+    inputs = {
+        "classifier": file_digest(args.cam_weights_name),
+        "labels": file_digest(args.cls_labels),
+    }
+    claim_folder(folder(args), settings(args), inputs, args.overwrite)
+    run_over_images(MakeCAM(args, image_ids), image_ids, args)

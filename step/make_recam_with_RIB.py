@@ -1,0 +1,145 @@
+"""RIB maps: the classifier is fine-tuned on every image, maps of all iterations are summed."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+
+from misc.datasets import CropSource, RIBBatches, load_labels, multi_scale_pairs, read_image
+from misc.manifest import OutputFolder, claim_folder, file_digest, ids_digest
+from misc.options import Options
+from misc.parallel import ImageTask, read_ahead_workers, run_over_images
+from misc.preflight import Preflight
+from misc.rib import RIB, RIBSettings
+from net.checkpoint import load_classifier
+from step.make_cam import save_merged
+
+# Iterations that --visualize draws (as far as an image gets there).
+SHOWN_ITERATIONS = (1, 5, 10)
+
+
+def folder(args: Options) -> OutputFolder:
+    """Where the maps go."""
+    return OutputFolder("--cam_out_dir", args.cam_out_dir, ".npy")
+
+
+def settings(args: Options) -> dict:
+    """The options that the maps depend on."""
+    names = (
+        "dataset",
+        "cam_scales",
+        "max_long",
+        "cam_crop_size",
+        "cam_long",
+        "cam_weight_decay",
+        "RIB_iter",
+        "RIB_lr",
+        "RIB_batch_size",
+        "score_th",
+        "stop_th",
+        "explode_th",
+        "explode_ratio",
+        "disjoint_prob",
+        "num_pooled_classes",
+        "seed",
+    )
+    return {"step": "make_recam_with_RIB", **args.settings(*names)}
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    preflight.output(folder(args), settings(args))
+    preflight.classifier(args.cam_weights_name)
+    preflight.disjoint_images()
+    preflight.images(args.image_ids("infer"))
+    preflight.images(args.image_ids("train", limited=False))
+
+
+def shown_path(args: Options, image_id: str, iteration: int) -> Path:
+    """Maps after some iterations, kept for the images that --visualize draws."""
+    return args.result_dir / "visualize" / "iterations" / f"{image_id}_{iteration}.npy"
+
+
+class MakeRIBCAM(ImageTask):
+    """RIB on one image."""
+
+    name = "make_recam_with_RIB"
+
+    def __init__(self, args: Options, image_ids: tuple[str, ...]):
+        self.args = args
+        labels = load_labels(args.cls_labels, image_ids, args.info)
+        self.labels = dict(zip(image_ids, labels, strict=True))
+        self.shown = frozenset(image_ids[: args.visualize])
+
+    def outputs(self, image_id: str) -> list[Path]:
+        path = self.args.cam_out_dir / f"{image_id}.npy"
+        return [path, *self._shown_paths(image_id).values()]
+
+    def _shown_paths(self, image_id: str) -> dict[int, Path]:
+        shown = SHOWN_ITERATIONS if image_id in self.shown else ()
+        return {k: shown_path(self.args, image_id, k) for k in shown if k <= self.args.RIB_iter}
+
+    def start(self, device: torch.device, image_ids: list[str]) -> None:
+        args, self.device = self.args, device
+        model = load_classifier(args.cam_weights_name, args.info.num_classes)
+        self.rib = RIB(model.to(device).eval(), rib_settings(args))
+        train_ids = args.image_ids("train", limited=False)
+        train_labels = load_labels(args.cls_labels, train_ids, args.info)
+        source = CropSource(
+            args.info, train_ids, train_labels, args.cam_long, args.cam_crop_size, args.seed
+        )
+        targets = {i: self.labels[i] for i in image_ids if self.labels[i].any()}
+        self.batches = RIBBatches(
+            source,
+            targets,
+            args.RIB_iter,
+            args.RIB_batch_size,
+            args.disjoint_prob,
+            read_ahead_workers(args),
+        )
+
+    def one(self, image_id: str) -> None:
+        image, label = read_image(self.args.info.image_path(image_id)), self.labels[image_id]
+        size, (path, *_) = image.shape[:2], self.outputs(image_id)
+        shown = self._shown_paths(image_id)
+        maps = [torch.zeros(len(label), 1, 1)]
+        if label.any():  # an image without classes has no maps: nothing to fine-tune
+            pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long)
+            pairs = [pair.to(self.device) for pair in pairs]
+            target = torch.from_numpy(label).to(self.device)
+            with contextlib.closing(self.batches.of(image_id)) as batches:
+                for k, state in enumerate(self.rib.iterate(pairs, target, batches), start=1):
+                    maps = state.map_sums
+                    if k in shown:
+                        save_merged(shown.pop(k), maps, size, label)
+        for later in shown.values():  # ended before this iteration
+            save_merged(later, maps, size, label)
+        save_merged(path, maps, size, label)
+
+
+def rib_settings(args: Options) -> RIBSettings:
+    """RIB's numbers from the options."""
+    return RIBSettings(
+        iterations=args.RIB_iter,
+        learning_rate=args.RIB_lr,
+        weight_decay=args.cam_weight_decay,
+        tau=args.score_th,
+        margin=args.stop_th,
+        explode_th=args.explode_th,
+        explode_ratio=args.explode_ratio,
+        scales=args.cam_scales,
+        num_pooled_classes=args.num_pooled_classes,
+    )
+
+
+def run(args: Options) -> None:
+    """Make and save the RIB maps of every image of the inference list."""
+    image_ids = args.image_ids("infer")
+    inputs = {
+        "classifier": file_digest(args.cam_weights_name),
+        "labels": file_digest(args.cls_labels),
+        "train list": ids_digest(args.image_ids("train", limited=False)),
+    }
+    claim_folder(folder(args), settings(args), inputs, args.overwrite)
+    shown_path(args, "", 0).parent.mkdir(parents=True, exist_ok=True)
+    run_over_images(MakeRIBCAM(args, image_ids), image_ids, args)

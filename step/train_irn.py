@@ -1,0 +1,115 @@
+"""Train the inter-pixel relation network: boundaries and displacements (IRN, Sec. 4)."""
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from misc.datasets import AffinityDataset, TopLeftDataset
+from misc.indexing import PathIndex
+from misc.manifest import file_digest, folder_digest, ids_digest
+from misc.options import Options
+from misc.parallel import main_device, read_ahead_workers
+from misc.preflight import Preflight
+from misc.training import CheckpointFile, Schedule, check_target, is_trained, train
+from net.checkpoint import load_backbone, save_checkpoint
+from net.resnet50_irn import AffinityDisplacementLoss, Net, affinity_labels
+
+_STRIDE = 4  # of boundary map and displacement field
+
+
+def target(args: Options) -> CheckpointFile:
+    """The checkpoint to write."""
+    return CheckpointFile("--irn_weights_name", args.irn_weights_name)
+
+
+def settings(args: Options) -> dict:
+    """The options that the network depends on."""
+    names = (
+        "dataset",
+        "irn_crop_size",
+        "irn_batch_size",
+        "irn_num_epoches",
+        "irn_learning_rate",
+        "irn_weight_decay",
+        "irn_radius",
+        "seed",
+    )
+    return {"step": "train_irn", **args.settings(*names)}
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first batch."""
+    ids = args.image_ids("train")
+    check_target(target(args), settings(args), args.overwrite)
+    preflight.backbone(args.imagenet_weights)
+    preflight.images((*ids, *args.image_ids("infer")))
+    preflight.label_maps(ids, args.ir_label_out_dir, "cam_to_ir_label")
+
+
+def run(args: Options) -> None:
+    """Train the two heads on the confident labels, store the mean displacement, save."""
+    image_ids = args.image_ids("train")
+    weights = args.imagenet_weights
+    inputs = {
+        "imagenet weights": file_digest(weights) if weights else "torchvision IMAGENET1K_V1",
+        "IR labels": folder_digest(args.ir_label_out_dir),
+        "train list": ids_digest(image_ids),
+        "infer list": ids_digest(args.image_ids("infer")),
+    }
+    noted = {**settings(args), "inputs": inputs}
+    if is_trained(target(args), noted, args.overwrite):
+        return
+    torch.manual_seed(args.seed)
+    device = main_device(args)
+    side = args.irn_crop_size // _STRIDE
+    paths = PathIndex(args.irn_radius, (side, side))
+    model = _initial_model(args, paths).to(device).train()
+    dataset = AffinityDataset(
+        args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed
+    )
+    schedule = Schedule(
+        "train_irn", args.irn_num_epoches, args.irn_batch_size, args.seed, read_ahead_workers(args)
+    )
+
+    def losses_of(batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+        return model(images, affinity_labels(labels, paths, args.info.num_labels))._asdict()
+
+    train(dataset, schedule, _parameter_groups(model, args), losses_of)
+    store_mean_displacement(model, args, device)
+    save_checkpoint(args.irn_weights_name, model, settings=noted)
+
+
+@torch.no_grad()
+def store_mean_displacement(model: AffinityDisplacementLoss, args: Options, device) -> None:
+    """Mean displacement over the inference set, which inference subtracts from every field.
+
+    Every image counts; the original implementation drops the last incomplete batch.
+    """
+    model.eval()
+    dataset = TopLeftDataset(args.info, args.image_ids("infer"), args.irn_crop_size)
+    loader = DataLoader(
+        dataset, batch_size=args.irn_batch_size, num_workers=read_ahead_workers(args)
+    )
+    total = torch.zeros(2, device=device)
+    model.mean_shift.running_mean.zero_()
+    for images in tqdm(loader, desc="mean displacement", unit="batch"):
+        _, displacement = Net.forward(model, images.to(device))  # without the loss
+        total += displacement.mean(dim=(2, 3)).sum(dim=0)
+    model.mean_shift.running_mean.copy_(total / len(dataset))
+
+
+def _initial_model(args: Options, paths: PathIndex) -> AffinityDisplacementLoss:
+    arch, state = load_backbone(args.imagenet_weights)
+    thin = {name: arch[name] for name in ("width", "stem", "stride_in_1x1")}
+    model = AffinityDisplacementLoss(paths, **thin)
+    model.resnet50.load_state_dict(state)
+    return model
+
+
+def _parameter_groups(model: AffinityDisplacementLoss, args: Options) -> list[dict]:
+    rates = (args.irn_learning_rate, 10 * args.irn_learning_rate)
+    return [
+        {"params": params, "lr": rate, "weight_decay": args.irn_weight_decay}
+        for params, rate in zip(model.trainable_parameters(), rates, strict=True)
+    ]

@@ -1,0 +1,53 @@
+"""Parts of the drawn objects: shapes, textures and the table of classes."""
+
+import numpy as np
+import pytest
+
+from Dataset.objects import OBJECT_CLASSES, PATTERNS, Skin, ellipse, limb, polygon, smooth_noise
+from voc12.dataset import CLASS_NAMES
+
+
+@pytest.mark.parametrize(
+    ("shape", "inside", "outside"),
+    [
+        (ellipse((0.5, 0.0), (0.4, 0.2)), (0.8, 0.0), (0.5, 0.3)),
+        (ellipse((0.0, 0.0), (0.4, 0.1), tilt=np.pi / 2), (0.0, 0.3), (0.3, 0.0)),
+        (limb((0.0, 0.0), (1.0, 0.0), (0.1, 0.3)), (1.0, 0.25), (0.0, 0.25)),
+        (polygon((0, 0), (1, 0), (1, 1), (0, 1), rounding=0.0), (0.9, 0.9), (1.1, 0.5)),
+    ],
+)
+def test_shapes_are_negative_inside_only(shape, inside, outside):
+    assert shape(*np.float32(inside)) < 0 < shape(*np.float32(outside))
+
+
+def test_noise_is_normalised_and_smooth():
+    noise = smooth_noise(np.random.default_rng(0), (40, 60), 12.0)
+    assert noise.shape == (40, 60) and noise.dtype == np.float32
+    assert abs(noise.mean()) < 1e-3 and abs(noise.std() - 1) < 1e-3
+    assert np.abs(np.diff(noise, axis=1)).max() < 0.7
+
+
+@pytest.mark.parametrize("pattern", sorted(PATTERNS))
+def test_skins_render_in_single_precision_between_their_colours(pattern):
+    v, u = np.mgrid[-1:1:50j, -1:1:60j].astype(np.float32)
+    skin = Skin((0.2, 0.3, 0.4), (0.6, 0.7, 0.8), pattern, vary=0.0, tint=0.0)
+    colours = skin.render(np.random.default_rng(0), u, v, 30.0)
+    assert colours.shape == (50, 60, 3) and colours.dtype == np.float32
+    assert colours.std(axis=(0, 1)).min() > 0.01
+    assert 0.1 < colours.min() and colours.max() < 1.05
+
+
+@pytest.mark.parametrize("kind", OBJECT_CLASSES, ids=lambda kind: kind.name)
+def test_classes_are_official_and_name_their_skins(kind):
+    assert kind.name in CLASS_NAMES
+    assert {part.skin for part in kind.parts} <= set(kind.skins)
+    assert set(kind.skins) == {part.skin for part in kind.parts}
+
+
+@pytest.mark.parametrize("kind", OBJECT_CLASSES, ids=lambda kind: kind.name)
+def test_parts_lie_within_the_half_size_and_cover_the_telling_point(kind):
+    width, height = kind.half_size
+    v, u = np.mgrid[-1.5:1.5:151j, -1.5:1.5:151j].astype(np.float32)
+    covered = np.any([part.shape(u, v) < 0 for part in kind.parts], axis=0)
+    assert not covered[(np.abs(u) > width + 0.05) | (np.abs(v) > height + 0.05)].any()
+    assert covered[(np.hypot(u - kind.telling[0], v - kind.telling[1]) < 0.1)].mean() > 0.9

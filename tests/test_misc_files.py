@@ -1,0 +1,50 @@
+"""misc/files.py: a file appears whole or not at all."""
+
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from misc.files import atomic_path
+
+
+def test_file_appears_at_the_end(tmp_path):
+    path = tmp_path / "a.npy"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == tmp_path and temporary.suffix == ".npy"
+        np.save(temporary, np.arange(3))
+        assert not path.exists()
+    assert os.listdir(tmp_path) == ["a.npy"]
+    assert np.load(path).tolist() == [0, 1, 2]
+
+
+def test_failure_keeps_the_older_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="half way"), atomic_path(path) as temporary:
+        temporary.write_text("ne")
+        raise ValueError("half way")
+    assert os.listdir(tmp_path) == ["a.txt"] and path.read_text() == "old"
+
+
+def test_failure_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="at once"), atomic_path(str(tmp_path / "a.txt")):
+        raise ValueError("at once")
+    assert not os.listdir(tmp_path)
+
+
+def test_two_writers_do_not_share_a_temporary_file(tmp_path):
+    with atomic_path(tmp_path / "a") as first, atomic_path(tmp_path / "a") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a").read_text() == "first"  # the last one to end
+
+
+def test_file_has_the_usual_permissions(tmp_path):
+    with atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("")
+    (tmp_path / "b").write_text("")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"]
+    assert modes[0] == modes[1]

@@ -1,0 +1,208 @@
+"""Pixel pairs, paths, pair labels and the random walk, against recorded arrays and dense loops."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from misc import indexing
+from misc.errors import UserError
+from misc.indexing import PathIndex, affinity_labels, path_maximum, propagate_to_edge
+
+WALKS = [indexing.walk_by_offsets, indexing.walk_by_windows]
+
+
+def random_map(*shape, seed=0, dtype=torch.float64):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def gathered_maximum(maps, path_index):
+    """The maxima by explicit index arrays, B x pairs x starts."""
+    groups = path_index.get_path_indices(tuple(maps.shape[-2:]))[0]
+    flat = maps.flatten(1)
+    return torch.cat([flat[:, torch.from_numpy(g)].amax(dim=2) for g in groups], dim=1)
+
+
+def test_recorded_paths_and_indices(golden):
+    data = golden("path_index.npz")
+    index = PathIndex(int(data["r5_radius"]), tuple(data["r5_size"].tolist()))
+    assert index.radius_floor == data["r5_radius_floor"]
+    np.testing.assert_array_equal(index.search_dst, data["r5_search_dst"])
+    assert len(index.search_paths) == len(data["r5_path_shapes"])
+    for i, (path, indices) in enumerate(zip(index.search_paths, index.path_indices, strict=True)):
+        np.testing.assert_array_equal(path, data[f"r5_search_path_{i}"])
+        np.testing.assert_array_equal(indices, data[f"r5_path_indices_{i}"])
+    np.testing.assert_array_equal(index.src_indices, data["r5_src_indices"])
+    np.testing.assert_array_equal(index.dst_indices, data["r5_dst_indices"])
+
+
+def test_recorded_paths_of_the_training_radius(golden):
+    data = golden("path_index.npz")
+    index = PathIndex(int(data["big_radius"]), tuple(data["big_size"].tolist()))
+    assert index.radius_floor == data["big_radius_floor"]
+    np.testing.assert_array_equal(index.search_dst, data["big_search_dst"])
+    assert [p.shape for p in index.path_indices] == [tuple(s) for s in data["big_path_shapes"]]
+    assert index.dst_indices.shape == tuple(data["big_dst_shape"])
+    for i, path in enumerate(index.search_paths):
+        np.testing.assert_array_equal(path, data[f"big_search_path_{i}"])
+
+
+def test_paths_of_radius_three_by_hand():
+    index = PathIndex(3, (5, 7))
+    assert index.search_dst.tolist() == [
+        [0, 1], [1, 0],
+        [0, 2], [2, 0],
+        [1, -1], [1, 1],
+        [1, -2], [1, 2], [2, -1], [2, 1],
+        [2, -2], [2, 2],
+    ]  # fmt: skip
+    assert index.paths[2] == [[0, 2], [0, 1], [0, 0]]
+    assert index.paths[4] == [[1, -1], [0, -1], [1, 0], [0, 0]]
+    assert index.src_indices.tolist() == [2, 3, 4, 9, 10, 11, 16, 17, 18]
+    assert index.dst_indices[6].tolist() == [7, 8, 9, 14, 15, 16, 21, 22, 23]
+
+
+def test_pixels_at_distance_one_are_not_on_the_path():
+    index = PathIndex(6, (6, 11))
+    path = index.paths[index.search_dst.tolist().index([3, 4])]
+    assert sorted(path) == [
+        [0, 0], [0, 1], [1, 0], [1, 1], [1, 2],
+        [2, 2], [2, 3], [2, 4], [3, 3], [3, 4],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("radius", [2, 4, 7])
+def test_path_maximum_equals_gathered_pixels(radius):
+    maps = random_map(2, 9, 15)
+    index = PathIndex(radius, (9, 15))
+    assert torch.equal(path_maximum(maps, index), gathered_maximum(maps, index))
+
+
+def test_path_maximum_gradient():
+    index = PathIndex(4, (5, 8))
+    values = torch.randperm(2 * 5 * 8, generator=torch.Generator().manual_seed(1)).double()
+    maps = values.view(2, 5, 8).div(100).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: path_maximum(m, index), maps)
+
+
+def test_path_maximum_gradient_of_equal_values_goes_to_the_first_on_the_path():
+    index = PathIndex(4, (4, 7))
+    maps = torch.zeros(1, 4, 7, requires_grad=True)
+    maxima = path_maximum(maps, index)
+    weights = torch.arange(1.0, 1 + maxima.numel()).view_as(maxima)
+    (maxima * weights).sum().backward()
+    expected = torch.zeros(28)
+    expected.index_add_(0, torch.from_numpy(index.dst_indices).reshape(-1), weights.reshape(-1))
+    assert torch.equal(maps.grad.reshape(-1), expected)
+
+
+@pytest.mark.parametrize("size", [(4, 20), (20, 8)])
+def test_maps_without_a_start_pixel_are_a_clear_error(size):
+    with pytest.raises(UserError, match="at least 36"):
+        path_maximum(torch.zeros(1, *size), PathIndex(5, size))
+
+
+@pytest.mark.parametrize("name, num_labels", [("voc", 21), ("coco", 81)])
+def test_recorded_pair_labels(golden, name, num_labels):
+    data = golden("affinity_loss.npz")
+    index = PathIndex(5, (16, 16))
+    labels = affinity_labels(torch.from_numpy(data["label_maps"]), index, num_labels)
+    for kind, label in labels._asdict().items():
+        np.testing.assert_array_equal(label.numpy(), data[f"{name}_{kind}_label"])
+
+
+def test_pair_labels_equal_a_loop_over_pairs():
+    index = PathIndex(3, (6, 8))
+    values = np.array([0, 1, 2, 20, 30, 255])
+    label_map = values[np.random.default_rng(0).integers(0, 6, (2, 6, 8))]
+    labels = affinity_labels(torch.from_numpy(label_map.astype(np.uint8)), index, 21)
+    pairs = itertools.product(range(2), range(len(index.search_dst)), range(len(index.src_indices)))
+    for image, pair, start in pairs:
+        a = label_map[image].flat[index.src_indices[start]]
+        b = label_map[image].flat[index.dst_indices[pair, start]]
+        valid = a < 21 and b < 21
+        expected = (valid and a == b == 0, valid and a == b > 0, valid and a != b)
+        assert tuple(label[image, pair, start].item() for label in labels) == expected
+
+
+def dense_walk(scores, edge, radius, beta, exp_times):
+    """The propagation with a dense transition matrix that is squared, in double precision."""
+    height, width = edge.shape[-2:]
+    index = PathIndex(radius, (height, width))
+    affinity = np.eye(height * width)
+    for (row, column), path in itertools.product(np.ndindex(height, width), index.paths):
+        pixels = np.array(path) + (row, column)
+        if (pixels >= 0).all() and (pixels < (height, width)).all():
+            start, end = row * width + column, pixels[0] @ (width, 1)
+            value = 1 - edge[0].numpy()[pixels[:, 0], pixels[:, 1]].max()
+            affinity[start, end] = affinity[end, start] = value
+    transition = affinity**beta
+    transition /= transition.sum(axis=0)
+    for _ in range(exp_times):
+        transition = transition @ transition
+    seed = (scores * (1 - edge)).reshape(-1, height * width).numpy()
+    return torch.from_numpy(seed @ transition).view(-1, 1, height, width)
+
+
+@pytest.mark.parametrize("size", [(9, 13), (13, 9), (3, 20), (2, 3), (1, 1)])
+@pytest.mark.parametrize("walk", WALKS)
+def test_walk_equals_dense_matrix(size, walk, monkeypatch):
+    monkeypatch.setattr(indexing, "walk_by_offsets", walk)
+    scores, edge = random_map(3, *size), random_map(1, *size, seed=1) ** 3
+    for radius, beta, exp_times in [(5, 10, 8), (4, 3, 4), (2, 1, 0)]:
+        walked = propagate_to_edge(scores, edge, radius, beta, exp_times)
+        expected = dense_walk(scores, edge, radius, beta, exp_times)
+        torch.testing.assert_close(walked, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize(
+    "scores, result, options",
+    [
+        ("x0", "out0", {}),
+        ("x1", "out1", {}),
+        ("x2", "out2", {}),
+        ("x1", "out1_double", {}),
+        ("x0", "out0_beta8_times4", {"beta": 8, "exp_times": 4}),
+        ("x1", "out1_radius4", {"radius": 4}),
+        ("seg_cam", "seg_walk", {}),
+    ],
+)
+def test_recorded_walks(golden, monkeypatch, walk, scores, result, options):
+    monkeypatch.setattr(indexing, "walk_by_offsets", walk)
+    data = golden("random_walk.npz")
+    edge_name = "seg_edge" if scores == "seg_cam" else scores.replace("x", "edge")
+    power = float(data["seg_power"]) if scores == "seg_cam" else 1.0
+    seed, edge = torch.from_numpy(data[scores]) ** power, torch.from_numpy(data[edge_name])
+    walked, recorded = propagate_to_edge(seed, edge, **options).numpy(), data[result]
+    assert walked.shape == recorded.shape
+    assert np.abs(walked - recorded).max() < 1e-4 * np.abs(recorded).max()
+
+
+def test_walk_takes_both_layouts_and_leaves_its_inputs_alone():
+    scores, edge = random_map(2, 8, 9), random_map(1, 8, 9, seed=1)
+    copies = scores.clone(), edge.clone()
+    walked = propagate_to_edge(scores, edge)
+    assert walked.shape == (2, 1, 8, 9)
+    assert torch.equal(walked, propagate_to_edge(scores[:, None], edge))
+    assert torch.equal(scores, copies[0]) and torch.equal(edge, copies[1])
+
+
+def test_a_closed_boundary_keeps_scores_inside():
+    edge = torch.zeros(1, 12, 15)
+    edge[:, :, 7] = 1
+    scores = torch.zeros(1, 12, 15)
+    scores[:, 5:7, 2:4] = 1
+    walked = propagate_to_edge(scores, edge)[0, 0]
+    assert (walked[:, 7:] == 0).all() and (walked[:, :7] > 0).all()
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_single_precision_inputs_lose_no_accuracy(walk, monkeypatch):
+    monkeypatch.setattr(indexing, "walk_by_offsets", walk)
+    scores, edge = random_map(2, 20, 20).float(), 0.9999 * random_map(1, 20, 20, seed=1).float()
+    walked = propagate_to_edge(scores, edge)
+    precise = propagate_to_edge(scores.double(), edge.double())
+    assert walked.dtype == torch.float32
+    assert (walked - precise).abs().max() < 1e-6 * precise.max()

@@ -1,0 +1,180 @@
+"""misc/metrics.py against recorded arrays and matrices counted by hand."""
+
+import numpy as np
+import pytest
+
+from misc import metrics
+from misc.errors import UserError
+
+
+def stored(values):
+    """Recorded scores hold -1 where they are undefined."""
+    return np.where(values < 0, np.nan, values)
+
+
+def grown(confusion, num_labels):
+    grown = np.zeros((num_labels, num_labels), dtype=np.int64)
+    grown[: len(confusion), : len(confusion)] = confusion
+    return grown
+
+
+@pytest.mark.parametrize("prefix", ["a", "b"])
+def test_scores_are_the_recorded_ones(golden, prefix):
+    data = golden("eval.npz")
+    confusion = sum(
+        metrics.confusion_matrix(data[f"{prefix}_gt_{i}"], data[f"{prefix}_pred_{i}"], 21)
+        for i in range(4)
+    )
+    np.testing.assert_array_equal(confusion, grown(data[f"{prefix}_confusion"], 21))
+    expected = np.full(21, np.nan)
+    expected[: len(data[f"{prefix}_iou"])] = stored(data[f"{prefix}_iou"])
+    np.testing.assert_allclose(metrics.iou(confusion), expected, rtol=1e-12)
+    np.testing.assert_allclose(metrics.mean_iou(confusion), data[f"{prefix}_miou"], rtol=1e-12)
+
+
+def test_pseudo_mask_scores_are_the_recorded_ones(golden):
+    data = golden("eval.npz")
+    confusion = sum(
+        metrics.pseudo_mask_confusion(data[f"a_gt_{i}"], data[f"seg_pred_{i}"], 21)
+        for i in range(4)
+    )
+    np.testing.assert_allclose(metrics.iou(confusion), stored(data["seg_iou"]), rtol=1e-12)
+    np.testing.assert_allclose(metrics.mean_iou(confusion), data["seg_miou"], rtol=1e-12)
+    false_positive, false_negative = metrics.false_positive_negative(confusion)
+    background = (false_positive[0], false_negative[0])
+    np.testing.assert_allclose(background, data["seg_bg_fp_fn"], rtol=1e-12)
+
+
+def golden_scores(data, thresholds, without_classes=None):
+    scores = metrics.ThresholdScores(thresholds, 21)
+    for i in range(4):
+        cams, keys = data[f"cam_high_res_{i}"], data[f"cam_keys_{i}"]
+        if i == without_classes:
+            cams, keys = np.zeros((0, 0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        scores.add(cams, keys, data[f"cam_gt_{i}"])
+    return scores
+
+
+def test_threshold_scores_are_the_recorded_ones(golden):
+    data = golden("eval.npz")
+    scores = golden_scores(data, data["cam_thresholds"])
+    for confusion, expected, size in zip(
+        scores.confusions, data["cam_confusion"], data["cam_confusion_sizes"], strict=True
+    ):
+        np.testing.assert_array_equal(confusion, grown(expected[:size, :size], 21))
+    np.testing.assert_allclose(scores.mean_ious(), data["cam_miou"], rtol=1e-12)
+    np.testing.assert_allclose(scores.false_foreground(), data["cam_false_fg_fraction"], rtol=1e-12)
+    assert scores.best() == data["cam_miou"].argmax()
+
+
+def test_coco_threshold_scores_are_the_recorded_ones(golden):
+    data = golden("eval.npz")
+    scores = golden_scores(data, data["coco_thresholds"], int(data["coco_empty_image"]))
+    np.testing.assert_allclose(scores.mean_ious(), data["coco_miou_ignore"], rtol=1e-12)
+
+
+def test_hand_made_confusion():
+    truth = np.array([[0, 0, 1, 1], [2, 2, 255, 255]], dtype=np.uint8)
+    prediction = np.array([[0, 1, 1, 1], [2, 0, 0, 2]], dtype=np.uint8)
+    confusion = metrics.confusion_matrix(truth, prediction, 4)
+    assert confusion.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(metrics.iou(confusion), [1 / 3, 2 / 3, 1 / 2, np.nan])
+    assert metrics.mean_iou(confusion) == pytest.approx(0.5)
+    false_positive, false_negative = metrics.false_positive_negative(confusion)
+    np.testing.assert_allclose(false_positive, [1 / 3, 1 / 3, 0, np.nan])
+    np.testing.assert_allclose(false_negative, [1 / 3, 0, 1 / 2, np.nan])
+
+
+def test_undecided_pixels_of_a_pseudo_mask_are_background():
+    truth = np.array([[0, 1, 255]], dtype=np.uint8)
+    mask = np.array([[255, 255, 255]], dtype=np.uint8)
+    assert metrics.pseudo_mask_confusion(truth, mask, 2).tolist() == [[1, 0], [1, 0]]
+    assert (mask == 255).all()
+
+
+def test_no_pixel_at_all_scores_nan():
+    nothing = metrics.confusion_matrix(np.full((2, 2), 255), np.zeros((2, 2), dtype=int), 3)
+    assert np.isnan(metrics.iou(nothing)).all() and np.isnan(metrics.mean_iou(nothing))
+
+
+@pytest.mark.parametrize(
+    "truth, prediction", [([[0, 3]], [[0, 0]]), ([[0, 0]], [[0, 3]]), ([[0, 0]], [[0]])]
+)
+def test_wrong_labels_and_sizes_are_refused(truth, prediction):
+    with pytest.raises(UserError):
+        metrics.confusion_matrix(np.array(truth), np.array(prediction), 3)
+
+
+def random_image(rng, num_labels, num_keys, shape=(9, 11)):
+    """Coarse scores, so that ties between classes and with thresholds are frequent."""
+    keys = np.sort(rng.choice(num_labels - 1, num_keys, replace=False))
+    cams = (rng.randint(0, 11, (num_keys, *shape)) / 10).astype(np.float32)
+    truth = rng.choice(np.append(np.arange(num_labels), 255), shape).astype(np.uint8)
+    return cams, keys, truth
+
+
+def separate_passes(images, thresholds, num_labels):
+    """The definition: for every threshold argmax over [threshold, maps], then the confusion."""
+    confusions = []
+    for threshold in thresholds:
+        confusion = np.zeros((num_labels, num_labels), dtype=np.int64)
+        for cams, keys, truth in images:
+            background = np.full((1, *truth.shape), threshold, dtype=np.float32)
+            labels = np.append(0, keys + 1)[np.concatenate([background, cams]).argmax(axis=0)]
+            confusion += metrics.confusion_matrix(truth, labels, num_labels)
+        confusions.append(confusion)
+    return np.array(confusions)
+
+
+@pytest.mark.parametrize("num_labels", [21, 81])
+def test_one_pass_equals_separate_passes(num_labels):
+    rng = np.random.RandomState(0)
+    images = [random_image(rng, num_labels, num_keys) for num_keys in (1, 3, 0, 2)]
+    thresholds = np.arange(0, 1.01, 0.1)
+    scores = metrics.ThresholdScores(thresholds, num_labels)
+    for image in images:
+        scores.add(*image)
+    expected = separate_passes(images, thresholds, num_labels)
+    np.testing.assert_array_equal(scores.confusions, expected)
+    np.testing.assert_allclose(scores.mean_ious(), [metrics.mean_iou(c) for c in expected])
+    foreground = expected[:, :, 1:].sum(axis=2)
+    with np.errstate(invalid="ignore"):  # nothing is above the last threshold
+        share = foreground[:, 0] / foreground.sum(axis=1)
+    assert np.isnan(share[-1])
+    np.testing.assert_allclose(scores.false_foreground(), share)
+
+
+def test_threshold_is_compared_in_float32_and_ties_go_to_background():
+    cams = np.array([[[0.3, 0.3000001, 0.29]]], dtype=np.float32)  # float32(0.3) > 0.3 as a double
+    truth = np.array([[1, 1, 1]], dtype=np.uint8)
+    scores = metrics.ThresholdScores([0.3], 2)
+    scores.add(cams, np.array([0]), truth)
+    assert scores.confusions.tolist() == [[[0, 0], [2, 1]]]
+
+
+def test_merging_equals_adding_all():
+    rng = np.random.RandomState(1)
+    images = [random_image(rng, 5, 2) for _ in range(4)]
+    together, *parts = (metrics.ThresholdScores([0.2, 0.5], 5) for _ in range(3))
+    for index, image in enumerate(images):
+        together.add(*image)
+        parts[index % 2].add(*image)
+    parts[0].merge(parts[1])
+    np.testing.assert_array_equal(parts[0].confusions, together.confusions)
+    with pytest.raises(ValueError):
+        parts[0].merge(metrics.ThresholdScores([0.2, 0.6], 5))
+
+
+def test_threshold_scores_refuse_what_does_not_fit():
+    cams = np.zeros((1, 2, 2), dtype=np.float32)
+    truth = np.zeros((2, 2), dtype=np.uint8)
+    scores = metrics.ThresholdScores([0.2, 0.5], 5)
+    with pytest.raises(UserError, match="2 x 3"):
+        scores.add(cams, np.array([0]), np.zeros((2, 3), dtype=np.uint8))
+    with pytest.raises(UserError, match="label 7 in the truth"):
+        scores.add(cams, np.array([0]), np.array([[0, 0], [7, 255]], dtype=np.uint8))
+    with pytest.raises(UserError, match="label 4 in the CAM keys"):
+        scores.add(cams, np.array([4]), truth)
+    with pytest.raises(ValueError, match="ascend"):
+        metrics.ThresholdScores([0.5, 0.2], 5)
+    assert not scores.confusions.any()

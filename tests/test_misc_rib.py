@@ -1,0 +1,156 @@
+"""RIB's loop against the recorded one, and its own rules on a thin network."""
+
+import numpy as np
+import pytest
+import torch
+
+from misc.cams import merge_scales, pair_map
+from misc.rib import RIB, RIBSettings
+from net.resnet50_cam import CAM
+from tests.weights import fill_by_recipe
+
+RUNS = ("normal", "gap", "stop", "explode", "large")
+
+
+def recorded_settings(data, run: str) -> RIBSettings:
+    config = dict(zip(data["config_names"], data[f"{run}_config"].tolist(), strict=True))
+    return RIBSettings(
+        iterations=int(config["RIB_iter"]),
+        learning_rate=config["RIB_lr"],
+        weight_decay=config["weight_decay"],
+        # Plain average pooling leaves nothing out: no quotient reaches infinity.
+        tau=float("inf") if run == "gap" else config["score_th"],
+        margin=config["stop_th"],
+        explode_th=config["explode_th"],
+        explode_ratio=config["explode_ratio"],
+        scales=tuple(data["scales"].tolist()),
+    )
+
+
+def close(actual, expected, share: float = 1e-4) -> None:
+    """Equal up to a share of the largest value."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_recorded_run(golden, run):
+    data = golden("rib_process.npz")
+    model = CAM(20)
+    fill_by_recipe(model, int(data["weight_seed"]))
+    initial = {n: p.detach().clone() for n, p in model.resnet50.named_parameters()}
+    rib = RIB(model, recorded_settings(data, run))
+    pairs = [torch.from_numpy(data[f"input_scale{i}"]) for i in range(4)]
+    batches = zip(
+        torch.from_numpy(data["batch_images"]), torch.from_numpy(data["batch_labels"]), strict=True
+    )
+    label = torch.from_numpy(data["label"])
+
+    states = []
+    for k, state in enumerate(rib.iterate(pairs, label, batches)):
+        states.append(state)
+        for i, sums in enumerate(state.map_sums):
+            close(sums, data[f"{run}_cam_scale{i}"][k])
+    losses = [state.loss for state in states if state.loss is not None]
+    scores = [state.target_score for state in states if state.target_score is not None]
+    np.testing.assert_allclose(losses, data[f"{run}_loss"], atol=1e-3, rtol=1e-4)
+    np.testing.assert_allclose(scores, data[f"{run}_target_loss"], atol=1e-3, rtol=1e-4)
+    assert [state.stopped for state in states] == data[f"{run}_stop_flag"].tolist()
+
+    keys = label.nonzero()[:, 0]
+    assert keys.tolist() == data[f"{run}_save_keys"].tolist()
+    cam, high_res = merge_scales(states[-1].map_sums, data["image"].shape[:2], keys)
+    np.testing.assert_allclose(cam, data[f"{run}_save_cam"], atol=1e-4)
+    np.testing.assert_allclose(high_res, data[f"{run}_save_high_res"], atol=1e-4)
+
+    close(model.classifier.weight.detach()[:, :, 0, 0].sum(1), data[f"{run}_final_classifier_sum"])
+    trained = model.resnet50.state_dict()
+    changes = dict(zip(data["param_names"], data[f"{run}_change_norm"], strict=True))
+    for name, start in initial.items():
+        change = (trained[name] - start).double().norm().item()
+        if name.startswith(("conv1", "bn1", "layer1", "layer2")):
+            assert change == 0 == changes[name]
+        elif run == "large":
+            assert change == pytest.approx(changes[name], rel=0.01)
+    if run in ("normal", "large"):
+        compare_final_weights(model, data, run)
+
+
+def compare_final_weights(model: CAM, data, run: str) -> None:
+    """The recorded blocks of the weights after the last step."""
+    close(model.classifier.weight.detach()[:, :, 0, 0], data[f"{run}_final_classifier"])
+    state = model.resnet50.state_dict()
+    for name in ("layer4.2.conv3", "layer3.0.conv1", "layer3.0.downsample.0"):
+        block = state[f"{name}.weight"][:64, :64, 0, 0]
+        close(block, data[f"{run}_final_{name}"])
+    close(state["layer4.2.conv2.weight"][:12, :12], data[f"{run}_final_layer4.2.conv2"])
+    for name in ("layer4.2.bn3.weight", "layer4.2.bn3.bias"):
+        close(state[name], data[f"{run}_final_{name}"])
+
+
+@pytest.fixture
+def thin():
+    """A thin classifier of 3 classes, an image of class 1 and a batch without that class."""
+    torch.manual_seed(0)
+    model = CAM(3, width=8, stem=8)
+    with torch.no_grad():
+        model.classifier.weight.abs_()  # so that every class has a positive map
+    pairs = [torch.randn(2, 3, s, s) for s in (64, 32, 96)]
+    label = torch.tensor([0.0, 1.0, 0.0])
+    batch = (torch.randn(2, 3, 64, 64), torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    return model, pairs, label, batch
+
+
+def settings(**changes) -> RIBSettings:
+    plain = {"scales": (1.0, 0.5, 1.5), "margin": 1e9, "explode_ratio": 1.0}
+    return RIBSettings(**{**plain, **changes})
+
+
+def test_first_iteration_is_the_plain_map(thin):
+    model, pairs, label, batch = thin
+    with torch.no_grad():
+        expected = [pair_map(model(pair)) for pair in pairs]
+    (state,) = RIB(model, settings(iterations=1)).iterate(pairs, label, iter([batch]))
+    for sums, plain in zip(state.map_sums, expected, strict=True):
+        torch.testing.assert_close(sums, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_every_image_starts_from_the_first_weights(thin):
+    model, pairs, label, batch = thin
+    rib = RIB(model, settings(iterations=3, learning_rate=1e-3))
+    runs = [list(rib.iterate(pairs, label, iter([batch] * 3)))[-1] for _ in range(2)]
+    assert runs[0].loss == runs[1].loss
+    for first, second in zip(runs[0].map_sums, runs[1].map_sums, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_margin_stops_after_the_step(thin):
+    model, pairs, label, batch = thin
+    before = model.classifier.weight.detach().clone()
+    rib = RIB(model, settings(iterations=5, margin=1e-9))
+    states = list(rib.iterate(pairs, label, iter([batch] * 5)))
+    assert [state.stopped for state in states] == [True]
+    assert not torch.equal(model.classifier.weight, before)
+
+
+def test_exploded_map_stops_before_the_other_scales(thin):
+    model, pairs, label, batch = thin
+    rib = RIB(model, settings(iterations=5, explode_th=0.0, explode_ratio=-1.0))
+    states = []
+    for state in rib.iterate(pairs, label, iter([batch] * 5)):
+        states.append((state.loss, [sums.clone() for sums in state.map_sums]))
+    (loss, first), (exploded_loss, second) = states
+    assert loss is not None and exploded_loss is None
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1]) and torch.equal(first[2], second[2])
+
+
+def test_small_scale_and_frozen_layers_get_no_gradient(thin):
+    model, pairs, label, batch = thin
+    rib = RIB(model, settings(iterations=1, scales=(1.0, 0.5, 0.7)))
+    (only_first,) = rib.iterate(pairs, label, iter([batch]))
+    score = only_first.target_score
+    rib = RIB(model, settings(iterations=1, scales=(1.0, 0.5, 1.5)))
+    (two_scales,) = rib.iterate(pairs, label, iter([batch]))
+    assert two_scales.target_score != pytest.approx(score)
+    assert all(p.grad is None for p in model.resnet50.layer2.parameters())

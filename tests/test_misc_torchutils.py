@@ -1,0 +1,184 @@
+"""misc/torchutils.py against recorded arrays and the definitions written out as loops."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from misc.torchutils import PolyOptimizer, gap2d, gndp2d, worker_rng
+
+
+def multi_hot(classes, num_classes):
+    present = torch.zeros(num_classes, dtype=torch.bool)
+    present[list(classes)] = True
+    return present
+
+
+def pool_with_gradient(data, **options):
+    x = torch.from_numpy(data["x"]).requires_grad_()
+    pooled = gndp2d(x, **options)
+    (pooled * torch.from_numpy(data["grad_out"])).sum().backward()
+    return pooled.detach().numpy(), x.grad.numpy()
+
+
+def gndp2d_by_loops(x, present, score_th):
+    pooled = torch.zeros(x.shape[:2])
+    for image in range(x.shape[0]):
+        for index in range(x.shape[1]):
+            plane = x[image, index]
+            if present[image, index]:
+                plane = plane[plane / plane.max() < score_th]
+            pooled[image, index] = plane.sum() / x[image, index].numel()
+    return pooled
+
+
+@pytest.mark.parametrize("score_th", [0.4, 0.5])
+def test_gndp2d_and_gradient_are_the_recorded_ones(golden, score_th):
+    data = golden("gndp2d.npz")
+    choices = {
+        "target": multi_hot(data["target_classes"], 20),
+        "batch": torch.from_numpy(data["labels"]),
+    }
+    for name, present in choices.items():
+        pooled, gradient = pool_with_gradient(data, present=present, score_th=score_th)
+        name = f"{name}_th{round(score_th * 100)}"
+        np.testing.assert_allclose(pooled, data[name], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(gradient, data[f"{name}_grad"], rtol=0, atol=1e-7)
+
+
+def test_gap2d_is_the_recorded_one(golden):
+    data = golden("gndp2d.npz")
+    x = torch.from_numpy(data["x"]).requires_grad_()
+    pooled = gap2d(x)
+    (pooled * torch.from_numpy(data["grad_out"])).sum().backward()
+    np.testing.assert_allclose(pooled.detach(), data["gap"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(x.grad, data["gap_grad"], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("score_th", [0.4, 0.5])
+def test_80_classes_with_and_without_the_limit_are_the_recorded_ones(golden, score_th):
+    data = golden("gndp2d.npz")
+    x = torch.from_numpy(data["x80"])
+    choices = {
+        "target": multi_hot(data["target_classes80"], 80),
+        "batch": torch.from_numpy(data["labels80"]),
+    }
+    for name, present in choices.items():
+        suffix = f"{name}_th{round(score_th * 100)}"
+        for prefix, limit in (("upstream80", 20), ("corrected80", None)):
+            pooled = gndp2d(x, present, score_th, num_pooled_classes=limit)
+            np.testing.assert_allclose(pooled, data[f"{prefix}_{suffix}"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [20, 80])
+def test_gndp2d_equals_loops(num_classes):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, num_classes, 5, 6, generator=generator)
+    present = torch.rand(3, num_classes, generator=generator) < 0.4
+    expected = gndp2d_by_loops(x, present, 0.4)
+    torch.testing.assert_close(gndp2d(x, present, 0.4), expected)
+    singles = [gndp2d(x[i : i + 1], present[i : i + 1], 0.4) for i in range(3)]
+    torch.testing.assert_close(torch.cat(singles), expected)
+    shared = gndp2d(x, present[0], 0.4)
+    torch.testing.assert_close(shared, gndp2d_by_loops(x, present[:1].expand(3, -1), 0.4))
+
+
+def test_no_present_class_is_plain_pooling():
+    x = torch.randn(2, 20, 4, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gndp2d(x, torch.zeros(2, 20)), gap2d(x))
+
+
+def test_special_maps_and_strict_threshold():
+    maps = torch.tensor(
+        [
+            [-1.0, -2.0, -4.0, -8.0],  # negative everywhere: quotients 1 to 8, nothing kept
+            [0.0, -1.0, 0.0, -2.0],  # maximum 0: -inf is kept, 0 / 0 is not; the sum is the same
+            [4.0, 2.0, 1.0, -1.0],  # 0.5 is not strictly below 0.5
+        ]
+    ).view(1, 3, 2, 2)
+    maps.requires_grad_()
+    pooled = gndp2d(maps, torch.ones(3), score_th=0.5)
+    assert pooled.tolist() == [[0.0, -0.75, 0.0]]
+    pooled.sum().backward()
+    kept = [[0.0, 0.0, 0.0, 0.0], [0.0, 0.25, 0.0, 0.25], [0.0, 0.0, 0.25, 0.25]]
+    assert maps.grad.view(3, 4).tolist() == kept
+
+
+def test_keepdims():
+    x = torch.randn(2, 3, 4, 5)
+    assert gap2d(x, keepdims=True).shape == (2, 3, 1, 1)
+    kept = gndp2d(x, torch.ones(2, 3), keepdims=True)
+    assert torch.equal(kept[:, :, 0, 0], gndp2d(x, torch.ones(2, 3)))
+
+
+def parameters(data):
+    a, b, c = (torch.nn.Parameter(torch.from_numpy(data[f"init_{name}"])) for name in "abc")
+    return a, b, c
+
+
+def optimizer_for(a, b, c, config):
+    lr, weight_decay, power, max_step = config
+    groups = [{"params": [a, c], "lr": lr}, {"params": [b], "lr": 10 * lr}]
+    return PolyOptimizer(
+        groups, lr=lr, weight_decay=weight_decay, max_step=int(max_step), power=power
+    )
+
+
+@pytest.mark.parametrize("setting", ["v1", "v2", "v3"])
+@pytest.mark.parametrize("resume_at", [None, 3])
+def test_optimizer_is_the_recorded_one(golden, setting, resume_at):
+    data = golden("poly_optimizer.npz")
+    config = data[f"{setting}_config"]
+    a, b, c = parameters(data)
+    optimizer = optimizer_for(a, b, c, config)
+    for step in range(6):
+        if step == resume_at:
+            state = optimizer.state_dict()
+            optimizer = optimizer_for(a, b, c, config)
+            optimizer.load_state_dict(state)
+        a.grad = torch.from_numpy(data["grads_a"][step])
+        b.grad = torch.from_numpy(data["grads_b"][step])
+        optimizer.step()
+        assert optimizer.global_step == step + 1
+        rates = [group["lr"] for group in optimizer.param_groups]
+        np.testing.assert_allclose(rates, data[f"{setting}_lr_used"][step], rtol=1e-12)
+        for name, value in zip("abc", (a, b, c), strict=True):
+            expected = data[f"{setting}_after_{name}"][step]
+            np.testing.assert_allclose(value.detach(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_optimizer_by_hand():
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = PolyOptimizer([weight], lr=0.5, weight_decay=0.1, max_step=2, power=1.0)
+    weight.grad = torch.tensor([2.0])
+    optimizer.step()  # g = 2.1, rate 0.5
+    assert weight.item() == pytest.approx(-0.05)
+    optimizer.step()  # g = 1.995, buffer = 0.1 * 2.1 + g = 2.205, rate 0.25
+    assert weight.item() == pytest.approx(-0.60125)
+    optimizer.step()  # past the end: the rate stays 0.25; g = 1.939875, buffer = 2.160375
+    assert weight.item() == pytest.approx(-0.60125 - 0.25 * 2.160375)
+
+
+def test_optimizer_state_survives_a_file(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = PolyOptimizer([weight], lr=0.1, weight_decay=0.1, max_step=10)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pth")
+    resumed = PolyOptimizer([weight], lr=0.1, weight_decay=0.1, max_step=10)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+    assert resumed.global_step == 1
+
+
+def test_worker_rng_depends_on_seed_and_parts_alone():
+    first = [worker_rng(1, "2007_000032", epoch).random() for epoch in range(3)]
+    random.seed(0)
+    again = [worker_rng(1, "2007_000032", epoch).random() for epoch in range(3)]
+    assert first == again
+    others = [worker_rng(*parts).random() for parts in ((1, 1, 11), (1, 11, 1), (11, 1), (2, 1))]
+    assert len(set(first + others)) == 7
+
+
+def test_worker_rng_is_the_same_on_every_machine():
+    assert worker_rng(0, "a").getrandbits(32) == 444451423

@@ -1,0 +1,46 @@
+"""PASCAL VOC 2012: all that is particular to it (classes, paths, lists, labels, defaults)."""
+
+from pathlib import Path
+
+from misc.dataset_info import DatasetInfo
+
+CLASS_NAMES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+
+# Numbers of the paper for VOC (method section, implementation details and IRN's released options).
+DEFAULTS = {
+    "RIB_lr": 8e-6,
+    "RIB_batch_size": 20,
+    "score_th": 0.4,
+    "stop_th": 600.0,
+    "explode_th": 0.3,
+    "explode_ratio": 0.7,
+    "cam_eval_thres": (0.20, 0.49),
+    "sem_seg_bg_thres": 0.27,
+    "irn_pad_size": 512,
+}
+
+# RIB, tables 1 and 2: mIoU in per cent on the train images.
+PAPER_SCORES = {"CAM seed": 48.8, "RIB seed": 56.5, "pseudo masks": 70.6}
+
+
+def describe(root: str | Path) -> DatasetInfo:
+    """The description of a VOC 2012 tree whose official layout starts at `root`."""
+    root = Path(root)
+    return DatasetInfo(
+        name="voc12",
+        root=root,
+        root_flag="--voc12_root",
+        class_names=CLASS_NAMES,
+        image_dir=root / "JPEGImages",
+        mask_dirs=(root / "SegmentationClass", root / "SegmentationClassAug"),
+        id_pattern=r"\d{4}_\d{6}",
+        defaults=DEFAULTS,
+        paper_scores=PAPER_SCORES,
+        official_eval_size=1464,
+        train_split="train_aug",
+        eval_split="train",
+    )

@@ -1,0 +1,131 @@
+"""Make VOC's lists and image-level labels from the official distribution.
+
+    python -m voc12.prepare --voc12_root Dataset/VOC2012_SEG_AUG --out_dir voc12
+
+`run_sample.py` does the same by itself where no list is given.
+"""
+
+import argparse
+import logging
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from misc.cams import save_label_dict
+from misc.dataset_info import DatasetInfo, read_image_list
+from misc.errors import UserError
+from misc.files import atomic_path
+from misc.palette import read_label_png
+from voc12.dataset import describe
+
+LISTS = ("train", "val", "train_aug")
+
+
+def prepare(info: DatasetInfo, out_dir: Path, skip_mismatched: bool = False) -> None:
+    """Write train.txt, val.txt, train_aug.txt and cls_labels.npy into `out_dir`.
+
+    skip_mismatched leaves out images whose mask has another size (it is that of another image).
+    train_aug has the images of train first, then every image that has an augmented mask and is not
+    in val: so the first images of any run can be scored. Labels come from the object names of
+    Annotations/ (difficult objects included), or from the masks where there are no annotations.
+    """
+    log = logging.getLogger(__name__)
+    split_dir = info.root / "ImageSets" / "Segmentation"
+    train = read_image_list(split_dir / "train.txt", info)
+    val = read_image_list(split_dir / "val.txt", info)
+    augmented_dir = info.root / "SegmentationClassAug"
+    augmented = sorted(path.stem for path in augmented_dir.glob("*.png") if info.is_id(path.stem))
+    if not augmented:
+        log.warning("%s has no masks: train_aug is the same as train", augmented_dir)
+    if skip_mismatched:
+        train, val, augmented = (_matched(ids, info, log) for ids in (train, val, augmented))
+    extra = set(augmented) - set(train) - set(val)
+    train_aug = (*train, *(image_id for image_id in augmented if image_id in extra))
+    read_label = _label_reader(info, log)
+    ids = sorted({*train_aug, *val})
+    with ThreadPoolExecutor() as pool:
+        labels = dict(zip(map(info.label_key, ids), pool.map(read_label, ids), strict=True))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    save_label_dict(out_dir / "cls_labels.npy", labels)
+    for name, image_ids in zip(LISTS, (train, val, train_aug), strict=True):
+        with atomic_path(out_dir / f"{name}.txt") as path:
+            path.write_text("\n".join(image_ids) + "\n", encoding="utf-8")
+    log.info(
+        "%s: %d train, %d val, %d train_aug images", out_dir, len(train), len(val), len(train_aug)
+    )
+
+
+def _matched(image_ids: Iterable[str], info: DatasetInfo, log: logging.Logger) -> list[str]:
+    kept = [image_id for image_id in image_ids if info.mask_fits(image_id)]
+    left_out = sorted(set(image_ids) - set(kept))
+    if left_out:
+        log.warning(
+            "left out: %d of %d images, whose mask has another size: %s",
+            len(left_out),
+            len(kept) + len(left_out),
+            ", ".join(left_out),
+        )
+    return kept
+
+
+def _label_reader(info: DatasetInfo, log: logging.Logger):
+    annotation_dir = info.root / "Annotations"
+    if annotation_dir.is_dir():
+        return lambda image_id: label_from_xml(annotation_dir / f"{image_id}.xml", info)
+    log.warning("%s is missing: image-level labels are read off the masks", annotation_dir)
+    return lambda image_id: label_from_mask(info.mask_path(image_id), info)
+
+
+def label_from_xml(path: Path, info: DatasetInfo) -> np.ndarray:
+    """Multi-hot float32 vector (C,) of the object names in an annotation file."""
+    label = np.zeros(info.num_classes, dtype=np.float32)
+    try:
+        names = [node.text for node in ElementTree.parse(path).iterfind("./object/name")]
+        label[[info.class_names.index(name) for name in names]] = 1
+    except OSError as error:
+        raise UserError(
+            f"{path}: missing label for an image ({error.strerror}); restore the "
+            f"file, or give --cls_labels"
+        ) from None
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{path}: annotation cannot be read ({error}); restore the file") from None
+    return label
+
+
+def label_from_mask(path: Path, info: DatasetInfo) -> np.ndarray:
+    """Multi-hot float32 vector (C,) of the classes that a mask shows."""
+    values = np.unique(read_label_png(path)).astype(int)
+    values = values[(values > 0) & (values < 255)]
+    if values.size and values.max() > info.num_classes:
+        raise UserError(
+            f"{path}: has label {values.max()}, {info.name} ends at "
+            f"{info.num_classes}; use the dataset's own masks"
+        )
+    label = np.zeros(info.num_classes, dtype=np.float32)
+    label[values - 1] = 1
+    return label
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--voc12_root", required=True, type=Path)
+    parser.add_argument("--out_dir", default=Path("voc12"), type=Path)
+    parser.add_argument("--skip_mismatched", action="store_true")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        info = describe(args.voc12_root)
+        info.require_root()
+        prepare(info, args.out_dir, args.skip_mismatched)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
