@@ -35,7 +35,12 @@ def main(argv: list[str] | None = None) -> int:
 def start_log(args: Options) -> None:
     """Log to the screen and to a file, and say once which options are used."""
     make_writable(args.log_name.parent, "--log_name")
-    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.log_name)]
+    try:
+        handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.log_name)]
+    except OSError as error:
+        raise UserError(
+            f"--log_name {args.log_name}: cannot be written ({error.strerror}); give another file"
+        ) from None
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(message)s",
@@ -55,9 +60,12 @@ def prepare_lists(args: Options) -> None:
     folder = OutputFolder("--result_dir", args.list_dir, ".txt")
     source = {"root": str(args.info.root.resolve()), **args.settings("dataset", "skip_mismatched")}
     claim_folder(folder, source, {}, args.overwrite)
+    # A folder claimed anew has no lists, and labels that it still has are made again with them.
+    made.append(args.list_dir / f"{args.info.train_split}.txt")
     if not all(path.is_file() for path in made):
         _, preparation = DATASETS[args.dataset]
-        preparation.prepare(args.info, args.list_dir, args.skip_mismatched)
+        with_labels = args.cls_labels in made
+        preparation.prepare(args.info, args.list_dir, args.skip_mismatched, with_labels)
 
 
 def run_steps(args: Options, names: list[str]) -> None:

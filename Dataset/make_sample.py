@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from Dataset.objects import OBJECT_CLASSES, ObjectClass
+from Dataset.objects import OBJECT_CLASSES, ObjectClass, with_body_of
 from Dataset.scene import Scene, draw_scene
 from misc.errors import UserError
 from misc.manifest import read_manifest, settings_difference, write_manifest
@@ -39,9 +39,16 @@ VOID = 255
 
 
 def make_sample(
-    out_dir: Path, num_train: int = TRAIN_IMAGES, num_val: int = VAL_IMAGES, seed: int = SEED
+    out_dir: Path,
+    num_train: int = TRAIN_IMAGES,
+    num_val: int = VAL_IMAGES,
+    seed: int = SEED,
+    borrowed: float = 0.0,
 ) -> bool:
     """Write the sample to `out_dir`; False where it is there already.
+
+    borrowed: share of objects whose body looks like that of a class drawn at random. A classifier
+    trained on such images trusts heads more than bodies.
 
     The folder appears under its name only when it is complete. Raises UserError where a number is
     out of range and where `out_dir` holds anything else, or a sample drawn with other options.
@@ -55,13 +62,14 @@ def make_sample(
         if not low <= number <= high:
             raise UserError(f"{flag} {number} is out of range: it must be in {low}..{high}")
     settings = {"version": VERSION, "train": num_train, "val": num_val, "seed": seed}
+    settings["borrowed"] = borrowed
     if _is_complete(out_dir, settings):
         return False
     with _folder_when_complete(out_dir) as folder:
         for name in FOLDERS:
             (folder / name).mkdir(parents=True)
         for split, count in zip(SPLITS, (num_train, num_val), strict=True):
-            image_ids = [_write_image(folder, split, i, seed) for i in range(count)]
+            image_ids = [_write_image(folder, split, i, seed, borrowed) for i in range(count)]
             text = "".join(f"{image_id}\n" for image_id in image_ids)
             (folder / LIST_FOLDER / f"{split}.txt").write_text(text, newline="\n")
         write_manifest(folder, settings)
@@ -122,10 +130,17 @@ def _add(parent: ElementTree.Element, **children: str | int) -> None:
         ElementTree.SubElement(parent, tag).text = str(value)
 
 
-def _write_image(folder: Path, split: str, index: int, seed: int) -> str:
+def _dressed(rng: np.random.Generator, kind: ObjectClass, borrowed: float) -> ObjectClass:
+    if borrowed and rng.random() < borrowed:
+        return with_body_of(kind, OBJECT_CLASSES[rng.integers(len(OBJECT_CLASSES))])
+    return kind
+
+
+def _write_image(folder: Path, split: str, index: int, seed: int, borrowed: float) -> str:
     """Draws and writes one image; returns its id. An image does not depend on the other ones."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    scene = draw_scene(rng, choose_objects(rng, index))
+    objects = [_dressed(rng, kind, borrowed) for kind in choose_objects(rng, index)]
+    scene = draw_scene(rng, objects)
     image_id = f"2012_{SPLITS.index(split)}{index + 1:05d}"
     Image.fromarray(scene.image).save(folder / "JPEGImages" / f"{image_id}.jpg", quality=92)
     tree = ElementTree.ElementTree(annotation(image_id, scene))
@@ -137,7 +152,7 @@ def _write_image(folder: Path, split: str, index: int, seed: int) -> str:
     return image_id
 
 
-def _is_complete(out_dir: Path, settings: dict[str, int]) -> bool:
+def _is_complete(out_dir: Path, settings: dict[str, float]) -> bool:
     """Whether the sample is there; UserError where `out_dir` is taken by something else."""
     if not out_dir.exists():
         return False

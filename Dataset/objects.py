@@ -8,7 +8,7 @@ class activation maps that RIB is about.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -196,6 +196,20 @@ class ObjectClass:
     parts: Sequence[Part]
     skins: Mapping[str, Skin]
     bend: float = 0.025
+
+
+def body_skins(kind: ObjectClass) -> list[str]:
+    """Names of the skins that only parts outside the telling region wear."""
+    telling = {part.skin for part in kind.parts if part.telling}
+    worn = dict.fromkeys(part.skin for part in kind.parts if not part.telling)
+    return [name for name in worn if name not in telling]
+
+
+def with_body_of(kind: ObjectClass, donor: ObjectClass) -> ObjectClass:
+    """An object whose body wears another class's skins, so that only its telling part is sure."""
+    donated = [donor.skins[name] for name in body_skins(donor)]
+    changed = {name: donated[i % len(donated)] for i, name in enumerate(body_skins(kind))}
+    return replace(kind, skins={**kind.skins, **changed})
 
 
 def _head(*parts: tuple[Shape, str]) -> tuple[Part, ...]:

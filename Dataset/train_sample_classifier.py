@@ -107,13 +107,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("Dataset/sample_classifier.pth"))
     parser.add_argument("--images", type=int, default=1500, help="(default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--borrowed", type=float, default=0.6, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "images"
-            make_sample(root, num_train=args.images, num_val=100, seed=args.seed)
+            make_sample(
+                root, num_train=args.images, num_val=100, seed=args.seed, borrowed=args.borrowed
+            )
             model = train(root, args.epochs, args.seed)
             score = mean_average_precision(model, root)
             save_checkpoint(args.out, model, torch.float16)

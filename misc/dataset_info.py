@@ -50,11 +50,24 @@ class DatasetInfo:
         paths = [folder / f"{image_id}.png" for folder in self.mask_dirs]
         return next((path for path in paths if path.is_file()), paths[0])
 
+    def image_size(self, image_id: str) -> tuple[int, int]:
+        """(height, width) of an image, from its header; UserError where there is none."""
+        return self._header_size(self.image_path(image_id))
+
     def mask_fits(self, image_id: str) -> bool:
         """Whether the mask of an image has the image's size (both from their headers)."""
-        with Image.open(self.image_path(image_id)) as image:
-            with Image.open(self.mask_path(image_id)) as mask:
-                return image.size == mask.size
+        return self._header_size(self.mask_path(image_id)) == self.image_size(image_id)
+
+    def _header_size(self, path: Path) -> tuple[int, int]:
+        try:
+            with Image.open(path) as image:
+                return image.size[::-1]
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no such image, but it is in the list; check the list and {self.root_flag}"
+            ) from None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            raise UserError(f"{path}: is no readable image; restore the file") from None
 
     def is_id(self, text: str) -> bool:
         """Whether a line of a list has the form of this dataset's image ids."""

@@ -13,7 +13,7 @@ from misc import imutils
 from misc.cams import load_label_dict
 from misc.dataset_info import DatasetInfo
 from misc.disjoint import DisjointIndex
-from misc.errors import UserError
+from misc.errors import UserError, raise_first
 from misc.palette import read_label_png
 from misc.torchutils import worker_rng
 
@@ -35,20 +35,21 @@ def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np
     Raises UserError where an image has no label, or one of another number of classes.
     """
     by_key = load_label_dict(path)
-    labels = np.zeros((len(image_ids), info.num_classes), dtype=np.float32)
-    for row, image_id in enumerate(image_ids):
-        label = by_key.get(info.label_key(image_id))
-        if label is None:
-            raise UserError(
-                f"{path}: missing label for image {image_id}; give the label file of "
-                f"this dataset with --cls_labels"
-            )
-        if label.shape != labels.shape[1:]:
-            raise UserError(
-                f"{path}: image {image_id} has {label.size} classes, {info.name} has "
-                f"{info.num_classes}; give its own label file"
-            )
-        labels[row] = label
+    keys = [info.label_key(image_id) for image_id in image_ids]
+    raise_first(
+        [
+            f"{path}: missing label for image {image_id}; give the label file of this dataset "
+            f"with --cls_labels"
+            for image_id, key in zip(image_ids, keys, strict=True)
+            if key not in by_key
+        ]
+    )
+    labels = np.stack([by_key[key] for key in keys])
+    if labels.shape[1] != info.num_classes:
+        raise UserError(
+            f"{path}: has {labels.shape[1]} classes, {info.name} has {info.num_classes}; give "
+            f"its own label file with --cls_labels"
+        )
     return labels
 
 
@@ -207,9 +208,12 @@ class RIBBatches:
 
         Close the iterator (contextlib.closing) when the target ends early.
         """
+        taken = 0
         try:
-            for images, labels, owners in self._loaded:
+            while taken < self._iterations:
+                images, labels, owners = next(self._loaded)
                 if owners[0] == target_id:  # others were read ahead for a target that ended early
+                    taken += 1
                     yield images, labels
         finally:
             self._ended.add(target_id)

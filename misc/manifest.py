@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> dict | None:
     """Settings that a folder's files were made with; None where nothing is noted."""
     try:
         noted = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{folder / NAME}: cannot be read; restore it or remove it") from None

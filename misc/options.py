@@ -359,6 +359,7 @@ def parse(argv: list[str] | None = None) -> Options:
     Adds `info` (DatasetInfo), `list_dir` (where prepared lists go) and `given` (names of the
     path options that were set by hand). Wrong options end the program with exit code 2.
     """
+    _read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
     parser = build_parser()
     args = parser.parse_args(argv, namespace=Options())
     describe, _ = DATASETS[args.dataset]

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
-from misc.cams import load_cam
+from misc.cams import CAM_STRIDE, load_cam
 from misc.datasets import load_labels, read_image
 from misc.disjoint import DisjointIndex
-from misc.errors import UserError
+from misc.errors import UserError, raise_first
+from misc.imutils import get_strided_size
 from misc.manifest import OutputFolder, check_folder, make_writable
 from misc.options import Options, check_device
 from misc.palette import read_label_png
@@ -77,12 +78,14 @@ class Preflight:
         drawn = load_labels(args.cls_labels, args.image_ids("train", limited=False), self.info)
         index = DisjointIndex(drawn)
         labels = load_labels(args.cls_labels, targets, self.info)
-        for image_id, label in zip(targets, labels, strict=True):
-            if label.any() and not index.disjoint(label).size:
-                raise UserError(
-                    f"{self.args.train_list}: every image shares a class with {image_id}, so RIB "
-                    f"can draw no batches for it; give a --train_list with other classes too"
-                )
+        raise_first(
+            [
+                f"{args.train_list}: every image shares a class with {image_id}, so RIB can draw "
+                f"no batches for it; give a --train_list with other classes too"
+                for image_id, label in zip(targets, labels, strict=True)
+                if label.any() and not index.disjoint(label).size
+            ]
+        )
 
     def output(self, folder: OutputFolder, options: dict) -> None:
         """An output folder can be written and does not hold results of other options."""
@@ -106,28 +109,11 @@ class Preflight:
         """Run a check on all images, side by side; one UserError for all that fail."""
         todo = [i for i in image_ids if (what, i) not in self._done]
         with ThreadPoolExecutor() as pool:
-            problems = [p for p in pool.map(lambda i: _problem(check, i), todo) if p]
-        if problems:
-            more = f" (and {len(problems) - 1} more like this)" if len(problems) > 1 else ""
-            raise UserError(problems[0] + more)
+            raise_first([p for p in pool.map(lambda i: _problem(check, i), todo) if p])
         self._done.update((what, i) for i in todo)
 
-    def _image_size(self, image_id: str) -> tuple[int, int]:
-        """(height, width) from the header of an image."""
-        path = self.info.image_path(image_id)
-        try:
-            with Image.open(path) as image:
-                return image.size[::-1]
-        except FileNotFoundError:
-            raise UserError(
-                f"{path}: no such image, but it is in the list; check the list and "
-                f"{self.info.root_flag}"
-            ) from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            raise UserError(f"{path}: is no readable image; restore the file") from None
-
     def _check_image(self, image_id: str) -> None:
-        self._image_size(image_id)
+        self.info.image_size(image_id)
         path = self.info.image_path(image_id)
         with open(path, "rb") as file:
             start = file.read(2)
@@ -146,31 +132,40 @@ class Preflight:
                 f"images that have one"
             )
         mask = read_label_png(path)
-        size = self._image_size(image_id)
+        size = self.info.image_size(image_id)
         if mask.shape != size:
             raise UserError(
                 f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is "
                 f"{size[1]}x{size[0]}; restore it, or leave such images out with "
                 "--skip_mismatched"
             )
-        highest = mask[mask < 255].max(initial=0)
+        self._check_values(path, mask)
+
+    def _check_label_map(self, path: Path, image_id: str, made_by: str) -> None:
+        if not path.is_file():
+            raise UserError(f"{path}: missing; run --{made_by}_pass first or give its folder")
+        labels = read_label_png(path)
+        if labels.shape != self.info.image_size(image_id):
+            raise UserError(f"{path}: has another size than its image; run --{made_by}_pass again")
+        self._check_values(path, labels)
+
+    def _check_values(self, path: Path, labels: np.ndarray) -> None:
+        highest = labels[labels < 255].max(initial=0)
         if highest > self.info.num_classes:
             raise UserError(
                 f"{path}: has label {highest}, {self.info.name} ends at "
                 f"{self.info.num_classes}; use this dataset's masks"
             )
 
-    def _check_label_map(self, path: Path, image_id: str, made_by: str) -> None:
-        if not path.is_file():
-            raise UserError(f"{path}: missing; run --{made_by}_pass first or give its folder")
-        if read_label_png(path).shape != self._image_size(image_id):
-            raise UserError(f"{path}: has another size than its image; run --{made_by}_pass again")
-
     def _check_cam(self, path: Path, image_id: str) -> None:
         maps = load_cam(path)
-        keys, size = maps["keys"], self._image_size(image_id)
-        wrong_class = len(keys) and not 0 <= keys.min() <= keys.max() < self.info.num_classes
-        if wrong_class or (len(keys) and maps["high_res"].shape[1:] != size):
+        keys, size = maps["keys"], self.info.image_size(image_id)
+        fits = len(keys) == 0 or (
+            keys.max() < self.info.num_classes
+            and maps["high_res"].shape[1:] == size
+            and maps["cam"].shape[1:] == get_strided_size(size, CAM_STRIDE)
+        )
+        if not fits:
             raise UserError(
                 f"{path}: holds maps of another image or dataset (classes {keys.tolist()}, size "
                 f"{maps['high_res'].shape[1:]}, image {size}); make the maps of {self.info.name} "

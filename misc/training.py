@@ -39,8 +39,11 @@ class CheckpointFile:
 def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
     """A checkpoint can be written and replaces none that was made otherwise."""
     make_writable(file.path.parent, file.flag)
+    if file.path.is_dir():
+        raise UserError(f"{file.flag} {file.path}: is a folder; give the name of a file")
     if file.path.exists() and not overwrite:
-        _require_same(file, {**options, "inputs": _noted(file).get("inputs")})
+        noted = _noted(file)
+        _require_same(file, noted, {**options, "inputs": noted.get("inputs")})
 
 
 def is_trained(file: CheckpointFile, settings: dict, overwrite: bool) -> bool:
@@ -51,9 +54,12 @@ def is_trained(file: CheckpointFile, settings: dict, overwrite: bool) -> bool:
     """
     if not file.path.exists():
         return False
-    if overwrite and settings_difference(_noted(file), settings):
-        return False
-    _require_same(file, settings)
+    try:
+        _require_same(file, _noted(file), settings)
+    except UserError:
+        if overwrite:
+            return False
+        raise
     log.info("%s is complete already", file.path)
     return True
 
@@ -63,11 +69,12 @@ def _noted(file: CheckpointFile) -> dict:
     return noted if isinstance(noted, dict) else {}
 
 
-def _require_same(file: CheckpointFile, settings: dict) -> None:
-    difference = settings_difference(_noted(file), settings)
+def _require_same(file: CheckpointFile, noted: dict, settings: dict) -> None:
+    difference = settings_difference(noted, settings)
     if difference:
+        reason = f"was trained with other settings ({difference})"
         raise UserError(
-            f"{file.flag} {file.path}: was trained with other settings ({difference}); "
+            f"{file.flag} {file.path}: {reason if noted else 'says not how it was trained'}; "
             f"give --overwrite to train again, or another {file.flag}"
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import load_cam
+from misc.errors import about
 from misc.manifest import read_manifest
 from misc.metrics import ThresholdScores, iou
 from misc.options import Options
@@ -20,7 +21,7 @@ def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     ids = args.scored_ids()
     preflight.cams(ids, args.cam_out_dir, "make_recam_with_RIB")
-    if "make_cam" not in preflight.planned and scores_plain_maps(args):
+    if "make_cam" in preflight.planned or scores_plain_maps(args):
         preflight.cams(ids, args.plain_cam_out_dir, "make_cam")
     preflight.images(ids)
     preflight.masks(ids)
@@ -49,9 +50,11 @@ class ScoreCAMs(ImageTask):
         self.scores = ThresholdScores(self.thresholds, self.info.num_labels)
 
     def one(self, image_id: str) -> None:
-        maps = load_cam(self.cam_dir / f"{image_id}.npy")
+        path = self.cam_dir / f"{image_id}.npy"
+        maps = load_cam(path)
         truth = read_label_png(self.info.mask_path(image_id))
-        self.scores.add(maps["high_res"], maps["keys"], truth)
+        with about(path):
+            self.scores.add(maps["high_res"], maps["keys"], truth)
 
     def finish(self) -> ThresholdScores:
         return self.scores

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 
+from misc.errors import about
 from misc.metrics import false_positive_negative, iou, mean_iou, pseudo_mask_confusion
 from misc.options import Options
 from misc.palette import read_label_png
@@ -33,9 +34,10 @@ class ScoreMasks(ImageTask):
         self.confusion = np.zeros((self.info.num_labels, self.info.num_labels), dtype=np.int64)
 
     def one(self, image_id: str) -> None:
-        truth = read_label_png(self.info.mask_path(image_id))
-        mask = read_label_png(self.mask_dir / f"{image_id}.png")
-        self.confusion += pseudo_mask_confusion(truth, mask, self.info.num_labels)
+        path = self.mask_dir / f"{image_id}.png"
+        truth, mask = read_label_png(self.info.mask_path(image_id)), read_label_png(path)
+        with about(path):
+            self.confusion += pseudo_mask_confusion(truth, mask, self.info.num_labels)
 
     def finish(self) -> np.ndarray:
         return self.confusion

@@ -5,14 +5,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from misc.datasets import AffinityDataset, TopLeftDataset
-from misc.indexing import PathIndex
+from misc.indexing import PathIndex, affinity_labels
 from misc.manifest import file_digest, folder_digest, ids_digest
 from misc.options import Options
 from misc.parallel import main_device, read_ahead_workers
 from misc.preflight import Preflight
 from misc.training import CheckpointFile, Schedule, check_target, is_trained, train
 from net.checkpoint import load_backbone, save_checkpoint
-from net.resnet50_irn import AffinityDisplacementLoss, Net, affinity_labels
+from net.resnet50_irn import AffinityDisplacementLoss, Net
 
 _STRIDE = 4  # of boundary map and displacement field
 

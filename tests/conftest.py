@@ -1,13 +1,36 @@
 """Fixtures shared by all tests."""
 
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+import run_sample
+from Dataset.make_sample import make_sample
+from misc import parallel
+from misc.dataset_info import DatasetInfo
+from net.checkpoint import save_checkpoint
+from net.resnet50_cam import Net
+from net.resnet50_irn import EdgeDisplacement
+from tests.weights import fill_by_recipe
+from voc12.dataset import describe
 
 SHARED = Path(
     os.environ.get("RIB_TEST_DATA", Path(__file__).resolve().parent.parent.parent / "shared")
+)
+
+THIN = {"width": 8, "stem": 8}
+
+# Options under which a step on the drawn sample takes a second.
+TINY = (
+    *("--device", "cpu", "--num_processes", "1", "--num_workers", "0", "--max_long", "96"),
+    *("--cam_crop_size", "64", "--cam_long", "64,96", "--cam_batch_size", "4"),
+    *("--cam_num_epoches", "1", "--RIB_iter", "2", "--RIB_batch_size", "2"),
+    *("--irn_crop_size", "64", "--irn_radius", "4", "--irn_batch_size", "2"),
+    *("--irn_num_epoches", "1", "--irn_pad_size", "0", "--exp_times", "2"),
 )
 
 
@@ -27,3 +50,56 @@ def golden():
         return np.load(shared_path(f"golden/{name}"), allow_pickle=False)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> DatasetInfo:
+    """A drawn data set of 8 training and 2 validation images; not to be changed."""
+    root = tmp_path_factory.mktemp("sample") / "voc"
+    make_sample(root, num_train=8, num_val=2)
+    return describe(root)
+
+
+@pytest.fixture(scope="session")
+def classifier_file(tmp_path_factory) -> Path:
+    """Checkpoint of a thin classifier of 20 classes, from which training can start too."""
+    model = Net(20, **THIN)
+    with torch.no_grad():
+        fill_by_recipe(model)
+    path = tmp_path_factory.mktemp("classifier") / "thin_cam.pth"
+    save_checkpoint(path, model)
+    return path
+
+
+@pytest.fixture(scope="session")
+def boundary_file(tmp_path_factory) -> Path:
+    """Checkpoint of a thin boundary network."""
+    model = EdgeDisplacement(**THIN)
+    with torch.no_grad():
+        fill_by_recipe(model)
+    path = tmp_path_factory.mktemp("boundary") / "thin_irn.pth"
+    save_checkpoint(path, model)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run():
+    """Calls run_sample in this process with TINY options before the given ones; its exit code."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(parallel, "cpu_count", lambda: 1)  # tests share the machine
+
+    def call(*options: str | Path) -> int:
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        try:
+            return run_sample.main([*TINY, *map(str, options)])
+        except SystemExit as end:  # the parser of the options
+            return end.code
+        finally:
+            for handler in set(root.handlers) - set(handlers):
+                handler.close()
+            root.handlers[:] = handlers
+            root.setLevel(level)
+
+    yield call
+    patch.undo()

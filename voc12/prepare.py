@@ -17,7 +17,7 @@ import numpy as np
 
 from misc.cams import save_label_dict
 from misc.dataset_info import DatasetInfo, read_image_list
-from misc.errors import UserError
+from misc.errors import UserError, raise_first
 from misc.files import atomic_path
 from misc.palette import read_label_png
 from voc12.dataset import describe
@@ -25,8 +25,10 @@ from voc12.dataset import describe
 LISTS = ("train", "val", "train_aug")
 
 
-def prepare(info: DatasetInfo, out_dir: Path, skip_mismatched: bool = False) -> None:
-    """Write train.txt, val.txt, train_aug.txt and cls_labels.npy into `out_dir`.
+def prepare(
+    info: DatasetInfo, out_dir: Path, skip_mismatched: bool = False, with_labels: bool = True
+) -> None:
+    """Write train.txt, val.txt, train_aug.txt and, `with_labels`, cls_labels.npy into `out_dir`.
 
     skip_mismatched leaves out images whose mask has another size (it is that of another image).
     train_aug has the images of train first, then every image that has an augmented mask and is not
@@ -45,12 +47,11 @@ def prepare(info: DatasetInfo, out_dir: Path, skip_mismatched: bool = False) -> 
         train, val, augmented = (_matched(ids, info, log) for ids in (train, val, augmented))
     extra = set(augmented) - set(train) - set(val)
     train_aug = (*train, *(image_id for image_id in augmented if image_id in extra))
-    read_label = _label_reader(info, log)
-    ids = sorted({*train_aug, *val})
-    with ThreadPoolExecutor() as pool:
-        labels = dict(zip(map(info.label_key, ids), pool.map(read_label, ids), strict=True))
     out_dir.mkdir(parents=True, exist_ok=True)
-    save_label_dict(out_dir / "cls_labels.npy", labels)
+    if with_labels:
+        ids = sorted({*train_aug, *val})
+        labels = dict(zip(map(info.label_key, ids), _labels(ids, info, log), strict=True))
+        save_label_dict(out_dir / "cls_labels.npy", labels)
     for name, image_ids in zip(LISTS, (train, val, train_aug), strict=True):
         with atomic_path(out_dir / f"{name}.txt") as path:
             path.write_text("\n".join(image_ids) + "\n", encoding="utf-8")
@@ -72,20 +73,31 @@ def _matched(image_ids: Iterable[str], info: DatasetInfo, log: logging.Logger) -
     return kept
 
 
-def _label_reader(info: DatasetInfo, log: logging.Logger):
+def _labels(image_ids: list[str], info: DatasetInfo, log: logging.Logger) -> list[np.ndarray]:
     annotation_dir = info.root / "Annotations"
     if annotation_dir.is_dir():
-        return lambda image_id: label_from_xml(annotation_dir / f"{image_id}.xml", info)
-    log.warning("%s is missing: image-level labels are read off the masks", annotation_dir)
-    return lambda image_id: label_from_mask(info.mask_path(image_id), info)
+        paths, read = [annotation_dir / f"{i}.xml" for i in image_ids], label_from_xml
+    else:
+        log.warning("%s is missing: image-level labels are read off the masks", annotation_dir)
+        paths, read = [info.mask_path(i) for i in image_ids], label_from_mask
+
+    def label_or_problem(path: Path) -> np.ndarray | str:
+        try:
+            return read(path, info)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(label_or_problem, paths))
+    raise_first([result for result in results if isinstance(result, str)])
+    return results
 
 
 def label_from_xml(path: Path, info: DatasetInfo) -> np.ndarray:
     """Multi-hot float32 vector (C,) of the object names in an annotation file."""
     label = np.zeros(info.num_classes, dtype=np.float32)
     try:
-        names = [node.text for node in ElementTree.parse(path).iterfind("./object/name")]
-        label[[info.class_names.index(name) for name in names]] = 1
+        names = [str(node.text) for node in ElementTree.parse(path).iterfind("./object/name")]
     except OSError as error:
         raise UserError(
             f"{path}: missing label for an image ({error.strerror}); restore the "
@@ -93,6 +105,10 @@ def label_from_xml(path: Path, info: DatasetInfo) -> np.ndarray:
         ) from None
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{path}: annotation cannot be read ({error}); restore the file") from None
+    for name in names:
+        if name not in info.class_names:
+            raise UserError(f"{path}: {name[:40]!r} is no class of {info.name}; restore the file")
+        label[info.class_names.index(name)] = 1
     return label
 
 
