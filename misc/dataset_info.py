@@ -29,7 +29,8 @@ class DatasetInfo:
     official_eval_size: int  # images of the list that the paper's figures are measured on
     train_split: str  # images that get maps and pseudo masks, and that networks train on
     eval_split: str  # images on which seeds and pseudo masks are scored
-    image_suffix: str = ".jpg"
+    image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
+    label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
 
     @property
     def num_classes(self) -> int:
@@ -43,12 +44,11 @@ class DatasetInfo:
 
     def image_path(self, image_id: str) -> Path:
         """Where the photograph of an image is."""
-        return self.image_dir / f"{image_id}{self.image_suffix}"
+        return _first_file([self.image_dir / name.format(image_id) for name in self.image_names])
 
     def mask_path(self, image_id: str) -> Path:
         """Where the ground truth mask of an image is, or would be expected."""
-        paths = [folder / f"{image_id}.png" for folder in self.mask_dirs]
-        return next((path for path in paths if path.is_file()), paths[0])
+        return _first_file([folder / f"{image_id}.png" for folder in self.mask_dirs])
 
     def image_size(self, image_id: str) -> tuple[int, int]:
         """(height, width) of an image, from its header; UserError where there is none."""
@@ -73,6 +73,19 @@ class DatasetInfo:
         """Whether a line of a list has the form of this dataset's image ids."""
         return re.fullmatch(self.id_pattern, text) is not None
 
+    def id_in(self, entry: str) -> str:
+        """The image id in an entry of a list: ID, or the image's file, as JPEGImages/ID.jpg.
+
+        An entry without an id is returned itself.
+        """
+        name = entry.removeprefix("/").removeprefix(f"{self.image_dir.name}/")
+        for pattern in self.image_names:
+            before, after = pattern.split("{}")
+            image_id = name.removeprefix(before).removesuffix(after)
+            if self.is_id(image_id):
+                return image_id
+        return entry
+
     @staticmethod
     def label_key(image_id: str) -> int:
         """Key of an image in the label file: its id as a number, without underscores."""
@@ -92,6 +105,10 @@ class DatasetInfo:
             )
 
 
+def _first_file(paths: list[Path]) -> Path:
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
 def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     """Image ids of a list file, one id a line (further columns are ignored), in file order.
 
@@ -108,9 +125,7 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
         if not words:
             continue
         # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
-        image_id = re.sub(
-            rf"^/?{info.image_dir.name}/(.*){re.escape(info.image_suffix)}$", r"\1", words[0]
-        )
+        image_id = info.id_in(words[0])
         if not info.is_id(image_id):
             raise UserError(
                 f"{path}, line {number}: {words[0][:60]!r} is no {info.name} image id; write one "

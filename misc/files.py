@@ -23,3 +23,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether an output file is there and whole: not empty, with its format's last bytes."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(-min(8, file.tell()), os.SEEK_END)
+            tail = file.read()
+    except OSError:
+        return False
+    # A pickled .npy ends with the pickle's STOP, a PNG with the IEND chunk and its checksum.
+    endings = {".npy": b".", ".png": b"IEND\xaeB`\x82"}
+    return len(tail) > 0 and tail.endswith(endings.get(path.suffix, b""))

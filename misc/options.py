@@ -2,19 +2,23 @@
 
 import argparse
 import functools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from coco14 import prepare as coco14_prepare
+from coco14.dataset import describe as describe_coco14
 from misc.dataset_info import DatasetInfo, read_image_list
 from misc.errors import UserError
 from voc12 import prepare as voc12_prepare
 from voc12.dataset import describe as describe_voc12
 
 # What the option --dataset chooses: (description from a root, preparation of lists and labels).
-DATASETS: dict[str, tuple[Callable, ModuleType]] = {"voc12": (describe_voc12, voc12_prepare)}
+DATASETS: dict[str, tuple[Callable, ModuleType]] = {
+    "voc12": (describe_voc12, voc12_prepare),
+    "coco14": (describe_coco14, coco14_prepare),
+}
 
 # Step modules in the order of the method, with what --help says of them.
 STEPS = {
@@ -160,8 +164,12 @@ _not_negative = _number(float, 0.0)
 
 def _both(name: str) -> str:
     """Default of an option that differs by dataset, for its help text."""
-    values = (f"{key} {describe('').defaults[name]}" for key, (describe, _) in DATASETS.items())
-    return f"(default: {', '.join(values)})"
+    return _by_dataset(lambda info: info.defaults[name])
+
+
+def _by_dataset(value: Callable[[DatasetInfo], object]) -> str:
+    infos = (describe("") for describe, _ in DATASETS.values())
+    return f"(default: {', '.join(f'{info.name} {value(info)}' for info in infos)})"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -208,9 +216,12 @@ def _dataset_options(group: argparse._ArgumentGroup) -> None:
     add("--dataset", choices=tuple(DATASETS), default="voc12", help="(default: %(default)s)")
     add("--voc12_root", type=Path, default=Path("Dataset/VOC2012_SEG_AUG"), metavar="DIR",
         help="folder with JPEGImages/ (default: %(default)s)")
-    for role, what in (("train", "training (default: train_aug)"),
-                       ("infer", "images that get maps and pseudo masks (default: train_aug)"),
-                       ("eval", "images that are scored (default: train)")):
+    add("--coco14_root", type=Path, default=Path("Dataset/coco_2017"), metavar="DIR",
+        help="folder with JPEGImages/ and annotations/ (default: %(default)s)")
+    train, scored = _by_dataset(lambda i: i.train_split), _by_dataset(lambda i: i.eval_split)
+    for role, what in (("train", f"training {train}"),
+                       ("infer", f"images that get maps and pseudo masks {train}"),
+                       ("eval", f"images that are scored {scored}")):
         add(f"--{role}_list", type=Path, metavar="FILE", help=f"{what}; made from the root where "
             "not given")
     add("--skip_mismatched", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
@@ -374,7 +385,7 @@ def parse(argv: list[str] | None = None) -> Options:
     for role, split in splits.items():
         if getattr(args, f"{role}_list") is None:
             setattr(args, f"{role}_list", args.list_dir / f"{split}.txt")
-    args.cls_labels = args.cls_labels or args.list_dir / "cls_labels.npy"
+    args.cls_labels = args.cls_labels or args.list_dir / info.label_file
     for name, value in info.defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -401,11 +412,6 @@ def chosen_steps(args: Options) -> list[str]:
     if "cam_weights_name" in args.given and "train_cam" in steps:
         steps.remove("train_cam")
     return steps
-
-
-def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_device(name: str) -> None:

@@ -17,7 +17,9 @@ import torch.multiprocessing as mp
 from tqdm import tqdm
 
 from misc.errors import UserError
-from misc.options import Options, cpu_count
+from misc.files import is_complete
+from misc.options import Options
+from misc.processes import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -45,20 +47,6 @@ class ImageTask:
     def finish(self) -> object:
         """Called after the last image; what it returns reaches the caller of `run_over_images`."""
         return None
-
-
-def is_complete(path: Path) -> bool:
-    """Whether an output file is there and whole: not empty, with its format's last bytes."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(-min(8, file.tell()), os.SEEK_END)
-            tail = file.read()
-    except OSError:
-        return False
-    # A pickled .npy ends with the pickle's STOP, a PNG with the IEND chunk and its checksum.
-    endings = {".npy": b".", ".png": b"IEND\xaeB`\x82"}
-    return len(tail) > 0 and tail.endswith(endings.get(path.suffix, b""))
 
 
 def pick_devices(args: Options, count: int) -> list[torch.device]:

@@ -70,7 +70,7 @@ class RIB:
             if target_score is None:
                 yield Iteration(sums, None, None, stopped=True)
                 return
-            other_score = self._score(self.model.frozen_features, *next(batches))
+            other_score = self._other_pass(*next(batches))
             optimizer.step()
             # The margin is compared with the score from before the step; the step counts.
             stopped = abs(target_score) > self.settings.margin
@@ -97,10 +97,13 @@ class RIB:
                 score += self._backward(raw, label.expand(2, -1))
         return score
 
-    def _score(self, frozen_features, images, labels) -> float:
-        """Logits of other images' own classes, summed; gradients accumulated."""
+    def _other_pass(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+        """Sum of the logits of other images' own classes, their gradients accumulated.
+
+        They keep the classifier from raising the target's logits for any input.
+        """
         device = self._trained[0].device
-        raw = self.model.maps(frozen_features(images.to(device, non_blocking=True)))
+        raw = self.model(images.to(device, non_blocking=True))
         return self._backward(raw, labels.to(device))
 
     def _backward(self, raw: torch.Tensor, labels: torch.Tensor) -> float:

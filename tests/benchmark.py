@@ -30,8 +30,8 @@ from misc.cams import load_cam, save_cam
 from misc.datasets import multi_scale_pairs
 from misc.indexing import PathIndex, propagate_to_edge
 from misc.metrics import ThresholdScores
-from misc.options import cpu_count
 from misc.palette import read_label_png, save_label_png
+from misc.processes import cpu_count
 from misc.rib import RIB, RIBSettings
 from misc.torchutils import gndp2d
 from net.resnet50_cam import CAM

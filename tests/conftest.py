@@ -86,11 +86,13 @@ def boundary_file(tmp_path_factory) -> Path:
 def tiny_run():
     """Calls run_sample in this process with TINY options before the given ones; its exit code."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(parallel, "cpu_count", lambda: 1)  # tests share the machine
+    patch.setattr(parallel, "cpu_count", lambda: 1)
+    threads = torch.get_num_threads()
 
     def call(*options: str | Path) -> int:
         root = logging.getLogger()
         handlers, level = root.handlers[:], root.level
+        torch.set_num_threads(1)  # more only wait for each other in networks as small as these
         try:
             return run_sample.main([*TINY, *map(str, options)])
         except SystemExit as end:  # the parser of the options
@@ -100,6 +102,7 @@ def tiny_run():
                 handler.close()
             root.handlers[:] = handlers
             root.setLevel(level)
+            torch.set_num_threads(threads)
 
     yield call
     patch.undo()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from misc.cams import load_label_dict, save_cam, save_label_dict
-from misc.manifest import read_manifest
+from misc.manifest import read_manifest, write_manifest
 from misc.palette import save_label_png, save_palette_png
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
@@ -169,10 +169,11 @@ def test_lists_that_are_no_lists(refused, tmp_path, role, classifier_file):
         "../../etc/passwd",
         "/etc/passwd",
         "2012_00001",
-        "2012_000001.jpg",
+        "2012_000001.png",
+        "../2012_000001.jpg",
         "2012_00000x",
     ):
-        line = refused(*given, write_list(tmp_path / "..", FIRST, wrong))
+        line = refused(*given, write_list(tmp_path, SECOND, wrong))
         assert "list.txt, line 2: " in line and wrong in line
     assert "twice" in refused(*given, write_list(tmp_path, FIRST, SECOND, FIRST))
     assert "none.txt: image list cannot be read" in refused(*given, tmp_path / "none.txt")
@@ -432,6 +433,13 @@ def test_a_folder_of_other_settings(refused, tiny_run, info, result_dir, classif
     assert "holds .npy files of unknown origin" in refused(*given)
 
 
+def test_a_later_step_is_refused_before_the_first_one_starts(refused, result_dir, classifier_file):
+    (result_dir / "cam").mkdir(parents=True)
+    write_manifest(result_dir / "cam", {"step": "make_recam_with_RIB", "RIB_iter": 5})
+    given = ("--make_cam_pass", "--make_recam_pass", "--cam_weights_name", classifier_file)
+    assert "RIB_iter is 5 there and 2 now" in refused(*given)
+
+
 def test_a_folder_of_another_classifier(refused, tiny_run, info, result_dir, tmp_path):
     """Another file at the same path is noticed by its content."""
     given = ("--make_cam_pass", "--cam_weights_name", tmp_path / "cam.pth", "--limit", 1)
@@ -441,8 +449,14 @@ def test_a_folder_of_another_classifier(refused, tiny_run, info, result_dir, tmp
     assert "made with other settings (classifier is" in refused(*given)
 
 
-def test_lists_of_another_root(refused, tiny_run, info, sample, result_dir, classifier_file):
-    given = ("--make_cam_pass", "--cam_weights_name", classifier_file, "--limit", 1)
+@pytest.mark.parametrize("lists_given", [False, True])
+def test_lists_and_labels_of_another_root(
+    refused, tiny_run, info, sample, result_dir, classifier_file, tmp_path, lists_given
+):
+    given = ["--make_cam_pass", "--cam_weights_name", classifier_file, "--limit", 1]
+    if lists_given:
+        path = write_list(tmp_path, *train_ids(info))
+        given += ["--train_list", path, "--infer_list", path, "--eval_list", path]
     root = ("--voc12_root", sample.root, "--result_dir", result_dir)
     assert tiny_run(*root, *given) == 0
     assert f"--result_dir {result_dir / 'lists'}: was made with" in refused(*given)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from misc import imutils
+from misc import datasets, imutils
 from misc.cams import save_label_dict
 from misc.datasets import (
     AffinityDataset,
@@ -102,7 +102,7 @@ def test_affinity_labels_stay_on_their_pixels(sample, tmp_path):
     height, width = sample.image_size(image_id)
     columns = np.arange(width) // 32 % 2 * 200
     pattern = np.broadcast_to(columns[None, :, None], (height, width, 3)).astype(np.uint8)
-    info = replace(sample, image_dir=tmp_path, image_suffix=".png")
+    info = replace(sample, image_dir=tmp_path, image_names=("{}.png",))
     Image.fromarray(pattern).save(info.image_path(image_id))
     label_dir = tmp_path / "labels"
     label_dir.mkdir()
@@ -248,6 +248,20 @@ def test_early_ends_do_not_change_the_next_targets(source, labels, workers):
     early = batches_of(source, targets, lengths=(1, 0, 3, 2), workers=workers)
     for (target_id, batches), length in zip(early.items(), (1, 0, 3, 2), strict=True):
         assert_same_batches(batches, reference[target_id][:length])
+
+
+def test_nothing_more_is_read_for_a_target_that_ended(source, labels, monkeypatch):
+    read, crop = [], datasets.training_crop
+    monkeypatch.setattr(datasets, "training_crop", lambda *given: read.append(0) or crop(*given))
+    targets = dict(itertools.islice(all_targets(labels).items(), 2))
+    batches_of(source, targets, lengths=(1, 2), iterations=5)
+    assert len(read) == (1 + 2) * 3
+
+
+def test_targets_of_the_same_classes_get_different_batches(source, labels):
+    batches = RIBBatches(source, {}, 1, 3)
+    drawn = [list(itertools.islice(batches.members(i, labels[0]), 4)) for i in IDS[:2]]
+    assert drawn[0] != drawn[1]
 
 
 def test_a_target_gets_as_many_batches_as_iterations(source, labels):

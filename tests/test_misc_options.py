@@ -189,7 +189,7 @@ def test_help_tells_every_option_and_its_default():
     assert all(f"--{name}_pass" in words for name in STEPS)
     for name in DATASETS["voc12"][0]("").defaults:
         assert f"--{name} " in words
-    assert "(default: voc12 0.27)" in words and "(default: voc12 8e-06)" in words
+    assert "(default: voc12 0.27" in words and "(default: voc12 8e-06" in words
 
 
 # --- lists and devices --------------------------------------------------------------------------

@@ -9,10 +9,11 @@ import torch
 
 from misc import parallel
 from misc.errors import UserError
+from misc.files import is_complete
 from misc.npydict import save_dict
 from misc.options import parse
 from misc.palette import save_label_png
-from misc.parallel import ImageTask, is_complete, pick_devices, run_over_images
+from misc.parallel import ImageTask, pick_devices, run_over_images
 
 IDS = tuple(f"2007_00000{n}" for n in range(7))
 

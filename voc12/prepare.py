@@ -5,21 +5,17 @@
 `run_sample.py` does the same by itself where no list is given.
 """
 
-import argparse
 import logging
-import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from misc.cams import save_label_dict
 from misc.dataset_info import DatasetInfo, read_image_list
 from misc.errors import UserError, raise_first
-from misc.files import atomic_path
 from misc.palette import read_label_png
+from misc.preparation import command_line, matched, save_labels, save_lists
 from voc12.dataset import describe
 
 LISTS = ("train", "val", "train_aug")
@@ -44,33 +40,14 @@ def prepare(
     if not augmented:
         log.warning("%s has no masks: train_aug is the same as train", augmented_dir)
     if skip_mismatched:
-        train, val, augmented = (_matched(ids, info, log) for ids in (train, val, augmented))
+        train, val, augmented = (matched(ids, info) for ids in (train, val, augmented))
     extra = set(augmented) - set(train) - set(val)
     train_aug = (*train, *(image_id for image_id in augmented if image_id in extra))
     out_dir.mkdir(parents=True, exist_ok=True)
     if with_labels:
         ids = sorted({*train_aug, *val})
-        labels = dict(zip(map(info.label_key, ids), _labels(ids, info, log), strict=True))
-        save_label_dict(out_dir / "cls_labels.npy", labels)
-    for name, image_ids in zip(LISTS, (train, val, train_aug), strict=True):
-        with atomic_path(out_dir / f"{name}.txt") as path:
-            path.write_text("\n".join(image_ids) + "\n", encoding="utf-8")
-    log.info(
-        "%s: %d train, %d val, %d train_aug images", out_dir, len(train), len(val), len(train_aug)
-    )
-
-
-def _matched(image_ids: Iterable[str], info: DatasetInfo, log: logging.Logger) -> list[str]:
-    kept = [image_id for image_id in image_ids if info.mask_fits(image_id)]
-    left_out = sorted(set(image_ids) - set(kept))
-    if left_out:
-        log.warning(
-            "left out: %d of %d images, whose mask has another size: %s",
-            len(left_out),
-            len(kept) + len(left_out),
-            ", ".join(left_out),
-        )
-    return kept
+        save_labels(out_dir, info, dict(zip(ids, _labels(ids, info, log), strict=True)))
+    save_lists(out_dir, dict(zip(LISTS, (train, val, train_aug), strict=True)))
 
 
 def _labels(image_ids: list[str], info: DatasetInfo, log: logging.Logger) -> list[np.ndarray]:
@@ -128,19 +105,7 @@ def label_from_mask(path: Path, info: DatasetInfo) -> np.ndarray:
 
 def main() -> None:
     """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--voc12_root", required=True, type=Path)
-    parser.add_argument("--out_dir", default=Path("voc12"), type=Path)
-    parser.add_argument("--skip_mismatched", action="store_true")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        info = describe(args.voc12_root)
-        info.require_root()
-        prepare(info, args.out_dir, args.skip_mismatched)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    command_line(describe, prepare, __doc__.split("\n")[0], "voc12")
 
 
 if __name__ == "__main__":

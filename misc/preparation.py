@@ -1,0 +1,66 @@
+"""What the preparation of every dataset does: lists, label file, command line."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from misc.cams import save_label_dict
+from misc.dataset_info import DatasetInfo
+from misc.errors import UserError
+from misc.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+
+def matched(image_ids: Iterable[str], info: DatasetInfo) -> list[str]:
+    """The images whose mask has their size; the log names those that are left out."""
+    image_ids = list(image_ids)
+    kept = [image_id for image_id in image_ids if info.mask_fits(image_id)]
+    left_out = sorted(set(image_ids) - set(kept))
+    if left_out:
+        log.warning(
+            "left out: %d of %d images, whose mask has another size: %s",
+            len(left_out),
+            len(image_ids),
+            ", ".join(left_out),
+        )
+    return kept
+
+
+def save_labels(folder: Path, info: DatasetInfo, labels: Mapping[str, np.ndarray]) -> None:
+    """Write the label file of a dataset from multi-hot vectors (C,) by image id."""
+    by_key = {info.label_key(image_id): label for image_id, label in labels.items()}
+    save_label_dict(folder / info.label_file, by_key)
+
+
+def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
+    """Write NAME.txt for each list of image ids; say how long they are."""
+    for name, image_ids in lists.items():
+        with atomic_path(folder / f"{name}.txt") as path:
+            path.write_text("\n".join(image_ids) + "\n", encoding="utf-8")
+    counts = ", ".join(f"{len(image_ids)} {name}" for name, image_ids in lists.items())
+    log.info("%s: %s images", folder, counts)
+
+
+def command_line(
+    describe: Callable[[Path], DatasetInfo], prepare: Callable, description: str, out_dir: str
+) -> None:
+    """Body of `python -m DATASET.prepare`."""
+    flag = describe(Path()).root_flag
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(flag, required=True, type=Path, metavar="DIR", dest="root")
+    parser.add_argument("--out_dir", default=Path(out_dir), type=Path, metavar="DIR")
+    parser.add_argument("--skip_mismatched", action="store_true")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        info = describe(args.root)
+        info.require_root()
+        prepare(info, args.out_dir, args.skip_mismatched)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
