@@ -1,6 +1,6 @@
-"""Writes a small drawn data set in the layout of PASCAL VOC 2012.
+"""Writes a small drawn data set in the layout of PASCAL VOC 2012 or MS COCO 2014.
 
-    python -m Dataset.make_sample --out DIR [--train 24] [--val 12] [--seed 0]
+    python -m Dataset.make_sample --out DIR [--layout voc] [--train 24] [--val 12] [--seed 0]
 
 It lets every step run on a machine without the real data. The same options give the same bytes;
 another seed gives other images of the same classes, for training a classifier.
@@ -11,31 +11,39 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
-from scipy import ndimage
 
-from Dataset.objects import OBJECT_CLASSES, ObjectClass, with_body_of
+from Dataset import coco_layout, voc_layout
+from Dataset.objects import COCO_OBJECT_CLASSES, OBJECT_CLASSES, ObjectClass, with_body_of
 from Dataset.scene import Scene, draw_scene
 from misc.errors import UserError
 from misc.manifest import read_manifest, settings_difference, write_manifest
-from misc.palette import save_palette_png
-from voc12.dataset import CLASS_NAMES
 
 VERSION = 1  # to be raised when the drawing changes, so that an older sample is not taken for new
 TRAIN_IMAGES, VAL_IMAGES, SEED = 24, 12, 0
-LIST_FOLDER = "ImageSets/Segmentation"
-FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationClassAug", LIST_FOLDER)
 SPLITS = ("train", "val")
-MAX_IMAGES = 99_999  # of a split: an id is 2012_ and the split's digit and five more
+MAX_IMAGES = 99_999  # of a split: an id of VOC is 2012_ and the split's digit and five more
 OBJECT_COUNTS = (0.62, 0.28, 0.10)  # probabilities of 1, 2 and 3 objects in an image
+COCO_OBJECT_COUNTS = (0.3, 0.4, 0.3)
 MAX_SEED = 2**32 - 1
-VOID = 255
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the images of a sample show, and how they are written.
+
+    choose: objects of the image with an index, from a random generator. write_split: writes the
+    scenes of a split, "train" or "val", into a folder.
+    """
+
+    classes: tuple[ObjectClass, ...]
+    choose: Callable[[np.random.Generator, int], list[ObjectClass]]
+    write_split: Callable[[Path, str, Iterable[Scene]], None]
 
 
 def make_sample(
@@ -44,11 +52,12 @@ def make_sample(
     num_val: int = VAL_IMAGES,
     seed: int = SEED,
     borrowed: float = 0.0,
+    layout: str = "voc",
 ) -> bool:
     """Write the sample to `out_dir`; False where it is there already.
 
-    borrowed: share of objects whose body looks like that of a class drawn at random. A classifier
-    trained on such images trusts heads more than bodies.
+    layout: one of LAYOUTS. borrowed: share of objects whose body looks like that of a class drawn
+    at random. A classifier trained on such images trusts heads more than bodies.
 
     The folder appears under its name only when it is complete. Raises UserError where a number is
     out of range and where `out_dir` holds anything else, or a sample drawn with other options.
@@ -63,15 +72,14 @@ def make_sample(
             raise UserError(f"{flag} {number} is out of range: it must be in {low}..{high}")
     settings = {"version": VERSION, "train": num_train, "val": num_val, "seed": seed}
     settings["borrowed"] = borrowed
+    if layout != "voc":
+        settings["layout"] = layout
     if _is_complete(out_dir, settings):
         return False
     with _folder_when_complete(out_dir) as folder:
-        for name in FOLDERS:
-            (folder / name).mkdir(parents=True)
         for split, count in zip(SPLITS, (num_train, num_val), strict=True):
-            image_ids = [_write_image(folder, split, i, seed, borrowed) for i in range(count)]
-            text = "".join(f"{image_id}\n" for image_id in image_ids)
-            (folder / LIST_FOLDER / f"{split}.txt").write_text(text, newline="\n")
+            scenes = (_scene(LAYOUTS[layout], split, i, seed, borrowed) for i in range(count))
+            LAYOUTS[layout].write_split(folder, split, scenes)
         write_manifest(folder, settings)
     return True
 
@@ -90,66 +98,43 @@ def choose_objects(
     return [first, *(pair[i] for i in rng.integers(len(pair), size=count - 1))]
 
 
-def label_map(scene: Scene, class_names: Sequence[str] = CLASS_NAMES) -> np.ndarray:
-    """Mask of a scene, H x W uint8: 0 background, class + 1, and a ring of 255 round each object.
+def choose_coco_objects(
+    rng: np.random.Generator, index: int, classes: Sequence[ObjectClass] = COCO_OBJECT_CLASSES
+) -> list[ObjectClass]:
+    """Objects of an image of the COCO sample: mostly two classes, at times none, or a crowd.
 
-    The ring is the outermost pixel of the object and one pixel outside; it also parts two objects
-    that touch.
+    As in `choose_objects` the first class goes round.
     """
-    labels = np.zeros(scene.image.shape[:2], np.uint8)
-    ring = np.zeros(labels.shape, bool)
-    for instance in scene.instances:
-        labels[instance.mask] = class_names.index(instance.name) + 1
-        inner = ndimage.binary_erosion(instance.mask, border_value=1)
-        ring |= ndimage.binary_dilation(instance.mask) & ~inner
-    labels[ring] = VOID
-    return labels
+    if index % 12 == 7:
+        return []
+    first = index % len(classes)
+    other = (first + rng.integers(1, len(classes))) % len(classes)
+    if index % 8 == 5:
+        return [*[classes[first]] * coco_layout.CROWD, classes[other]]
+    count = 1 + int(rng.choice(len(COCO_OBJECT_COUNTS), p=COCO_OBJECT_COUNTS))
+    chosen = [first, other, rng.choice((first, other))][:count]
+    return [classes[chosen[i]] for i in rng.permutation(count)]
 
 
-def annotation(image_id: str, scene: Scene) -> ElementTree.Element:
-    """Annotation of a scene as in the official files: boxes are 1-based and include both ends."""
-    height, width = scene.image.shape[:2]
-    root = ElementTree.Element("annotation")
-    _add(root, folder="VOC2012", filename=f"{image_id}.jpg")
-    _add(ElementTree.SubElement(root, "source"), database="Drawn sample", annotation="Drawn sample")
-    _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
-    _add(root, segmented=1)
-    for instance in scene.instances:
-        rows, columns = ndimage.find_objects(instance.mask.astype(np.uint8))[0]
-        cut = rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width
-        element = ElementTree.SubElement(root, "object")
-        _add(element, name=instance.name, pose="Unspecified", truncated=int(cut), difficult=0)
-        box = ElementTree.SubElement(element, "bndbox")
-        _add(box, xmin=columns.start + 1, ymin=rows.start + 1, xmax=columns.stop, ymax=rows.stop)
-    ElementTree.indent(root, "\t")
-    return root
+LAYOUTS = {
+    "voc": Layout(OBJECT_CLASSES, choose_objects, voc_layout.write_split),
+    "coco": Layout(COCO_OBJECT_CLASSES, choose_coco_objects, coco_layout.write_split),
+}
 
 
-def _add(parent: ElementTree.Element, **children: str | int) -> None:
-    for tag, value in children.items():
-        ElementTree.SubElement(parent, tag).text = str(value)
-
-
-def _dressed(rng: np.random.Generator, kind: ObjectClass, borrowed: float) -> ObjectClass:
-    if borrowed and rng.random() < borrowed:
-        return with_body_of(kind, OBJECT_CLASSES[rng.integers(len(OBJECT_CLASSES))])
-    return kind
-
-
-def _write_image(folder: Path, split: str, index: int, seed: int, borrowed: float) -> str:
-    """Draws and writes one image; returns its id. An image does not depend on the other ones."""
+def _scene(layout: Layout, split: str, index: int, seed: int, borrowed: float) -> Scene:
+    """Draws one image, which does not depend on the other ones."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    objects = [_dressed(rng, kind, borrowed) for kind in choose_objects(rng, index)]
-    scene = draw_scene(rng, objects)
-    image_id = f"2012_{SPLITS.index(split)}{index + 1:05d}"
-    Image.fromarray(scene.image).save(folder / "JPEGImages" / f"{image_id}.jpg", quality=92)
-    tree = ElementTree.ElementTree(annotation(image_id, scene))
-    tree.write(folder / "Annotations" / f"{image_id}.xml", encoding="utf-8")
-    labels = label_map(scene)
-    save_palette_png(folder / "SegmentationClass" / f"{image_id}.png", labels)
-    if split == "train":
-        save_palette_png(folder / "SegmentationClassAug" / f"{image_id}.png", labels)
-    return image_id
+    objects = layout.choose(rng, index)
+    return draw_scene(rng, [_dressed(rng, kind, borrowed, layout.classes) for kind in objects])
+
+
+def _dressed(
+    rng: np.random.Generator, kind: ObjectClass, borrowed: float, classes: Sequence[ObjectClass]
+) -> ObjectClass:
+    if borrowed and rng.random() < borrowed:
+        return with_body_of(kind, classes[rng.integers(len(classes))])
+    return kind
 
 
 def _is_complete(out_dir: Path, settings: dict[str, float]) -> bool:
@@ -191,10 +176,11 @@ def _folder_when_complete(folder: Path) -> Iterator[Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m Dataset.make_sample",
-        description="Draws a small data set in the layout of PASCAL VOC 2012.",
+        description="Draws a small data set in the layout of PASCAL VOC 2012 or MS COCO 2014.",
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="new folder for the sample")
+    add("--layout", choices=tuple(LAYOUTS), default="voc", help="(%(default)s)")
     add("--train", type=int, default=TRAIN_IMAGES, help="training images (%(default)s)")
     add("--val", type=int, default=VAL_IMAGES, help="validation images (%(default)s)")
     add("--seed", type=int, default=SEED, help="0 or more; other images (%(default)s)")
@@ -205,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code, which is 2 for bad input."""
     args = _parser().parse_args(arguments)
     try:
-        written = make_sample(args.out, args.train, args.val, args.seed)
+        written = make_sample(args.out, args.train, args.val, args.seed, layout=args.layout)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,8 +2,9 @@
 
 Every class is a composite of parts that differ in how much they tell about it: a small head with
 strong colours, a body whose texture belongs to the class but whose colour and brightness vary, and
-limbs. A classifier trained with image-level labels looks at the head first, which is the flaw of
-class activation maps that RIB is about.
+limbs. How much a classifier trusts heads more than bodies depends on how often bodies look like
+those of another class in its training images (`with_body_of`): looking at the most telling part
+only is the flaw of class activation maps that RIB is about.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""Train the thin classifier of the embedded sample, Dataset/sample_classifier.pth, from scratch.
+"""Train the thin classifier of an embedded sample (Dataset/sample_classifier.pth) from scratch.
 
-    python -m Dataset.train_sample_classifier [--out Dataset/sample_classifier.pth]
+    python -m Dataset.train_sample_classifier [--layout voc]
 
 The step train_cam starts from ImageNet weights, which no network of this width has. Here all layers
 and the statistics of the batch normalisation are learnt, on many more images of the sample's kind.
@@ -11,6 +11,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,14 +21,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from Dataset.make_sample import make_sample
-from misc.dataset_info import read_image_list
+from misc.dataset_info import DatasetInfo, read_image_list
 from misc.datasets import ClassificationDataset, load_labels
 from misc.errors import UserError
+from misc.options import DATASETS
 from net.checkpoint import save_checkpoint
 from net.resnet50 import FixedBatchNorm
 from net.resnet50_cam import Net
-from voc12 import prepare
-from voc12.dataset import describe
 
 WIDTH = 16
 LONG_RANGE, CROP_SIZE = (160, 320), 224
@@ -36,18 +36,29 @@ BATCH_SIZE, PEAK_RATE, WEIGHT_DECAY = 32, 3e-3, 1e-2
 log = logging.getLogger(__name__)
 
 
+class Sample(NamedTuple):
+    """What belongs to a layout of the sample: dataset, list of val images, checkpoint."""
+
+    dataset: str
+    val_list: str
+    checkpoint: Path
+
+
+SAMPLES = {
+    "voc": Sample("voc12", "val", Path("Dataset/sample_classifier.pth")),
+    "coco": Sample("coco14", "val14", Path("Dataset/sample_classifier_coco.pth")),
+}
+
+
 class _LearntBatchNorm(FixedBatchNorm):
     """Batch normalisation that follows its batches while training."""
 
     forward = nn.BatchNorm2d.forward
 
 
-def train(root: Path, epochs: int, seed: int) -> Net:
+def train(info: DatasetInfo, epochs: int, seed: int) -> Net:
     """A classifier of WIDTH, trained on the image-level labels of a drawn dataset."""
-    info = describe(root)
-    prepare.prepare(info, root / "lists")
-    ids = read_image_list(root / "lists" / "train.txt", info)
-    labels = load_labels(root / "lists" / "cls_labels.npy", ids, info)
+    ids, labels = _labelled(info, info.train_split)
     torch.manual_seed(seed)
     model = Net(info.num_classes, width=WIDTH).requires_grad_(True).train()
     _set_norm(model, FixedBatchNorm, _LearntBatchNorm)
@@ -73,6 +84,13 @@ def train(root: Path, epochs: int, seed: int) -> Net:
     return model
 
 
+def _labelled(info: DatasetInfo, list_name: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Image ids of a prepared list, and their labels N x C."""
+    folder = info.root / "lists"
+    ids = read_image_list(folder / f"{list_name}.txt", info)
+    return ids, load_labels(folder / info.label_file, ids, info)
+
+
 def _features(model: Net, images: torch.Tensor) -> torch.Tensor:
     """Last features B x C x h x w with gradients into all layers, unlike `Net.forward`."""
     return model.resnet50(images)[-1]
@@ -85,11 +103,9 @@ def _set_norm(model: nn.Module, old: type, new: type) -> None:
 
 
 @torch.no_grad()
-def mean_average_precision(model: Net, root: Path) -> float:
-    """Mean average precision over the classes that occur, on the val images."""
-    info = describe(root)
-    ids = read_image_list(root / "lists" / "val.txt", info)
-    labels = load_labels(root / "lists" / "cls_labels.npy", ids, info)
+def mean_average_precision(model: Net, info: DatasetInfo, list_name: str) -> float:
+    """Mean average precision over the classes that occur, on the images of a list."""
+    ids, labels = _labelled(info, list_name)
     dataset = ClassificationDataset(info, ids, labels, (256, 256), 256)
     logits = torch.cat([model(images) for images, _ in DataLoader(dataset, BATCH_SIZE)]).numpy()
     precisions = []
@@ -104,26 +120,29 @@ def mean_average_precision(model: Net, root: Path) -> float:
 def main() -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("Dataset/sample_classifier.pth"))
-    parser.add_argument("--images", type=int, default=1500, help="(default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=16, help="(default: %(default)s)")
-    parser.add_argument("--borrowed", type=float, default=0.6, help="(default: %(default)s)")
+    parser.add_argument("--layout", choices=tuple(SAMPLES), default="voc", help="(default: voc)")
+    parser.add_argument("--out", type=Path, help="(default: where the scripts look for it)")
+    parser.add_argument("--images", type=int, default=800, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="(default: %(default)s)")
+    parser.add_argument("--borrowed", type=float, default=0.25, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sample = SAMPLES[args.layout]
+    out, (describe, preparation) = args.out or sample.checkpoint, DATASETS[sample.dataset]
     try:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "images"
-            make_sample(
-                root, num_train=args.images, num_val=100, seed=args.seed, borrowed=args.borrowed
-            )
-            model = train(root, args.epochs, args.seed)
-            score = mean_average_precision(model, root)
-            save_checkpoint(args.out, model, torch.float16)
+            make_sample(root, args.images, 100, args.seed, args.borrowed, args.layout)
+            info = describe(root)
+            preparation.prepare(info, root / "lists")
+            model = train(info, args.epochs, args.seed)
+            score = mean_average_precision(model, info, sample.val_list)
+            save_checkpoint(out, model, torch.float16)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    log.info("%s: mean average precision %.3f on 100 other images", args.out, score)
+    log.info("%s: mean average precision %.3f on 100 other images", out, score)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ def pil_resize(img: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray
 
 
 def pil_rescale(img: np.ndarray, scale: float, order: int) -> np.ndarray:
-    """Resizes an H x W [x 3] uint8 array by a factor; each side is rounded half to even."""
-    height, width = img.shape[:2]
-    return pil_resize(img, (round(height * scale), round(width * scale)), order)
+    """Resizes an H x W [x 3] uint8 array by a factor; sides: rounded half to even, 1 or more."""
+    height, width = (max(1, round(side * scale)) for side in img.shape[:2])
+    return pil_resize(img, (height, width), order)
 
 
 def random_resize_long(

@@ -34,4 +34,4 @@ find_python() {
 }
 
 # Modules that requirements.txt brings.
-PROJECT_MODULES="torch torchvision numpy scipy imageio PIL cv2 pydensecrf tqdm matplotlib"
+PROJECT_MODULES="torch torchvision numpy scipy imageio PIL cv2 pydensecrf pycocotools tqdm matplotlib"

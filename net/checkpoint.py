@@ -5,6 +5,7 @@ the backbone under torchvision's names, a head under its own) and any further pl
 """
 
 import http.client
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,7 +100,9 @@ def _unpickle(path: Path) -> Any:
         problem = "is not a file" if path.exists() else "is missing"
         raise UserError(f"{path} {problem}; give the path of a ResNet-50 checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of formats that torch refuses a line later
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise almost anything in an unpickler
         raise UserError(
             f"{path} cannot be read as network weights ({type(error).__name__}): it is damaged, "

@@ -100,6 +100,7 @@ def upsample_walk(walk: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def run(args: Options) -> None:
     """Make and save the pseudo mask of every image of the inference list."""
     inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
-    claim_folder(folder(args), settings(args), inputs, args.overwrite)
-    (args.sem_seg_out_dir / "palette").mkdir(exist_ok=True)
+    palette = OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir / "palette", ".png")
+    for out_dir in (folder(args), palette):
+        claim_folder(out_dir, settings(args), inputs, args.overwrite)
     run_over_images(MakePseudoMask(args), args.image_ids("infer"), args)

@@ -36,7 +36,11 @@ def strip(args: Options, image_id: str) -> Figure:
     """Image, CAM, RIB maps, confident labels, pseudo mask, ground truth; only those that exist."""
     image = read_image(args.info.image_path(image_id))
     maps = {"CAM": args.plain_cam_out_dir / f"{image_id}.npy"}
-    maps |= {f"RIB, {k} it.": shown_path(args, image_id, k) for k in SHOWN_ITERATIONS}
+    maps |= {
+        f"RIB, {k} it.": shown_path(args, image_id, k)
+        for k in SHOWN_ITERATIONS
+        if k <= args.RIB_iter
+    }
     masks = {
         "IR label": args.ir_label_out_dir / f"{image_id}.png",
         "pseudo mask": args.sem_seg_out_dir / f"{image_id}.png",

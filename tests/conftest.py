@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import run_sample
+from coco14.dataset import describe as describe_coco
 from Dataset.make_sample import make_sample
 from misc import parallel
 from misc.dataset_info import DatasetInfo
@@ -58,6 +59,14 @@ def sample(tmp_path_factory) -> DatasetInfo:
     root = tmp_path_factory.mktemp("sample") / "voc"
     make_sample(root, num_train=8, num_val=2)
     return describe(root)
+
+
+@pytest.fixture(scope="session")
+def coco_sample(tmp_path_factory) -> DatasetInfo:
+    """A drawn COCO of 8 training images (a crowd in the 6th, nothing in the 8th) and 2 others."""
+    root = tmp_path_factory.mktemp("sample") / "coco"
+    make_sample(root, num_train=8, num_val=2, layout="coco")
+    return describe_coco(root)
 
 
 @pytest.fixture(scope="session")

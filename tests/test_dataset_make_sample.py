@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from Dataset import make_sample as sample
+from Dataset import voc_layout
 from Dataset.objects import OBJECT_CLASSES
 from Dataset.scene import Instance, Scene
 from misc.errors import UserError
@@ -67,7 +68,7 @@ def square_scene() -> Scene:
 
 
 def test_label_map_has_a_ring_of_void_round_every_object():
-    labels = sample.label_map(square_scene())
+    labels = voc_layout.label_map(square_scene())
     cat, dog = CLASS_NAMES.index("cat") + 1, CLASS_NAMES.index("dog") + 1
     assert labels.dtype == np.uint8 and set(np.unique(labels)) == {0, cat, dog, 255}
     assert (labels == cat).sum() == 6 * 9  # no ring along the image border
@@ -79,11 +80,11 @@ def test_label_map_has_a_ring_of_void_round_every_object():
 def test_label_map_parts_two_objects_of_one_class():
     scene = square_scene()
     pair = tuple(Instance("cat", instance.mask) for instance in scene.instances)
-    assert (sample.label_map(Scene(scene.image, pair))[9:11, 23:27] == 255).all()
+    assert (voc_layout.label_map(Scene(scene.image, pair))[9:11, 23:27] == 255).all()
 
 
 def test_annotation_follows_the_official_files():
-    root = sample.annotation("2012_000007", square_scene())
+    root = voc_layout.annotation("2012_000007", square_scene())
     assert root.findtext("folder") == "VOC2012" and root.findtext("filename") == "2012_000007.jpg"
     assert [root.findtext(f"size/{tag}") for tag in ("width", "height", "depth")] == [
         "30",
@@ -217,7 +218,7 @@ def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no more colours")
 
-    monkeypatch.setattr(sample, "label_map", fail)
+    monkeypatch.setattr(voc_layout, "label_map", fail)
     with pytest.raises(RuntimeError, match="no more colours"):
         sample.make_sample(tmp_path / "voc", 1, 1)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,107 @@
+"""Make COCO's label maps, lists and image-level labels from the official annotations.
+
+    python -m coco14.prepare --coco14_root Dataset/coco_2017 --out_dir coco14
+
+`run_sample.py` does the same by itself where no list is given.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from coco14.dataset import describe
+from coco14.instances import ADVICE, read_instances
+from coco14.masks import make_masks
+from misc.dataset_info import DatasetInfo
+from misc.errors import UserError
+from misc.files import is_complete
+from misc.manifest import make_writable
+from misc.preparation import command_line, matched, save_labels, save_lists
+
+SPLITS = {"train14": "instances_train2014.json", "val14": "instances_val2014.json"}
+
+log = logging.getLogger(__name__)
+
+
+def prepare(
+    info: DatasetInfo, out_dir: Path, skip_mismatched: bool = False, with_labels: bool = True
+) -> None:
+    """Write train14.txt, val14.txt and, `with_labels`, the label file into `out_dir`.
+
+    Masks that are missing in coco_seg_anno/ of the root are drawn first; those that are there, be
+    they the published ones or of an earlier run, stay. The lists have all images of the instances
+    files, ascending by id, those without objects and those whose photograph is missing too: the
+    scores are those of the official lists or none. skip_mismatched leaves out images whose mask
+    has another size.
+    """
+    paths = {split: info.root / "annotations" / name for split, name in SPLITS.items()}
+    for path in paths.values():  # before minutes are spent on the first one
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; {ADVICE}")
+    labels = {split: _prepare_split(split, path, info) for split, path in paths.items()}
+    lists = {split: list(by_id) for split, by_id in labels.items()}
+    if skip_mismatched:
+        lists = {split: matched(image_ids, info) for split, image_ids in lists.items()}
+    out_dir.mkdir(parents=True, exist_ok=True)
+    if with_labels:
+        save_labels(
+            out_dir, info, {i: labels[split][i] for split, ids in lists.items() for i in ids}
+        )
+    save_lists(out_dir, lists)
+
+
+def _prepare_split(split: str, path: Path, info: DatasetInfo) -> dict[str, np.ndarray]:
+    """Draw the missing masks of an instances file; returns multi-hot labels (C,) by image id."""
+    start = time.perf_counter()
+    log.info("reading %s ...", path)
+    images, class_index = read_instances(path, info)
+    _warn_of_missing_photographs(split, [image.image_id for image in images], info)
+    todo = [image for image in images if not is_complete(info.mask_path(image.image_id))]
+    if todo:
+        _make_mask_folder(info)
+        make_masks(todo, class_index, info.mask_dirs[0])
+    seconds = time.perf_counter() - start
+    log.info("%s: %d images, %d masks drawn, %.0f s", split, len(images), len(todo), seconds)
+    labels = np.zeros((len(images), info.num_classes), dtype=np.float32)
+    for label, image in zip(labels, images, strict=True):
+        # Crowds count: they show objects of their class, though their pixels are not scored.
+        label[[class_index[annotation.category] for annotation in image.annotations]] = 1
+    return dict(zip((image.image_id for image in images), labels, strict=True))
+
+
+def _make_mask_folder(info: DatasetInfo) -> None:
+    """Create the folder of the masks where there is none and see that it can be written."""
+    try:
+        make_writable(info.mask_dirs[0], "masks in")
+    except UserError as error:
+        raise UserError(
+            f"{error} as {info.root_flag}: one of your own with links to {info.image_dir.name} and "
+            f"annotations of {info.root}"
+        ) from None
+
+
+def _warn_of_missing_photographs(split: str, image_ids: Sequence[str], info: DatasetInfo) -> None:
+    there = set(os.listdir(info.image_dir))
+    missing = [i for i in image_ids if not any(n.format(i) in there for n in info.image_names)]
+    if missing:
+        log.warning(
+            "%s: %d of %d images of %s are missing, the first is %s",
+            info.image_dir,
+            len(missing),
+            len(image_ids),
+            split,
+            missing[0],
+        )
+
+
+def main() -> None:
+    """Command line of this module."""
+    command_line(describe, prepare, __doc__.split("\n")[0], "coco14")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Pseudo masks for MS COCO 2014 from image-level labels:
+# classifier -> RIB maps -> confident labels -> IRN -> pseudo masks, with their scores.
+#
+#   bash get_pseudo_gt_COCO.sh [options of run_sample.py]
+#
+# Paths are relative to the folder of this script. Without the real dataset it runs on a small
+# drawn sample. A finished part is not done again: the same command goes on where it stopped.
+set -euo pipefail
+cd "$(dirname "$0")"
+source misc/pseudo_gt.sh
+SAMPLE_OPTIONS=(--RIB_lr 1e-4)
+ADVICE="For the real thing get train2014.zip, val2014.zip and annotations_trainval2014.zip from cocodataset.org,
+put all images into Dataset/coco_2017/JPEGImages/ and the instances files into
+Dataset/coco_2017/annotations/"
+pseudo_gt coco14 Dataset/coco_2017 coco Dataset/sample_classifier_coco.pth "$ADVICE" "$@"

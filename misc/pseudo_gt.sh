@@ -1,0 +1,26 @@
+# Sourced by the get_pseudo_gt_*.sh scripts, from the folder of the project.
+source misc/setup_env.sh
+
+# Runs the pipeline on the real dataset, or on a small drawn sample where that is not there.
+#   pseudo_gt DATASET REAL_ROOT LAYOUT CLASSIFIER ADVICE [options of run_sample.py]
+# LAYOUT and CLASSIFIER are those of the sample; ADVICE says where the real data comes from. The
+# array SAMPLE_OPTIONS has what else the sample needs.
+pseudo_gt() {
+    local dataset=$1 real_root=$2 layout=$3 classifier=$4 advice=$5
+    shift 5
+    find_python requirements.txt $PROJECT_MODULES
+    if [[ " $* " == *" --${dataset}_root"* ]] || [ -d "$real_root" ]; then
+        exec "$PYTHON" run_sample.py --dataset "$dataset" "$@"
+    fi
+    local name=sample_$dataset
+    echo "$real_root is not here: running on a small drawn sample instead, into result/$name/."
+    echo "$advice, or say --${dataset}_root DIR. The README has the details."
+    "$PYTHON" -m Dataset.make_sample --layout "$layout" --out "Dataset/$name"
+    # The sample's images are small and its classifier thin (width 16), hence these sizes.
+    exec "$PYTHON" run_sample.py --dataset "$dataset" \
+        "--${dataset}_root" "Dataset/$name" --result_dir "result/$name" \
+        --cam_weights_name "$classifier" --imagenet_weights "$classifier" \
+        --cam_crop_size 192 --cam_long 160,320 --RIB_batch_size 8 \
+        --irn_crop_size 192 --irn_batch_size 8 --irn_num_epoches 10 \
+        --visualize 4 "${SAMPLE_OPTIONS[@]}" "$@"
+}

@@ -1,0 +1,125 @@
+"""The drawn sample in the layout of MS COCO: what is annotated, and how."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from coco14.dataset import CATEGORY_IDS, CLASS_NAMES
+from Dataset import coco_layout
+from Dataset import make_sample as sample
+from Dataset.coco_layout import CROWD, annotations_of, outlines, run_lengths
+from Dataset.objects import COCO_OBJECT_CLASSES
+from Dataset.scene import Instance, Scene
+
+
+def choices(count):
+    rngs = [np.random.default_rng([0, 0, i]) for i in range(count)]
+    return [[k.name for k in sample.choose_coco_objects(rng, i)] for i, rng in enumerate(rngs)]
+
+
+def test_objects_of_the_images():
+    """Several objects and classes, none in some, crowds in others; partners for RIB's batches."""
+    chosen = choices(sample.TRAIN_IMAGES)
+    classes = [set(names) for names in chosen]
+    assert sum(not names for names in chosen) == 2 and max(map(len, classes)) == 2
+    assert sum(len(own) == 2 for own in classes) > sample.TRAIN_IMAGES / 2
+    assert sum(len(names) > CROWD for names in chosen) == 3
+    assert max(len(names) for names in chosen if len(names) < CROWD) == 3
+    assert min(sum(not own & other for other in classes) for own in classes) >= 6
+    counts = [sum(kind.name in own for own in classes) for kind in COCO_OBJECT_CLASSES]
+    assert min(counts) >= sample.TRAIN_IMAGES // len(COCO_OBJECT_CLASSES)
+
+
+def instance(name, box, shape=(30, 40)):
+    mask = np.zeros(shape, bool)
+    mask[box] = True
+    return Instance(name, mask)
+
+
+def scene(*instances):
+    return Scene(np.zeros((30, 40, 3), np.uint8), instances)
+
+
+def test_an_object_is_annotated_with_its_outline():
+    clock = instance("clock", np.s_[5:15, 10:30])
+    (entry,) = annotations_of(scene(clock))
+    assert (entry["iscrowd"], entry["area"], entry["bbox"]) == (0, 200, [10, 5, 20, 10])
+    assert entry["category_id"] == 85 == CATEGORY_IDS[CLASS_NAMES.index("clock")]
+    (polygon,) = entry["segmentation"]
+    assert min(polygon[::2]) == 10.5 and max(polygon[1::2]) == 14.5
+
+
+def test_outlines_of_a_drawn_object_cover_it():
+    rng = np.random.default_rng(3)
+    for drawn in sample.draw_scene(rng, COCO_OBJECT_CLASSES[1:3]).instances:
+        runs = coco_mask.frPyObjects(outlines(drawn.mask), *drawn.mask.shape)
+        pixels = coco_mask.decode(coco_mask.merge(runs)).astype(bool)
+        assert (pixels & drawn.mask).sum() > 0.9 * (pixels | drawn.mask).sum()
+
+
+def test_specks_have_no_outline():
+    speck = instance("clock", np.s_[3:4, 3:5])
+    assert outlines(speck.mask) == [] and list(annotations_of(scene(speck))) == []
+
+
+def test_many_objects_of_a_class_are_one_crowd():
+    boxes = [np.s_[20:26, 2 + 9 * i : 8 + 9 * i] for i in range(CROWD)]
+    herd = [instance("zebra", box) for box in boxes]
+    bear = instance("teddy bear", np.s_[2:10, 10:20])
+    single, crowd = annotations_of(scene(*herd, bear))
+    assert (single["iscrowd"], crowd["iscrowd"]) == (0, 1)
+    assert crowd["category_id"] == CATEGORY_IDS[CLASS_NAMES.index("zebra")]
+    runs = coco_mask.frPyObjects(crowd["segmentation"], 30, 40)
+    pixels = coco_mask.decode(runs).astype(bool)
+    assert pixels.sum() == crowd["area"] > CROWD * 36
+    assert all(pixels[one.mask].all() for one in herd) and not pixels[bear.mask].any()
+    assert len(list(annotations_of(scene(*herd[1:], bear)))) == CROWD
+
+
+@pytest.mark.parametrize("corner", [False, True])
+def test_run_lengths_start_with_zeros_and_go_down_the_columns(corner):
+    mask = np.zeros((3, 2), bool)
+    mask[2, 0] = mask[0, 1] = True
+    mask[0, 0] = corner
+    assert run_lengths(mask) == {"counts": [0, 1, 1, 2, 2] if corner else [2, 2, 2], "size": [3, 2]}
+
+
+def test_files(coco_sample):
+    for split, count in (("train", 8), ("val", 2)):
+        path = coco_sample.root / "annotations" / f"instances_{split}2014.json"
+        content = json.loads(path.read_text())
+        assert len(content["images"]) == count and len(content["categories"]) == 80
+        numbers = {image["id"] for image in content["images"]}
+        assert {entry["image_id"] for entry in content["annotations"]} <= numbers
+        assert len({entry["id"] for entry in content["annotations"]}) == len(content["annotations"])
+        for image in content["images"]:
+            assert image["file_name"] == f"{image['id']:012d}.jpg"
+            with Image.open(coco_sample.image_dir / image["file_name"]) as photograph:
+                assert photograph.size == (image["width"], image["height"])
+        if split == "train":
+            crowds = [entry for entry in content["annotations"] if entry["iscrowd"]]
+            assert [entry["image_id"] for entry in crowds] == [6]
+            annotated = {entry["image_id"] for entry in content["annotations"]}
+            assert annotated == set(range(1, 8))
+
+
+def test_same_options_give_the_same_bytes_and_layouts_do_not_mix(tmp_path, capsys):
+    for name in ("a", "b"):
+        options = ["--out", str(tmp_path / name), "--train", "2", "--val", "1"]
+        assert sample.main([*options, "--layout", "coco"]) == 0
+    files = [
+        {p.name: hashlib.sha256(p.read_bytes()).digest() for p in (tmp_path / n).rglob("*.j*")}
+        for n in ("a", "b")
+    ]
+    assert len(files[0]) == 6 and files[0] == files[1]
+    assert sample.main(options) == 2
+    assert "layout is coco there and None now" in capsys.readouterr().err
+
+
+def test_numbers_of_the_splits_do_not_meet():
+    first, second = coco_layout.FIRST_NUMBERS.values()
+    assert first + sample.MAX_IMAGES <= second

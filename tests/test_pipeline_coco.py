@@ -1,0 +1,141 @@
+"""All steps on a drawn COCO, where one image shows a crowd and one nothing at all."""
+
+import numpy as np
+import pytest
+import torch
+
+from misc.cams import load_cam, load_label_dict, save_cam
+from misc.metrics import mean_iou
+from misc.options import parse
+from misc.palette import read_label_png, save_palette_png
+from net.checkpoint import load_classifier, save_checkpoint
+from net.resnet50_cam import Net
+from step import eval_cam, eval_sem_seg
+from tests.conftest import THIN, TINY
+from tests.weights import fill_by_recipe
+
+IDS = tuple(f"{number:012d}" for number in range(1, 9))
+CROWD, EMPTY = IDS[5], IDS[7]
+
+
+@pytest.fixture(scope="module")
+def words(coco_sample, tmp_path_factory):
+    """Options of the run."""
+    folder = tmp_path_factory.mktemp("coco")
+    model = Net(80, **THIN)
+    with torch.no_grad():
+        fill_by_recipe(model)
+    save_checkpoint(folder / "thin.pth", model)
+    given = ("--coco14_root", coco_sample.root, "--result_dir", folder / "r")
+    given += ("--imagenet_weights", folder / "thin.pth", "--visualize", 8)
+    return ["--dataset", "coco14", *map(str, given)]
+
+
+@pytest.fixture(scope="module")
+def run(words, tiny_run):
+    """Options of the whole sequence, which was run once."""
+    assert tiny_run(*words) == 0
+    return parse([*TINY, *words])
+
+
+def test_classes_of_the_images(run):
+    labels = load_label_dict(run.result_dir / "lists" / "cls_labels_coco.npy")
+    assert set(labels) == {*range(1, 9), 500_001, 500_002}
+    assert not labels[8].any() and all(labels[n].any() for n in range(1, 8))
+    assert run.image_ids("train") == run.image_ids("infer") == run.image_ids("eval") == IDS
+    assert load_classifier(run.cam_weights_name, 80).arch["width"] == 8
+
+
+@pytest.mark.parametrize("name", ["cam_plain", "cam"])
+def test_maps(run, name):
+    labels = load_label_dict(run.cls_labels)
+    for image_id in IDS:
+        maps = load_cam(run.result_dir / name / f"{image_id}.npy")
+        assert maps["keys"].tolist() == labels[int(image_id)].nonzero()[0].tolist()
+        size = run.info.image_size(image_id) if image_id != EMPTY else maps["high_res"].shape[1:]
+        assert maps["high_res"].shape == (len(maps["keys"]), *size)
+    maps = load_cam(run.result_dir / name / f"{EMPTY}.npy")
+    assert all(array.size == 0 for array in maps.values())
+
+
+@pytest.mark.parametrize("name", ["ir_label", "sem_seg"])
+def test_label_maps(run, name):
+    seen = set()
+    for image_id in IDS:
+        labels = read_label_png(run.result_dir / name / f"{image_id}.png")
+        keys = load_cam(run.cam_out_dir / f"{image_id}.npy")["keys"]
+        assert labels.shape == run.info.image_size(image_id)
+        assert set(np.unique(labels)) <= {0, 255, *(keys + 1)}
+        seen |= set(np.unique(labels))
+        assert image_id != EMPTY or not labels.any()
+    assert max(seen - {255}) > 20
+
+
+def test_scores_count_every_image_and_leave_out_the_crowd(run):
+    """Pixels of the image without classes count as truth and prediction of the background."""
+    masks = {image_id: read_label_png(run.info.mask_path(image_id)) for image_id in IDS}
+    assert (masks[CROWD] == 255).any() and not masks[EMPTY].any()
+    scored = sum(int((mask != 255).sum()) for mask in masks.values())
+    scores = eval_cam.score(run, run.cam_out_dir)
+    assert scores.confusions.shape == (41, 81, 81)
+    assert (scores.confusions.sum(axis=(1, 2)) == scored).all()
+    confusion = eval_sem_seg.run(run)
+    assert confusion.shape == (81, 81) and confusion.sum() == scored
+    assert confusion[0, 0] >= masks[EMPTY].size
+    log = run.log_name.read_text()
+    table = log[log.index("mIoU (%)") :].splitlines()
+    assert [line[:14].strip() for line in table[1:4]] == ["CAM seed", "RIB seed", "pseudo masks"]
+    assert float(table[3].split()[-2]) == pytest.approx(100 * mean_iou(confusion), abs=0.005)
+    assert table[3].split()[-1] == "0.22" and table[4].startswith("on 8 images of ")
+
+
+def test_pictures(run):
+    names = {path.stem for path in (run.result_dir / "visualize").glob("*.png")}
+    assert names == {*IDS, "miou_over_threshold"}
+
+
+def test_a_second_run_redoes_nothing(run, words, tiny_run):
+    def outputs():
+        paths = sorted(run.result_dir.rglob("*")) + sorted(run.info.root.rglob("*"))
+        kinds = (".npy", ".png", ".pth", ".txt")
+        times = {path: path.stat().st_mtime_ns for path in paths if path.suffix in kinds}
+        return {p: t for p, t in times.items() if p.parent.name != "visualize"}
+
+    before = outputs()
+    assert tiny_run(*words) == 0 and outputs() == before
+
+
+def test_defaults_of_coco(words):
+    args = parse(words)
+    assert (args.RIB_lr, args.RIB_batch_size, args.score_th) == (5e-6, 15, 0.5)
+    assert (args.stop_th, args.explode_th, args.explode_ratio) == (1000, 0.3, 0.8)
+    assert (args.sem_seg_bg_thres, args.irn_pad_size) == (0.22, 0)
+    assert args.num_pooled_classes is None
+    thresholds = eval_cam.thresholds(args)
+    assert (thresholds[0], thresholds[-1], len(thresholds)) == (0.10, 0.50, 41)
+    args = parse(["--dataset", "coco14"])
+    assert str(args.info.root) == "Dataset/coco_2017" and str(args.result_dir) == "result/coco14"
+    assert args.cls_labels.name == "cls_labels_coco.npy"
+
+
+def test_the_step_gives_the_recorded_scores(golden, tmp_path):
+    """Maps and truths on disk, one image without classes, thresholds of COCO."""
+    data = golden("eval.npz")
+    root, maps = tmp_path / "coco", tmp_path / "cam"
+    for folder in (root / "JPEGImages", root / "coco_seg_anno", maps):
+        folder.mkdir(parents=True)
+    for i in range(4):
+        empty = i == data["coco_empty_image"]
+        cams = (
+            [np.zeros(0)] * 3
+            if empty
+            else [data[f"cam_keys_{i}"]] + 2 * [data[f"cam_high_res_{i}"]]
+        )
+        save_cam(maps / f"{i:012d}.npy", *cams)
+        save_palette_png(root / "coco_seg_anno" / f"{i:012d}.png", data[f"cam_gt_{i}"])
+    (tmp_path / "list.txt").write_text("".join(f"{i:012d}\n" for i in range(4)))
+    given = ("--coco14_root", root, "--eval_list", tmp_path / "list.txt")
+    args = parse([*TINY, "--dataset", "coco14", *map(str, given)])
+    scores = eval_cam.score(args, maps)
+    np.testing.assert_allclose(scores.thresholds, data["coco_thresholds"])
+    np.testing.assert_allclose(scores.mean_ious(), data["coco_miou_ignore"], rtol=1e-12)
