@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source misc/pseudo_gt.sh
-SAMPLE_OPTIONS=(--RIB_lr 1e-4)
+SAMPLE_OPTIONS=(--RIB_lr 2e-4)
 ADVICE="For the real thing get train2014.zip, val2014.zip and annotations_trainval2014.zip from cocodataset.org,
 put all images into Dataset/coco_2017/JPEGImages/ and the instances files into
 Dataset/coco_2017/annotations/"

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source misc/pseudo_gt.sh
-SAMPLE_OPTIONS=(--RIB_lr 1e-4 --irn_pad_size 288)
+SAMPLE_OPTIONS=(--RIB_lr 2e-4 --irn_pad_size 288)
 ADVICE="For the real thing get VOC 2012 (VOCtrainval_11-May-2012.tar from the PASCAL VOC site) and the SBD masks
 (SegmentationClassAug), put JPEGImages/, SegmentationClass/, SegmentationClassAug/, Annotations/ and
 ImageSets/ into Dataset/VOC2012_SEG_AUG/"

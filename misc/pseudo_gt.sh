@@ -16,11 +16,13 @@ pseudo_gt() {
     echo "$real_root is not here: running on a small drawn sample instead, into result/$name/."
     echo "$advice, or say --${dataset}_root DIR. The README has the details."
     "$PYTHON" -m Dataset.make_sample --layout "$layout" --out "Dataset/$name"
-    # The sample's images are small and its classifier thin (width 16), hence these sizes.
+    # The sample's images are small and few and its classifier thin (width 16), hence these sizes.
+    # Stride 16 is coarse for them: their maps spread wider, so background scores are higher.
     exec "$PYTHON" run_sample.py --dataset "$dataset" \
         "--${dataset}_root" "Dataset/$name" --result_dir "result/$name" \
         --cam_weights_name "$classifier" --imagenet_weights "$classifier" \
         --cam_crop_size 192 --cam_long 160,320 --RIB_batch_size 8 \
-        --irn_crop_size 192 --irn_batch_size 8 --irn_num_epoches 10 \
+        --conf_fg_thres 0.45 --conf_bg_thres 0.3 --sem_seg_bg_thres 0.45 \
+        --irn_crop_size 192 --irn_batch_size 4 --irn_num_epoches 30 \
         --visualize 4 "${SAMPLE_OPTIONS[@]}" "$@"
 }
