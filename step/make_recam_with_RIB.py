@@ -64,6 +64,7 @@ class MakeRIBCAM(ImageTask):
     """RIB on one image."""
 
     name = "make_recam_with_RIB"
+    images_worth_a_process = 1
 
     def __init__(self, args: Options, image_ids: tuple[str, ...]):
         self.args = args
