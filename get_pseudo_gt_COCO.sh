@@ -9,7 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source misc/pseudo_gt.sh
-SAMPLE_OPTIONS=(--RIB_lr 2e-4)
+# Most images of this sample show two classes, whose maps RIB mixes up when it goes too far.
+SAMPLE_OPTIONS=(--RIB_lr 1e-4 --RIB_batch_size 12 --score_th 0.3 --explode_ratio 0.5)
 ADVICE="For the real thing get train2014.zip, val2014.zip and annotations_trainval2014.zip from cocodataset.org,
 put all images into Dataset/coco_2017/JPEGImages/ and the instances files into
 Dataset/coco_2017/annotations/"
