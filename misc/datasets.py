@@ -1,5 +1,6 @@
 """Torch datasets, once for every DatasetInfo: they find and decode; `misc.imutils` changes."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,56 +82,56 @@ def multi_scale_pairs(
     return [torch.from_numpy(np.stack([view, view[:, :, ::-1]])) for view in chw]
 
 
-class ClassificationDataset(Dataset):
+class _EpochDataset(Dataset):
+    """Images whose random draws depend on (seed, epoch, image id) alone."""
+
+    def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], seed: int):
+        self.info, self.image_ids, self.seed, self.epoch = info, image_ids, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random draws of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def _draw(self, index: int, purpose: str) -> tuple[np.ndarray, random.Random]:
+        """An image, and the generator of its draws in this epoch."""
+        image_id = self.image_ids[index]
+        rng = worker_rng(self.seed, purpose, self.epoch, image_id)
+        return read_image(self.info.image_path(image_id)), rng
+
+
+class ClassificationDataset(_EpochDataset):
     """Random crops with multi-hot labels: (3 x S x S float, C float32).
 
     The draw of an image depends on (seed, epoch, image id) alone; call `set_epoch` before each.
     """
 
     def __init__(self, info: DatasetInfo, image_ids, labels, long_range, crop_size, seed=0):
-        self.info, self.image_ids, self.labels = info, image_ids, labels
-        self.long_range, self.crop_size, self.seed = long_range, crop_size, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random draws of an epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
+        super().__init__(info, image_ids, seed)
+        self.labels, self.long_range, self.crop_size = labels, long_range, crop_size
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image_id = self.image_ids[index]
-        rng = worker_rng(self.seed, "classification", self.epoch, image_id)
-        image = read_image(self.info.image_path(image_id))
+        image, rng = self._draw(index, "classification")
         crop = training_crop(image, self.long_range, self.crop_size, rng)
         return crop, torch.from_numpy(self.labels[index])
 
 
-class AffinityDataset(Dataset):
+class AffinityDataset(_EpochDataset):
     """Random crops with confident labels for IRN: (3 x S x S float, S/4 x S/4 uint8).
 
-    255 in the labels is "undecided". Image and label are scaled together by 0.5..1.5, mirrored,
-    cropped; the label is shrunk to
-    stride 4 by its nearest pixel (IRN, Sec. 4.2).
+    255 in the labels is "undecided". Image and label are scaled together by 0.5..1.5, mirrored and
+    cropped; then the label is shrunk to stride 4 by its nearest pixel (IRN, Sec. 4.2).
     """
 
     def __init__(self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0):
-        self.info, self.image_ids, self.label_dir = info, image_ids, label_dir
-        self.crop_size, self.seed, self.epoch = crop_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random draws of an epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
+        super().__init__(info, image_ids, seed)
+        self.label_dir, self.crop_size = label_dir, crop_size
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image_id = self.image_ids[index]
-        rng = worker_rng(self.seed, "affinity", self.epoch, image_id)
-        image = read_image(self.info.image_path(image_id))
-        label = read_label_png(self.label_dir / f"{image_id}.png")
+        image, rng = self._draw(index, "affinity")
+        label = read_label_png(self.label_dir / f"{self.image_ids[index]}.png")
         image, label = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng=rng)
         image = imutils.normalize(image)
         image, label = imutils.random_lr_flip((image, label), rng=rng)

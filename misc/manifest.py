@@ -93,6 +93,11 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def weights_digest(path: Path | None) -> str:
+    """Stands for the weights that training starts from; None are torchvision's."""
+    return file_digest(path) if path else "torchvision IMAGENET1K_V1"
+
+
 def ids_digest(image_ids: tuple[str, ...]) -> str:
     """First 16 hex digits of the SHA-256 of a list of images."""
     return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from misc.cams import pair_map
-from misc.torchutils import PolyOptimizer, gndp2d
+from misc.torchutils import PolyOptimizer, gndp2d, parameter_groups
 from net.resnet50_cam import CAM
 
 _EPSILON = 1e-5
@@ -130,11 +130,7 @@ class RIB:
 
     def _optimizer(self) -> PolyOptimizer:
         s = self.settings
-        rates = (s.learning_rate, 10 * s.learning_rate)
-        groups = [
-            {"params": params, "lr": rate, "weight_decay": s.weight_decay}
-            for params, rate in zip(self._groups, rates, strict=True)
-        ]
+        groups = parameter_groups(*self._groups, s.learning_rate, s.weight_decay)
         return PolyOptimizer(
             groups, lr=s.learning_rate, weight_decay=s.weight_decay, max_step=s.iterations
         )

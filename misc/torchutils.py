@@ -87,6 +87,19 @@ class PolyOptimizer(torch.optim.SGD):
         self.global_step = state_dict["global_step"]
 
 
+def parameter_groups(
+    backbone: list[torch.nn.Parameter],
+    new: list[torch.nn.Parameter],
+    lr: float,
+    weight_decay: float,
+) -> list[dict]:
+    """Groups for PolyOptimizer: the second list of parameters learns 10 times faster (IRN, RIB)."""
+    return [
+        {"params": list(params), "lr": rate, "weight_decay": weight_decay}
+        for params, rate in ((backbone, lr), (new, 10 * lr))
+    ]
+
+
 def worker_rng(seed: int, *parts: int | str) -> random.Random:
     """A generator that depends on the seed and the parts alone, e.g. worker_rng(seed, image_id).
 

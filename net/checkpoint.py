@@ -193,6 +193,14 @@ def _load(path: Path, state: Mapping[str, Tensor], model: Network, advice: str) 
     return model.eval()
 
 
+def on_backbone(cls: type[Network], path: str | Path | None, *arguments: Any) -> Network:
+    """A new network of this class, untrained but for the backbone of `load_backbone`."""
+    arch, state = load_backbone(path)
+    model = cls(*arguments, **{name: arch[name] for name in ("width", "stem", "stride_in_1x1")})
+    model.resnet50.load_state_dict(state)
+    return model
+
+
 def load_classifier(path: str | Path, num_classes: int, cls: type[Network] = CAM) -> Network:
     """A trained classifier of `num_classes` classes, in evaluation mode on the CPU.
 

@@ -4,12 +4,13 @@ import torch
 from torch.nn import functional as F
 
 from misc.datasets import ClassificationDataset, load_labels
-from misc.manifest import file_digest, ids_digest
+from misc.manifest import file_digest, ids_digest, weights_digest
 from misc.options import Options
 from misc.parallel import main_device, read_ahead_workers
 from misc.preflight import Preflight
+from misc.torchutils import parameter_groups
 from misc.training import CheckpointFile, Schedule, check_target, is_trained, train
-from net.checkpoint import load_backbone, save_checkpoint
+from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_cam import Net
 
 
@@ -44,9 +45,8 @@ def check(args: Options, preflight: Preflight) -> None:
 def run(args: Options) -> None:
     """Train from ImageNet weights and save the checkpoint."""
     image_ids = args.image_ids("train")
-    weights = args.imagenet_weights
     inputs = {
-        "imagenet weights": file_digest(weights) if weights else "torchvision IMAGENET1K_V1",
+        "imagenet weights": weights_digest(args.imagenet_weights),
         "labels": file_digest(args.cls_labels),
         "train list": ids_digest(image_ids),
     }
@@ -55,7 +55,8 @@ def run(args: Options) -> None:
         return
     torch.manual_seed(args.seed)
     device = main_device(args)
-    model = _initial_model(args).to(device).train()
+    model = on_backbone(Net, args.imagenet_weights, args.info.num_classes)
+    model.to(device).train()
     labels = load_labels(args.cls_labels, image_ids, args.info)
     dataset = ClassificationDataset(
         args.info, image_ids, labels, args.cam_long, args.cam_crop_size, args.seed
@@ -68,21 +69,8 @@ def run(args: Options) -> None:
         images, present = (tensor.to(device, non_blocking=True) for tensor in batch)
         return {"total": F.multilabel_soft_margin_loss(model(images), present)}
 
-    train(dataset, schedule, _parameter_groups(model, args), losses_of)
+    groups = parameter_groups(
+        *model.trainable_parameters(), args.cam_learning_rate, args.cam_weight_decay
+    )
+    train(dataset, schedule, groups, losses_of)
     save_checkpoint(args.cam_weights_name, model, settings=noted)
-
-
-def _initial_model(args: Options) -> Net:
-    arch, state = load_backbone(args.imagenet_weights)
-    thin = {name: arch[name] for name in ("width", "stem", "stride_in_1x1")}
-    model = Net(args.info.num_classes, **thin)
-    model.resnet50.load_state_dict(state)
-    return model
-
-
-def _parameter_groups(model: Net, args: Options) -> list[dict]:
-    rates = (args.cam_learning_rate, 10 * args.cam_learning_rate)
-    return [
-        {"params": params, "lr": rate, "weight_decay": args.cam_weight_decay}
-        for params, rate in zip(model.trainable_parameters(), rates, strict=True)
-    ]

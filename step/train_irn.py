@@ -6,12 +6,13 @@ from tqdm import tqdm
 
 from misc.datasets import AffinityDataset, TopLeftDataset
 from misc.indexing import PathIndex, affinity_labels
-from misc.manifest import file_digest, folder_digest, ids_digest
+from misc.manifest import folder_digest, ids_digest, weights_digest
 from misc.options import Options
 from misc.parallel import main_device, read_ahead_workers
 from misc.preflight import Preflight
+from misc.torchutils import parameter_groups
 from misc.training import CheckpointFile, Schedule, check_target, is_trained, train
-from net.checkpoint import load_backbone, save_checkpoint
+from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_irn import AffinityDisplacementLoss, Net
 
 _STRIDE = 4  # of boundary map and displacement field
@@ -49,9 +50,8 @@ def check(args: Options, preflight: Preflight) -> None:
 def run(args: Options) -> None:
     """Train the two heads on the confident labels, store the mean displacement, save."""
     image_ids = args.image_ids("train")
-    weights = args.imagenet_weights
     inputs = {
-        "imagenet weights": file_digest(weights) if weights else "torchvision IMAGENET1K_V1",
+        "imagenet weights": weights_digest(args.imagenet_weights),
         "IR labels": folder_digest(args.ir_label_out_dir),
         "train list": ids_digest(image_ids),
         "infer list": ids_digest(args.image_ids("infer")),
@@ -63,7 +63,8 @@ def run(args: Options) -> None:
     device = main_device(args)
     side = args.irn_crop_size // _STRIDE
     paths = PathIndex(args.irn_radius, (side, side))
-    model = _initial_model(args, paths).to(device).train()
+    model = on_backbone(AffinityDisplacementLoss, args.imagenet_weights, paths)
+    model.to(device).train()
     dataset = AffinityDataset(
         args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed
     )
@@ -75,7 +76,10 @@ def run(args: Options) -> None:
         images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
         return model(images, affinity_labels(labels, paths, args.info.num_labels))._asdict()
 
-    train(dataset, schedule, _parameter_groups(model, args), losses_of)
+    groups = parameter_groups(
+        *model.trainable_parameters(), args.irn_learning_rate, args.irn_weight_decay
+    )
+    train(dataset, schedule, groups, losses_of)
     store_mean_displacement(model, args, device)
     save_checkpoint(args.irn_weights_name, model, settings=noted)
 
@@ -97,19 +101,3 @@ def store_mean_displacement(model: AffinityDisplacementLoss, args: Options, devi
         _, displacement = Net.forward(model, images.to(device))  # without the loss
         total += displacement.mean(dim=(2, 3)).sum(dim=0)
     model.mean_shift.running_mean.copy_(total / len(dataset))
-
-
-def _initial_model(args: Options, paths: PathIndex) -> AffinityDisplacementLoss:
-    arch, state = load_backbone(args.imagenet_weights)
-    thin = {name: arch[name] for name in ("width", "stem", "stride_in_1x1")}
-    model = AffinityDisplacementLoss(paths, **thin)
-    model.resnet50.load_state_dict(state)
-    return model
-
-
-def _parameter_groups(model: AffinityDisplacementLoss, args: Options) -> list[dict]:
-    rates = (args.irn_learning_rate, 10 * args.irn_learning_rate)
-    return [
-        {"params": params, "lr": rate, "weight_decay": args.irn_weight_decay}
-        for params, rate in zip(model.trainable_parameters(), rates, strict=True)
-    ]
