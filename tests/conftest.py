@@ -35,6 +35,11 @@ TINY = (
 )
 
 
+def pytest_configure(config) -> None:
+    """Leave out what pycocotools makes NumPy 2 say at every mask."""
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+
+
 def shared_path(relative: str) -> Path:
     """A file of the reference data beside the project; skips the test where it is absent."""
     path = SHARED / relative
