@@ -59,7 +59,8 @@ def test_failed_writing_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "I;16"])
 def test_images_that_hold_no_labels_are_refused(tmp_path, mode):
     Image.new(mode, (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=f"a.png is an image of mode {mode}"):
+    name = mode.partition(";")[0]  # older Pillow reads 16 bits as mode I
+    with pytest.raises(UserError, match=f"a.png is an image of mode {name}"):
         read_label_png(tmp_path / "a.png")
 
 
