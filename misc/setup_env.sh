@@ -21,7 +21,7 @@ find_python() {
         echo "error: python3 cannot make a virtual environment; apt-get install python3-venv" >&2
         exit 2
     fi
-    if ! .venv/bin/python -m pip install --quiet --requirement "$requirements"; then
+    if ! install_packages .venv/bin/python "$requirements"; then
         if ! command -v cc > /dev/null || ! command -v c++ > /dev/null; then
             echo "error: pydensecrf2 is compiled when it is installed and no C++ compiler is here;" \
                 "apt-get install build-essential python3-dev" >&2
@@ -31,6 +31,17 @@ find_python() {
         exit 2
     fi
     PYTHON=.venv/bin/python
+}
+
+# Installs a requirements file for an interpreter.
+#   install_packages PYTHON REQUIREMENTS_FILE
+install_packages() {
+    local pip="$1 -m pip install --quiet"
+    # pydensecrf2 asks for a Cython whose code no longer compiles on Python 3.13; a newer one does.
+    if "$1" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
+        $pip "Cython>=3" setuptools wheel && $pip --no-build-isolation "pydensecrf2>=1.1" || return
+    fi
+    $pip --requirement "$2"
 }
 
 # Modules that requirements.txt brings.
