@@ -36,7 +36,10 @@ class Preflight:
 
     def labels(self, image_ids: tuple[str, ...]) -> None:
         """Images have image-level labels."""
-        load_labels(self.args.cls_labels, image_ids, self.info)
+        self._once(
+            ("labels", image_ids),
+            lambda: load_labels(self.args.cls_labels, image_ids, self.info),
+        )
 
     def masks(self, image_ids: Iterable[str]) -> None:
         """Ground truth masks are there, have their image's size and no label beyond the classes."""
@@ -61,16 +64,16 @@ class Preflight:
     def classifier(self, path: Path) -> None:
         """The classifier's checkpoint fits, unless this run trains it."""
         if "train_cam" not in self.planned:
-            load_classifier(path, self.info.num_classes)
+            self._once(("classifier", path), lambda: load_classifier(path, self.info.num_classes))
 
     def boundary_net(self, path: Path) -> None:
         """IRN's checkpoint fits, unless this run trains it."""
         if "train_irn" not in self.planned:
-            load_boundary_net(path)
+            self._once(("boundary net", path), lambda: load_boundary_net(path))
 
     def backbone(self, path: Path | None) -> None:
         """The file that training starts from fits; torchvision's download is tried here."""
-        load_backbone(path)
+        self._once(("backbone", path), lambda: load_backbone(path))
 
     def disjoint_images(self) -> None:
         """Every image to fine-tune on has others without its classes to draw batches from."""
@@ -104,6 +107,12 @@ class Preflight:
                 f"(--eval_list, --train_list)"
             )
         return True
+
+    def _once(self, key: tuple, check: Callable[[], object]) -> None:
+        """Make a check unless it was made for another step; it raises UserError."""
+        if key not in self._done:
+            check()
+            self._done.add(key)
 
     def _all(self, image_ids: Iterable[str], check: Callable[[str], None], what: str) -> None:
         """Run a check on all images, side by side; one UserError for all that fail."""

@@ -31,7 +31,7 @@ class RIBSettings:
 class Iteration:
     """State after one iteration."""
 
-    map_sums: list[torch.Tensor]  # C x h x w for each scale, over all iterations; updated in place
+    map_sums: list[torch.Tensor]  # C x h x w for each scale, so far; the list changes
     loss: float | None  # None where the map exploded: there is no loss then, and no step
     target_score: float | None  # sum of the target logits, from before the step
     stopped: bool  # no iteration follows because of an early stop

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from misc.cams import label_map, load_cam
+from misc.cams import CAM_STRIDE, label_map, load_cam
 from misc.datasets import multi_scale_pairs, read_image
 from misc.indexing import propagate_to_edge
 from misc.manifest import OutputFolder, claim_folder, file_digest, folder_digest
@@ -15,8 +15,6 @@ from misc.palette import save_label_png, save_palette_png
 from misc.parallel import ImageTask, run_over_images
 from misc.preflight import Preflight
 from net.checkpoint import load_boundary_net
-
-_STRIDE = 4  # of maps and boundary maps
 
 
 def folder(args: Options) -> OutputFolder:
@@ -92,7 +90,7 @@ class MakePseudoMask(ImageTask):
 
 def upsample_walk(walk: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Walk K x 1 x h4 x w4 to K x H x W: bilinear, cut to size, divided by the joint maximum."""
-    full = F.interpolate(walk, scale_factor=_STRIDE, mode="bilinear", align_corners=False)
+    full = F.interpolate(walk, scale_factor=CAM_STRIDE, mode="bilinear", align_corners=False)
     full = full[:, 0, : size[0], : size[1]]
     return full / full.max().clamp_min(torch.finfo(full.dtype).tiny)  # maps may be all zero
 

@@ -4,6 +4,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from misc.cams import CAM_STRIDE
 from misc.datasets import AffinityDataset, TopLeftDataset
 from misc.indexing import PathIndex, affinity_labels
 from misc.manifest import folder_digest, ids_digest, weights_digest
@@ -14,8 +15,6 @@ from misc.torchutils import parameter_groups
 from misc.training import CheckpointFile, Schedule, check_target, is_trained, train
 from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_irn import AffinityDisplacementLoss, Net
-
-_STRIDE = 4  # of boundary map and displacement field
 
 
 def target(args: Options) -> CheckpointFile:
@@ -61,7 +60,7 @@ def run(args: Options) -> None:
         return
     torch.manual_seed(args.seed)
     device = main_device(args)
-    side = args.irn_crop_size // _STRIDE
+    side = args.irn_crop_size // CAM_STRIDE  # of boundary map and displacement field
     paths = PathIndex(args.irn_radius, (side, side))
     model = on_backbone(AffinityDisplacementLoss, args.imagenet_weights, paths)
     model.to(device).train()

@@ -77,21 +77,20 @@ def coco_sample(tmp_path_factory) -> DatasetInfo:
 @pytest.fixture(scope="session")
 def classifier_file(tmp_path_factory) -> Path:
     """Checkpoint of a thin classifier of 20 classes, from which training can start too."""
-    model = Net(20, **THIN)
-    with torch.no_grad():
-        fill_by_recipe(model)
-    path = tmp_path_factory.mktemp("classifier") / "thin_cam.pth"
-    save_checkpoint(path, model)
-    return path
+    return _save_by_recipe(Net(20, **THIN), tmp_path_factory.mktemp("classifier") / "thin_cam.pth")
 
 
 @pytest.fixture(scope="session")
 def boundary_file(tmp_path_factory) -> Path:
     """Checkpoint of a thin boundary network."""
-    model = EdgeDisplacement(**THIN)
+    return _save_by_recipe(
+        EdgeDisplacement(**THIN), tmp_path_factory.mktemp("boundary") / "thin_irn.pth"
+    )
+
+
+def _save_by_recipe(model: torch.nn.Module, path: Path) -> Path:
     with torch.no_grad():
         fill_by_recipe(model)
-    path = tmp_path_factory.mktemp("boundary") / "thin_irn.pth"
     save_checkpoint(path, model)
     return path
 
