@@ -1,6 +1,7 @@
 """Reads COCO's instances files, whose hundreds of megabytes become a tenth of that in memory."""
 
 import json
+import reprlib
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import NamedTuple
 
 from misc.dataset_info import DatasetInfo
 from misc.errors import UserError, about
+from misc.untrusted import MAX_PIXELS, read_bytes, reason
 
 ADVICE = "unpack it again from annotations_trainval2014.zip of cocodataset.org"
 MAX_SIDE = 65535  # pixels of a JPEG file
+_MAX_BYTES = 2 << 30  # the official files have at most 450 MiB
 
 
 class Annotation(NamedTuple):
@@ -64,13 +67,14 @@ def read_instances(path: Path, info: DatasetInfo) -> Instances:
 
 def _load(path: Path) -> dict[str, list]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=_compact)
+        text = read_bytes(path, _MAX_BYTES).decode("utf-8")
+        content = json.loads(text, object_hook=_compact)
     except FileNotFoundError:
         raise UserError(f"no such file; {ADVICE}") from None
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror}); check the file") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"is no valid JSON ({error}); {ADVICE}") from None
+        raise UserError(f"is no valid JSON ({reason(error)}); {ADVICE}") from None
     tables = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(t), list) for t in tables):
         raise UserError(f"has no lists of images, annotations and categories; {ADVICE}")
@@ -86,18 +90,30 @@ def _compact(entry: dict) -> object:
         if "segmentation" in entry:
             return _annotation(entry)
         if "height" in entry and "width" in entry:
-            return _Size(int(entry["id"]), int(entry["height"]), int(entry["width"]))
+            return _Size(*(_integer(entry[name]) for name in ("id", "height", "width")))
         if isinstance(entry.get("counts"), list):
             return {"size": entry.get("size"), "counts": array("I", entry["counts"])}
     except KeyError as error:
         raise UserError(f"the entry {_shown(entry)} has no {error}; {ADVICE}") from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"the entry {_shown(entry)} is wrong ({error}); {ADVICE}") from None
+        raise UserError(f"the entry {_shown(entry)} is wrong ({reason(error)}); {ADVICE}") from None
     return entry
 
 
+def _integer(value: object) -> int:
+    number = int(value)
+    if number.bit_length() > 63:
+        raise ValueError("a number of more than 63 bits")
+    return number
+
+
 def _shown(entry: dict) -> str:
-    return f"with id {str(entry['id'])[:40]}" if "id" in entry else f"{str(entry)[:60]} ..."
+    # Not repr: it writes out all that is nested.
+    return f"with id {_brief(entry['id'])}" if "id" in entry else _brief(entry)
+
+
+def _brief(value: object) -> str:
+    return reason(reprlib.repr(value))
 
 
 def _annotation(entry: dict) -> Annotation:
@@ -107,9 +123,9 @@ def _annotation(entry: dict) -> Annotation:
     if not isinstance(segmentation, dict):
         segmentation = tuple(array("d", polygon) for polygon in segmentation)
     return Annotation(
-        number=int(entry["id"]),
-        image=int(entry["image_id"]),
-        category=int(entry["category_id"]),
+        number=_integer(entry["id"]),
+        image=_integer(entry["image_id"]),
+        category=_integer(entry["category_id"]),
         area=area,
         is_crowd=bool(entry.get("iscrowd", 0)),
         segmentation=segmentation,
@@ -122,7 +138,7 @@ def _class_index(categories: list, info: DatasetInfo) -> dict[int, int]:
     for category in categories:
         known = isinstance(category, dict) and category.get("name") in info.class_names
         if not known or not isinstance(category.get("id"), int):
-            raise UserError(f"{str(category)[:60]} is no category of {info.name}; {ADVICE}")
+            raise UserError(f"{_brief(category)} is no category of {info.name}; {ADVICE}")
         index[category["id"]] = info.class_names.index(category["name"])
     return index
 
@@ -132,9 +148,10 @@ def _images(sizes: list, info: DatasetInfo) -> list[AnnotatedImage]:
     for size in sizes:
         if not isinstance(size, _Size):
             raise UserError(f"an image has no height or width; {ADVICE}")
-        if not (0 < size.height <= MAX_SIDE and 0 < size.width <= MAX_SIDE):
+        sides = (size.height, size.width)
+        if min(sides) < 1 or max(sides) > MAX_SIDE or size.height * size.width > MAX_PIXELS:
             raise UserError(f"image {size.image} is {size.width}x{size.height} pixels; {ADVICE}")
-        images.append(AnnotatedImage(f"{size.image:012d}", (size.height, size.width), []))
+        images.append(AnnotatedImage(f"{size.image:012d}", sides, []))
     if not images:
         raise UserError(f"has no images; {ADVICE}")
     images.sort()

@@ -1,5 +1,6 @@
 """Draws the label maps of COCO images from their annotated objects."""
 
+import re
 from array import array
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,12 +11,17 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from coco14.instances import ADVICE, AnnotatedImage, Annotation
-from misc.errors import UserError, raise_first
+from misc.errors import UserError, raise_problems
 from misc.palette import save_palette_png
 from misc.processes import cpu_count, map_in_processes
+from misc.untrusted import reason
 
 VOID = 255
-MAX_COORDINATE = 1e6  # far outside any image; what is beyond would fill the memory
+# Pixels on all outlines of an annotation, and distance of its points: far more than in any image.
+# pycocotools takes some 60 bytes of memory for each.
+MAX_OUTLINE = 1e6
+# A run in COCO's text: characters of five bits each, of which the last one is marked.
+_COMPRESSED = re.compile("[P-o]{0,6}[0-O]")
 _CHUNK = 32  # images handed to a process at once
 _WORTH_PROCESSES = 500  # images; fewer are done sooner than other processes have started
 
@@ -46,8 +52,8 @@ def decode(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
         return _decode_polygons(segmentation, size)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"the segmentation of annotation {annotation.number} cannot be decoded ({error}); "
-            f"restore the instances file: {ADVICE}"
+            f"the segmentation of annotation {annotation.number} cannot be decoded "
+            f"({reason(error)}); restore the instances file: {ADVICE}"
         ) from None
 
 
@@ -56,7 +62,7 @@ def make_masks(
 ) -> None:
     """Draw and save the label maps of the images, in as many processes as there are cores.
 
-    Raises UserError for the first annotation that cannot be drawn, after all others have been.
+    Raises UserError for the annotations that cannot be drawn, after all others have been.
     """
     chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
     work = partial(_make_chunk, folder=folder, class_index=class_index)
@@ -66,7 +72,7 @@ def make_masks(
         for chunk, found in zip(chunks, map_in_processes(work, chunks, processes), strict=True):
             problems += found
             bar.update(len(chunk))
-    raise_first(problems)
+    raise_problems("mask", problems)
 
 
 def _make_chunk(
@@ -89,32 +95,50 @@ def _decode_polygons(polygons: Sequence[array], size: tuple[int, int]) -> np.nda
     """Pixels inside any of the polygons."""
     if not polygons:
         raise ValueError("there is no polygon")
+    outline = 0.0
     for polygon in polygons:
         coordinates = np.frombuffer(polygon)
-        if len(polygon) % 2 or not (np.abs(coordinates) <= MAX_COORDINATE).all():
+        if len(polygon) % 2 or not (np.abs(coordinates) <= MAX_OUTLINE).all():
             raise ValueError(f"polygon {polygon.tolist()[:6]} ...")
+        points = coordinates.reshape(-1, 2)
+        outline += np.abs(points - np.roll(points, 1, axis=0)).sum()
+    if outline > MAX_OUTLINE:
+        raise ValueError(f"outlines of {outline:.0f} pixels")
     # Fewer than three points have no inside; pycocotools would take two for a box.
     whole = [polygon for polygon in polygons if len(polygon) >= 6]
     if not whole:
         return np.zeros(size, dtype=bool, order="F")
-    return _pixels(coco_mask.merge(coco_mask.frPyObjects(whole, *size)))
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(whole, *size))).view(bool)
 
 
 def _decode_runs(rle: dict, size: tuple[int, int]) -> np.ndarray:
-    """Pixels of an RLE whose counts are numbers or, compressed, a string."""
-    counts = rle["counts"]
+    """Pixels of an RLE whose counts are numbers or, compressed, a string.
+
+    pycocotools reads and writes beyond its memory where runs or text are not what they should be.
+    """
     if tuple(rle["size"]) != size:
-        raise ValueError(f"size {rle['size']} in an image of {list(size)}")
-    if isinstance(counts, array):
-        # pycocotools would leave what is beyond the last run as it was in memory.
-        if sum(counts) != size[0] * size[1]:
-            raise ValueError(f"runs of {sum(counts)} pixels in an image of {list(size)}")
-        return _pixels(coco_mask.frPyObjects({"size": size, "counts": counts}, *size))
-    pixels = _pixels({"size": size, "counts": counts})
-    if coco_mask.encode(pixels.view(np.uint8))["counts"] != counts.encode():
-        raise ValueError("the runs do not fill the image")
-    return pixels
+        raise ValueError(f"another size in an image of {list(size)}")
+    counts = rle["counts"]
+    counts = counts if isinstance(counts, array) else _uncompressed(counts)
+    if sum(counts) != size[0] * size[1]:
+        raise ValueError(f"runs of {sum(counts)} pixels in an image of {list(size)}")
+    pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return pixels.reshape(size, order="F")
 
 
-def _pixels(rle: dict) -> np.ndarray:
-    return coco_mask.decode(rle).view(bool)
+def _uncompressed(text: str) -> list[int]:
+    """The runs in COCO's text: from the fourth one on, differences to the last but one."""
+    counts: list[int] = []
+    end = 0
+    while end < len(text):
+        run = _COMPRESSED.match(text, end)
+        if not run:
+            raise ValueError("counts that are no runs")
+        end = run.end()
+        bits = [ord(letter) - ord("0") for letter in run[0]]
+        count = sum((five & 31) << 5 * place for place, five in enumerate(bits))
+        count -= (bits[-1] & 16) << 5 * len(bits) - 4  # a sign, in the highest of the five bits
+        counts.append(count + counts[-2] if len(counts) > 2 else count)
+        if counts[-1] < 0:
+            raise ValueError("counts that are negative")
+    return counts

@@ -1,5 +1,6 @@
 """Class activation maps: merging their scales, deciding labels, and the files between the steps."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from misc.errors import UserError
 from misc.imutils import get_strided_size, get_strided_up_size
 from misc.npydict import load_dict, save_dict
+from misc.untrusted import MAX_PIXELS
 
 CAM_FIX = "run make_cam or make_recam_with_RIB first or set --cam_out_dir"
 LABEL_FIX = "make the label file again or check its path"
@@ -148,6 +150,8 @@ def _checked_cam(content: dict) -> dict[str, np.ndarray]:
         raise ValueError(f"{len(keys)} keys, but {counts} maps")
     if len(np.unique(keys)) < len(keys) or ((keys < 0) | (keys >= MAX_CLASSES)).any():
         raise ValueError("keys are not different class indices")
+    if any(math.prod(array.shape[1:]) > MAX_PIXELS for array in maps.values()):
+        raise ValueError(f"maps of more than {MAX_PIXELS} pixels")  # also where there is no map
     floats = {name: array.astype(np.float32, copy=False) for name, array in maps.items()}
     return {"keys": keys.astype(np.int64), **floats}
 

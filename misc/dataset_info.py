@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from misc.errors import UserError
+from misc.untrusted import image_size, read_bytes, reason
+
+IMAGE_FORMATS = ("JPEG", "PNG")  # as Pillow names them; masks are PNG
+_MAX_LIST = 64 << 20  # bytes; the longest official list has 1 MiB
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,18 @@ class DatasetInfo:
 
     def _header_size(self, path: Path) -> tuple[int, int]:
         try:
-            with Image.open(path) as image:
-                return image.size[::-1]
+            return image_size(path, IMAGE_FORMATS)
         except FileNotFoundError:
             raise UserError(
                 f"{path}: no such image, but it is in the list; check the list and {self.root_flag}"
             ) from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            raise UserError(f"{path}: is no readable image; restore the file") from None
+        except ValueError as error:
+            raise UserError(f"{path}: is no readable image ({error}); restore the file") from None
 
     def is_id(self, text: str) -> bool:
         """Whether a line of a list has the form of this dataset's image ids."""
-        return re.fullmatch(self.id_pattern, text) is not None
+        # ASCII: other scripts have digits too.
+        return re.fullmatch(self.id_pattern, text, re.ASCII) is not None
 
     def id_in(self, entry: str) -> str:
         """The image id in an entry of a list: ID, or the image's file, as JPEGImages/ID.jpg.
@@ -115,10 +117,12 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     Raises UserError for a list that is missing, empty, or has a line that is no image id.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not a text file"
-        raise UserError(f"{path}: image list cannot be read ({reason}); check the path") from None
+        lines = read_bytes(path, _MAX_LIST).decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: image list is not a text file; check the path") from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or reason(error)
+        raise UserError(f"{path}: image list cannot be read ({cause}); check the path") from None
     ids = []
     for number, line in enumerate(lines, start=1):
         words = line.split()

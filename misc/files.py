@@ -1,28 +1,66 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files so that a reader never meets half of one, whatever ends the writer."""
 
+import contextlib
+import itertools
 import os
-import uuid
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_numbers = itertools.count()
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there becomes `path` at the end.
 
-    When the block raises, the temporary file is removed and an older `path` stays as it was. The
-    temporary name keeps the suffix, by which writers such as `np.save` and Pillow go. The folder
-    has to exist.
+    When the block raises, the temporary file is removed and an older `path` stays as it was. What a
+    killed process leaves is found by `remove_leftovers`. The temporary name keeps the suffix, by
+    which writers such as `np.save` and Pillow go. The folder has to exist.
     """
     path = Path(path)
     # Not tempfile.mkstemp: its files are readable by their owner alone, and so would the result be.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp{path.suffix}")
+    writer = f"{_host()}-{os.getpid()}-{next(_numbers)}"
+    temporary = path.with_name(f".{path.name}.{writer}.tmp{path.suffix}")
     try:
         yield temporary
+        _to_disk(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", socket.gethostname())
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until the bytes are on the disk: after a power cut a new name may not have old bytes."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files in a folder whose writer was killed on this machine."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for path in folder.iterdir():
+            writer = re.search(r"^\..+\.(\w+)-(\d+)-\d+\.tmp(\.\w+)?$", path.name)
+            if writer and writer[1] == _host() and not _is_alive(int(writer[2])):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():  # a process of that number that ended: this one is not writing now
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # a process of somebody else
+        return True
+    return True
 
 
 def is_complete(path: Path) -> bool:

@@ -5,10 +5,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from misc import distributed
 from misc.errors import UserError
-from misc.files import atomic_path
+from misc.files import atomic_path, remove_leftovers
+from misc.untrusted import read_bytes, reason
 
 NAME = "manifest.json"
+_MAX_BYTES = 1 << 20
+# Raised with every change of the code by which the same options give other files.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -20,18 +25,29 @@ class OutputFolder:
     suffix: str  # of the files in it
 
 
+def settings_of(options: dict, inputs: dict | None) -> dict:
+    """What is noted of the making of files: options, digests of the inputs, version of the code."""
+    return {"version": VERSION, **options, "inputs": inputs}
+
+
 def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: bool) -> None:
     """Create a folder for what is made with these options from these inputs, or go on in it.
 
     A folder whose manifest says the same is continued. With other settings, or with files and no
     manifest, it is a UserError that says what differs; `overwrite` removes those files instead.
+    Every rank has to call it.
     """
-    settings = {**options, "inputs": inputs}
+    remove_leftovers(folder.path)
+    distributed.on_first_rank(lambda: _claim(folder, settings_of(options, inputs), overwrite))
+
+
+def _claim(folder: OutputFolder, settings: dict, overwrite: bool) -> None:
     difference = _difference(folder, settings)
     if difference and not overwrite:
         raise UserError(difference)
     make_writable(folder.path, folder.flag)
     if difference:
+        # The manifest last: if this is cut short, what is left still belongs to the old one.
         for path in folder.path.glob(f"*{folder.suffix}"):
             path.unlink()
     write_manifest(folder.path, settings)
@@ -41,7 +57,7 @@ def check_folder(folder: OutputFolder, options: dict) -> None:
     """Raise UserError where `claim_folder` would for these options; inputs may still be made."""
     noted = read_manifest(folder.path)
     inputs = noted.get("inputs") if noted else None
-    difference = _difference(folder, {**options, "inputs": inputs})
+    difference = _difference(folder, settings_of(options, inputs))
     if difference:
         raise UserError(difference)
 
@@ -68,12 +84,12 @@ def write_manifest(folder: Path, settings: dict) -> None:
 def read_manifest(folder: Path) -> dict | None:
     """Settings that a folder's files were made with; None where nothing is noted."""
     try:
-        noted = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        noted = json.loads(read_bytes(folder / NAME, _MAX_BYTES).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{folder / NAME}: cannot be read; restore it or remove it") from None
-    return noted if isinstance(noted, dict) else {}
+    return _plain(noted)
 
 
 def folder_digest(folder: Path) -> str:
@@ -106,10 +122,29 @@ def ids_digest(image_ids: tuple[str, ...]) -> str:
 def settings_difference(noted: dict, settings: dict) -> str:
     """Names and both values of what differs, e.g. "RIB_iter is 5 there and 10 now"."""
     # Through JSON and back, so that a tuple equals the list that it was noted as.
-    now = json.loads(json.dumps(settings))
+    noted, now = _plain(noted), json.loads(json.dumps(settings))
     noted, now = ({**s, **(s.get("inputs") or {}), "inputs": None} for s in (noted, now))
     names = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)]
-    return ", ".join(f"{name} is {noted.get(name)} there and {now.get(name)} now" for name in names)
+    return ", ".join(
+        f"{reason(name)} is {reason(noted.get(name))} there and {now.get(name)} now"
+        for name in names
+    )
+
+
+def _plain(noted: object) -> dict:
+    """What a file notes, without what `settings_of` never gives: the file may be anybody's."""
+    noted = noted if isinstance(noted, dict) else {}
+    inputs = noted.get("inputs")
+    settings = {name: value for name, value in noted.items() if _is_setting(name, value)}
+    if isinstance(inputs, dict):
+        settings["inputs"] = {name: v for name, v in inputs.items() if _is_setting(name, v)}
+    return settings
+
+
+def _is_setting(name: object, value: object) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    plain = all(v is None or isinstance(v, (bool, int, float, str)) for v in values)
+    return isinstance(name, str) and plain and (name != "inputs" or value is None)
 
 
 def _difference(folder: OutputFolder, settings: dict) -> str:

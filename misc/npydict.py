@@ -5,9 +5,10 @@ which in a foreign file may be anything. The reader here runs nothing.
 """
 
 import io
+import math
 import pickle
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ import numpy as np
 
 from misc.errors import UserError
 from misc.files import atomic_path
+from misc.pickles import PlainUnpickler
+from misc.untrusted import read_bytes, reason
+
+_MAX_FILE = 4 << 30  # bytes; maps of ten classes on an image of 100 megapixels
+_SHARED = 64 << 20  # bytes; image-level labels that are equal may be stored once
+_MAX_LENGTH = 1 << 40  # of an axis, also where another one is 0
+
+# What np.save writes before one object. numpy's own reader would parse it as Python.
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)"
+    rb"(\{'descr': '\|O', 'fortran_order': (?:False|True), 'shape': \(\), \} *\n)",
+    re.DOTALL,
+)
 
 
 def save_dict(path: str | Path, content: Mapping[Hashable, np.ndarray]) -> None:
@@ -28,32 +42,30 @@ def save_dict(path: str | Path, content: Mapping[Hashable, np.ndarray]) -> None:
 def load_dict(path: str | Path, fix: str) -> dict[Any, np.ndarray]:
     """Reads a dict of arrays of numbers without running code from the file.
 
+    All arrays together have at most 64 MiB more than the file, also where entries share an array.
     fix: what to do about a bad file, for the message of the UserError that is raised when the file
     is missing or broken, or holds anything but a dict of such arrays.
     """
     try:
-        stream = io.BytesIO(Path(path).read_bytes())
+        content = read_bytes(path, _MAX_FILE)
+        entries = _only_dict(_ArrayUnpickler(_behind_header(content)).load())
+        return _arrays(entries, len(content) + _SHARED)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {fix}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {fix}") from error
-    try:
-        _check_header(stream)
-        content = _only_dict(_ArrayUnpickler(stream).load())
-        return {key: _numbers(value) for key, value in content.items()}
     except Exception as error:  # broken pickles raise almost any kind of exception
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a dict of arrays ({reason}); {fix}") from error
+        raise UserError(f"{path} is not a dict of arrays ({reason(error)}); {fix}") from error
 
 
-def _check_header(stream: io.BytesIO) -> None:
-    """Goes to the end of the header, which has to announce a single object."""
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):  # the later ones are for types with many fields or names beyond Latin-1
-        raise ValueError(f"an array file of version {version}")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if shape != () or dtype.kind != "O":
-        raise ValueError(f"an array of {dtype}")
+def _behind_header(content: bytes) -> io.BytesIO:
+    """What follows the header, which has to announce a single object."""
+    header = _HEADER.match(content)
+    if not header or int.from_bytes(header[1], "little") != len(header[2]):
+        raise ValueError("not a single object in a file of np.save")
+    stream = io.BytesIO(content)
+    stream.seek(header.end())
+    return stream
 
 
 class _PickledType:
@@ -77,6 +89,20 @@ class _PickledType:
         return np.dtype(self.order + self.code)
 
 
+class _Latin1:
+    """Bytes as pickles of protocol 2 hold them, which old numpy wrote; encoded where needed."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str, encoding: str) -> None:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"text in {encoding!r:.20}")
+        self.text = text
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
 class _PickledArray:
     """Stands for `numpy.ndarray` and holds the parts of a pickled array.
 
@@ -89,28 +115,23 @@ class _PickledArray:
     def __setstate__(self, state: tuple) -> None:
         _, self.shape, self.type, self.fortran, self.data = state
 
+    def nbytes(self) -> int:
+        """Size of the array; ValueError where its shape is none."""
+        if not all(type(length) is int and 0 <= length < _MAX_LENGTH for length in self.shape):
+            raise ValueError("an array whose shape is none")
+        return math.prod(self.shape) * self.type.numpy().itemsize
+
     def numpy(self) -> np.ndarray:
         """The array; an error when the shape asks for other than the bytes that are there."""
-        if min(self.shape, default=0) < 0:  # reshape would take it for "whatever fits"
-            raise ValueError(f"an array of shape {self.shape}")
-        flat = np.frombuffer(self.data, self.type.numpy())
+        flat = np.frombuffer(_bytes(self.data, self.nbytes()), self.type.numpy())
         array = flat.reshape(self.shape, order="F" if self.fortran else "C")
         return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
-class _Function:
-    """Makes a function callable from a pickle without letting the pickle change its attributes."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable) -> None:
-        object.__setattr__(self, "_call", call)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise pickle.UnpicklingError("a file that sets attributes")
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
+def _bytes(data: bytes | _Latin1, count: int) -> bytes:
+    if len(data) != count:
+        raise ValueError(f"{len(data)} bytes where {count} are needed")
+    return data.text.encode("latin1") if isinstance(data, _Latin1) else data
 
 
 def _rebuild_array(subtype: object, shape: object, code: object) -> _PickledArray:
@@ -121,36 +142,30 @@ def _rebuild_type(code: str, align: object = False, copy: object = True) -> _Pic
     return _PickledType(code)
 
 
-def _rebuild_scalar(scalar_type: _PickledType, data: bytes) -> np.generic:
-    return np.frombuffer(data, scalar_type.numpy(), count=1)[0]
+def _rebuild_scalar(scalar_type: _PickledType, data: bytes | _Latin1) -> np.generic:
+    dtype = scalar_type.numpy()
+    return np.frombuffer(_bytes(data, dtype.itemsize), dtype)[0]
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2, which old numpy wrote, hold bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text in {encoding}")
-    return text.encode("latin1")
+def _no_bytes() -> bytes:
+    """How pickles of protocol 2 hold the bytes of an empty array."""
+    return b""
 
 
-# Not pickle.Unpickler: one damaged byte can make it reserve gigabytes for its table of objects.
-class _ArrayUnpickler(pickle._Unpickler):
-    """Reads arrays of numbers and the built-in containers; any other name is refused."""
+class _ArrayUnpickler(PlainUnpickler):
+    """Reads arrays of numbers, too."""
 
     ADMITTED = {
-        "numpy._core.multiarray._reconstruct": _Function(_rebuild_array),  # numpy 2
-        "numpy._core.multiarray.scalar": _Function(_rebuild_scalar),
-        "numpy.core.multiarray._reconstruct": _Function(_rebuild_array),
-        "numpy.core.multiarray.scalar": _Function(_rebuild_scalar),
+        "numpy._core.multiarray._reconstruct": _rebuild_array,  # numpy 2
+        "numpy._core.multiarray.scalar": _rebuild_scalar,
+        "numpy.core.multiarray._reconstruct": _rebuild_array,
+        "numpy.core.multiarray.scalar": _rebuild_scalar,
         "numpy.ndarray": None,  # only ever an argument of _reconstruct
-        "numpy.dtype": _Function(_rebuild_type),
-        "_codecs.encode": _Function(_encode),
+        "numpy.dtype": _rebuild_type,
+        "_codecs.encode": _Latin1,
+        "__builtin__.bytes": _no_bytes,
     }
-
-    def find_class(self, module: str, name: str) -> object:
-        full_name = f"{module}.{name}"
-        if full_name not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"it refers to {full_name}")
-        return self.ADMITTED[full_name]
+    STATEFUL = (_PickledArray, _PickledType)
 
 
 def _only_dict(outer: object) -> dict:
@@ -163,7 +178,14 @@ def _only_dict(outer: object) -> dict:
     return content
 
 
-def _numbers(value: object) -> np.ndarray:
-    if not isinstance(value, _PickledArray):
-        raise ValueError(f"an entry is a {type(value).__name__}")
-    return value.numpy()
+def _arrays(entries: dict, limit: int) -> dict[Any, np.ndarray]:
+    """The arrays of numbers; ValueError for other entries, and above `limit` bytes in all."""
+    arrays = {}
+    for key, value in entries.items():
+        if not isinstance(value, _PickledArray):
+            raise ValueError(f"an entry is a {type(value).__name__}")
+        limit -= value.nbytes()
+        if limit < 0:
+            raise ValueError("entries that are larger than the file")
+        arrays[key] = value.numpy()
+    return arrays

@@ -7,6 +7,7 @@ from PIL import Image
 
 from misc.errors import UserError
 from misc.files import atomic_path
+from misc.untrusted import WrongModeError, decode_image
 
 
 def voc_palette(n: int = 256) -> np.ndarray:
@@ -35,24 +36,22 @@ def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
 def read_label_png(path: str | Path) -> np.ndarray:
     """Reads a grey or palette PNG as an H x W uint8 label map.
 
-    Raises UserError when the file is missing or broken, or holds colours in place of labels.
+    Raises UserError when the file is missing or broken, holds colours in place of labels, or has
+    more pixels than `misc.untrusted.MAX_PIXELS`.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
+        return np.array(decode_image(path, ("PNG",), modes=("L", "P")))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; check the folder of the label maps") from None
-    # Pillow reports damaged PNG chunks as SyntaxError or ValueError, everything else as OSError.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except WrongModeError as error:
+        raise UserError(
+            f"{path} is {error}, not a map of label values; use the palette or grey PNG whose "
+            "pixel values are the labels"
+        ) from None
+    except ValueError as error:
         raise UserError(
             f"{path} cannot be read as an image ({error}); make or download it again"
         ) from error
-    if image.mode not in ("L", "P"):
-        raise UserError(
-            f"{path} is an image of mode {image.mode}, not a map of label values; "
-            "use the palette or grey PNG whose pixel values are the labels"
-        )
-    return np.array(image)
 
 
 def _save_png(path: str | Path, image: Image.Image) -> None:

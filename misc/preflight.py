@@ -1,190 +1,277 @@
 """Looks at everything that the chosen steps will read and write, before hours of computing."""
 
+import contextlib
+import logging
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from misc.cams import CAM_STRIDE, load_cam
+from misc.dataset_info import DatasetInfo
 from misc.datasets import load_labels, read_image
 from misc.disjoint import DisjointIndex
-from misc.errors import UserError, raise_first
+from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.manifest import OutputFolder, check_folder, make_writable
-from misc.options import Options, check_device
+from misc.options import Options
 from misc.palette import read_label_png
+from misc.processes import cpu_count, map_in_processes
+from misc.training import CheckpointFile, check_target
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 64  # files that a process looks at before it reports
+# Files; fewer are looked at by one process before others have started. Threads are slower than it:
+# a check takes a millisecond or less, and they wait for each other between reading and decoding.
+_WORTH_PROCESSES = 30_000
+_MOST_PROCESSES = 16  # each holds its own torch
+
+ImageCheck = Callable[[str], None]
 
 
 class Preflight:
-    """Checks shared by the steps' `check` functions; each check is made once.
+    """Checks shared by the steps' `check` functions; each is made once, problems are collected.
 
     planned: names of the steps of this run. What one of them will make is not asked for.
     """
 
     def __init__(self, args: Options, planned: list[str]):
         self.args, self.info, self.planned = args, args.info, planned
-        self._done: set[tuple] = set()
-        check_device(args.device)
-        make_writable(args.result_dir, "--result_dir")
+        self._problems = Problems()
+        self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
+        # Kind of file -> check of one image and the images, for `finish`. The photographs come
+        # first, so that a broken one is not reported as a problem of the mask or map beside it.
+        self._files: dict[str, tuple[ImageCheck, dict[str, None]]] = {
+            "image": (partial(check_image, self.info), {})
+        }
+        self._start = time.perf_counter()
+
+    def collect(self, check: Callable[[], object], kind: str = "other") -> None:
+        """Make a check now; its UserError is kept for `finish`."""
+        try:
+            check()
+        except UserError as error:
+            self._problems.add_error(kind, error)
 
     def images(self, image_ids: Iterable[str]) -> None:
         """Images are there and are whole JPEG files."""
-        self._all(image_ids, self._check_image, "image")
+        self._files["image"][1].update(dict.fromkeys(image_ids))
 
-    def labels(self, image_ids: tuple[str, ...]) -> None:
+    def labels(self, image_ids: Iterable[str]) -> None:
         """Images have image-level labels."""
-        self._once(
-            ("labels", image_ids),
-            lambda: load_labels(self.args.cls_labels, image_ids, self.info),
-        )
+        new = tuple(i for i in dict.fromkeys(image_ids) if i not in self._looked_at["label"])
+        if new:
+            self._looked_at["label"].update(new)
+            self.collect(lambda: load_labels(self.args.cls_labels, new, self.info), "label")
 
     def masks(self, image_ids: Iterable[str]) -> None:
         """Ground truth masks are there, have their image's size and no label beyond the classes."""
-        self._all(image_ids, self._check_mask, "mask")
+        self._later("mask", image_ids, partial(check_mask, self.info))
 
     def label_maps(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
         """Label maps of an earlier step are there, unless this run makes them."""
-        if self._made_here(made_by, image_ids):
-            return
-        self._all(
-            image_ids,
-            lambda i: self._check_label_map(folder / f"{i}.png", i, made_by),
-            f"label map in {folder}",
-        )
+        if not self._made_here(made_by, image_ids):
+            check = partial(check_label_map, self.info, folder, made_by)
+            self._later(f"label map in {folder}", image_ids, check)
 
     def cams(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
         """Saved maps are there and belong to these images, unless this run makes them."""
-        if self._made_here(made_by, image_ids):
-            return
-        self._all(image_ids, lambda i: self._check_cam(folder / f"{i}.npy", i), f"map in {folder}")
+        if not self._made_here(made_by, image_ids):
+            self._later(f"map in {folder}", image_ids, partial(check_cam, self.info, folder))
 
     def classifier(self, path: Path) -> None:
         """The classifier's checkpoint fits, unless this run trains it."""
         if "train_cam" not in self.planned:
-            self._once(("classifier", path), lambda: load_classifier(path, self.info.num_classes))
+            self._checkpoint(("classifier", path), partial(_load_classifier, path, self.info))
 
     def boundary_net(self, path: Path) -> None:
         """IRN's checkpoint fits, unless this run trains it."""
         if "train_irn" not in self.planned:
-            self._once(("boundary net", path), lambda: load_boundary_net(path))
+            self._checkpoint(("boundary net", path), partial(load_boundary_net, path))
 
     def backbone(self, path: Path | None) -> None:
         """The file that training starts from fits; torchvision's download is tried here."""
-        self._once(("backbone", path), lambda: load_backbone(path))
+        self._checkpoint(("backbone", path), partial(load_backbone, path))
 
     def disjoint_images(self) -> None:
         """Every image to fine-tune on has others without its classes to draw batches from."""
-        args, targets = self.args, self.args.image_ids("infer")
-        drawn = load_labels(args.cls_labels, args.image_ids("train", limited=False), self.info)
-        index = DisjointIndex(drawn)
-        labels = load_labels(args.cls_labels, targets, self.info)
-        raise_first(
-            [
-                f"{args.train_list}: every image shares a class with {image_id}, so RIB can draw "
-                f"no batches for it; give a --train_list with other classes too"
-                for image_id, label in zip(targets, labels, strict=True)
-                if label.any() and not index.disjoint(label).size
-            ]
-        )
+        drawn, targets = self.args.image_ids("train", limited=False), self.args.image_ids("infer")
+        self.labels((*drawn, *targets))
+        self.collect(lambda: self._check_disjoint(drawn, targets), "label")
 
     def output(self, folder: OutputFolder, options: dict) -> None:
         """An output folder can be written and does not hold results of other options."""
         if not self.args.overwrite:
-            check_folder(folder, options)
-        make_writable(folder.path, folder.flag)
+            self.collect(lambda: check_folder(folder, options), "output")
+        with _no_folder_left(folder.path):
+            self.collect(lambda: make_writable(folder.path, folder.flag), "output")
+
+    def output_file(self, file: CheckpointFile, options: dict) -> None:
+        """A checkpoint can be written and replaces none that was trained otherwise."""
+        with _no_folder_left(file.path.parent):
+            self.collect(lambda: check_target(file, options, self.args.overwrite), "output")
+
+    def finish(self) -> None:
+        """Look at the files; one UserError for all problems, or a line that says what is fine."""
+        files = {kind: (check, list(ids)) for kind, (check, ids) in self._files.items()}
+        for kind, messages in _look_at(files):
+            self._problems.add(kind, messages)
+        self._problems.raise_all()
+        looked_at = {kind: ids for kind, (_, ids) in files.items()} | self._looked_at
+        counts = {kind: len(keys) for kind, keys in looked_at.items() if keys}
+        seconds = time.perf_counter() - self._start
+        log.info("checked: %s; no problem (%.1f s)", counted(counts) or "no file", seconds)
+
+    def _later(self, kind: str, image_ids: Iterable[str], check: ImageCheck) -> None:
+        _, ids = self._files.setdefault(kind, (check, {}))
+        ids.update(dict.fromkeys(image_ids))
+
+    def _checkpoint(self, key: tuple, load: Callable[[], object]) -> None:
+        if key not in self._looked_at["checkpoint"]:
+            self._looked_at["checkpoint"].add(key)
+            self.collect(load, "checkpoint")
 
     def _made_here(self, step: str, image_ids: Iterable[str]) -> bool:
+        """Whether a step of this run makes something; the images that it leaves out are noted."""
         if step not in self.planned:
             return False
         missing = set(image_ids) - set(self.args.image_ids("infer"))
         if missing:
-            raise UserError(
+            message = (
                 f"--infer_list {self.args.infer_list}: has no {min(missing)}, nor "
                 f"{len(missing) - 1} more images that are needed later; give lists that agree "
                 f"(--eval_list, --train_list)"
             )
+            self._problems.add("list", [message])
         return True
 
-    def _once(self, key: tuple, check: Callable[[], object]) -> None:
-        """Make a check unless it was made for another step; it raises UserError."""
-        if key not in self._done:
-            check()
-            self._done.add(key)
+    def _check_disjoint(self, drawn: tuple[str, ...], targets: tuple[str, ...]) -> None:
+        labels = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
+        index = DisjointIndex(labels[: len(drawn)])
+        messages = [
+            f"{self.args.train_list}: every image shares a class with {image_id}, so RIB can draw "
+            f"no batches for it; give a --train_list with other classes too"
+            for image_id, label in zip(targets, labels[len(drawn) :], strict=True)
+            if label.any() and not index.disjoint(label).size
+        ]
+        raise_problems("RIB target", messages)
 
-    def _all(self, image_ids: Iterable[str], check: Callable[[str], None], what: str) -> None:
-        """Run a check on all images, side by side; one UserError for all that fail."""
-        todo = [i for i in image_ids if (what, i) not in self._done]
-        with ThreadPoolExecutor() as pool:
-            raise_first([p for p in pool.map(lambda i: _problem(check, i), todo) if p])
-        self._done.update((what, i) for i in todo)
 
-    def _check_image(self, image_id: str) -> None:
-        self.info.image_size(image_id)
-        path = self.info.image_path(image_id)
-        with open(path, "rb") as file:
-            start = file.read(2)
-            file.seek(-min(64, os.path.getsize(path)), os.SEEK_END)
-            end = file.read()
-        if start != b"\xff\xd8":
-            raise UserError(f"{path}: is no JPEG file; restore the file")
-        if b"\xff\xd9" not in end:  # cut off, or bytes behind the end marker: decoding tells
-            read_image(path)
+def check_image(info: DatasetInfo, image_id: str) -> None:
+    """Raise UserError unless an image is there and is a whole JPEG file."""
+    info.image_size(image_id)
+    path = info.image_path(image_id)
+    with open(path, "rb") as file:
+        start = file.read(2)
+        file.seek(-min(64, os.path.getsize(path)), os.SEEK_END)
+        end = file.read()
+    if start != b"\xff\xd8":
+        raise UserError(f"{path}: is no JPEG file; restore the file")
+    if b"\xff\xd9" not in end:  # cut off, or bytes behind the end marker: decoding tells
+        read_image(path)
 
-    def _check_mask(self, image_id: str) -> None:
-        path = self.info.mask_path(image_id)
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no ground truth mask of {image_id}; give an --eval_list of "
-                f"images that have one"
-            )
-        mask = read_label_png(path)
-        size = self.info.image_size(image_id)
-        if mask.shape != size:
-            raise UserError(
-                f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is "
-                f"{size[1]}x{size[0]}; restore it, or leave such images out with "
-                "--skip_mismatched"
-            )
-        self._check_values(path, mask)
 
-    def _check_label_map(self, path: Path, image_id: str, made_by: str) -> None:
-        if not path.is_file():
-            raise UserError(f"{path}: missing; run --{made_by}_pass first or give its folder")
-        labels = read_label_png(path)
-        if labels.shape != self.info.image_size(image_id):
-            raise UserError(f"{path}: has another size than its image; run --{made_by}_pass again")
-        self._check_values(path, labels)
-
-    def _check_values(self, path: Path, labels: np.ndarray) -> None:
-        highest = labels[labels < 255].max(initial=0)
-        if highest > self.info.num_classes:
-            raise UserError(
-                f"{path}: has label {highest}, {self.info.name} ends at "
-                f"{self.info.num_classes}; use this dataset's masks"
-            )
-
-    def _check_cam(self, path: Path, image_id: str) -> None:
-        maps = load_cam(path)
-        keys, size = maps["keys"], self.info.image_size(image_id)
-        fits = len(keys) == 0 or (
-            keys.max() < self.info.num_classes
-            and maps["high_res"].shape[1:] == size
-            and maps["cam"].shape[1:] == get_strided_size(size, CAM_STRIDE)
+def check_mask(info: DatasetInfo, image_id: str) -> None:
+    """Raise UserError unless the ground truth of an image is there and fits."""
+    path = info.mask_path(image_id)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no ground truth mask of {image_id}; give an --eval_list of "
+            f"images that have one"
         )
-        if not fits:
-            raise UserError(
-                f"{path}: holds maps of another image or dataset (classes {keys.tolist()}, size "
-                f"{maps['high_res'].shape[1:]}, image {size}); make the maps of {self.info.name} "
-                f"again or give another --cam_out_dir"
-            )
+    mask = read_label_png(path)
+    size = info.image_size(image_id)
+    if mask.shape != size:
+        raise UserError(
+            f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is "
+            f"{size[1]}x{size[0]}; restore it, or leave such images out with "
+            "--skip_mismatched"
+        )
+    _check_values(info, path, mask)
 
 
-def _problem(check: Callable[[str], None], image_id: str) -> str:
-    try:
-        check(image_id)
-    except UserError as error:
-        return str(error)
-    return ""
+def check_label_map(info: DatasetInfo, folder: Path, made_by: str, image_id: str) -> None:
+    """Raise UserError unless a step has made the label map of an image, and it fits."""
+    path = folder / f"{image_id}.png"
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run --{made_by}_pass first or give its folder")
+    labels = read_label_png(path)
+    if labels.shape != info.image_size(image_id):
+        raise UserError(f"{path}: has another size than its image; run --{made_by}_pass again")
+    _check_values(info, path, labels)
+
+
+def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
+    """Raise UserError unless the maps of an image are there and fit."""
+    path = folder / f"{image_id}.npy"
+    maps = load_cam(path)
+    keys, size = maps["keys"], info.image_size(image_id)
+    fits = len(keys) == 0 or (
+        keys.max() < info.num_classes
+        and maps["high_res"].shape[1:] == size
+        and maps["cam"].shape[1:] == get_strided_size(size, CAM_STRIDE)
+    )
+    if not fits:
+        raise UserError(
+            f"{path}: holds maps of another image or dataset (classes {keys.tolist()}, size "
+            f"{maps['high_res'].shape[1:]}, image {size}); make the maps of {info.name} "
+            f"again or give another --cam_out_dir"
+        )
+
+
+def _check_values(info: DatasetInfo, path: Path, labels: np.ndarray) -> None:
+    # In uint8 255 + 1 is 0, which leaves "ignore" out 10 times faster than an index does.
+    highest = int((labels + np.uint8(1)).max()) - 1
+    if highest > info.num_classes:
+        raise UserError(
+            f"{path}: has label {highest}, {info.name} ends at "
+            f"{info.num_classes}; use this dataset's masks"
+        )
+
+
+def _load_classifier(path: Path, info: DatasetInfo) -> None:
+    load_classifier(path, info.num_classes)
+
+
+def _look_at(files: dict[str, tuple[ImageCheck, list[str]]]) -> Iterator[tuple[str, list[str]]]:
+    """Check all files, in several processes where that is worth it: kind and what is wrong."""
+    total = sum(len(ids) for _, ids in files.values())
+    chunks = [
+        (kind, check, ids[start : start + _CHUNK])
+        for kind, (check, ids) in files.items()
+        for start in range(0, len(ids), _CHUNK)
+    ]
+    processes = min(cpu_count(), _MOST_PROCESSES) if total >= _WORTH_PROCESSES else 1
+    with tqdm(total=total, desc="check", unit="file", delay=3) as bar:
+        work = map_in_processes(_problems_of, chunks, processes)
+        for (kind, _, ids), messages in zip(chunks, work, strict=True):
+            yield kind, messages
+            bar.update(len(ids))
+
+
+def _problems_of(chunk: tuple[str, ImageCheck, list[str]]) -> list[str]:
+    """What is wrong with some files."""
+    _, check, image_ids = chunk
+    messages = []
+    for image_id in image_ids:
+        try:
+            check(image_id)
+        except UserError as error:
+            messages.append(str(error))
+    return messages
+
+
+@contextlib.contextmanager
+def _no_folder_left(folder: Path) -> Iterator[None]:
+    """Removes a folder that the block created, and those around it, if they are still empty."""
+    created = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    yield
+    for path in created:
+        with contextlib.suppress(OSError):
+            path.rmdir()

@@ -62,5 +62,6 @@ def command_line(
         info.require_root()
         prepare(info, args.out_dir, args.skip_mismatched)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(2)

@@ -5,20 +5,22 @@ the backbone under torchvision's names, a head under its own) and any further pl
 """
 
 import http.client
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights
 
 from misc.errors import UserError
 from misc.files import atomic_path
+from misc.interrupts import shielded
+from misc.untrusted import reason
 from net.resnet50 import ResNet50
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
+from net.torch_files import load_plain
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -27,6 +29,7 @@ _REPEATS = ("stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "backbone.", 
 _REPEATS += ("edge_layers.", "dp_layers.", "fc_dp7.4.")
 _IMAGENET_HEAD = "fc."
 _HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.")
+_MAX_CHANNELS = 1 << 16  # of a layer, above all classes
 _SHOWN = 3  # differing names of each kind in a message
 
 
@@ -55,11 +58,17 @@ def save_checkpoint(
             raise TypeError(f"{name} is a {type(value).__name__} and not plain data")
     state = _plain_names(model.state_dict())
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
-    path = Path(path)
+    write_file(Path(path), {**extra, "arch": dict(model.arch), "state_dict": state})
+
+
+def write_file(path: Path, content: dict) -> None:
+    """Writes what `torch.load(weights_only=True)` reads; UserError where that cannot be done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            torch.save({**extra, "arch": dict(model.arch), "state_dict": state}, temporary)
+        # An opened file: torch would note the name, which is another one in every run.
+        # Shielded: torch takes an exception out of its own writing for an error, or for nothing.
+        with shielded(), atomic_path(path) as temporary, temporary.open("wb") as stream:
+            torch.save(content, stream)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be written ({reason}); free or change the place") from error
@@ -91,7 +100,11 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
         given, state = {}, content
     if not _is_state_dict(state) or not isinstance(given, Mapping):
         raise UserError(f"{path} holds no network weights; give a ResNet-50 checkpoint")
-    state = {name: tensor.float() for name, tensor in _plain_names(state).items()}
+    state = _plain_names(state)
+    # Many names may stand for one tensor; each becomes one of its own.
+    if sum(tensor.numel() for tensor in state.values()) > path.stat().st_size:
+        raise UserError(f"{path} has more weights than bytes; give a ResNet-50 checkpoint")
+    state = {name: tensor.float() for name, tensor in state.items()}
     return {"arch": _complete_arch(path, given, state), "state_dict": state, "extra": extra}
 
 
@@ -100,12 +113,10 @@ def _unpickle(path: Path) -> Any:
         problem = "is not a file" if path.exists() else "is missing"
         raise UserError(f"{path} {problem}; give the path of a ResNet-50 checkpoint")
     try:
-        with warnings.catch_warnings():  # of formats that torch refuses a line later
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_plain(path)
     except Exception as error:  # damaged bytes can raise almost anything in an unpickler
         raise UserError(
-            f"{path} cannot be read as network weights ({type(error).__name__}): it is damaged, "
+            f"{path} cannot be read as network weights ({reason(error)}): it is damaged, "
             "of another kind, or holds more than tensors and plain values; give another file"
         ) from error
 
@@ -134,6 +145,8 @@ def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> d
     }
     if "classifier.weight" in state:
         inferred["num_classes"] = channels("classifier.weight")
+    if max(number for number in inferred.values() if isinstance(number, int)) > _MAX_CHANNELS:
+        raise UserError(f"{path} has tensors of more than {_MAX_CHANNELS} channels; give another")
     arch = {"stride_in_1x1": False, **inferred, **given}
     for key, value in inferred.items():
         if type(arch[key]) is not type(value) or arch[key] != value:
@@ -184,9 +197,14 @@ def _first(names: list[str]) -> str:
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
-def _load(path: Path, state: Mapping[str, Tensor], model: Network, advice: str) -> Network:
+def _load(
+    path: Path, state: Mapping[str, Tensor], build: Callable[[], Network], advice: str
+) -> Network:
     """Copies the tensors into the network, which is returned in evaluation mode."""
-    _check_fit(path, state, _plain_names(model.state_dict()), advice)
+    with torch.device("meta"):  # a network of any size needs no memory there
+        wanted = _plain_names(build().state_dict())
+    _check_fit(path, state, wanted, advice)
+    model = build()
     backbone = {name: t for name, t in state.items() if not name.startswith(_HEADS)}
     heads = {name: t for name, t in state.items() if name.startswith(_HEADS)}
     model.load_state_dict({**{f"resnet50.{name}": t for name, t in backbone.items()}, **heads})
@@ -214,9 +232,9 @@ def load_classifier(path: str | Path, num_classes: int, cls: type[Network] = CAM
             f"{path} is a classifier of {found} classes, but the data set has {num_classes}; "
             "give the one that train_cam wrote for this data set"
         )
-    model = cls(n_classes=num_classes, **_options(checkpoint["arch"]))
+    build = partial(cls, n_classes=num_classes, **_options(checkpoint["arch"]))
     advice = "give a classifier, as train_cam writes it"
-    return _load(path, checkpoint["state_dict"], model, advice)
+    return _load(path, checkpoint["state_dict"], build, advice)
 
 
 def load_boundary_net(
@@ -229,9 +247,9 @@ def load_boundary_net(
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
-    model = cls(**options, **_options(checkpoint["arch"]))
+    build = partial(cls, **options, **_options(checkpoint["arch"]))
     advice = "give a boundary network, as train_irn writes it"
-    return _load(path, checkpoint["state_dict"], model, advice)
+    return _load(path, checkpoint["state_dict"], build, advice)
 
 
 def load_backbone(path: str | Path | None) -> tuple[dict, dict[str, Tensor]]:
@@ -259,6 +277,9 @@ def load_backbone(path: str | Path | None) -> tuple[dict, dict[str, Tensor]]:
 
 
 def _download_imagenet() -> dict[str, Tensor]:
+    # Importing torchvision takes seconds, which every process of a step would spend.
+    from torchvision.models import ResNet50_Weights
+
     try:
         state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:

@@ -36,33 +36,46 @@ def result_dir(tmp_path):
 
 
 @pytest.fixture
-def refused(info, result_dir, tiny_run, capsys):
-    """Runs with the copied sample and the options; returns the one line of the refusal."""
+def all_refused(info, result_dir, classifier_file, tiny_run, capsys):
+    """Runs with the copied sample and the options; returns the lines of the refusal."""
+    given = ("--voc12_root", info.root, "--result_dir", result_dir)
+    given += ("--imagenet_weights", classifier_file)
 
     def call(*options):
         before = computed(result_dir)
         capsys.readouterr()
-        code = tiny_run("--voc12_root", info.root, "--result_dir", result_dir, *options)
-        line = the_line(code, capsys.readouterr().err)
+        code = tiny_run(*given, *options)
+        lines = the_lines(code, capsys.readouterr().err)
         assert computed(result_dir) == before
+        return lines
+
+    return call
+
+
+@pytest.fixture
+def refused(all_refused):
+    """The same for a single problem; returns its line."""
+
+    def call(*options):
+        (line,) = all_refused(*options)
         return line
 
     return call
 
 
-def the_line(code, stderr):
-    assert code == 2
-    line, rest = stderr.split("\n", 1)
-    assert rest == "" and line.startswith("error: ") and "Traceback" not in line
-    return line
+def the_lines(code, stderr):
+    assert code == 2 and stderr.endswith("\n")
+    lines = stderr.splitlines()
+    assert all(line.startswith("error: ") and "Traceback" not in line for line in lines)
+    return lines
 
 
 def computed(result_dir):
-    """Files of the result folder and their times, but for what is prepared before the checks."""
+    """What the result folder holds and its times, but for what is prepared before the checks."""
     return {
-        path: path.stat().st_mtime_ns
+        path: path.stat().st_mtime_ns if path.is_file() else None
         for path in result_dir.rglob("*")
-        if path.is_file() and path.relative_to(result_dir).parts[0] not in PREPARED
+        if path.relative_to(result_dir).parts[0] not in PREPARED
     }
 
 
@@ -100,12 +113,13 @@ def write_list(tmp_path, *lines):
 
 def test_unknown_flag_on_the_command_line():
     end = command("--no_such_flag", 3)
-    assert "--no_such_flag" in the_line(end.returncode, end.stderr)
+    (line,) = the_lines(end.returncode, end.stderr)
+    assert "--no_such_flag" in line
 
 
 def test_missing_root_on_the_command_line(tmp_path):
     end = command("--voc12_root", tmp_path / "none", "--result_dir", tmp_path / "result")
-    line = the_line(end.returncode, end.stderr)
+    (line,) = the_lines(end.returncode, end.stderr)
     assert f"--voc12_root {tmp_path / 'none'}: no such folder" in line
     assert not (tmp_path / "result").exists()
 
@@ -152,12 +166,13 @@ def test_root_without_lists(refused, info):
     assert "train.txt: image list cannot be read" in refused()
 
 
-def test_image_that_is_not_there(refused, info, classifier_file):
+def test_image_that_is_not_there(all_refused, info, classifier_file):
     for image_id in (FIRST, SECOND):
         info.image_path(image_id).unlink()
-    line = refused("--cam_weights_name", classifier_file)
-    assert f"{info.image_path(FIRST)}: no such image, but it is in the list" in line
-    assert line.endswith("(and 1 more like this)")
+    *lines, count = all_refused("--cam_weights_name", classifier_file)
+    for line, image_id in zip(lines, (FIRST, SECOND), strict=True):
+        assert f"{info.image_path(image_id)}: no such image, but it is in the list" in line
+    assert count == "error: 2 problems: 2 images"
 
 
 @pytest.mark.parametrize("role", ["train", "infer", "eval"])
@@ -183,12 +198,10 @@ def test_lists_that_are_no_lists(refused, tmp_path, role, classifier_file):
 
 
 def test_truncated_image(refused, info, classifier_file):
-    for image_id in (SECOND, "2012_000005"):
-        path = info.image_path(image_id)
-        path.write_bytes(path.read_bytes()[:-500])
+    path = info.image_path(SECOND)
+    path.write_bytes(path.read_bytes()[:-500])
     line = refused("--make_cam_pass", "--cam_weights_name", classifier_file)
-    assert f"{info.image_path(SECOND)}: cannot be decoded" in line
-    assert line.endswith("(and 1 more like this)")
+    assert f"{path}: cannot be decoded" in line
 
 
 def test_image_of_another_kind(refused, info, classifier_file):
@@ -201,7 +214,7 @@ def test_image_of_another_kind(refused, info, classifier_file):
         assert f"{path}: is no readable image" in refused(*given)
 
 
-def test_missing_labels(refused, info, tmp_path, classifier_file):
+def test_missing_labels(refused, all_refused, info, tmp_path, classifier_file):
     (info.root / "Annotations" / f"{SECOND}.xml").unlink()
     line = refused("--cam_weights_name", classifier_file)
     assert f"{SECOND}.xml: missing label" in line and "--cls_labels" in line
@@ -209,9 +222,9 @@ def test_missing_labels(refused, info, tmp_path, classifier_file):
     save_label_dict(tmp_path / "labels.npy", labels)
     given = ("--make_cam_pass", "--cam_weights_name", classifier_file, "--cls_labels")
     listed = ("--infer_list", write_list(tmp_path, *train_ids(info)))
-    line = refused(*given, tmp_path / "labels.npy", *listed)
-    assert f"labels.npy: missing label for image {SECOND}" in line
-    assert line.endswith("(and 6 more like this)")
+    lines = all_refused(*given, tmp_path / "labels.npy", *listed)
+    assert f"labels.npy: missing label for image {SECOND}" in lines[0]
+    assert lines[7:] == ["error: 7 problems: 7 labels"]
     save_label_dict(tmp_path / "labels.npy", {info.label_key(i): np.eye(80)[3] for i in [FIRST]})
     line = refused(*given, tmp_path / "labels.npy", "--infer_list", write_list(tmp_path, FIRST))
     assert "labels.npy: has 80 classes, voc12 has 20" in line
@@ -264,11 +277,9 @@ def scored(info, tmp_path, refused):
 
 
 def test_masks_of_another_size(scored, info):
-    for image_id in (FIRST, SECOND):
-        save_palette_png(info.mask_path(image_id), np.zeros((7, 9), dtype=np.uint8))
+    save_palette_png(info.mask_path(FIRST), np.zeros((7, 9), dtype=np.uint8))
     line = scored()
     assert f"{info.mask_path(FIRST)}: is 9x7, its image is" in line and "--skip_mismatched" in line
-    assert line.endswith("(and 1 more like this)")
 
 
 def test_mask_with_a_class_beyond_the_datasets(scored, info):
@@ -281,6 +292,7 @@ def test_mask_of_colours_and_no_mask(scored, info):
     path = info.mask_path(SECOND)
     Image.open(path).convert("RGB").save(path)
     assert f"{path} is an image of mode RGB" in scored()
+    save_palette_png(path, np.zeros(info.image_size(SECOND), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[:200])
     assert f"{path} cannot be read as an image" in scored()
     for folder in info.mask_dirs:
@@ -288,13 +300,13 @@ def test_mask_of_colours_and_no_mask(scored, info):
     assert f"{path}: no ground truth mask of {SECOND}" in scored("--limit", 3)
 
 
-def test_pseudo_masks_that_do_not_fit(refused, info, tmp_path):
+def test_pseudo_masks_that_do_not_fit(refused, all_refused, info, tmp_path):
     given = ("--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path / "masks")
     (tmp_path / "masks").mkdir()
     path = tmp_path / "masks" / f"{FIRST}.png"
-    line = refused(*given)
-    assert f"{path}: missing; run --make_sem_seg_labels_pass first" in line
-    assert line.endswith("(and 7 more like this)")
+    lines = all_refused(*given)
+    assert f"{path}: missing; run --make_sem_seg_labels_pass first" in lines[0]
+    assert lines[8:] == [f"error: 8 problems: 8 label maps in {tmp_path / 'masks'}"]
     for image_id in train_ids(info):
         mask = np.zeros(info.image_size(image_id), dtype=np.uint8)
         save_label_png(tmp_path / "masks" / f"{image_id}.png", mask)
@@ -349,7 +361,7 @@ def test_a_trained_classifier_is_not_replaced(refused, classifier_file, tmp_path
 
 
 @pytest.mark.parametrize("step", ["eval_cam", "cam_to_ir_label", "make_sem_seg_labels"])
-def test_saved_maps_that_do_not_fit(refused, info, tmp_path, boundary_file, step):
+def test_saved_maps_that_do_not_fit(refused, all_refused, info, tmp_path, boundary_file, step):
     maps = tmp_path / "maps"
     given = (f"--{step}_pass", "--cam_out_dir", maps, "--irn_weights_name", boundary_file)
     path = maps / f"{SECOND}.npy"
@@ -370,8 +382,9 @@ def test_saved_maps_that_do_not_fit(refused, info, tmp_path, boundary_file, step
     fault = spoilt(lambda: save_cam(path, [2], whole, whole))
     assert "another image or dataset" in fault
     shutil.rmtree(maps)
-    line = refused(*given)
-    assert f"{maps / FIRST}.npy is missing" in line and "(and 7 more like this)" in line
+    lines = all_refused(*given)
+    assert f"{maps / FIRST}.npy is missing" in lines[0]
+    assert lines[8:] == [f"error: 8 problems: 8 maps in {maps}"]
 
 
 def test_maps_that_this_run_will_not_make(refused, tmp_path, classifier_file):
@@ -381,16 +394,90 @@ def test_maps_that_this_run_will_not_make(refused, tmp_path, classifier_file):
     assert f"--infer_list {some}: has no {FIRST}" in refused(*given, "--infer_list", some)
 
 
+# --- several problems at once -------------------------------------------------------------------
+
+
+def test_problems_of_several_kinds_are_named_in_one_go(all_refused, info, tmp_path, result_dir):
+    """Of steps that read different things, also where an earlier step is refused altogether."""
+    info.image_path(FIRST).unlink()
+    info.image_path(SECOND).write_bytes(b"nothing")
+    third, fourth = (info.mask_path(f"2012_00000{n}") for n in (3, 4))
+    save_palette_png(third, np.zeros((7, 9), dtype=np.uint8))
+    fourth.write_bytes(b"nothing")
+    save_maps(info, tmp_path / "plain", train_ids(info)[2:])
+    (result_dir / "ir_label").mkdir(parents=True)
+    write_manifest(result_dir / "ir_label", {"step": "cam_to_ir_label", "conf_fg_thres": 0.7})
+    lines = all_refused(
+        *("--make_recam_pass", "--cam_weights_name", tmp_path / "none.pth"),
+        *("--eval_cam_pass", "--cam_to_ir_label_pass", "--train_irn_pass"),
+        *("--irn_weights_name", result_dir),
+    )
+    expected = [
+        f"{tmp_path / 'none.pth'} is missing",
+        "conf_fg_thres is 0.7 there and 0.35 now",
+        f"--irn_weights_name {result_dir}: is a folder",
+        f"{info.image_path(FIRST)}: no such image",
+        f"{info.image_path(SECOND)}: is no readable image",
+        f"{third}: is 9x7",
+        f"{fourth} cannot be read as an image",
+        "7 problems: 1 checkpoint, 2 outputs, 2 images, 2 masks",
+    ]
+    assert len(lines) == len(expected)
+    assert all(words in line for words, line in zip(expected, lines, strict=True))
+
+
+def test_problem_with_a_list_hides_no_other_step(all_refused, info, tmp_path, classifier_file):
+    info.image_path(SECOND).unlink()
+    lines = all_refused(
+        *("--make_cam_pass", "--cam_weights_name", classifier_file, "--eval_sem_seg_pass"),
+        *("--eval_list", tmp_path / "none.txt"),
+    )
+    assert "none.txt: image list cannot be read" in lines[0] and f"{SECOND}.jpg" in lines[1]
+    assert lines[2:] == ["error: 2 problems: 1 other, 1 image"]
+
+
+# --- --check ------------------------------------------------------------------------------------
+
+
+def test_check_looks_and_computes_nothing(tiny_run, info, result_dir, classifier_file, capsys):
+    given = ("--voc12_root", info.root, "--result_dir", result_dir, "--check")
+    given += ("--cam_out_dir", result_dir / "new" / "maps")
+    given += ("--irn_weights_name", result_dir / "other" / "irn.pth")
+    assert tiny_run(*given, "--imagenet_weights", classifier_file) == 0
+    ends = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    # 8 images in all lists; all that later steps read will be made by earlier ones
+    said = [line for line in ends if line.startswith("checked: ")]
+    assert len(said) == 1 and ends[-1] == said[0]
+    assert said[0].startswith("checked: 8 images, 8 masks, 8 labels, 1 checkpoint; no problem (")
+    assert {path.name for path in result_dir.iterdir()} == {"lists", "run.log"}
+
+
+def test_check_with_problems(all_refused, info, tmp_path):
+    save_maps(info, tmp_path / "maps", train_ids(info)[1:])
+    save_palette_png(info.mask_path(SECOND), np.zeros((7, 9), dtype=np.uint8))
+    lines = all_refused("--check", "--eval_cam_pass", "--cam_out_dir", tmp_path / "maps")
+    assert f"{FIRST}.npy is missing" in lines[0] and f"{SECOND}.png: is 9x7" in lines[1]
+    assert lines[2:] == [f"error: 2 problems: 1 map in {tmp_path / 'maps'}, 1 mask"]
+
+
+def test_a_run_says_what_it_has_checked(tiny_run, info, result_dir, classifier_file):
+    given = ("--voc12_root", info.root, "--result_dir", result_dir, "--make_cam_pass")
+    assert tiny_run(*given, "--cam_weights_name", classifier_file, "--limit", 1) == 0
+    log = (result_dir / "run.log").read_text()
+    assert "checked: 1 image, 1 label, 1 checkpoint; no problem (" in log
+    assert (result_dir / "cam_plain" / f"{FIRST}.npy").is_file()
+
+
 # --- drawing batches ----------------------------------------------------------------------------
 
 
-def test_no_image_to_draw_batches_from(refused, info, tmp_path, classifier_file):
+def test_no_image_to_draw_batches_from(all_refused, info, tmp_path, classifier_file):
     labels = {info.label_key(image_id): np.eye(20)[3] for image_id in train_ids(info)}
     save_label_dict(tmp_path / "labels.npy", labels)
     given = ("--make_recam_pass", "--cam_weights_name", classifier_file)
-    line = refused(*given, "--cls_labels", tmp_path / "labels.npy")
-    assert f"every image shares a class with {FIRST}" in line and "--train_list" in line
-    assert line.endswith("(and 7 more like this)")
+    lines = all_refused(*given, "--cls_labels", tmp_path / "labels.npy")
+    assert f"every image shares a class with {FIRST}" in lines[0] and "--train_list" in lines[0]
+    assert lines[8:] == ["error: 8 problems: 8 RIB targets"]
 
 
 # --- output folders -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from coco14 import masks
 from coco14.dataset import CATEGORY_IDS, CLASS_NAMES, describe
+from coco14.instances import Annotation
 from coco14.prepare import prepare
 from misc.cams import load_label_dict
 from misc.dataset_info import read_image_list
@@ -196,6 +198,16 @@ def test_parts_holes_and_compressed_runs(coco):
     expected[rectangle(0, 0, 4, 4) | rectangle(8, 0, 12, 4)] = CAR
     expected[ring] = CUP
     np.testing.assert_array_equal(coco.mask(), expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_runs_of_any_mask(share):
+    mask = np.random.RandomState(0).rand(300, 700) < share
+    mask[:, 200:500] &= share == 1  # a run of more than 16 bits, and one that grows by it
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    for counts in (rle["counts"].decode(), array("I", runs(mask)["counts"])):
+        annotation = Annotation(1, 9, 1, 9.0, False, {"size": [300, 700], "counts": counts})
+        np.testing.assert_array_equal(masks.decode(annotation, mask.shape), mask)
 
 
 def reference(content, number):
@@ -473,7 +485,8 @@ def test_segmentations_that_make_no_sense(coco, segmentation):
 
 
 def test_problems_are_counted(coco):
-    assert "(and 1 more like this)" in coco.refused(entry(CAR, [], 9), entry(CAR, [], 9, image=10))
+    with pytest.raises(UserError, match="(?s)annotation .*annotation .*2 problems: 2 masks"):
+        coco.prepare(entry(CAR, [], 9), entry(CAR, [], 9, image=10))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from misc.files import atomic_path
+from misc.files import atomic_path, remove_leftovers
 
 
 def test_file_appears_at_the_end(tmp_path):
@@ -48,3 +50,37 @@ def test_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "b").write_text("")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"]
     assert modes[0] == modes[1]
+
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+from misc.files import atomic_path
+with atomic_path(Path(sys.argv[1]) / "a.npy") as temporary:
+    temporary.write_bytes(b"half")
+    print(temporary.name, flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+def start_writer(folder, how):
+    command = [sys.executable, "-c", WRITER, str(folder), how]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path):
+    killed, living = start_writer(tmp_path, "killed"), start_writer(tmp_path, "living")
+    left, busy = killed.stdout.readline().strip(), living.stdout.readline().strip()
+    killed.wait()
+    elsewhere = left.replace(os.uname().nodename.replace("-", "_"), "another_host")
+    names = {".hidden.npy", "b.npy", ".a.npy.tmp.npy", elsewhere}
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert {left, busy} <= set(os.listdir(tmp_path))
+    remove_leftovers(tmp_path)
+    assert set(os.listdir(tmp_path)) == {busy, *names}
+    living.communicate("")
+    assert set(os.listdir(tmp_path)) == {"a.npy", *names}
+    remove_leftovers(tmp_path / "none")

@@ -1,11 +1,15 @@
 """misc/manifest.py: results of different settings never mix in one folder."""
 
+import contextlib
 import json
 
 import pytest
 
+from misc import manifest
 from misc.errors import UserError
+from misc.files import atomic_path
 from misc.manifest import (
+    VERSION,
     OutputFolder,
     check_folder,
     claim_folder,
@@ -43,6 +47,7 @@ def test_a_new_folder_says_what_made_it(folder):
     assert not folder.path.exists()
     claim_folder(folder, OPTIONS, INPUTS, overwrite=False)
     noted = {"step": "make_cam", "scales": [1.0, 0.5], "limit": None, "inputs": INPUTS}
+    noted["version"] = VERSION
     assert names(folder) == ["manifest.json"] and read_manifest(folder.path) == noted
 
 
@@ -73,6 +78,24 @@ def test_other_settings_are_refused_or_redone(full_folder, options, inputs, word
     assert names(full_folder) == ["manifest.json", "notes.txt"]
     assert read_manifest(full_folder.path)["inputs"] == inputs
     check_folder(full_folder, options)
+
+
+def test_results_of_another_version_do_not_mix(full_folder, monkeypatch):
+    monkeypatch.setattr(manifest, "VERSION", VERSION + 1)
+    with pytest.raises(UserError, match=f"version is {VERSION} there and {VERSION + 1} now"):
+        check_folder(full_folder, OPTIONS)
+
+
+def test_what_a_killed_run_left_half_written_goes(full_folder, monkeypatch):
+    monkeypatch.setattr("os.getpid", lambda: 2**22 + 1)  # above any process number
+    with contextlib.suppress(KeyboardInterrupt), atomic_path(full_folder.path / "c.npy") as path:
+        monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # killed
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+    monkeypatch.undo()
+    assert path.name in names(full_folder)
+    claim_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
+    assert names(full_folder) == ["a.npy", "b.npy", "manifest.json", "notes.txt"]
 
 
 def test_inputs_may_still_be_made_when_a_folder_is_checked(full_folder):

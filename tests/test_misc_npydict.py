@@ -72,6 +72,12 @@ def test_files_of_all_numpy_versions_are_read(tmp_path, protocol, package):
     np.testing.assert_array_equal(loaded[5], value[5])
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_empty_arrays_of_all_protocols_are_read(tmp_path, protocol):
+    write_file(tmp_path / "a.npy", pickled_object({"a": np.zeros((0, 3), np.float32)}, protocol))
+    assert load_dict(tmp_path / "a.npy", "fix it")["a"].shape == (0, 3)
+
+
 def without_frames(pickled):
     """The same pickle without its first frame mark, whose length has to fit."""
     assert pickled[2:3] == pickle.FRAME

@@ -19,6 +19,7 @@ from net.resnet50 import ResNet50
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from net.resnet50_irn import Net as BoundaryNet
+from net.torch_files import load_plain
 from tests.conftest import shared_path
 from tests.weights import fill_by_recipe
 
@@ -139,6 +140,27 @@ def test_published_checkpoints(tmp_path, classifier, boundary_net, prefix):
     torch.save(published_state(boundary_net, prefix), tmp_path / "irn.pth")
     assert_same(load_classifier(tmp_path / "cam.pth", 5), classifier)
     assert_same(load_boundary_net(tmp_path / "irn.pth", crop_size=64), boundary_net)
+
+
+def test_files_of_the_older_format(tmp_path, classifier):
+    state = plain_state(classifier)
+    path = tmp_path / "cam.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert_same(load_classifier(path, 5), classifier)
+    # Python 2 wrote the items of an ordered dict as lists, and text as bytes.
+    data = path.read_bytes()
+    assert data.count(b"X\x0c\x00\x00\x00conv1.weight") == 1
+    path.write_bytes(data.replace(b"X\x0c\x00\x00\x00conv1.weight", b"U\x0cconv1.weight"))
+    assert_same(load_classifier(path, 5), classifier)
+
+
+def test_ordered_dicts_of_python_2(tmp_path):
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    items = b"\x80\x02ccollections\nOrderedDict\n]]U\x04lossK\x03ea\x85R."
+    items = items.replace(b"]]", b"]](")
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"".join(pickle.dumps(p, 2) for p in parts) + items + pickle.dumps([], 2))
+    assert load_plain(path) == {"loss": 3}
 
 
 @pytest.mark.parametrize("tracked", [True, False])
@@ -319,8 +341,8 @@ def test_failed_save_keeps_the_older_file(tmp_path, classifier, monkeypatch):
     with pytest.raises(TypeError, match="when"):
         save_checkpoint(path, classifier, when=object())
 
-    def fail(content, temporary):
-        temporary.write_bytes(b"half")
+    def fail(content, stream):
+        stream.write(b"half")
         raise RuntimeError("disk\nfull")
 
     monkeypatch.setattr(checkpoint.torch, "save", fail)

@@ -6,18 +6,20 @@
 """
 
 import logging
-import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from defusedxml import ElementTree
 
 from misc.dataset_info import DatasetInfo, read_image_list
-from misc.errors import UserError, raise_first
+from misc.errors import UserError, raise_problems
 from misc.palette import read_label_png
 from misc.preparation import command_line, matched, save_labels, save_lists
+from misc.untrusted import read_bytes, reason
 from voc12.dataset import describe
 
+_MAX_XML = 1 << 20  # bytes; the largest official annotation has 10 KiB
 LISTS = ("train", "val", "train_aug")
 
 
@@ -66,7 +68,7 @@ def _labels(image_ids: list[str], info: DatasetInfo, log: logging.Logger) -> lis
 
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(label_or_problem, paths))
-    raise_first([result for result in results if isinstance(result, str)])
+    raise_problems("label", [result for result in results if isinstance(result, str)])
     return results
 
 
@@ -74,14 +76,18 @@ def label_from_xml(path: Path, info: DatasetInfo) -> np.ndarray:
     """Multi-hot float32 vector (C,) of the object names in an annotation file."""
     label = np.zeros(info.num_classes, dtype=np.float32)
     try:
-        names = [str(node.text) for node in ElementTree.parse(path).iterfind("./object/name")]
+        # No DTD: entities of a few lines can stand for gigabytes, or for other files.
+        root = ElementTree.fromstring(read_bytes(path, _MAX_XML), forbid_dtd=True)
+        names = [str(node.text) for node in root.iterfind("./object/name")]
     except OSError as error:
         raise UserError(
             f"{path}: missing label for an image ({error.strerror}); restore the "
             f"file, or give --cls_labels"
         ) from None
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path}: annotation cannot be read ({error}); restore the file") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last: its encoding
+        raise UserError(
+            f"{path}: annotation cannot be read ({reason(error)}); restore the file"
+        ) from None
     for name in names:
         if name not in info.class_names:
             raise UserError(f"{path}: {name[:40]!r} is no class of {info.name}; restore the file")
