@@ -1,14 +1,25 @@
 """Run the steps of RIB: image-level labels in, pseudo masks out. See --help and the README."""
 
+import contextlib
 import importlib
 import json
 import logging
 import sys
+from functools import partial
+from types import ModuleType
 
-from misc.errors import UserError
+from misc import distributed, interrupts
+from misc.errors import StoppedError, UserError
 from misc.manifest import OutputFolder, claim_folder, make_writable
 from misc.metrics import mean_iou
-from misc.options import DATASETS, STEPS, Options, chosen_steps, parse
+from misc.options import DATASETS, STEPS, Options, check_device, chosen_steps, parse
+from misc.parallel import (
+    main_device,
+    readers_can_end,
+    set_up_process,
+    training_threads,
+    uses_cuda,
+)
 from misc.preflight import Preflight
 
 log = logging.getLogger("run_sample")
@@ -18,25 +29,59 @@ def main(argv: list[str] | None = None) -> int:
     """Parse options, look at all input, run the chosen steps; returns the exit code."""
     args = parse(argv)
     try:
-        args.info.require_root()
-        make_writable(args.result_dir, "--result_dir")
-        start_log(args)
-        prepare_lists(args)
-        run_steps(args, chosen_steps(args))
+        with interrupts.noticed():
+            check_device(args.device)
+            with distributed.joined(uses_cuda(args)):
+                run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, distributed.SaidElsewhereError):
+            _say_each("error", str(error))
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    except (StoppedError, OSError) as error:  # such as a full disk, or a folder that is gone
+        _say_each("stopped", f"{error}; the same command goes on where it stopped")
+        return 1
+    except interrupts.Interrupted as interrupt:
+        if distributed.rank() == 0:
+            _say_each("interrupted", "the same command goes on where it stopped")
+        return 128 + interrupt.number
     return 0
 
 
+def _say_each(kind: str, text: str) -> None:
+    for line in text.splitlines():
+        print(f"{kind}: {line}", file=sys.stderr)
+
+
+def run(args: Options) -> None:
+    """All of a run; every rank calls it."""
+    args.info.require_root()
+    distributed.on_first_rank(lambda: make_writable(args.result_dir, "--result_dir"))
+    start_log(args)
+    set_up_process(main_device(args), training_threads(args), args.deterministic)
+    distributed.on_first_rank(lambda: prepare_lists(args))
+    run_steps(args, chosen_steps(args))
+
+
+class _LogFile(logging.FileHandler):
+    """Ends the run where it cannot be written, instead of a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        with contextlib.suppress(OSError):  # it would try to write the rest again
+            self.close()
+        raise
+
+
 def start_log(args: Options) -> None:
-    """Log to the screen and to a file, and say once which options are used."""
+    """Log to the screen and to a file, and say once which options are used.
+
+    Of several ranks the first does; the others show warnings only.
+    """
+    if distributed.rank() > 0:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+        return
     make_writable(args.log_name.parent, "--log_name")
     try:
-        handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.log_name)]
+        handlers = [logging.StreamHandler(sys.stdout), _LogFile(args.log_name)]
     except OSError as error:
         raise UserError(
             f"--log_name {args.log_name}: cannot be written ({error.strerror}); give another file"
@@ -68,16 +113,26 @@ def prepare_lists(args: Options) -> None:
         preparation.prepare(args.info, args.list_dir, args.skip_mismatched, with_labels)
 
 
+def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
+    """Look at everything that the steps will read and write; one UserError for all problems."""
+    preflight = Preflight(args, list(steps))
+    for step in steps.values():
+        preflight.collect(partial(step.check, args, preflight))
+    preflight.finish()
+
+
 def run_steps(args: Options, names: list[str]) -> None:
     """Check the input of all steps, then run them in the order of the method."""
     steps = {name: importlib.import_module(f"step.{name}") for name in names}
-    preflight = Preflight(args, names)
-    for step in steps.values():
-        step.check(args, preflight)
+    distributed.on_first_rank(lambda: check_steps(args, steps))
+    if args.check:
+        return
     results = {}
     for number, (name, step) in enumerate(steps.items(), start=1):
         log.info("[%d/%d] %s: %s", number, len(steps), name, STEPS[name].lstrip("0123456789 "))
-        results[name] = step.run(args)
+        interrupts.check()
+        with readers_can_end(name):
+            results[name] = step.run(args)
     if args.visualize:
         importlib.import_module("step.visualize").run(args, results.get("eval_cam"))
     report(args, results)

@@ -205,6 +205,18 @@ def _environment_options(group: argparse._ArgumentGroup) -> None:
     add("--num_workers", type=_count_or_zero, metavar="N",
         help="processes that read images ahead, for each of the above (default: 1 on the CPU, "
         "up to 8 on a GPU; 0 reads in place)")
+    add("--num_threads", type=_count, metavar="N",
+        help="CPU threads of each process (default: the cores, shared out); on a CPU results are "
+        "the same to the bit where this number is the same, with any number of processes")
+    add("--deterministic", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="on a GPU take only kernels that give the same bits every time (slower)")
+    add("--checkpoint_minutes", type=_not_negative, default=5.0, metavar="X",
+        help="time between two saved states of a training, from which it is continued; 0 saves "
+        "after every step (default: %(default)s)")
+    add("--image_cache", type=_not_negative, metavar="GIB",
+        help="memory for decoded training images, shared by the processes that read RIB's batches, "
+        "3 bytes a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps "
+        "none)")
     add("--seed", type=_count_or_zero, default=0, metavar="N", help="seed of every random draw")
     add("--limit", type=_count, metavar="N",
         help="work on the first N images of each list only (RIB still draws its batches from "
@@ -233,6 +245,9 @@ def _dataset_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _step_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--check", type=_boolean, nargs="?", const=True, default=False,
+                       metavar="BOOL", help="only look at everything that these steps will read, "
+                       "list all problems, and end")
     for name, text in STEPS.items():
         flags = (f"--{name}_pass", *PASS_ALIASES.get(name, ()))
         group.add_argument(*flags, type=_boolean, nargs="?", const=True, default=None,
@@ -263,6 +278,12 @@ def _classifier_options(group: argparse._ArgumentGroup) -> None:
     add("--max_long", type=_number(int, 32), metavar="PX",
         help="shrink what the classifier sees of larger images in make_cam and 2 to this longer "
         "side (for CPUs); maps are still saved at the image's own size")
+    add("--precision", choices=("float32", "bf16"), default="float32",
+        help="bf16: make_cam and 2 compute in bfloat16 where that is safe; weights and maps stay "
+        "float32 (default: %(default)s)")
+    add("--compile", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="make_cam and 2 run the classifier through torch.compile, which takes a minute for "
+        "each of the first image sizes; the last bits of maps then depend on the order of images")
 
 
 def _rib_options(group: argparse._ArgumentGroup) -> None:

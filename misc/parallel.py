@@ -1,30 +1,36 @@
 """One driver for every step that treats images one by one.
 
 A step supplies what is done with one image and how it is saved (`ImageTask`); the driver splits the
-images over processes, shows progress, leaves out what is complete, and names the image when
-something goes wrong.
+images over the ranks of the run and the processes of each, shows progress, leaves out what is
+complete, and names the image when something goes wrong.
 """
 
 import logging
 import os
 import queue
+import signal
+import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
 from tqdm import tqdm
 
-from misc.errors import UserError
+from misc import distributed, interrupts
+from misc.errors import StoppedError, UserError
 from misc.files import is_complete
 from misc.options import Options
-from misc.processes import cpu_count
+from misc.processes import cpu_count, end_with_parent
 
 log = logging.getLogger(__name__)
 
 # A ResNet-50 at full size needs about this much for RIB on the CPU (20 crops of 512 pixels).
 _BYTES_PER_CPU_PROCESS = 8 << 30
+_SECONDS_TO_END = 5.0  # what a process gets before it is killed
 
 
 class ImageTask:
@@ -49,36 +55,77 @@ class ImageTask:
         return None
 
 
+def uses_cuda(args: Options) -> bool:
+    """Whether the run computes on GPUs."""
+    return args.device != "cpu" and (args.device != "auto" or torch.cuda.is_available())
+
+
 def pick_devices(args: Options, count: int) -> list[torch.device]:
-    """The device of each process, for `count` images."""
-    if args.device == "cpu" or (args.device == "auto" and not torch.cuda.is_available()):
-        processes = args.num_processes or max(1, min(cpu_count(), _processes_that_fit()))
-        devices = [torch.device("cpu")] * processes
+    """The device of each process of this rank, for `count` images."""
+    ranks = distributed.local_size()
+    if not uses_cuda(args):
+        alone = max(1, min(cpu_count(), _processes_that_fit())) if ranks == 1 else 1
+        devices = [torch.device("cpu")] * (args.num_processes or alone)
     elif args.device in ("auto", "cuda"):
-        gpus = torch.cuda.device_count()
-        devices = [torch.device("cuda", i % gpus) for i in range(args.num_processes or gpus)]
+        gpus, first = torch.cuda.device_count(), distributed.local_rank()
+        count_here = args.num_processes or (gpus if ranks == 1 else 1)
+        devices = [torch.device("cuda", (first + i * ranks) % gpus) for i in range(count_here)]
     else:
         devices = [torch.device(args.device)] * (args.num_processes or 1)
     return devices[: max(1, count)]
 
 
 def main_device(args: Options) -> torch.device:
-    """The device of a step that runs in one process (training)."""
+    """The device of what a rank does in one process (training)."""
     return pick_devices(args, 1)[0]
 
 
 def threads_per_process(args: Options) -> int:
     """CPU threads of each process; the same however many images are left to do."""
-    return max(1, cpu_count() // len(pick_devices(args, 1 << 30)))
+    return args.num_threads or _share_of_cores(args)
+
+
+def _share_of_cores(args: Options) -> int:
+    processes = len(pick_devices(args, 1 << 30)) * distributed.local_size()
+    return max(1, cpu_count() // processes)
+
+
+def training_threads(args: Options) -> int:
+    """CPU threads of a training, which is one process in each rank."""
+    return args.num_threads or max(1, cpu_count() // distributed.local_size())
 
 
 def read_ahead_workers(args: Options) -> int:
     """Processes that read images ahead for one compute process."""
     if args.num_workers is not None:
         return args.num_workers
-    device = main_device(args)
-    share = cpu_count() // len(pick_devices(args, 1 << 30))
-    return min(8, max(1, share - 1)) if device.type == "cuda" else 1
+    return min(8, max(1, _share_of_cores(args) - 1)) if uses_cuda(args) else 1
+
+
+@contextmanager
+def readers_can_end(name: str) -> Iterator[None]:
+    """A killed process that reads ahead stops the run as a killed one that computes does."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise StoppedError(
+            f"{name}: a process that reads images ended (killed, or out of memory? then give "
+            f"fewer --num_workers)"
+        ) from None
+
+
+def set_up_process(device: torch.device, threads: int, deterministic: bool) -> None:
+    """Threads and kernels of a process that computes."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if deterministic:
+        # cuBLAS reads this when it starts; only with a fixed workspace it adds up in one order.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
 
 
 def _processes_that_fit() -> int:
@@ -92,42 +139,20 @@ def _processes_that_fit() -> int:
 def run_over_images(task: ImageTask, image_ids: tuple[str, ...], args: Options) -> list:
     """Treat every image that is not complete; returns what `finish` gave in each process.
 
-    Errors of a task leave here as UserError or RuntimeError with the image's name in front.
+    All ranks have to call it; each treats its share and gets the results of all. Errors of a task
+    leave here as UserError, StoppedError or RuntimeError with the image's name in front.
     """
-    todo = [i for i in image_ids if not _all_complete(task.outputs(i))]
+    # One rank looks: two could see different states, and then some image would be nobody's.
+    todo = distributed.on_first_rank(
+        lambda: [i for i in image_ids if not _all_complete(task.outputs(i))]
+    )
     if len(todo) < len(image_ids):
-        log.info(
-            "%s: %d of %d images are complete already",
-            task.name,
-            len(image_ids) - len(todo),
-            len(image_ids),
-        )
+        done = len(image_ids) - len(todo)
+        log.info("%s: %d of %d images are complete already", task.name, done, len(image_ids))
     if not todo:
         return []
-    devices = pick_devices(args, len(todo) // task.images_worth_a_process)
-    threads = threads_per_process(args)
-    log.info(
-        "%s: %d images, %d process%s on %s, %d thread%s each",
-        task.name,
-        len(todo),
-        len(devices),
-        "es" * (len(devices) > 1),
-        devices[0].type,
-        threads,
-        "s" * (threads > 1),
-    )
     start = time.perf_counter()
-    with tqdm(
-        total=len(image_ids),
-        initial=len(image_ids) - len(todo),
-        desc=task.name,
-        unit="image",
-        smoothing=0.1,
-    ) as bar:
-        if len(devices) == 1:
-            results = [_run_here(task, todo, devices[0], threads, bar)]
-        else:
-            results = _run_in_processes(task, todo, devices, threads, bar)
+    results = distributed.gathered(_run_share(task, distributed.share(todo), args))
     seconds = time.perf_counter() - start
     log.info(
         "%s: %d images in %.1f s (%.3f s per image)",
@@ -136,11 +161,42 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], args: Options) 
         seconds,
         seconds / len(todo),
     )
-    return results
+    return [result for of_rank in results for result in of_rank]
 
 
 def _all_complete(paths: list[Path]) -> bool:
     return bool(paths) and all(is_complete(path) for path in paths)
+
+
+def _run_share(task: ImageTask, image_ids: list[str], args: Options) -> list:
+    """Treat the images of this rank."""
+    if not image_ids:
+        return []
+    devices = pick_devices(args, len(image_ids) // task.images_worth_a_process)
+    threads = threads_per_process(args)
+    ranks = distributed.size()
+    log.info(
+        "%s: %d images%s, %d process%s on %s, %d thread%s each",
+        task.name,
+        len(image_ids),
+        f" on the first of {ranks} ranks" if ranks > 1 else "",
+        len(devices),
+        "es" * (len(devices) > 1),
+        devices[0].type,
+        threads,
+        "s" * (threads > 1),
+    )
+    with tqdm(
+        total=len(image_ids),
+        desc=task.name,
+        unit="image",
+        smoothing=0.1,
+        disable=distributed.rank() > 0,
+    ) as bar:
+        if len(devices) == 1:
+            return [_run_here(task, image_ids, devices[0], threads, bar)]
+        settings = [(device, threads, args.deterministic) for device in devices]
+        return _run_in_processes(task, image_ids, settings, bar)
 
 
 def _run_here(task: ImageTask, image_ids: list[str], device: torch.device, threads: int, bar):
@@ -149,77 +205,112 @@ def _run_here(task: ImageTask, image_ids: list[str], device: torch.device, threa
     try:
         task.start(device, image_ids)
         for image_id in image_ids:
-            try:
+            interrupts.check()
+            with _named(task, image_id):
                 task.one(image_id)
-            except UserError:
-                raise
-            except Exception as error:
-                raise RuntimeError(f"{task.name}: image {image_id}: {error}") from error
             bar.update()
         return task.finish()
     finally:
         torch.set_num_threads(before)
 
 
-def _run_in_processes(task: ImageTask, image_ids: list[str], devices: list, threads: int, bar):
+@contextmanager
+def _named(task: ImageTask, image_id: str) -> Iterator[None]:
+    """Puts step and image into the errors that do not name a file."""
+    try:
+        yield
+    except (UserError, StoppedError):
+        raise
+    except OSError as error:  # a full disk, a folder that was removed
+        raise StoppedError(f"{task.name}: image {image_id}: {error}") from error
+    except Exception as error:
+        raise RuntimeError(f"{task.name}: image {image_id}: {error}") from error
+
+
+def _run_in_processes(task: ImageTask, image_ids: list[str], settings: list[tuple], bar) -> list:
     """Process r treats images r, r + n, r + 2n, ...; a failure of one ends them all."""
     context = mp.get_context("spawn")
     reports = context.Queue()
-    shares = [image_ids[rank :: len(devices)] for rank in range(len(devices))]
+    shares = [image_ids[number :: len(settings)] for number in range(len(settings))]
     processes = [
-        context.Process(target=_work, args=(rank, task, share, device, threads, reports))
-        for rank, (share, device) in enumerate(zip(shares, devices, strict=True))
+        context.Process(target=_work, args=(number, task, share, setting, reports))
+        for number, (share, setting) in enumerate(zip(shares, settings, strict=True))
     ]
-    for process in processes:
-        process.start()
     try:
-        return _collect(task.name, processes, reports, bar)
+        with _interrupts_blocked():  # a new process inherits that: this one ends them all
+            for process in processes:
+                process.start()
+        results = _collect(task.name, processes, reports, bar)
+        for process in processes:  # what has finished ends by itself
+            process.join(_SECONDS_TO_END)
+        return results
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        _end(processes)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block; ignored, it would be lost."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(processes: list) -> None:
+    """End processes within seconds, whatever they do."""
+    started = [process for process in processes if process.pid]
+    for process in started:
+        process.terminate()
+    deadline = time.monotonic() + _SECONDS_TO_END
+    for process in started:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.join()
 
 
 def _collect(name: str, processes: list, reports, bar) -> list:
     """Follow the reports of all processes until each has finished."""
     results: dict[int, object] = {}
     while len(results) < len(processes):
+        interrupts.check()
         try:
-            kind, rank, content = reports.get(timeout=1.0)
+            kind, number, content = reports.get(timeout=1.0)
         except queue.Empty:
-            dead = [p for r, p in enumerate(processes) if r not in results and p.exitcode]
+            dead = [p for n, p in enumerate(processes) if n not in results and p.exitcode]
             if dead:
-                raise RuntimeError(
+                raise StoppedError(
                     f"{name}: a process ended with code {dead[0].exitcode} (killed, or out of "
-                    f"memory?); run again to go on, with fewer --num_processes if memory is short"
+                    f"memory? then give fewer --num_processes)"
                 ) from None
             continue
         if kind == "image":
             bar.update()
         elif kind == "finished":
-            results[rank] = content
-        elif kind == "user error":
-            raise UserError(content)
+            results[number] = content
         else:
-            raise RuntimeError(content)
-    return [results[rank] for rank in sorted(results)]
+            raise kind(content)
+    return [results[number] for number in sorted(results)]
 
 
-def _work(rank: int, task: ImageTask, image_ids: list[str], device, threads: int, reports) -> None:
+def _work(number: int, task: ImageTask, image_ids: list[str], setting: tuple, reports) -> None:
     """Body of one process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its own processes end with it
+    end_with_parent()
+    device = setting[0]
     image_id = "start"
     try:
-        torch.set_num_threads(threads)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        set_up_process(*setting)
         task.start(device, image_ids)
         for image_id in image_ids:
-            task.one(image_id)
-            reports.put(("image", rank, None))
-        reports.put(("finished", rank, task.finish()))
-    except UserError as error:
-        reports.put(("user error", rank, str(error)))
+            with _named(task, image_id):
+                task.one(image_id)
+            reports.put(("image", number, None))
+        reports.put(("finished", number, task.finish()))
+    except (UserError, StoppedError) as error:
+        reports.put((type(error), number, str(error)))
     except Exception as error:
         details = traceback.format_exc()
-        reports.put(("error", rank, f"{task.name}: image {image_id}: {error}\n{details}"))
+        reports.put((RuntimeError, number, f"{task.name}: image {image_id}: {error}\n{details}"))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception would meet Python's own ending

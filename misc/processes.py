@@ -3,10 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from misc.errors import StoppedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,22 +26,42 @@ def map_in_processes(
 ) -> Iterator[Result]:
     """What `work` returns for each item, in order; with one process it is done in this one.
 
-    work, items and results have to be picklable. Raises RuntimeError when a process is killed.
+    work, items and results have to be picklable. Raises StoppedError when a process is killed.
     """
     if processes == 1:
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_leave_interrupts_to_parent)
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin)
     try:
         yield from pool.map(work, items)
     except BrokenProcessPool:
-        raise RuntimeError(
-            "a process ended (killed, or out of memory?); run again to go on where it stopped"
-        ) from None
+        raise StoppedError("a process ended (killed, or out of memory?)") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
+
+
+def quiet_reader(number: int) -> None:
+    """For `worker_init_fn` of a loader, which hands on what goes wrong in a reading process.
+
+    What is still printed comes up when the run is ended while an image changes hands.
+    """
+    sys.excepthook = lambda *_: None
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, also when that was killed."""
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=follow, name="end with parent", daemon=True).start()

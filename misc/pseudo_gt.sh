@@ -10,7 +10,7 @@ pseudo_gt() {
     shift 5
     find_python requirements.txt $PROJECT_MODULES
     if [[ " $* " == *" --${dataset}_root"* ]] || [ -d "$real_root" ]; then
-        exec "$PYTHON" run_sample.py --dataset "$dataset" "$@"
+        run_ranks --dataset "$dataset" "$@"
     fi
     local name=sample_$dataset
     echo "$real_root is not here: running on a small drawn sample instead, into result/$name/."
@@ -18,11 +18,25 @@ pseudo_gt() {
     "$PYTHON" -m Dataset.make_sample --layout "$layout" --out "Dataset/$name"
     # The sample's images are small and few and its classifier thin (width 16), hence these sizes.
     # Stride 16 is coarse for them: their maps spread wider, so background scores are higher.
-    exec "$PYTHON" run_sample.py --dataset "$dataset" \
+    run_ranks --dataset "$dataset" \
         "--${dataset}_root" "Dataset/$name" --result_dir "result/$name" \
         --cam_weights_name "$classifier" --imagenet_weights "$classifier" \
         --cam_crop_size 192 --cam_long 160,320 --RIB_batch_size 8 \
         --conf_fg_thres 0.45 --conf_bg_thres 0.3 --sem_seg_bg_thres 0.45 \
         --irn_crop_size 192 --irn_batch_size 4 --irn_num_epoches 30 \
         --visualize 4 "${SAMPLE_OPTIONS[@]}" "$@"
+}
+
+# Becomes run_sample.py, in NPROC processes that share the images and the batches of the trainings
+# (as many as there are GPUs where NPROC is not set). Under torchrun this is one of its processes.
+run_ranks() {
+    local gpus='import torch; print(max(1, torch.cuda.device_count()))'
+    local processes=${NPROC:-$("$PYTHON" -c "$gpus")}
+    if [ "$processes" = 1 ] || [ -n "${TORCHELASTIC_RUN_ID:-}" ]; then
+        exec "$PYTHON" run_sample.py "$@"
+    fi
+    # Bad input is said once, before the processes start.
+    "$PYTHON" run_sample.py --check "$@"
+    exec "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$processes" \
+        --max-restarts 3 run_sample.py "$@"
 }

@@ -1,31 +1,26 @@
-"""The loop that the classifier, IRN and later networks are trained with."""
+"""The loop that the classifier, IRN and later networks are trained with: resumed, on many ranks."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from misc.errors import UserError
-from misc.manifest import make_writable, settings_difference
+from misc import distributed, interrupts
+from misc.errors import StoppedError, UserError
+from misc.files import remove_leftovers
+from misc.manifest import make_writable, settings_difference, settings_of
+from misc.processes import quiet_reader
 from misc.torchutils import PolyOptimizer
-from net.checkpoint import read_checkpoint
+from net.checkpoint import read_checkpoint, save_checkpoint, write_file
+from net.torch_files import load_plain
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and in which portions to train."""
-
-    name: str
-    epochs: int
-    batch_size: int
-    seed: int
-    num_workers: int
 
 
 @dataclass(frozen=True)
@@ -35,31 +30,71 @@ class CheckpointFile:
     flag: str
     path: Path
 
+    @property
+    def partial(self) -> Path:
+        """Where the state of an unfinished training is kept."""
+        return self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained how long, in which portions, and where its state is kept."""
+
+    name: str
+    file: CheckpointFile
+    settings: dict  # what the result depends on; see misc.manifest.settings_of
+    epochs: int
+    batch_size: int  # of all ranks together
+    seed: int
+    num_workers: int
+    checkpoint_minutes: float  # between two saved states
+    overwrite: bool = False
+
 
 def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
     """A checkpoint can be written and replaces none that was made otherwise."""
     make_writable(file.path.parent, file.flag)
     if file.path.is_dir():
         raise UserError(f"{file.flag} {file.path}: is a folder; give the name of a file")
-    if file.path.exists() and not overwrite:
+    if overwrite:
+        return
+    if file.path.exists():
         noted = _noted(file)
-        _require_same(file, noted, {**options, "inputs": noted.get("inputs")})
+        _require_same(file, noted, settings_of(options, noted.get("inputs")))
+    elif state := _read_state(file.partial):
+        noted = state["settings"]
+        _require_same(file, noted, settings_of(options, noted.get("inputs")))
 
 
-def is_trained(file: CheckpointFile, settings: dict, overwrite: bool) -> bool:
-    """Whether a checkpoint with these settings is there already.
+def check_batch(flag: str, batch_size: int) -> None:
+    """Every rank gets a part of each batch."""
+    if batch_size < distributed.size():
+        raise UserError(
+            f"{flag} {batch_size}: leaves nothing to do for some of {distributed.size()} "
+            f"processes; give a larger batch or fewer processes"
+        )
 
-    Raises UserError where there is one of other settings, or of another origin, and no
-    `overwrite`.
+
+def is_trained(training: Training) -> bool:
+    """Whether the checkpoint is there already. Every rank has to call it.
+
+    Raises UserError where there is one of other settings, or of another origin, and no `overwrite`.
     """
+    remove_leftovers(training.file.path.parent)
+    return distributed.on_first_rank(lambda: _is_trained(training))
+
+
+def _is_trained(training: Training) -> bool:
+    file = training.file
     if not file.path.exists():
         return False
     try:
-        _require_same(file, _noted(file), settings)
+        _require_same(file, _noted(file), training.settings)
     except UserError:
-        if overwrite:
+        if training.overwrite:
             return False
         raise
+    file.partial.unlink(missing_ok=True)  # a run was ended between the two
     log.info("%s is complete already", file.path)
     return True
 
@@ -80,58 +115,158 @@ def _require_same(file: CheckpointFile, noted: dict, settings: dict) -> None:
 
 
 def train(
-    dataset: Dataset,
-    schedule: Schedule,
+    training: Training,
+    model: nn.Module,
     parameter_groups: list[dict],
-    losses_of: Callable[[list[torch.Tensor]], dict[str, torch.Tensor]],
+    dataset: Dataset,
+    losses_of: Callable[[nn.Module, list[torch.Tensor], float], dict[str, torch.Tensor]],
 ) -> None:
     """Train with SGD and polynomial decay; incomplete batches are dropped, as in IRN.
 
-    dataset: has `set_epoch`, so that its draws depend on (seed, epoch, image) alone.
+    Every rank has to call it, with the same model; each treats its part of every batch. The state
+    is saved from time to time, and what an earlier run of the same settings saved is continued:
+    the trajectory is the same.
+
     parameter_groups: {"params", "lr", "weight_decay"} each.
-    losses_of: a batch -> named losses; "total" is minimised, all are shown.
+    dataset: has `set_epoch`, so that its draws depend on (seed, epoch, image) alone.
+    losses_of: the network, this rank's part of a batch and the share of the batch that it is, 0..1
+    -> named losses, whose sums over the ranks are those of the batch; "total" is minimised.
     """
-    batch_size = min(schedule.batch_size, len(dataset))
+    batch_size = min(training.batch_size, len(dataset))
+    check_batch(f"{training.name} batches of", batch_size)
     steps = len(dataset) // batch_size
     optimizer = PolyOptimizer(
         parameter_groups,
         lr=parameter_groups[0]["lr"],
         weight_decay=parameter_groups[0]["weight_decay"],
-        max_step=steps * schedule.epochs,
+        max_step=steps * training.epochs,
     )
-    with tqdm(total=steps * schedule.epochs, desc=schedule.name, unit="step") as bar:
-        for epoch in range(schedule.epochs):
-            sums: dict[str, float] = {}
-            for batch in _batches(dataset, schedule, batch_size, epoch):
-                optimizer.zero_grad()
-                losses = losses_of(batch)
-                losses["total"].backward()
-                optimizer.step()
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + value.item()
+    done, sums = _resume(training, model, optimizer)
+    network = distributed.data_parallel(model)
+    saved = time.monotonic()
+    with tqdm(
+        total=steps * training.epochs,
+        initial=done,
+        desc=training.name,
+        unit="step",
+        disable=distributed.rank() > 0,
+    ) as bar:
+        for epoch in range(done // steps, training.epochs):
+            sums = sums if done % steps else {}
+            for batch in _batches(dataset, training, batch_size, epoch, skip=done % steps):
+                losses = losses_of(network, batch, len(batch[0]) / batch_size)
+                _step(optimizer, losses["total"])
+                for name, value in _over_ranks(losses).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                done += 1
+                interrupts.check()
+                if time.monotonic() - saved >= 60 * training.checkpoint_minutes:
+                    _save(training, done, model, optimizer, sums)
+                    saved = time.monotonic()
                 bar.update()
-            means = ", ".join(f"{name} {value / steps:.4f}" for name, value in sums.items())
-            log.info(
-                "%s: epoch %d of %d, mean losses: %s",
-                schedule.name,
-                epoch + 1,
-                schedule.epochs,
-                means,
-            )
+            means = (f"{name} {float(value) / steps:.4f}" for name, value in sums.items())
+            text = "%s: epoch %d of %d, mean losses: %s"
+            log.info(text, training.name, epoch + 1, training.epochs, ", ".join(means))
+    _save(training, done, model, optimizer, sums)
+
+
+def save_trained(training: Training, model: nn.Module) -> None:
+    """Write the checkpoint of a finished training. Every rank has to call it."""
+
+    def save() -> None:
+        save_checkpoint(training.file.path, model, settings=training.settings)
+        training.file.partial.unlink(missing_ok=True)
+
+    distributed.on_first_rank(save)
+
+
+def _step(optimizer: PolyOptimizer, loss: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    # The gradients of the ranks are averaged, and the loss is the sum of their parts.
+    (loss * distributed.size()).backward()
+    optimizer.step()
+
+
+def _over_ranks(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    values = distributed.summed(torch.stack(list(losses.values())))
+    return dict(zip(losses, values, strict=True))
 
 
 def _batches(
-    dataset: Dataset, schedule: Schedule, batch_size: int, epoch: int
+    dataset: Dataset, training: Training, batch_size: int, epoch: int, skip: int
 ) -> Iterator[list[torch.Tensor]]:
+    """This rank's part of every batch of an epoch but the first `skip`."""
     dataset.set_epoch(epoch)
-    order = torch.Generator().manual_seed(schedule.seed * 1000 + epoch)
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=schedule.num_workers,
-            generator=order,
-        )
+    generator = torch.Generator().manual_seed(training.seed * 1000 + epoch)
+    order = torch.randperm(len(dataset), generator=generator)
+    batches = order[: len(order) // batch_size * batch_size].view(-1, batch_size).tolist()
+    mine = [distributed.share(batch) for batch in batches[skip:]]
+    # Its own generator, so that the loader draws nothing from the global one.
+    loader = DataLoader(
+        dataset,
+        batch_sampler=mine,
+        num_workers=training.num_workers,
+        generator=generator,
+        worker_init_fn=quiet_reader,
     )
+    return iter(loader)
+
+
+def _save(training: Training, done: int, model, optimizer: PolyOptimizer, sums: dict) -> None:
+    """Keep the state after `done` steps; the first rank writes it."""
+    if distributed.rank() > 0:
+        return
+    device = next(model.parameters()).device
+    state = {
+        "settings": training.settings,
+        "done": done,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "sums": sums,
+        "rng": torch.get_rng_state(),
+        "cuda rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+    write_file(training.file.partial, state)
+
+
+def _resume(training: Training, model, optimizer: PolyOptimizer) -> tuple[int, dict]:
+    """Load the state of an earlier run; returns its steps and sums of losses, or 0 and none."""
+    path = training.file.partial
+    state = _read_state(path)
+    if state and (difference := settings_difference(state["settings"], training.settings)):
+        if not training.overwrite:
+            _require_same(training.file, state["settings"], training.settings)
+        log.info("%s is left: it was trained with other settings (%s)", path, difference)
+        state = None
+    if len(set(distributed.gathered(state and state["done"]))) > 1:
+        raise StoppedError(f"{path}: the processes see different files; its folder must be shared")
+    if not state:
+        return 0, {}
+    device = next(model.parameters()).device
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if device.type == "cuda" and state["cuda rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda rng"], device)
+    except Exception as error:  # the file is somebody else's: anything may stand there
+        raise UserError(
+            f"{path}: is of another network ({type(error).__name__}); remove it to train anew"
+        ) from error
+    log.info("%s: goes on after %d steps from %s", training.name, state["done"], path)
+    return state["done"], {name: value.to(device) for name, value in state["sums"].items()}
+
+
+def _read_state(path: Path) -> dict | None:
+    """The state of an unfinished training; None where there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        state = load_plain(path)
+    except Exception as error:  # damaged bytes can raise almost anything in an unpickler
+        log.warning("%s is damaged (%s); training starts anew", path, type(error).__name__)
+        return None
+    types = {"settings": dict, "done": int, "model": dict, "optimizer": dict, "sums": dict}
+    whole = isinstance(state, dict) and {*types, "rng", "cuda rng"} <= set(state)
+    whole = whole and all(isinstance(state[name], kind) for name, kind in types.items())
+    return state if whole else None

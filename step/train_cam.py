@@ -4,13 +4,20 @@ import torch
 from torch.nn import functional as F
 
 from misc.datasets import ClassificationDataset, load_labels
-from misc.manifest import file_digest, ids_digest, weights_digest
+from misc.manifest import file_digest, ids_digest, settings_of, weights_digest
 from misc.options import Options
 from misc.parallel import main_device, read_ahead_workers
 from misc.preflight import Preflight
 from misc.torchutils import parameter_groups
-from misc.training import CheckpointFile, Schedule, check_target, is_trained, train
-from net.checkpoint import on_backbone, save_checkpoint
+from misc.training import (
+    CheckpointFile,
+    Training,
+    check_batch,
+    is_trained,
+    save_trained,
+    train,
+)
+from net.checkpoint import on_backbone
 from net.resnet50_cam import Net
 
 
@@ -36,7 +43,8 @@ def settings(args: Options) -> dict:
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
-    check_target(target(args), settings(args), args.overwrite)
+    preflight.output_file(target(args), settings(args))
+    preflight.collect(lambda: check_batch("--cam_batch_size", args.cam_batch_size))
     preflight.backbone(args.imagenet_weights)
     preflight.labels(args.image_ids("train"))
     preflight.images(args.image_ids("train"))
@@ -50,8 +58,18 @@ def run(args: Options) -> None:
         "labels": file_digest(args.cls_labels),
         "train list": ids_digest(image_ids),
     }
-    noted = {**settings(args), "inputs": inputs}
-    if is_trained(target(args), noted, args.overwrite):
+    training = Training(
+        name="train_cam",
+        file=target(args),
+        settings=settings_of(settings(args), inputs),
+        epochs=args.cam_num_epoches,
+        batch_size=args.cam_batch_size,
+        seed=args.seed,
+        num_workers=read_ahead_workers(args),
+        checkpoint_minutes=args.checkpoint_minutes,
+        overwrite=args.overwrite,
+    )
+    if is_trained(training):
         return
     torch.manual_seed(args.seed)
     device = main_device(args)
@@ -61,16 +79,13 @@ def run(args: Options) -> None:
     dataset = ClassificationDataset(
         args.info, image_ids, labels, args.cam_long, args.cam_crop_size, args.seed
     )
-    schedule = Schedule(
-        "train_cam", args.cam_num_epoches, args.cam_batch_size, args.seed, read_ahead_workers(args)
-    )
 
-    def losses_of(batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
         images, present = (tensor.to(device, non_blocking=True) for tensor in batch)
-        return {"total": F.multilabel_soft_margin_loss(model(images), present)}
+        return {"total": part * F.multilabel_soft_margin_loss(network(images), present)}
 
     groups = parameter_groups(
         *model.trainable_parameters(), args.cam_learning_rate, args.cam_weight_decay
     )
-    train(dataset, schedule, groups, losses_of)
-    save_checkpoint(args.cam_weights_name, model, settings=noted)
+    train(training, model, groups, dataset, losses_of)
+    save_trained(training, model)

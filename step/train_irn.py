@@ -1,19 +1,28 @@
 """Train the inter-pixel relation network: boundaries and displacements (IRN, Sec. 4)."""
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from misc import distributed
 from misc.cams import CAM_STRIDE
 from misc.datasets import AffinityDataset, TopLeftDataset
 from misc.indexing import PathIndex, affinity_labels
-from misc.manifest import folder_digest, ids_digest, weights_digest
+from misc.manifest import folder_digest, ids_digest, settings_of, weights_digest
 from misc.options import Options
 from misc.parallel import main_device, read_ahead_workers
 from misc.preflight import Preflight
+from misc.processes import quiet_reader
 from misc.torchutils import parameter_groups
-from misc.training import CheckpointFile, Schedule, check_target, is_trained, train
-from net.checkpoint import on_backbone, save_checkpoint
+from misc.training import (
+    CheckpointFile,
+    Training,
+    check_batch,
+    is_trained,
+    save_trained,
+    train,
+)
+from net.checkpoint import on_backbone
 from net.resnet50_irn import AffinityDisplacementLoss, Net
 
 
@@ -40,7 +49,8 @@ def settings(args: Options) -> dict:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
     ids = args.image_ids("train")
-    check_target(target(args), settings(args), args.overwrite)
+    preflight.output_file(target(args), settings(args))
+    preflight.collect(lambda: check_batch("--irn_batch_size", args.irn_batch_size))
     preflight.backbone(args.imagenet_weights)
     preflight.images((*ids, *args.image_ids("infer")))
     preflight.label_maps(ids, args.ir_label_out_dir, "cam_to_ir_label")
@@ -55,8 +65,18 @@ def run(args: Options) -> None:
         "train list": ids_digest(image_ids),
         "infer list": ids_digest(args.image_ids("infer")),
     }
-    noted = {**settings(args), "inputs": inputs}
-    if is_trained(target(args), noted, args.overwrite):
+    training = Training(
+        name="train_irn",
+        file=target(args),
+        settings=settings_of(settings(args), inputs),
+        epochs=args.irn_num_epoches,
+        batch_size=args.irn_batch_size,
+        seed=args.seed,
+        num_workers=read_ahead_workers(args),
+        checkpoint_minutes=args.checkpoint_minutes,
+        overwrite=args.overwrite,
+    )
+    if is_trained(training):
         return
     torch.manual_seed(args.seed)
     device = main_device(args)
@@ -67,20 +87,17 @@ def run(args: Options) -> None:
     dataset = AffinityDataset(
         args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed
     )
-    schedule = Schedule(
-        "train_irn", args.irn_num_epoches, args.irn_batch_size, args.seed, read_ahead_workers(args)
-    )
 
-    def losses_of(batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
         images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-        return model(images, affinity_labels(labels, paths, args.info.num_labels))._asdict()
+        return network(images, affinity_labels(labels, paths, args.info.num_labels))._asdict()
 
     groups = parameter_groups(
         *model.trainable_parameters(), args.irn_learning_rate, args.irn_weight_decay
     )
-    train(dataset, schedule, groups, losses_of)
+    train(training, model, groups, dataset, losses_of)
     store_mean_displacement(model, args, device)
-    save_checkpoint(args.irn_weights_name, model, settings=noted)
+    save_trained(training, model)
 
 
 @torch.no_grad()
@@ -91,12 +108,13 @@ def store_mean_displacement(model: AffinityDisplacementLoss, args: Options, devi
     """
     model.eval()
     dataset = TopLeftDataset(args.info, args.image_ids("infer"), args.irn_crop_size)
-    loader = DataLoader(
-        dataset, batch_size=args.irn_batch_size, num_workers=read_ahead_workers(args)
-    )
+    mine = Subset(dataset, distributed.share(range(len(dataset))))
+    readers = read_ahead_workers(args)
+    loader = DataLoader(mine, args.irn_batch_size, num_workers=readers, worker_init_fn=quiet_reader)
     total = torch.zeros(2, device=device)
     model.mean_shift.running_mean.zero_()
-    for images in tqdm(loader, desc="mean displacement", unit="batch"):
+    hidden = distributed.rank() > 0
+    for images in tqdm(loader, desc="mean displacement", unit="batch", disable=hidden):
         _, displacement = Net.forward(model, images.to(device))  # without the loss
         total += displacement.mean(dim=(2, 3)).sum(dim=0)
-    model.mean_shift.running_mean.copy_(total / len(dataset))
+    model.mean_shift.running_mean.copy_(distributed.summed(total) / len(dataset))

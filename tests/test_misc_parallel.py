@@ -1,19 +1,21 @@
 """misc/parallel.py: the driver of the steps, with small tasks in its place."""
 
+import atexit
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from misc import parallel
-from misc.errors import UserError
+from misc.errors import StoppedError, UserError
 from misc.files import is_complete
 from misc.npydict import save_dict
 from misc.options import parse
 from misc.palette import save_label_png
-from misc.parallel import ImageTask, pick_devices, run_over_images
+from misc.parallel import ImageTask, pick_devices, readers_can_end, run_over_images
 
 IDS = tuple(f"2007_00000{n}" for n in range(7))
 
@@ -56,6 +58,18 @@ class Fails(WriteNumber):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise {"bug": ZeroDivisionError, "user": UserError}[self.failure]("of no avail")
         super().one(image_id)
+
+
+class EndsSlowly(WriteNumber):
+    """Has work to do when its process ends, as loaders and libraries have."""
+
+    def start(self, device, image_ids):
+        super().start(device, image_ids)
+        atexit.register(self.end, image_ids[0])
+
+    def end(self, image_id):
+        time.sleep(0.3)
+        (self.folder / f"{image_id} ended").touch()
 
 
 def options(processes):
@@ -128,9 +142,24 @@ def test_bad_input_stays_bad_input(tmp_path, processes):
 
 
 def test_a_killed_process_is_reported(tmp_path):
-    with pytest.raises(RuntimeError, match=r"write_number: a process ended with code -9"):
+    with pytest.raises(StoppedError, match=r"write_number: a process ended with code -9"):
         run_over_images(Fails(tmp_path, "kill"), IDS, options(2))
     assert f"{IDS[1]}.npy" in files(tmp_path)
+
+
+def test_a_process_that_has_finished_ends_by_itself(tmp_path):
+    run_over_images(EndsSlowly(tmp_path), IDS, options(2))
+    assert {name for name in files(tmp_path) if "ended" in name} == {
+        f"{image_id} ended" for image_id in IDS[:2]
+    }
+
+
+def test_a_killed_reader_stops_the_run():
+    with pytest.raises(StoppedError, match=r"^train_cam: a process that reads images ended"):
+        with readers_can_end("train_cam"):
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    with pytest.raises(RuntimeError, match="shapes differ"), readers_can_end("train_cam"):
+        raise RuntimeError("shapes differ")
 
 
 def test_threads_are_as_before_even_after_an_error(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from misc.errors import StoppedError
 from misc.processes import map_in_processes
 
 
@@ -29,5 +30,5 @@ def test_errors_reach_the_caller(processes):
 
 
 def test_a_killed_process_is_reported():
-    with pytest.raises(RuntimeError, match="run again to go on"):
+    with pytest.raises(StoppedError, match="a process ended"):
         list(map_in_processes(end_at_three, range(6), 2))

@@ -1,0 +1,64 @@
+"""SIGINT (Ctrl-C) and SIGTERM end a run at once, but not while a file is written.
+
+Python raises an exception wherever it is, also in a callback of a library, which may take it for an
+error of its own or drop it. So the signal is noted too, and looked for at the next occasion.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Interrupted(KeyboardInterrupt):  # noqa: N818 - no error
+    """A signal ends the run; `number` says which."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+class _Signal:
+    """What has been received, in this process."""
+
+    number: int | None = None
+    shields = 0
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Ends the block with Interrupted after a signal, whatever became of its exception."""
+    before = {n: signal.signal(n, _receive) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except BaseException:
+        check()
+        raise
+    finally:
+        _Signal.number = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _receive(number: int, frame: object) -> None:
+    if _Signal.number is None:  # one is enough: the ending is not interrupted
+        _Signal.number = number
+        if not _Signal.shields:
+            check()
+
+
+def check() -> None:
+    """Raise Interrupted if there was a signal."""
+    if _Signal.number is not None:
+        raise Interrupted(_Signal.number) from None
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """A signal in the block is felt at its end only."""
+    _Signal.shields += 1
+    try:
+        yield
+    finally:
+        _Signal.shields -= 1
+    if not _Signal.shields:
+        check()
