@@ -4,29 +4,34 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from misc import imutils
 from misc.cams import load_label_dict
-from misc.dataset_info import DatasetInfo
+from misc.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.disjoint import DisjointIndex
-from misc.errors import UserError, raise_first
+from misc.errors import UserError, raise_problems
+from misc.image_cache import ImageCache
 from misc.palette import read_label_png
+from misc.processes import quiet_reader
 from misc.torchutils import worker_rng
+from misc.untrusted import decode_image
 
 
 def read_image(path: Path) -> np.ndarray:
     """An image file as H x W x 3 uint8 RGB; UserError naming the file where it cannot be read."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        image = decode_image(path, IMAGE_FORMATS)
+        if image.mode != "RGB":
+            image = image.convert("RGB")  # the first one is not kept beside it
+        return np.asarray(image)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; check the list and the dataset root") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: cannot be decoded ({error}); restore the file") from None
 
 
@@ -37,13 +42,14 @@ def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np
     """
     by_key = load_label_dict(path)
     keys = [info.label_key(image_id) for image_id in image_ids]
-    raise_first(
+    raise_problems(
+        "label",
         [
             f"{path}: missing label for image {image_id}; give the label file of this dataset "
             f"with --cls_labels"
             for image_id, key in zip(image_ids, keys, strict=True)
             if key not in by_key
-        ]
+        ],
     )
     labels = np.stack([by_key[key] for key in keys])
     if labels.shape[1] != info.num_classes:
@@ -54,6 +60,32 @@ def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np
     return labels
 
 
+class Crops(NamedTuple):
+    """Random views of images as they were decoded: a quarter of the bytes of normalised ones.
+
+    pixels: B x S x S x 3 uint8; anything outside of the image.
+    boxes: B x 4 integers: top, bottom, left and right of the image in its crop.
+    """
+
+    pixels: torch.Tensor
+    boxes: torch.Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> torch.Tensor:
+        """The crops on a device, normalised, zero (the mean colour) outside: B x 3 x S x S."""
+        pixels = self.pixels.to(device, non_blocking=non_blocking)
+        table = torch.from_numpy(imutils.NORMALIZED).to(device)
+        crops = torch.zeros(len(pixels), 3, *pixels.shape[1:3], device=device)
+        for crop, image, (top, bottom, left, right) in zip(
+            crops, pixels, self.boxes.tolist(), strict=True
+        ):
+            inside = image[top:bottom, left:right]
+            for channel in range(3):  # several times faster on the CPU than one indexing for all
+                indices = inside[..., channel].flatten().int()
+                values = table[channel].index_select(0, indices)
+                crop[channel, top:bottom, left:right] = values.view(inside.shape[:2])
+        return crops
+
+
 def training_crop(
     image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
 ) -> torch.Tensor:
@@ -62,11 +94,29 @@ def training_crop(
     Longer side drawn from `long_range`, normalised, mirrored half of the time, cropped or padded
     with zeros (the mean colour) to crop_size. H x W x 3 uint8 -> 3 x crop_size x crop_size.
     """
+    view, (top, bottom, left, right) = _training_view(image, long_range, crop_size, rng)
+    crop = torch.zeros(3, crop_size, crop_size)
+    crop[:, top:bottom, left:right] = torch.from_numpy(imutils.HWC_to_CHW(imutils.normalize(view)))
+    return crop
+
+
+def byte_crop(image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng) -> Crops:
+    """`training_crop` before it is normalised, a single one (no B)."""
+    view, box = _training_view(image, long_range, crop_size, rng)
+    top, bottom, left, right = box
+    crop = torch.zeros(crop_size, crop_size, 3, dtype=torch.uint8)
+    crop.numpy()[top:bottom, left:right] = view
+    return Crops(crop, torch.tensor(box))
+
+
+def _training_view(
+    image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """The part of an image that a random crop shows, h x w x 3, and its box in the crop."""
     image = imutils.random_resize_long(image, *long_range, rng=rng)
-    image = imutils.normalize(image)
     image = imutils.random_lr_flip(image, rng=rng)
-    image = imutils.random_crop(image, crop_size, 0, rng=rng)
-    return torch.from_numpy(imutils.HWC_to_CHW(image))
+    *box, top, bottom, left, right = imutils.get_random_crop_box(image.shape[:2], crop_size, rng)
+    return image[top:bottom, left:right], tuple(box)
 
 
 def multi_scale_pairs(
@@ -165,6 +215,12 @@ class CropSource:
     long_range: tuple[int, int]
     crop_size: int
     seed: int
+    cache: ImageCache  # by position in image_ids
+
+    def image(self, index: int) -> np.ndarray:
+        """An image, H x W x 3 uint8, not to be changed."""
+        path = self.info.image_path(self.image_ids[index])
+        return self.cache.get(index, lambda: read_image(path))
 
 
 class _DrawnCrops(Dataset):
@@ -173,17 +229,17 @@ class _DrawnCrops(Dataset):
     def __init__(self, source: CropSource):
         self.source = source
 
-    def __getitem__(self, draw: tuple) -> tuple[torch.Tensor, torch.Tensor, str]:
+    def __getitem__(self, draw: tuple) -> tuple[Crops, torch.Tensor, str]:
         source, (index, target_id, iteration, row) = self.source, draw
         rng = worker_rng(source.seed, "RIB crop", target_id, iteration, row)
-        image = read_image(source.info.image_path(source.image_ids[index]))
-        crop = training_crop(image, source.long_range, source.crop_size, rng)
+        crop = byte_crop(source.image(index), source.long_range, source.crop_size, rng)
         return crop, torch.from_numpy(source.labels[index]), target_id
 
 
 class RIBBatches:
     """Batches of other images for RIB, read ahead by worker processes over all targets.
 
+    pin_memory: keep them where a GPU can copy from while it computes.
     targets: label (C,) of each image that will be fine-tuned on, by its id, in the order in which
     `of` will be called. Draws depend on (seed, id of the target) alone.
     """
@@ -196,26 +252,34 @@ class RIBBatches:
         batch_size: int,
         disjoint_prob: float = 1.0,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ):
         self._source, self._targets, self._index = source, targets, DisjointIndex(source.labels)
         self._iterations, self._batch_size = iterations, batch_size
         self._disjoint_prob = disjoint_prob
         self._ended: set[str] = set()
         crops = _DrawnCrops(source)
-        self._loaded = iter(DataLoader(crops, batch_sampler=self._draws(), num_workers=num_workers))
+        loader = DataLoader(
+            crops,
+            batch_sampler=self._draws(),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=quiet_reader,
+        )
+        self._loaded = iter(loader)
 
-    def of(self, target_id: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of one target: (B x 3 x S x S, B x C), one for each iteration.
+    def of(self, target_id: str) -> Iterator[tuple[Crops, torch.Tensor]]:
+        """The batches of one target: (B crops, B x C), one for each iteration.
 
         Close the iterator (contextlib.closing) when the target ends early.
         """
         taken = 0
         try:
             while taken < self._iterations:
-                images, labels, owners = next(self._loaded)
+                crops, labels, owners = next(self._loaded)
                 if owners[0] == target_id:  # others were read ahead for a target that ended early
                     taken += 1
-                    yield images, labels
+                    yield crops, labels
         finally:
             self._ended.add(target_id)
 

@@ -1,5 +1,6 @@
 """Plain class activation maps of the classifier: the baseline of RIB's maps."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -7,10 +8,12 @@ import torch
 from misc.cams import merge_scales, pair_map, save_cam
 from misc.datasets import load_labels, multi_scale_pairs, read_image
 from misc.manifest import OutputFolder, claim_folder, file_digest
+from misc.memory import PixelBudget, about_image
 from misc.options import Options
 from misc.parallel import ImageTask, run_over_images
 from misc.preflight import Preflight
 from net.checkpoint import load_classifier
+from net.folded import FoldedCAM
 
 
 def folder(args: Options) -> OutputFolder:
@@ -20,7 +23,8 @@ def folder(args: Options) -> OutputFolder:
 
 def settings(args: Options) -> dict:
     """The options that the maps depend on."""
-    return {"step": "make_cam", **args.settings("dataset", "cam_scales", "max_long")}
+    names = ("dataset", "cam_scales", "max_long", "precision", "compile")
+    return {"step": "make_cam", **args.settings(*names)}
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -47,14 +51,22 @@ class MakeCAM(ImageTask):
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         self.device = device
         model = load_classifier(self.args.cam_weights_name, self.args.info.num_classes)
-        self.model = model.to(device).eval()
+        self.network = FoldedCAM(model.to(device), self.args.precision, self.args.compile)
+        self.budget = PixelBudget()
 
     @torch.no_grad()
     def one(self, image_id: str) -> None:
         image = read_image(self.args.info.image_path(image_id))
         pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long)
-        maps = [pair_map(self.model(pair.to(self.device))) for pair in pairs]
+        with about_image(image_id, self.device):
+            maps = [self.budget.fitted(functools.partial(self._map, pair)) for pair in pairs]
         save_merged(self.outputs(image_id)[0], maps, image.shape[:2], self.labels[image_id])
+
+    def _map(self, pair: torch.Tensor) -> torch.Tensor:
+        """The image and its mirror image, 2 x 3 x h x w -> C x h/16 x w/16."""
+        pair = pair.to(self.device)
+        parts = self.budget.parts(len(pair), tuple(pair.shape[-2:]))
+        return pair_map(torch.cat([self.network(pair[part]) for part in parts]))
 
 
 def save_merged(path: Path, maps: list[torch.Tensor], size: tuple[int, int], label) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import torch
 
+from misc import distributed
 from misc.datasets import CropSource, RIBBatches, load_labels, multi_scale_pairs, read_image
+from misc.image_cache import ImageCache
 from misc.manifest import OutputFolder, claim_folder, file_digest, ids_digest
+from misc.memory import about_image, available_bytes
 from misc.options import Options
 from misc.parallel import ImageTask, read_ahead_workers, run_over_images
 from misc.preflight import Preflight
@@ -41,6 +44,8 @@ def settings(args: Options) -> dict:
         "explode_ratio",
         "disjoint_prob",
         "num_pooled_classes",
+        "precision",
+        "compile",
         "seed",
     )
     return {"step": "make_recam_with_RIB", **args.settings(*names)}
@@ -71,6 +76,8 @@ class MakeRIBCAM(ImageTask):
         labels = load_labels(args.cls_labels, image_ids, args.info)
         self.labels = dict(zip(image_ids, labels, strict=True))
         self.shown = frozenset(image_ids[: args.visualize])
+        self.train_ids = args.image_ids("train", limited=False)
+        self.cache = ImageCache(len(self.train_ids), cache_bytes(args))
 
     def outputs(self, image_id: str) -> list[Path]:
         path = self.args.cam_out_dir / f"{image_id}.npy"
@@ -83,20 +90,24 @@ class MakeRIBCAM(ImageTask):
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         args, self.device = self.args, device
         model = load_classifier(args.cam_weights_name, args.info.num_classes)
-        self.rib = RIB(model.to(device).eval(), rib_settings(args))
-        train_ids = args.image_ids("train", limited=False)
-        train_labels = load_labels(args.cls_labels, train_ids, args.info)
+        self.rib = RIB(model.to(device), rib_settings(args), args.precision, args.compile)
         source = CropSource(
-            args.info, train_ids, train_labels, args.cam_long, args.cam_crop_size, args.seed
+            args.info,
+            self.train_ids,
+            load_labels(args.cls_labels, self.train_ids, args.info),
+            args.cam_long,
+            args.cam_crop_size,
+            args.seed,
+            self.cache,
         )
-        targets = {i: self.labels[i] for i in image_ids if self.labels[i].any()}
         self.batches = RIBBatches(
             source,
-            targets,
+            {i: self.labels[i] for i in image_ids if self.labels[i].any()},
             args.RIB_iter,
             args.RIB_batch_size,
             args.disjoint_prob,
             read_ahead_workers(args),
+            pin_memory=device.type == "cuda",
         )
 
     def one(self, image_id: str) -> None:
@@ -108,7 +119,8 @@ class MakeRIBCAM(ImageTask):
             pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long)
             pairs = [pair.to(self.device) for pair in pairs]
             target = torch.from_numpy(label).to(self.device)
-            with contextlib.closing(self.batches.of(image_id)) as batches:
+            about, own = about_image(image_id, self.device), self.batches.of(image_id)
+            with about, contextlib.closing(own) as batches:
                 for k, state in enumerate(self.rib.iterate(pairs, target, batches), start=1):
                     maps = state.map_sums
                     if k in shown:
@@ -116,6 +128,13 @@ class MakeRIBCAM(ImageTask):
         for later in shown.values():  # ended before this iteration
             save_merged(later, maps, size, label)
         save_merged(path, maps, size, label)
+
+
+def cache_bytes(args: Options) -> int:
+    """Bytes of decoded images that each rank of this machine keeps."""
+    if args.image_cache is None:
+        return available_bytes() // 8 // distributed.local_size()
+    return int(args.image_cache * 2**30) // distributed.local_size()
 
 
 def rib_settings(args: Options) -> RIBSettings:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from misc.cams import merge_scales, pair_map
+from misc.memory import RowTooLargeError
 from misc.rib import RIB, RIBSettings
 from misc.torchutils import gndp2d
 from net.resnet50_cam import CAM
@@ -155,3 +156,90 @@ def test_small_scale_takes_no_part_in_the_loss_and_frozen_layers_get_no_gradient
     assert scores[1] != 0
     assert state.target_score == pytest.approx(scores[0] + scores[2], rel=1e-5)
     assert all(p.grad is None for p in model.resnet50.layer2.parameters())
+
+
+# --- memory that ends ---------------------------------------------------------------------------
+
+
+class _FailsInBackward(torch.autograd.Function):
+    """Identity whose gradient finds no memory where the pass is too large, after `before`."""
+
+    @staticmethod
+    def forward(context, raw, room):
+        context.room = room
+        return raw.view_as(raw)
+
+    @staticmethod
+    def backward(context, grad):
+        if len(grad) > context.room:
+            raise torch.OutOfMemoryError("CUDA out of memory (backward)")
+        return grad, None
+
+
+class SmallMemory(CAM):
+    """Passes of more pixels at stride 8 than `room` fail; of more rows than `rows`, on the way back
+
+    (behind the classifier, whose gradient is then complete already).
+    """
+
+    room, rows = float("inf"), float("inf")
+
+    def frozen_features(self, images):
+        self._needs(len(images) * images.shape[-2] * images.shape[-1] / 64)
+        return super().frozen_features(images)
+
+    def maps(self, frozen):
+        self._needs(len(frozen) * frozen.shape[-2] * frozen.shape[-1])
+        features = self.head_features(frozen)
+        if features.requires_grad:
+            features = _FailsInBackward.apply(features, self.rows)
+        return self.classifier(features)
+
+    def _needs(self, pixels):
+        if pixels > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def small_memory_run(thin, room=float("inf"), rows=float("inf"), images=1):
+    """States of every image, weights after the last, and the budget that is left."""
+    model, pairs, label, batch = thin
+    small = SmallMemory(3, width=8, stem=8)
+    small.load_state_dict(model.state_dict())
+    small.room, small.rows = room, rows
+    rib = RIB(small, settings(iterations=3, learning_rate=1e-3))
+    other = (batch[0].flip(0), batch[1].flip(0))
+    runs = [list(rib.iterate(pairs, label, iter([batch, other, batch]))) for _ in range(images)]
+    return runs, [p.detach().clone() for p in small.parameters()], rib.budget
+
+
+def assert_same_run(one, other, rtol):
+    (states,), weights, _ = one
+    (same_states,), same_weights, _ = other
+    for state, same in zip(states, same_states, strict=True):
+        assert state.loss == pytest.approx(same.loss, rel=1e-5)
+        for sums, same_sums in zip(state.map_sums, same.map_sums, strict=True):
+            torch.testing.assert_close(sums, same_sums, rtol=rtol, atol=rtol)
+    for weight, same in zip(weights, same_weights, strict=True):
+        torch.testing.assert_close(weight, same, rtol=rtol, atol=rtol / 10)
+
+
+# 2 x 96 x 96 pixels are 288 at stride 8; a pass of one of them is 144.
+@pytest.mark.parametrize("limits", [{"room": 200}, {"rows": 1}, {"room": 144, "rows": 1}])
+def test_short_memory_changes_nothing_but_the_passes(thin, limits):
+    plain = small_memory_run(thin)
+    short = small_memory_run(thin, **limits)
+    assert plain[2].pixels == float("inf") and short[2].pixels < float("inf")
+    assert_same_run(short, plain, rtol=1e-5)
+
+
+def test_the_budget_is_kept_for_the_next_image(thin, caplog):
+    small_memory_run(thin, rows=1, images=1)
+    once = len(caplog.messages)
+    caplog.clear()
+    small_memory_run(thin, rows=1, images=3)
+    assert once == len(caplog.messages) > 0
+
+
+def test_an_image_that_does_not_fit_at_all(thin):
+    with pytest.raises(RowTooLargeError, match="96 x 96"):
+        small_memory_run(thin, room=143)

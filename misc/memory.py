@@ -1,0 +1,104 @@
+"""Living with the memory that a GPU has: passes through a network in parts that fit."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from misc.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# What libraries below torch say when it is them who get no memory.
+_PHRASES = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+class RowTooLargeError(Exception):
+    """A single row of a pass does not fit into memory."""
+
+
+class PixelBudget:
+    """The most pixels (rows x height x width) that one pass may have; halved where memory ends.
+
+    One is kept for all passes of a process, so that later images profit from what it has learnt.
+    """
+
+    def __init__(self) -> None:
+        self.pixels = math.inf
+        self._rows, self._size = 0, (0, 0)  # of the pass that runs
+
+    def parts(self, count: int, size: tuple[int, int]) -> Iterator[slice]:
+        """Cut `count` rows, made from images of a size (height, width), into passes."""
+        rows = int(max(1, min(count, self.pixels // math.prod(size))))
+        for start in range(0, count, rows):
+            self._rows, self._size = min(rows, count - start), size
+            yield slice(start, start + rows)
+
+    def fitted(self, attempt: Callable[[], Result]) -> Result:
+        """What an attempt returns, which is repeated with smaller passes until memory is enough.
+
+        An attempt takes its passes from `parts` and must not build on what a failed one has left.
+        Raises RowTooLargeError where a pass of one row is too large.
+        """
+        while not (done := _tried(attempt)):
+            self._halve()
+        return done[0]
+
+    def _halve(self) -> None:
+        torch.cuda.empty_cache()
+        height, width = self._size
+        if self._rows <= 1:
+            raise RowTooLargeError(
+                f"a pass of {height} x {width} pixels does not fit into its memory"
+            )
+        self.pixels = min(self.pixels, self._rows * height * width // 2)
+        log.warning(
+            "out of memory in a pass of %d x %d x %d pixels: from now on a pass has %d at most",
+            *(self._rows, height, width, self.pixels),
+        )
+
+
+def available_bytes() -> int:
+    """Main memory that new data may take, of the machine or of the group this process is in."""
+    free = 0
+    info = Path("/proc/meminfo")
+    if info.exists():
+        values = dict(line.split(":") for line in info.read_text().splitlines())
+        free = int(values["MemAvailable"].split()[0]) << 10
+    limit, used = (Path("/sys/fs/cgroup", f"memory.{name}") for name in ("max", "current"))
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)
+
+
+@contextmanager
+def about_image(image_id: str, device: torch.device) -> Iterator[None]:
+    """Says which image a device is too small for."""
+    try:
+        yield
+    except RowTooLargeError as error:
+        raise UserError(
+            f"image {image_id}: on {device} {error}; give a smaller --max_long (or --cam_crop_size "
+            f"where that is larger), fewer --num_processes for each GPU, or --device cpu"
+        ) from None
+
+
+def _tried(attempt: Callable[[], Result]) -> tuple[Result] | None:
+    """The result of an attempt, or None where memory was too short.
+
+    Its tensors are free on return: as long as the error is handled, its traceback keeps them.
+    """
+    try:
+        return (attempt(),)
+    except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as error:
+        if not any(phrase in str(error) for phrase in _PHRASES):
+            raise
+        return None

@@ -1,0 +1,131 @@
+"""The classifier as it is computed: fewer operations, another layout, the same maps."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from net.resnet50 import Bottleneck, FixedBatchNorm, ResNet50
+from net.resnet50_cam import CAM
+
+
+class FoldedConv(nn.Module):
+    """A convolution and the fixed normalisation after it as one convolution with bias.
+
+    It saves the normalisation's passes over the features, and half of what is kept for the
+    gradient. The two modules that it is made of stay what is trained: `refresh` follows their
+    weights, `return_gradient` gives them theirs.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: FixedBatchNorm):
+        super().__init__()
+        self._made_of = (conv, norm)  # in a tuple: not modules of this one
+        self.stride, self.padding = conv.stride, conv.padding
+        trained = conv.weight.requires_grad
+        self.weight = nn.Parameter(torch.empty_like(conv.weight), requires_grad=trained)
+        self.bias = nn.Parameter(torch.empty_like(norm.bias), requires_grad=trained)
+        self.refresh()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """B x C x H x W -> B x C' x h x w."""
+        return F.conv2d(features, self.weight, self.bias, self.stride, self.padding)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the weights of the two modules."""
+        conv, norm = self._made_of
+        scale = norm.weight * self._inverse_deviation()
+        torch.mul(conv.weight, scale[:, None, None, None], out=self.weight)
+        torch.addcmul(norm.bias, norm.running_mean, scale, value=-1, out=self.bias)
+
+    @torch.no_grad()
+    def return_gradient(self) -> None:
+        """Set the gradients of the two modules from the ones collected here, which are used up."""
+        conv, norm = self._made_of
+        inverse = self._inverse_deviation()
+        grad, norm.bias.grad = self.weight.grad, self.bias.grad
+        of_scale = (grad * conv.weight).sum(dim=(1, 2, 3)) - norm.running_mean * self.bias.grad
+        norm.weight.grad = of_scale * inverse
+        conv.weight.grad = grad.mul_((norm.weight * inverse)[:, None, None, None])
+        self.weight.grad = self.bias.grad = None
+
+    def _inverse_deviation(self) -> Tensor:
+        norm = self._made_of[1]
+        return torch.rsqrt(norm.running_var + norm.eps)
+
+
+def folded_copy(model: CAM) -> CAM:
+    """A network of `FoldedConv`s made of a model's modules; it shares the classifier's weights."""
+    folded = copy.deepcopy(model)
+    folded.classifier = model.classifier
+    for new, old in zip(list(folded.modules()), list(model.modules()), strict=True):
+        if isinstance(old, (Bottleneck, ResNet50)):
+            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+                if hasattr(old, conv):
+                    setattr(new, conv, FoldedConv(getattr(old, conv), getattr(old, norm)))
+                    setattr(new, norm, nn.Identity())
+        if isinstance(old, Bottleneck) and old.downsample is not None:
+            new.downsample = FoldedConv(*old.downsample)
+    return folded
+
+
+class FoldedCAM:
+    """Computes the maps of a model on the model's device.
+
+    precision: "bf16" computes in bfloat16 where autocast finds that safe; weights, their gradients
+    and the maps stay float32. compiled: by torch.compile, once for all sizes of images.
+    """
+
+    def __init__(self, model: CAM, precision: str = "float32", compiled: bool = False):
+        self._network = folded_copy(model)
+        self._convs = [m for m in self._network.modules() if isinstance(m, FoldedConv)]
+        self._trained = [conv for conv in self._convs if conv.weight.requires_grad]
+        self._device = model.classifier.weight.device
+        self._bf16 = precision == "bf16"
+        # On the CPU oneDNN trains layer3 and layer4 faster in its own layout.
+        self._layout = (
+            torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
+        )
+        for conv in self._convs:
+            trained_layout = self._layout if conv.weight.requires_grad else torch.channels_last
+            conv.to(memory_format=trained_layout)
+        self._frozen_features = _compiled(self._network.frozen_features, compiled)
+        self._maps = _compiled(self._network.maps, compiled)
+
+    def refresh(self) -> None:
+        """Follow the model's trained weights."""
+        for conv in self._trained:
+            conv.refresh()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients collected so far."""
+        self._network.zero_grad()
+
+    def return_gradients(self) -> None:
+        """Give the model's parameters the gradients of all passes since `zero_grad`."""
+        for conv in self._trained:
+            conv.return_gradient()
+
+    def frozen_features(self, images: Tensor) -> Tensor:
+        """Normalised RGB, B x 3 x H x W -> layer2 features, B x C2 x h x w, stride 8."""
+        with self._autocast():
+            features = self._frozen_features(images.contiguous(memory_format=torch.channels_last))
+        return features.contiguous(memory_format=self._layout)
+
+    def maps(self, frozen: Tensor) -> Tensor:
+        """Layer2 features, B x C2 x h x w -> signed scores, B x C x h x w float32, stride 16."""
+        with self._autocast():
+            return self._maps(frozen).float()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised RGB, B x 3 x H x W -> signed scores, B x C x h x w float32, stride 16."""
+        return self.maps(self.frozen_features(images))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+
+
+def _compiled(function: Callable[[Tensor], Tensor], compiled: bool) -> Callable[[Tensor], Tensor]:
+    return torch.compile(function, dynamic=True) if compiled else function
