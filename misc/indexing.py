@@ -5,7 +5,7 @@ Every start pixel is paired with the same end offsets, and the start pixels fill
 all pairs of one offset is therefore a shifted view of the map, and no index array is needed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from misc.errors import UserError
 
@@ -117,50 +116,50 @@ def pair_ends(maps: Tensor, path_index: PathIndex) -> Tensor:
     return torch.stack([shifted(maps, o, path_index.radius_floor) for o in offsets], dim=-3)
 
 
-class _PathMaximum(torch.autograd.Function):
-    """Maximum over every path by shifted views; keeps its input and its output only."""
+def ranked_pixels(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The values of each map in ascending order, B x HW, and every pixel's place there, B x H x W.
 
-    @staticmethod
-    def forward(ctx, maps: Tensor, path_index: PathIndex) -> Tensor:
-        floor, paths = path_index.radius_floor, path_index.paths
-        size = start_size(*maps.shape[-2:], floor)
-        maxima = maps.new_empty(len(maps), len(paths), *size)
-        for maximum, path in zip(maxima.unbind(1), paths, strict=True):
-            maximum.copy_(shifted(maps, path[0], floor))
-            for offset in path[1:]:
-                torch.maximum(maximum, shifted(maps, offset, floor), out=maximum)
-        ctx.save_for_backward(maps, maxima)
-        ctx.path_index = path_index
-        return maxima
+    A place is a small integer, so that places are compared faster than values, and the largest one
+    of several pixels tells which pixel it is. Differentiable are the values alone.
+    """
+    ascending, pixels = maps.flatten(1).sort(dim=1, stable=True)
+    places = torch.arange(pixels.shape[1], device=maps.device).expand_as(pixels)
+    ranks = torch.empty_like(pixels).scatter_(1, pixels, places)
+    fits = pixels.shape[1] <= torch.iinfo(torch.int16).max
+    return ascending, ranks.view_as(maps).to(torch.int16 if fits else torch.int32)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        maps, maxima = ctx.saved_tensors
-        floor, paths = ctx.path_index.radius_floor, ctx.path_index.paths
-        maps_gradient = torch.zeros_like(maps)
-        part = torch.empty_like(maxima[:, 0])
-        for left, maximum, path in zip(gradient.unbind(1), maxima.unbind(1), paths, strict=True):
-            # Of equal values the first on the path gets the gradient, as in max pooling.
-            left = left.clone()
-            for offset in path:
-                torch.eq(shifted(maps, offset, floor), maximum, out=part)
-                part *= left
-                shifted(maps_gradient, offset, floor).add_(part)
-                left -= part
-        return maps_gradient, None
+
+def path_ranks(ranks: Tensor, path_index: PathIndex) -> Iterator[Tensor]:
+    """Largest rank on the path of every pair, B x H x W -> B x n x starts for each path length.
+
+    The pairs come in the order of search_dst.
+    """
+    floor = path_index.radius_floor
+    size = start_size(*ranks.shape[-2:], floor)
+    for group in path_index.search_paths:
+        largest = ranks.new_empty(len(ranks), len(group), *size)
+        for of_pair, (first, *others) in zip(largest.unbind(1), group.tolist(), strict=True):
+            of_pair.copy_(shifted(ranks, first, floor))
+            for offset in others:
+                torch.maximum(of_pair, shifted(ranks, offset, floor), out=of_pair)
+        yield largest.flatten(2)
 
 
 def path_maximum(maps: Tensor, path_index: PathIndex) -> Tensor:
     """Largest value on the path of every pair, B x H x W -> B x pairs x starts.
 
-    Differentiable once. Memory is that of the result, not of the (many times larger) path pixels.
+    Differentiable: of equal values the last pixel of the map gets the gradient.
     """
-    return _PathMaximum.apply(maps, path_index).flatten(2)
+    ascending, ranks = ranked_pixels(maps)
+    groups = [
+        ascending.gather(1, largest.flatten(1).long()).view(largest.shape)
+        for largest in path_ranks(ranks, path_index)
+    ]
+    return torch.cat(groups, dim=1)
 
 
 class AffinityLabels(NamedTuple):
-    """0/1 float maps, B x pairs x starts, of the pairs that a loss term is taken over."""
+    """Maps, B x pairs x starts bool, of the pairs that a loss term is taken over."""
 
     bg_pos: Tensor  # both pixels are background
     fg_pos: Tensor  # both pixels are of the same class
@@ -179,7 +178,7 @@ def affinity_labels(label_map: Tensor, path_index: PathIndex, num_labels: int) -
     same = valid & (start == end)
     background = start == 0
     labels = (same & background, same & ~background, valid & (start != end))
-    return AffinityLabels(*(label.flatten(2).float() for label in labels))
+    return AffinityLabels(*(label.flatten(2) for label in labels))
 
 
 def edge_to_affinity(edge: Tensor, path_index: PathIndex) -> Tensor:
@@ -241,12 +240,15 @@ def walk_by_windows(seed: Tensor, stencil: Tensor, steps: int) -> Tensor:
 
     seed: C x H x W. stencil: transition matrix, side x side x H x W. Returns C x H x W.
     """
-    side = len(stencil)
-    weights = stencil.flatten(2).flatten(0, 1)
+    (height, width), side = seed.shape[-2:], len(stencil)
+    floor = side // 2
+    canvas = F.pad(seed, (floor, floor, floor, floor))
+    inside = canvas[:, floor : floor + height, floor : floor + width]
+    windows = canvas.unfold(1, side, 1).unfold(2, side, 1)  # a view, C x H x W x side x side
+    weights = stencil.permute(2, 3, 0, 1).contiguous()
     for _ in range(steps):
-        windows = F.unfold(seed.unsqueeze(1), side, padding=side // 2)
-        seed = (windows * weights).sum(dim=1).view_as(seed)
-    return seed
+        inside.copy_((windows * weights).sum(dim=(-2, -1)))
+    return inside.clone()
 
 
 @torch.no_grad()

@@ -1,12 +1,22 @@
 """IRN: the inter-pixel relation network of boundaries and displacements (IRN, Sec. 4)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from misc.indexing import AffinityLabels, PathIndex, pair_ends, path_maximum, shifted
+from misc.distributed import summed
+from misc.indexing import (
+    AffinityLabels,
+    PathIndex,
+    pair_ends,
+    path_maximum,
+    path_ranks,
+    ranked_pixels,
+    shifted,
+)
 from net.resnet50 import ResNet50, freeze
 
 EPSILON = 1e-5  # keeps logarithms and quotients of the losses finite
@@ -40,6 +50,18 @@ def _block(in_channels: int, out_channels: int, groups: int, scale: int = 1) -> 
 def _crop_like(features: Tensor, finer: Tensor) -> Tensor:
     """Cuts enlarged features at the right and below to the size of the finer map."""
     return features[..., : finer.shape[-2], : finer.shape[-1]]
+
+
+def _of_all(convolution: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
+    """A 1x1 convolution of several maps, as if they were concatenated; without its bias.
+
+    In training a concatenation would be kept beside the maps until the backward pass.
+    """
+    weights = convolution.weight.split([part.shape[1] for part in parts], dim=1)
+    first, *others = (F.conv2d(part, w) for part, w in zip(parts, weights, strict=True))
+    for other in others:
+        first += other
+    return first
 
 
 class Net(nn.Module):
@@ -79,28 +101,38 @@ class Net(nn.Module):
         Boundary logits: B x 1 x h x w. Displacements: B x 2 x h x w (rows, columns), in pixels of
         that map, towards the centroid of the instance.
         """
-        with torch.no_grad():
-            features = self.resnet50(images)
+        features = self._features(images)
         return self._boundary(features), self._displacement(features)
 
-    def _boundary(self, features: tuple[Tensor, ...]) -> Tensor:
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """The backbone's five outputs: of one image after the other on a processor.
+
+        What a layer has written is in the processor's cache then when the next one reads it, and
+        the largest maps are held for one image only.
+        """
+        parts = images.split(len(images) if images.is_cuda else 1)
+        outputs = [self.resnet50(part) for part in parts]
+        return [torch.cat(output) for output in zip(*outputs, strict=True)]
+
+    def _boundary(self, features: list[Tensor]) -> Tensor:
         heads = (self.fc_edge1, self.fc_edge2, self.fc_edge3, self.fc_edge4, self.fc_edge5)
         edges = [
             _crop_like(head(output), features[0])
             for head, output in zip(heads, features, strict=True)
         ]
-        return self.fc_edge6(torch.cat(edges, dim=1))
+        return _of_all(self.fc_edge6, edges) + self.fc_edge6.bias
 
-    def _displacement(self, features: tuple[Tensor, ...]) -> Tensor:
+    def _displacement(self, features: list[Tensor]) -> Tensor:
         stem, layer1, layer2, layer3, layer4 = features
         coarse = [
             self.fc_dp3(layer2),
             _crop_like(self.fc_dp4(layer3), layer2),
             _crop_like(self.fc_dp5(layer4), layer2),
         ]
-        coarse = _crop_like(self.fc_dp6(torch.cat(coarse, dim=1)), layer1)
-        fine = torch.cat([self.fc_dp1(stem), self.fc_dp2(layer1), coarse], dim=1)
-        return self.mean_shift(self.fc_dp7(fine))
+        coarse = self.fc_dp6[1:](_of_all(self.fc_dp6[0], coarse))
+        fine = [self.fc_dp1(stem), self.fc_dp2(layer1), _crop_like(coarse, layer1)]
+        return self.mean_shift(self.fc_dp7[1:](_of_all(self.fc_dp7[0], fine)))
 
     def trainable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Parameters of the boundary head and of the displacement head."""
@@ -122,12 +154,61 @@ class Losses(NamedTuple):
     total: Tensor  # what is minimised
 
 
-def _mean_over(labels: Tensor, values: Tensor, channels: int = 1) -> Tensor:
-    """Mean of the values, B x pairs x starts, over the pairs whose 0/1 label is 1.
+def _counts_by_pixel(ranks: Tensor, labels: AffinityLabels, path_index: PathIndex) -> Tensor:
+    """Pairs of each label on whose path a pixel has the largest value, 3 x B x HW.
 
-    channels: how many numbers have been added up in each value.
+    ranks: B x H x W of `ranked_pixels`, whose order the pixels of the result have. Labels are in
+    the order of AffinityLabels.
     """
-    return (labels * values).sum() / (channels * labels.sum() + EPSILON)
+    batch, pixels = len(ranks), ranks[0].numel()
+    kinds = len(labels) + 1  # 0: no label
+    counts = torch.zeros(batch * pixels * kinds, dtype=torch.int32, device=ranks.device)
+    one = torch.ones((), dtype=counts.dtype, device=ranks.device)
+    first_of_image = torch.arange(batch, device=ranks.device)[:, None, None] * (pixels * kinds)
+    first = 0
+    for largest in path_ranks(ranks, path_index):
+        pairs = slice(first, first + largest.shape[1])
+        first = pairs.stop
+        index = largest.long().mul_(kinds).add_(first_of_image)
+        for kind, label in enumerate(labels, start=1):
+            index.add_(label[:, pairs].byte(), alpha=kind)
+        index = index.flatten()
+        counts.scatter_add_(0, index, one.expand_as(index))
+    return counts.view(batch, pixels, kinds).movedim(2, 0)[1:]
+
+
+def _displacement_signs(
+    displacement: Tensor, labels: AffinityLabels, path_index: PathIndex
+) -> tuple[Tensor, Tensor]:
+    """Signs with which the displacements enter the L1 errors of the labelled pairs.
+
+    An error |d(src) - d(dst) - o|, where o is the offset for pairs of a class and 0 for those of
+    the background, is s (d(src) - d(dst) - o) with its sign s = -1, 0 or 1.
+    displacement: B x 2 x H x W. Returns the sums of the signs at every displacement, for bg_pos and
+    fg_pos, 2 x B x 2 x H x W, and the sum of all s o, a scalar.
+    """
+    floor = path_index.radius_floor
+    start = shifted(displacement, (0, 0), floor)
+    signs = displacement.new_zeros(2, *displacement.shape)
+    at_start = shifted(signs, (0, 0), floor)
+    offsets = torch.from_numpy(path_index.search_dst).to(displacement)[:, :, None, None]
+    sums_over_fg = torch.zeros_like(offsets)
+    for k, end in enumerate(path_index.search_dst.tolist()):
+        at_end = shifted(signs, end, floor)
+        change = start - shifted(displacement, end, floor)
+        of_change = change.sign()
+        of_error = change.sub_(offsets[k]).sign_()
+        for i, (sign, label) in enumerate(((of_change, labels.bg_pos), (of_error, labels.fg_pos))):
+            sign.mul_(label[:, k].view(-1, 1, *start.shape[-2:]))
+            at_start[i].add_(sign)
+            at_end[i].sub_(sign)
+        sums_over_fg[k] = of_error.sum(dim=(0, 2, 3))[:, None, None]
+    return signs, (sums_over_fg * offsets).sum()
+
+
+def _mean(total: Tensor, number: Tensor) -> Tensor:
+    """A sum over labelled pairs as their mean, 0 where there is none."""
+    return total / (number + EPSILON)
 
 
 class AffinityDisplacementLoss(Net):
@@ -136,8 +217,6 @@ class AffinityDisplacementLoss(Net):
     def __init__(self, path_index: PathIndex, **arch):
         super().__init__(**arch)
         self.path_index = path_index
-        offsets = torch.from_numpy(path_index.search_dst.T.copy()).float()
-        self.register_buffer("offsets", offsets[None, :, :, None], persistent=False)
 
     def to_affinity(self, edge_probability: Tensor) -> Tensor:
         """Boundary probabilities, B x 1 x H x W -> affinities of pairs, B x pairs x starts, 0..1.
@@ -157,20 +236,29 @@ class AffinityDisplacementLoss(Net):
     def losses(self, edge_logits: Tensor, displacement: Tensor, labels: AffinityLabels) -> Losses:
         """All loss terms of a batch (IRN, Sec. 4.3 to 4.5).
 
-        edge_logits: B x 1 x H x W. displacement: B x 2 x H x W. labels: 0/1 maps, B x pairs x
-        starts.
-        """
-        affinity = self.to_affinity(torch.sigmoid(edge_logits))
-        attract = -torch.log(affinity + EPSILON)
-        bg_pos = _mean_over(labels.bg_pos, attract)
-        fg_pos = _mean_over(labels.fg_pos, attract)
-        pos = (bg_pos + fg_pos) / 2
-        neg = _mean_over(labels.neg, -torch.log(1 + EPSILON - affinity))
+        edge_logits: B x 1 x H x W. displacement: B x 2 x H x W. labels: B x pairs x starts.
 
-        pair_displacement = self.to_pair_displacement(displacement)
-        fg_error = (pair_displacement - self.offsets).abs().sum(dim=1)
-        dp_fg = _mean_over(labels.fg_pos, fg_error, channels=2)
-        dp_bg = _mean_over(labels.bg_pos, pair_displacement.abs().sum(dim=1), channels=2)
+        The maps of all pairs, which take hundreds of megabytes, are never made: a pair's affinity
+        is that of one pixel, so it is enough to count pairs by pixel, and its displacement error is
+        linear but for a sign. Counts and signs are constants for the gradient. Of several ranks
+        each gives its part: the pairs of all are counted, and the parts add up to the mean.
+        """
+        edge, ranks = ranked_pixels(torch.sigmoid(edge_logits).squeeze(1))
+        with torch.no_grad():
+            counts = _counts_by_pixel(ranks, labels, self.path_index)
+            signs, shift = _displacement_signs(displacement, labels, self.path_index)
+        bg_number, fg_number, neg_number = summed(counts.sum(dim=(1, 2)))
+        affinity = 1 - edge
+        attract = -torch.log(affinity + EPSILON)
+        bg_pos = _mean((counts[0] * attract).sum(), bg_number)
+        fg_pos = _mean((counts[1] * attract).sum(), fg_number)
+        pos = (bg_pos + fg_pos) / 2
+        neg = _mean((counts[2] * -torch.log(1 + EPSILON - affinity)).sum(), neg_number)
+
+        # In double precision, since large displacements cancel.
+        bg_error, fg_error = (signs * displacement.double()).sum(dim=(1, 2, 3, 4))
+        dp_fg = _mean((fg_error - shift).float(), 2 * fg_number)
+        dp_bg = _mean(bg_error.float(), 2 * bg_number)
         total = (pos + neg) / 2 + (dp_fg + dp_bg) / 2
         return Losses(bg_pos, fg_pos, pos, neg, dp_fg, dp_bg, total)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from misc.cams import label_map, load_cam
 from misc.datasets import read_image
-from misc.imutils import ImageCRF
+from misc.imutils import refine_label_maps
 from misc.manifest import OutputFolder, claim_folder, folder_digest
 from misc.options import Options
 from misc.palette import save_label_png
@@ -41,11 +41,10 @@ def confident_labels(
     if len(keys) == 0:
         return np.zeros(image.shape[:2], dtype=np.uint8)
     local = np.arange(len(keys))
-    crf = ImageCRF(image, n_labels=len(keys) + 1)  # its lattices serve both refinements
     # 1. confident foreground: where a map exceeds a high background score
-    foreground = crf.refine(label_map(cams, local, fg_th))
     # 2. confident background: where no map exceeds a low one
-    background = crf.refine(label_map(cams, local, bg_th))
+    label_maps = np.stack([label_map(cams, local, threshold) for threshold in (fg_th, bg_th)])
+    foreground, background = refine_label_maps(image, label_maps, n_labels=len(keys) + 1)
     classes = np.concatenate([[0], np.asarray(keys) + 1]).astype(np.uint8)
     labels = classes[foreground]
     labels[foreground == 0] = 255

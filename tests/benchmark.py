@@ -1,9 +1,12 @@
 """Times parts of the project against plain forms of the same formulas (`tests/references.py`).
 
-    python -m tests.benchmark [names ...] [--repeats 5] [--full] [--json FILE]
+    python -m tests.benchmark [names ...] [--repeats 5] [--sizes 128 320 ...] [--device cuda]
+                              [--full] [--json FILE]
 
 Both forms get the same made-up input and take turns in one process, and their results are compared.
 What counts is the ratio of their median times. Peak memory is measured in processes of their own.
+Where RIB_TEST_DATA names a folder with data/VOC2012_SEG_AUG, its photographs take the place of
+drawn images.
 """
 
 import argparse
@@ -13,339 +16,41 @@ import multiprocessing
 import platform
 import resource
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from torch.utils.flop_counter import FlopCounterMode
 
-from Dataset.objects import CAT, DOG, smooth_noise
-from Dataset.scene import draw_scene
-from misc.cams import load_cam, save_cam
-from misc.datasets import multi_scale_pairs
-from misc.indexing import PathIndex, propagate_to_edge
-from misc.metrics import ThresholdScores
-from misc.palette import read_label_png, save_label_png
 from misc.processes import cpu_count
-from misc.rib import RIB, RIBSettings
-from misc.torchutils import gndp2d
-from net.resnet50_cam import CAM
-from net.resnet50_irn import AffinityDisplacementLoss
-from step.cam_to_ir_label import confident_labels
-from tests import references
-from tests.weights import fill_by_recipe
+from tests.comparisons import (
+    COMPARISONS,
+    CPU,
+    Comparison,
+    Entry,
+    Results,
+    Walk,
+    photograph_folder,
+    timed,
+)
 
-Size = tuple[int, int]
-Results = Sequence[torch.Tensor | np.ndarray]
-
-PLAIN_BUDGET = 30.0  # seconds of plain runs after which the plain way is not repeated again
+PLAIN_BUDGET = 300.0  # seconds of plain runs after which the plain way is not repeated again
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
 
 
-class Comparison:
-    """A piece of work on made-up input, done in the project's way and in the plain way."""
-
-    what = ""  # with sizes
-    tolerance = 1e-4  # allowed difference of the results, as a share of the largest value
-    with_memory = False
-    note = ""
-
-    def here(self) -> Results:
-        """The project's way."""
-        raise NotImplementedError
-
-    def plain(self) -> Results:
-        """The plain way; returns the same as `here`."""
-        raise NotImplementedError
-
-    def prepare_plain(self) -> None:
-        """Makes what the plain way keeps between calls: part of its memory, not of its time."""
-
-    def timed_plain(self) -> tuple[float, Any]:
-        """Seconds of the plain way, and what `plain_results` takes."""
-        return timed(self.plain)
-
-    def plain_results(self, outcome: Any) -> Results:
-        """The results of the plain way."""
-        return outcome
-
-    def close(self) -> None:
-        """Removes the files of the input."""
-
-
-class Walk(Comparison):
-    """Random walk: shifted views step by step, or a dense matrix that is squared."""
-
-    with_memory = True
-    beta, radius, exp_times = 10, 5, 8
-
-    def __init__(self, size: Size, classes: int):
-        rng = np.random.default_rng(0)
-        self.what = f"random walk, {size[0]} x {size[1]}, {classes} classes"
-        noise = smooth_noise(rng, size, cell=12)
-        self.edge = torch.from_numpy(0.95 * np.exp(-((noise / 0.15) ** 2)))[None]
-        self.x = torch.from_numpy(made_up_cams(rng, size, classes)) ** 1.3
-
-    def here(self) -> Results:
-        return [propagate_to_edge(self.x, self.edge, self.radius, self.beta, self.exp_times)]
-
-    def plain(self) -> Results:
-        return [references.dense_walk(self.x, self.edge, self.radius, self.beta, self.exp_times)]
-
-
-class WalkByOneSquaring(Walk):
-    """The same at a size at which 8 dense squarings take minutes: one of them is timed."""
-
-    note = "the plain time is that of building the matrix + 8 x that of its first squaring"
-
-    def __init__(self, size: Size, classes: int):
-        super().__init__(size, classes)
-        self.what += " (plain: one of 8 squarings timed, x 8)"
-
-    def timed_plain(self) -> tuple[float, torch.Tensor]:
-        building, matrix = timed(
-            lambda: references.dense_transition_matrix(self.edge, self.radius, self.beta)
-        )
-        squaring, squared = timed(lambda: matrix @ matrix)
-        return building + self.exp_times * squaring, squared
-
-    def plain_results(self, outcome: torch.Tensor) -> Results:
-        """The scores times the squared matrix, as often as the whole power needs; not timed."""
-        walked = (self.x * (1 - self.edge)).flatten(1)
-        for _ in range(2 ** (self.exp_times - 1)):
-            walked = walked @ outcome
-        return [walked.view(len(self.x), 1, *self.edge.shape[-2:])]
-
-
-class Scoring(Comparison):
-    """Scores of saved CAMs at many thresholds: one pass, or all files again for each of them."""
-
-    tolerance = 0
-    num_labels = 21
-    note = "the files are in the page cache"
-
-    def __init__(self, size: Size, images: int, thresholds: int):
-        rng = np.random.default_rng(0)
-        self.what = f"scores at {thresholds} thresholds, {images} files of {size[0]} x {size[1]}"
-        self.thresholds = np.arange(20, 20 + thresholds) / 100
-        self.folder = tempfile.TemporaryDirectory()
-        stems = [Path(self.folder.name) / f"image_{i}" for i in range(images)]
-        self.cam_files = [stem.with_suffix(".npy") for stem in stems]
-        self.truth_files = [stem.with_suffix(".png") for stem in stems]
-        for i, (cam_file, truth_file) in enumerate(
-            zip(self.cam_files, self.truth_files, strict=True)
-        ):
-            keys = np.sort(rng.choice(self.num_labels - 1, 1 + i % 3, replace=False))
-            cams = made_up_cams(rng, size, len(keys))
-            truth = references.argmax_labels(np.roll(cams, 9, axis=2), keys, 0.3).astype(np.uint8)
-            truth[:3] = 255
-            save_cam(cam_file, keys, cams[:, ::4, ::4], cams)
-            save_label_png(truth_file, truth)
-
-    def here(self) -> Results:
-        scores = ThresholdScores(self.thresholds, self.num_labels)
-        for cam_file, truth_file in zip(self.cam_files, self.truth_files, strict=True):
-            maps = load_cam(cam_file)
-            scores.add(maps["high_res"], maps["keys"], read_label_png(truth_file))
-        return [scores.confusions]
-
-    def plain(self) -> Results:
-        files = self.cam_files, self.truth_files
-        return [references.confusions_by_threshold(*files, self.thresholds, self.num_labels)]
-
-    def close(self) -> None:
-        self.folder.cleanup()
-
-
-class IRLabels(Comparison):
-    """Confident labels: one CRF for both refinements of an image, or one CRF for each."""
-
-    tolerance = 0
-
-    def __init__(self, size: Size):
-        rng = np.random.default_rng(0)
-        self.what = f"IR labels, {size[0]} x {size[1]}, 2 classes"
-        scene = draw_scene(rng, [CAT, DOG], size)
-        blurred = [
-            gaussian_filter(instance.mask.astype(np.float32), sigma=max(size) / 40)
-            for instance in scene.instances
-        ]
-        self.cams = np.stack([cam / cam.max() for cam in blurred])
-        self.image, self.keys = scene.image, np.array([7, 11])[: len(self.cams)]
-
-    def here(self) -> Results:
-        return [confident_labels(self.image, self.cams, self.keys, fg_th=0.35, bg_th=0.17)]
-
-    def plain(self) -> Results:
-        return [references.confident_labels(self.image, self.cams, self.keys, 0.35, 0.17)]
-
-
-class Pooling(Comparison):
-    """Non-discriminative pooling and its gradient: masked, or looping over images and classes."""
-
-    tolerance = 1e-5
-    tau = 0.4
-    note = (
-        "plain: the gradient of each x[b, c] is as large as x; a loop over x.unbind() avoids that, "
-        "and is several times faster"
-    )
-
-    def __init__(self, shape: tuple[int, int, int, int]):
-        generator = torch.Generator().manual_seed(0)
-        self.what = f"pooling with gradient, {' x '.join(map(str, shape))}"
-        self.maps = torch.randn(shape, generator=generator)
-        self.present = torch.rand(shape[:2], generator=generator) < 0.1
-        self.present[:, 0] = True
-        self.weights = torch.randn(shape[:2], generator=generator)
-
-    def here(self) -> Results:
-        return self._with_gradient(gndp2d)
-
-    def plain(self) -> Results:
-        return self._with_gradient(references.looped_pooling)
-
-    def _with_gradient(self, pooling: Callable[..., torch.Tensor]) -> Results:
-        maps = self.maps.clone().requires_grad_()
-        logits = pooling(maps, self.present, self.tau)
-        (logits * self.weights).sum().backward()
-        return [logits.detach(), maps.grad]
-
-
-class Affinity(Comparison):
-    """Affinities of all pairs and their gradient: shifted views, or gathered path pixels."""
-
-    with_memory, tolerance = True, 1e-5
-    note = "the plain way's memory includes its index tensors; its time does not"
-
-    def __init__(self, batch: int, size: Size, radius: int):
-        generator = torch.Generator().manual_seed(0)
-        self.what = f"affinity with gradient, {batch} x {size[0]} x {size[1]}, radius {radius}"
-        self.path_index = PathIndex(radius, size)
-        self.loss = AffinityDisplacementLoss(self.path_index, width=8, stem=8)
-        self.edge = torch.rand(batch, 1, *size, generator=generator)
-        pairs = len(self.path_index.search_dst)
-        self.weights = torch.linspace(-1, 1, pairs)[:, None]
-
-    def prepare_plain(self) -> None:
-        self.groups = [torch.from_numpy(group) for group in self.path_index.path_indices]
-
-    def here(self) -> Results:
-        return self._with_gradient(self.loss.to_affinity)
-
-    def plain(self) -> Results:
-        return self._with_gradient(
-            lambda edge: 1 - references.gathered_maximum(edge.squeeze(1), self.groups)
-        )
-
-    def _with_gradient(self, to_affinity: Callable[[torch.Tensor], torch.Tensor]) -> Results:
-        edge = self.edge.clone().requires_grad_()
-        affinity = to_affinity(edge)
-        (affinity * self.weights).sum().backward()
-        return [affinity.detach(), edge.grad]
-
-
-class RIBIterations(Comparison):
-    """RIB on one image: frozen layers run once, or whole passes and a single backward pass."""
-
-    with_memory = True
-    num_classes = 20
-
-    def __init__(self, size: Size, batch: int, crop: int, iterations: int, width: int):
-        self.what = (
-            f"RIB, {iterations} iterations, width {width}, {size[0]} x {size[1]}, "
-            f"batch {batch} x {crop}"
-        )
-        # A higher rate than the paper's, so that the iterations differ by more than the tolerance.
-        self.settings = RIBSettings(
-            iterations=iterations, learning_rate=1e-4, margin=float("inf"), explode_ratio=1.0
-        )
-        image = draw_scene(np.random.default_rng(0), [CAT, DOG], size).image
-        self.pairs = multi_scale_pairs(image, self.settings.scales)
-        self.label = torch.zeros(self.num_classes)
-        self.label[[7, 11]] = 1
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(iterations, batch, 3, crop, crop, generator=generator)
-        labels = (
-            torch.rand(iterations, batch, self.num_classes, generator=generator) < 0.1
-        ).float()
-        self.batches = list(zip(images, labels * (1 - self.label), strict=True))
-        self.model, self.plain_model = (CAM(self.num_classes, width=width) for _ in range(2))
-        fill_by_recipe(self.model)
-        self.rib = RIB(self.model, self.settings)
-        self.initial = {name: t.clone() for name, t in self.model.state_dict().items()}
-
-    def here(self) -> Results:
-        for state in self.rib.iterate(self.pairs, self.label, iter(self.batches)):
-            map_sums = state.map_sums
-        return map_sums
-
-    def plain(self) -> Results:
-        self.plain_model.load_state_dict(self.initial)
-        return references.rib_map_sums(
-            self.plain_model, self.settings, self.pairs, self.label, iter(self.batches)
-        )
-
-
-class Entry(NamedTuple):
-    """A comparison with its sizes (those of the report, and toy sizes) and its goals."""
-
-    kind: type[Comparison]
-    sizes: dict[str, Any]
-    toy_sizes: dict[str, Any]
-    goal_ratio: float | None = None
-    goal_seconds: float | None = None  # of the project's way
-
-
-COMPARISONS = {
-    "walk": Entry(
-        WalkByOneSquaring,
-        {"size": (94, 125), "classes": 2},
-        {"size": (11, 14), "classes": 2},
-        goal_ratio=100,
-        goal_seconds=2,
-    ),
-    "walk_small": Entry(Walk, {"size": (32, 42), "classes": 2}, {"size": (9, 12), "classes": 1}),
-    "scoring": Entry(
-        Scoring,
-        {"size": (375, 500), "images": 24, "thresholds": 30},
-        {"size": (40, 52), "images": 3, "thresholds": 4},
-        goal_ratio=20,
-    ),
-    "ir_labels": Entry(IRLabels, {"size": (375, 500)}, {"size": (60, 80)}, goal_ratio=1.15),
-    "pooling": Entry(Pooling, {"shape": (26, 20, 32, 32)}, {"shape": (3, 4, 6, 5)}, goal_ratio=20),
-    "affinity": Entry(
-        Affinity,
-        {"batch": 4, "size": (128, 128), "radius": 10},
-        {"batch": 2, "size": (14, 16), "radius": 4},
-    ),
-    "rib": Entry(
-        RIBIterations,
-        {"size": (240, 320), "batch": 4, "crop": 128, "iterations": 4, "width": 16},
-        {"size": (64, 80), "batch": 2, "crop": 32, "iterations": 2, "width": 8},
-    ),
-}
-
-
-def made_up_cams(rng: np.random.Generator, size: Size, classes: int) -> np.ndarray:
-    """Smooth random maps, K x H x W float32 in 0..1."""
-    noise = np.stack([smooth_noise(rng, size, cell=max(size) / 5) for _ in range(classes)])
-    cams = np.maximum(noise, 0)
-    return cams / cams.max(axis=(1, 2), keepdims=True)
-
-
-# --- measuring ------------------------------------------------------------------------------------
-
-
 class Memory(NamedTuple):
-    """Bytes by which one run raises the peak of a process."""
+    """Bytes by which one run raises the peak of a process, or of the GPU."""
 
     plain: int
     here: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times less the project's way takes."""
+        return self.plain / max(self.here, 1)
 
 
 class Times(NamedTuple):
@@ -360,54 +65,111 @@ class Times(NamedTuple):
         """How many times faster the project's way is, by the medians."""
         return median(self.plain) / median(self.here)
 
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Quartiles of the ratio of runs that followed each other."""
+        ratios = [plain / here for plain, here in zip(self.plain, self.here, strict=False)]
+        if len(ratios) == 1:
+            return ratios[0], ratios[0]
+        low, _, high = quantiles(ratios, n=4, method="inclusive")
+        return low, high
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that a call takes, and what it returns."""
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
+
+class Rates(NamedTuple):
+    """Floating-point operations per second."""
+
+    plain: float
+    here: float
 
 
 def difference(here: Results, plain: Results) -> float:
     """Largest difference of two results, as a share of the largest value of each part."""
     shares = []
     for ours, theirs in zip(here, plain, strict=True):
-        ours, theirs = (np.asarray(part, dtype=np.float64) for part in (ours, theirs))
+        ours, theirs = (
+            np.asarray(part.cpu() if isinstance(part, torch.Tensor) else part, dtype=np.float64)
+            for part in (ours, theirs)
+        )
         if ours.shape != theirs.shape:
             return float("inf")
-        shares.append(np.abs(ours - theirs).max() / np.abs(theirs).max())
+        shares.append(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
     return float(np.max(shares))
+
+
+@contextlib.contextmanager
+def opened(entry: Entry, sizes: dict[str, Any], device: torch.device) -> Iterator[Comparison]:
+    """A comparison on the device where it runs; its files are removed at the end."""
+    with contextlib.closing(entry.kind(**sizes)) as comparison:
+        comparison.use(device if entry.kind.on_gpu else CPU)
+        yield comparison
+
+
+def warm_up(entry: Entry, device: torch.device) -> None:
+    """Loads the code of the libraries."""
+    with opened(entry, entry.toy_sizes, device) as toy:
+        measure_times(toy, repeats=1)
 
 
 def measure_times(comparison: Comparison, repeats: int) -> Times:
     """Runs the two ways in turn; the plain one no more once it has spent its budget."""
     comparison.prepare_plain()
-    plain_times, here_times = [], []
+    plain_times, here_times, spent = [], [], 0.0
     for _ in range(repeats):
-        if sum(plain_times) < PLAIN_BUDGET:
-            seconds, outcome = comparison.timed_plain()
+        if spent < PLAIN_BUDGET:
+            # A part may stand for the whole: what it takes is not what it counts.
+            taken, (seconds, outcome) = timed(comparison.timed_plain)
             plain_times.append(seconds)
-        seconds, here = timed(comparison.here)
+            spent += taken
+        seconds, here = timed(comparison.here, comparison.device)
         here_times.append(seconds)
-    apart = difference(here, comparison.plain_results(outcome))
+    apart = difference(comparison.here_results(here), comparison.plain_results(outcome))
     return Times(plain_times, here_times, apart)
 
 
-def peak_growth(entry: Entry, way: str) -> int:
-    """Bytes by which one run of a way ("plain" or "here") raises the peak of this process."""
-    with contextlib.closing(entry.kind(**entry.toy_sizes)) as toy:
-        measure_times(toy, repeats=1)  # loads the code of the libraries
-    with contextlib.closing(entry.kind(**entry.sizes)) as comparison:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def measure_rates(comparison: Comparison, times: Times) -> Rates:
+    """Operations of convolutions and matrix products of each way over its median time."""
+    rates = []
+    for way, seconds in ((comparison.plain, times.plain), (comparison.here, times.here)):
+        with FlopCounterMode(display=False) as counter:
+            way()
+        rates.append(counter.get_total_flops() / median(seconds))
+    return Rates(*rates)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations per second of a product of two large matrices."""
+    side = 8192 if device.type == "cuda" else 1024
+    matrix = torch.ones(side, side, dtype=dtype, device=device)
+    seconds = [timed(lambda: matrix @ matrix, device)[0] for _ in range(6)]
+    return 2 * side**3 / median(seconds[1:])  # the first one loads the library
+
+
+def peak_growth(entry: Entry, way: str, device: torch.device) -> int:
+    """Bytes by which one run of a way ("plain" or "here") raises the peak of this process.
+
+    On a GPU: the peak of its allocated memory.
+    """
+    warm_up(entry, device)
+    with opened(entry, entry.sizes, device) as comparison:
+        if comparison.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        before = peak_bytes(comparison.device)
         if way == "plain":
             comparison.prepare_plain()
             comparison.timed_plain()
         else:
             comparison.here()
-        return RSS_UNIT * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        return peak_bytes(comparison.device) - before
 
 
-def measure_memory(entry: Entry) -> Memory:
+def peak_bytes(device: torch.device) -> int:
+    """Most bytes so far: of this process in main memory, or of what it holds on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return RSS_UNIT * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure_memory(entry: Entry, device: torch.device) -> Memory:
     """Peaks of both ways, each in a new process.
 
     A process inherits the peak of the one that starts it, so this comes before everything large.
@@ -415,7 +177,7 @@ def measure_memory(entry: Entry) -> Memory:
     peaks = []
     for way in Memory._fields:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            peaks.append(pool.apply(peak_growth, (entry, way)))
+            peaks.append(pool.apply(peak_growth, (entry._replace(at=None), way, device)))
     return Memory(*peaks)
 
 
@@ -425,37 +187,58 @@ class Report(NamedTuple):
     name: str
     what: str
     entry: Entry
+    images: int
     times: Times
     memory: Memory | None
+    rates: Rates | None
+    remark: str
 
     @property
     def agrees(self) -> bool:
         """Whether the two ways give the same result, within the tolerance."""
         return self.times.difference <= self.entry.kind.tolerance
 
+    @property
+    def images_per_second(self) -> tuple[float, float]:
+        """Of the plain and of the project's way."""
+        return self.images / median(self.times.plain), self.images / median(self.times.here)
 
-def measure(name: str, entry: Entry, repeats: int, memory: Memory | None) -> Report:
+
+def measure(
+    name: str, entry: Entry, repeats: int, device: torch.device, memory: Memory | None
+) -> Report:
     """Times one comparison at full size; the peaks of memory have been measured before."""
-    with contextlib.closing(entry.kind(**entry.toy_sizes)) as toy:
-        measure_times(toy, repeats=1)  # loads the code of the libraries
-    with contextlib.closing(entry.kind(**entry.sizes)) as comparison:
+    warm_up(entry, device)
+    with opened(entry, entry.sizes, device) as comparison:
         times = measure_times(comparison, repeats)
-        return Report(name, comparison.what, entry, times, memory)
+        rates = measure_rates(comparison, times) if comparison.with_flops else None
+        what, images, remark = comparison.what, comparison.images, comparison.remark()
+    return Report(name, what, entry, images, times, memory, rates, remark)
 
 
 # --- report ---------------------------------------------------------------------------------------
 
 
-def machine() -> str:
-    """The processor, how much of it is used, and the version of torch."""
+def machine(device: torch.device) -> str:
+    """The processor, how much of it is used, the versions, the GPU, and the kind of images."""
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    images = "photographs" if photograph_folder() else "drawn images"
     return (
-        f"{name}, {cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
+        f"{name}, {cpu_count()} cores, {torch.get_num_threads()} threads{gpu}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}, {images}"
     )
+
+
+def matrix_rates(device: torch.device) -> dict[str, float]:
+    """Rates of matrix products by type, to compare networks with."""
+    rates = {"float32": matrix_rate(device)}
+    if device.type == "cuda":
+        rates["bfloat16"] = matrix_rate(device, torch.bfloat16)
+    return rates
 
 
 def format_times(seconds: list[float]) -> str:
@@ -465,8 +248,15 @@ def format_times(seconds: list[float]) -> str:
     return f"{middle} {unit} ({low} to {high}, n = {len(seconds)})"
 
 
-def format_goal(entry: Entry, times: Times) -> str:
+def format_ratio(times: Times) -> str:
+    """Ratio of the medians and quartiles of the ratio."""
+    low, high = times.quartiles
+    return f"{times.ratio:.3g} x ({low:.3g} to {high:.3g})"
+
+
+def format_goal(report: Report) -> str:
     """The goals of a comparison and whether they are met."""
+    entry, times = report.entry, report.times
     goals, met = [], True
     if entry.goal_ratio is not None:
         goals.append(f"{entry.goal_ratio:g} x")
@@ -474,6 +264,9 @@ def format_goal(entry: Entry, times: Times) -> str:
     if entry.goal_seconds is not None:
         goals.append(f"{entry.goal_seconds:g} s")
         met &= median(times.here) <= entry.goal_seconds
+    if entry.goal_memory is not None:
+        goals.append(f"1/{entry.goal_memory:g} memory")
+        met &= report.memory.ratio >= entry.goal_memory
     return f"{', '.join(goals)}: {'met' if met else 'missed'}" if goals else "-"
 
 
@@ -484,48 +277,81 @@ def format_memory(memory: Memory | None) -> str:
     return f"{memory.plain / 2**20:.0f} / {memory.here / 2**20:.0f} MiB"
 
 
-def format_table(reports: Sequence[Report]) -> str:
+def format_rates(rates: Rates | None, matrix: dict[str, float]) -> str:
+    """GFLOP/s of both ways, and as shares of the matrix rate in float32."""
+    if rates is None:
+        return "-"
+    shares = " / ".join(f"{rate / matrix['float32']:.0%}" for rate in rates)
+    return f"{rates.plain / 1e9:.3g} / {rates.here / 1e9:.3g} ({shares})"
+
+
+def format_table(reports: Sequence[Report], matrix: dict[str, float]) -> str:
     """One line for each comparison in columns of equal width, then the remarks."""
     rows = [
         (
             report.what,
             format_times(report.times.plain),
             format_times(report.times.here),
-            f"{report.times.ratio:.3g} x",
-            format_goal(report.entry, report.times),
+            format_ratio(report.times),
+            format_goal(report),
             format_memory(report.memory),
+            " / ".join(f"{rate:.3g}" for rate in report.images_per_second),
+            format_rates(report.rates, matrix),
             f"{report.times.difference:.0e}{'' if report.agrees else ' TOO LARGE'}",
         )
         for report in reports
     ]
-    headings = ("what", "plain", "here", "ratio", "goal", "memory plain / here", "difference")
+    headings = ("what", "plain", "here", "ratio", "goal", "memory", "images/s", "GFLOP/s", "apart")
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (headings, *rows)]
-    notes = [
-        f"{report.what}: {report.entry.kind.note}" for report in reports if report.entry.kind.note
-    ]
+    remarks = [f"{report.what}: {report.remark}" for report in reports if report.remark]
+    products = ", ".join(f"{dtype} {rate / 1e9:.3g}" for dtype, rate in matrix.items())
     explanation = (
-        "Times: median (range, n runs). Memory: growth of the peak in a process of its own. "
-        "Difference: of the results, as a share of the largest value."
+        "Two figures are plain / here. Times: median (range, n runs). Ratio: of the medians "
+        "(quartiles of the ratio of consecutive runs). Memory: growth of the peak in a process of "
+        "its own. GFLOP/s: of convolutions and matrix products, and their share of what a large "
+        f"matrix product reaches here ({products}). Apart: difference of the results, as a share "
+        "of the largest value."
     )
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", explanation, *notes])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", explanation, *remarks])
 
 
 def to_json(report: Report) -> dict[str, Any]:
     """All numbers of a report: seconds and bytes."""
-    memory = report.memory._asdict() if report.memory else None
+    plain, here = report.images_per_second
     return {
         "name": report.name,
         "what": report.what,
         "seconds": {"plain": report.times.plain, "here": report.times.here},
         "ratio": report.times.ratio,
+        "ratio_quartiles": report.times.quartiles,
+        "images_per_second": {"plain": plain, "here": here},
         "goal_ratio": report.entry.goal_ratio,
         "goal_seconds": report.entry.goal_seconds,
-        "memory_bytes": memory,
+        "goal_memory": report.entry.goal_memory,
+        "memory_bytes": report.memory._asdict() if report.memory else None,
+        "flops_per_second": report.rates._asdict() if report.rates else None,
         "difference": report.times.difference,
         "agrees": report.agrees,
-        "note": report.entry.kind.note,
+        "remark": report.remark,
     }
+
+
+def at_sizes(
+    name: str, entry: Entry, sides: Sequence[int]
+) -> tuple[list[tuple[str, Entry]], list[str]]:
+    """The comparison at images with these longer sides, without goals, and what was left out."""
+    if not sides:
+        return [(name, entry)], []
+    if entry.at is None:
+        return [], [f"{name}: has one size only; run it without --sizes"]
+    fitting = [side for side in sides if entry.largest is None or side <= entry.largest]
+    goals = {"goal_ratio": None, "goal_seconds": None, "goal_memory": None}
+    runs = [(f"{name}_{side}", entry._replace(sizes=entry.at(side), **goals)) for side in fitting]
+    beyond = [str(side) for side in sides if side not in fitting]
+    if not beyond:
+        return runs, []
+    return runs, [f"{name}: left out at {', '.join(beyond)}: the plain way takes too much there"]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -534,35 +360,55 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m tests.benchmark",
         description="Times parts of the project against plain forms of the same formulas.",
     )
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(COMPARISONS)}")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each way")
-    parser.add_argument(
-        "--full", action="store_true", help="walk: square the dense matrix 8 times (minutes)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there too")
+    add = parser.add_argument
+    add("names", nargs="*", metavar="name", help=f"of {', '.join(COMPARISONS)}")
+    add("--repeats", type=int, default=5, help="runs of each way (default: %(default)s)")
+    add("--sizes", type=int, nargs="+", default=[], metavar="PX",
+        help="longer sides of images, 128 to 640 for instance: the comparisons that have a size "
+        "are made at each of them")  # fmt: skip
+    add("--device", type=torch.device, default=CPU, metavar="NAME",
+        help="where tensors and networks are, cpu or cuda (default: %(default)s)")  # fmt: skip
+    add("--full", action="store_true", help="walk: square the dense matrix 8 times (minutes)")
+    add("--json", type=Path, metavar="FILE", help="write all numbers there too")
     args = parser.parse_args(argv)
     unknown = sorted(set(args.names) - set(COMPARISONS))
     if unknown:
         parser.error(f"no comparison is called {unknown[0]}; choose of {', '.join(COMPARISONS)}")
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats} is not 1 or more")
+    if args.sizes and min(args.sizes) < 128:
+        parser.error(f"--sizes {min(args.sizes)} is not 128 or more")
+    if args.device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: no such GPU here; leave the option out")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 1 where two results differ."""
     args = parse_args(argv)
-    chosen = {name: COMPARISONS[name] for name in args.names or COMPARISONS}
-    if args.full and "walk" in chosen:
-        chosen["walk"] = chosen["walk"]._replace(kind=Walk)
-    memories = {name: measure_memory(e) for name, e in chosen.items() if e.kind.with_memory}
+    runs, left_out = [], []
+    for name in dict.fromkeys(args.names or COMPARISONS):
+        entry = COMPARISONS[name]
+        if args.full and name == "walk":
+            entry = entry._replace(kind=Walk)
+        at, beyond = at_sizes(name, entry, sorted(set(args.sizes)))
+        runs += at
+        left_out += beyond
+    memories = {n: measure_memory(e, args.device) for n, e in runs if e.kind.with_memory}
+    matrix = matrix_rates(args.device)
     reports = []
-    for name, entry in chosen.items():
-        reports.append(measure(name, entry, args.repeats, memories.get(name)))
+    for name, entry in runs:
+        reports.append(measure(name, entry, args.repeats, args.device, memories.get(name)))
         print(f"{name} done", file=sys.stderr)
-    print(machine(), format_table(reports), sep="\n\n")
+    print(machine(args.device), "", *([format_table(reports, matrix)] if reports else []), sep="\n")
+    print(*left_out, sep="\n", end="\n" if left_out else "")
     if args.json:
-        content = {"machine": machine(), "comparisons": [to_json(report) for report in reports]}
+        content = {
+            "machine": machine(args.device),
+            "matrix_flops_per_second": matrix,
+            "comparisons": [to_json(report) for report in reports],
+            "left_out": left_out,
+        }
         args.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if all(report.agrees for report in reports) else 1
 

@@ -6,26 +6,48 @@ functions in `misc` and `step` that do the same work.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from torch import Tensor
 
+from misc.imutils import IMAGENET_MEAN, IMAGENET_STD, random_crop
 from misc.indexing import PathIndex
 from misc.palette import read_label_png
 from misc.rib import RIBSettings
+from net import resnet50_irn
 from net.resnet50_cam import CAM
 
 # --- random walk and affinity ---------------------------------------------------------------------
 
 
+class PairIndices(NamedTuple):
+    """The index arrays of a PathIndex as tensors: flat indices into a map of its default size."""
+
+    groups: list[Tensor]  # n x length x starts for every path length
+    starts: Tensor  # starts
+    ends: Tensor  # pairs x starts
+    offsets: Tensor  # 2 x pairs x 1, from start to end
+
+    @classmethod
+    def of(cls, index: PathIndex, device: torch.device) -> "PairIndices":
+        """Makes the tensors on a device."""
+        groups = [torch.from_numpy(group).to(device) for group in index.path_indices]
+        starts, ends = torch.from_numpy(index.src_indices), torch.from_numpy(index.dst_indices)
+        offsets = torch.from_numpy(index.search_dst.T[:, :, None].copy())
+        return cls(groups, *(tensor.to(device) for tensor in (starts, ends, offsets)))
+
+
 def gathered_maximum(maps: Tensor, groups: Sequence[Tensor]) -> Tensor:
     """Largest value on the path of every pair by index tensors, B x H x W -> B x pairs x starts.
 
-    groups: `PathIndex.get_path_indices` for the maps' size, n x length x starts for every length.
+    groups: those of `PairIndices` for the maps' size.
     """
     flat = maps.flatten(1)
     maxima = []
@@ -46,14 +68,15 @@ def dense_transition_matrix(edge: Tensor, radius: int, beta: float) -> Tensor:
     border = (floor, floor, 0, floor)
     padded = F.pad(edge, border, value=1.0)
     index = PathIndex(radius, tuple(padded.shape[-2:]))
-    groups = [torch.from_numpy(group) for group in index.path_indices]
-    affinity = 1 - gathered_maximum(padded, groups)[0]
+    indices = PairIndices.of(index, edge.device)
+    affinity = 1 - gathered_maximum(padded, indices.groups)[0]
 
-    number = F.pad(torch.arange(height * width).view(height, width), border, value=-1).flatten()
-    end = number[torch.from_numpy(index.dst_indices)]
-    start = number[torch.from_numpy(index.src_indices)].expand_as(end)
+    pixels = torch.arange(height * width, device=edge.device).view(height, width)
+    number = F.pad(pixels, border, value=-1).flatten()
+    end = number[indices.ends]
+    start = number[indices.starts].expand_as(end)
     inside = end >= 0
-    matrix = torch.eye(height * width, dtype=edge.dtype)
+    matrix = torch.eye(height * width, dtype=edge.dtype, device=edge.device)
     matrix[start[inside], end[inside]] = affinity[inside]
     matrix[end[inside], start[inside]] = affinity[inside]
     matrix = matrix**beta
@@ -68,6 +91,64 @@ def dense_walk(
     for _ in range(exp_times):
         matrix = matrix @ matrix
     return ((x * (1 - edge)).flatten(1) @ matrix).view(len(x), 1, *edge.shape[-2:])
+
+
+# --- training of the boundary network -------------------------------------------------------------
+
+
+def pair_labels(label_maps: np.ndarray, index: PathIndex, num_labels: int) -> list[Tensor]:
+    """Labels of all pairs, three B x pairs x starts 0/1 maps, made on the host (IRN, Sec. 4.2).
+
+    In the order of `misc.indexing.AffinityLabels`. label_maps: B x H x W uint8.
+    """
+    batch = []
+    for label_map in label_maps:
+        pixels = label_map.reshape(-1)
+        start, end = pixels[index.src_indices][None], pixels[index.dst_indices]
+        valid = (start < num_labels) & (end < num_labels)
+        same = (start == end) & valid
+        labels = same & (start == 0), same & (start > 0), (start != end) & valid
+        batch.append(np.stack(labels).astype(np.float32))
+    return list(torch.from_numpy(np.stack(batch, axis=1)))
+
+
+def irn_outputs(model: resnet50_irn.Net, images: Tensor) -> tuple[Tensor, Tensor]:
+    """`net.resnet50_irn.Net.forward` with the whole batch in every layer (IRN, Sec. 4.1)."""
+    with torch.no_grad():
+        features = model.resnet50(images)
+    stem, layer1, layer2, layer3, layer4 = features
+
+    def joined(finer: Tensor, *maps: Tensor) -> Tensor:
+        height, width = finer.shape[-2:]
+        return torch.cat([each[..., :height, :width] for each in maps], dim=1)
+
+    heads = (model.fc_edge1, model.fc_edge2, model.fc_edge3, model.fc_edge4, model.fc_edge5)
+    edges = [head(output) for head, output in zip(heads, features, strict=True)]
+    edge = model.fc_edge6(joined(stem, *edges))
+    coarse = joined(layer2, model.fc_dp3(layer2), model.fc_dp4(layer3), model.fc_dp5(layer4))
+    fine = joined(layer1, model.fc_dp1(stem), model.fc_dp2(layer1), model.fc_dp6(coarse))
+    return edge, model.mean_shift(model.fc_dp7(fine))
+
+
+def irn_losses(
+    edge_logits: Tensor, displacement: Tensor, labels: Sequence[Tensor], indices: PairIndices
+) -> list[Tensor]:
+    """Loss terms in the order of `net.resnet50_irn.Losses`, from maps of all pairs."""
+    bg, fg, neg = labels
+    eps = 1e-5
+    affinity = 1 - gathered_maximum(torch.sigmoid(edge_logits).squeeze(1), indices.groups)
+    pos_loss, neg_loss = -torch.log(affinity + eps), -torch.log(1 + eps - affinity)
+    l_bg = (bg * pos_loss).sum() / (bg.sum() + eps)
+    l_fg = (fg * pos_loss).sum() / (fg.sum() + eps)
+    l_neg = (neg * neg_loss).sum() / (neg.sum() + eps)
+    flat = displacement.flatten(2)
+    ends = flat.index_select(2, indices.ends.flatten()).view(*flat.shape[:2], *indices.ends.shape)
+    pair = flat.index_select(2, indices.starts).unsqueeze(2) - ends
+    l_dpfg = (fg * (pair - indices.offsets).abs().sum(dim=1)).sum() / (2 * fg.sum() + eps)
+    l_dpbg = (bg * pair.abs().sum(dim=1)).sum() / (2 * bg.sum() + eps)
+    l_pos = (l_bg + l_fg) / 2
+    total = (l_pos + l_neg) / 2 + (l_dpfg + l_dpbg) / 2
+    return [l_bg, l_fg, l_pos, l_neg, l_dpfg, l_dpbg, total]
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -99,6 +180,16 @@ def argmax_labels(cams: np.ndarray, keys: np.ndarray, threshold: float) -> np.nd
     return np.pad(keys + 1, (1, 0))[scores.argmax(axis=0)]
 
 
+def pseudo_mask(
+    cam: Tensor, edge: Tensor, keys: np.ndarray, threshold: float, size: tuple[int, int]
+) -> np.ndarray:
+    """Pseudo mask, H x W, of maps K x h4 x w4 and a boundary map, by a dense walk (IRN, Sec. 5)."""
+    walked = dense_walk(cam**1.3, edge)
+    scores = F.interpolate(walked, scale_factor=4, mode="bilinear", align_corners=False)[:, 0]
+    scores = scores[:, : size[0], : size[1]]
+    return argmax_labels((scores / scores.max()).cpu().numpy(), keys, threshold)
+
+
 # --- labels of the boundary network ---------------------------------------------------------------
 
 
@@ -126,6 +217,20 @@ def confident_labels(
 
 
 # --- RIB ------------------------------------------------------------------------------------------
+
+
+def training_crop(path: Path, long_range: tuple[int, int], crop_size: int, rng: Random) -> Tensor:
+    """A random view of an image for the classifier, 3 x crop_size x crop_size (RIB, Sec. 4)."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    factor = rng.randint(*long_range) / max(image.size)
+    image = image.resize([round(side * factor) for side in image.size], Image.Resampling.BICUBIC)
+    pixels = (np.asarray(image) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    pixels = pixels.astype(np.float32)
+    if rng.getrandbits(1):
+        pixels = np.fliplr(pixels)
+    crop = random_crop(pixels, crop_size, 0, rng=rng)
+    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
 
 
 def looped_pooling(x: Tensor, present: Tensor, tau: float) -> Tensor:
@@ -189,7 +294,7 @@ def rib_map_sums(
 
 def _exploded(maps: Tensor, settings: RIBSettings) -> bool:
     """Whether the maps T x h x w, each relative to its peak, cover most of the image."""
-    covered = torch.zeros(maps.shape[1:], dtype=torch.bool)
+    covered = torch.zeros(maps.shape[1:], dtype=torch.bool, device=maps.device)
     for class_map in maps:
         covered |= class_map / (class_map.max() + 1e-5) > settings.explode_th
     return covered.float().mean() > settings.explode_ratio

@@ -1,19 +1,21 @@
 """The benchmark at toy sizes: the plain references and the project give the same results."""
 
-import contextlib
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from tests import benchmark
+from tests import benchmark, comparisons
+from tests.comparisons import COMPARISONS, CPU
+
+WAYS = ("plain", "here")
 
 
-@pytest.mark.parametrize("name", benchmark.COMPARISONS)
+@pytest.mark.parametrize("name", COMPARISONS)
 def test_both_ways_agree(name):
-    entry = benchmark.COMPARISONS[name]
-    with contextlib.closing(entry.kind(**entry.toy_sizes)) as comparison:
+    entry = COMPARISONS[name]
+    with benchmark.opened(entry, entry.toy_sizes, CPU) as comparison:
         times = benchmark.measure_times(comparison, repeats=2)
         results = comparison.here()
     assert times.difference <= entry.kind.tolerance
@@ -22,17 +24,19 @@ def test_both_ways_agree(name):
 
 
 def test_complete_dense_walk_agrees_with_one_squaring():
-    sizes = benchmark.COMPARISONS["walk"].toy_sizes
-    complete, squared_once = benchmark.Walk(**sizes), benchmark.WalkByOneSquaring(**sizes)
+    sizes = COMPARISONS["walk"].toy_sizes
+    complete, squared_once = comparisons.Walk(**sizes), comparisons.WalkByOneSquaring(**sizes)
     _, matrix = squared_once.timed_plain()
     results = squared_once.plain_results(matrix)
     assert benchmark.difference(results, complete.plain()) < 1e-5
 
 
 def test_rib_iterations_differ_by_more_than_the_tolerance():
-    entry = benchmark.COMPARISONS["rib"]
+    entry = COMPARISONS["rib"]
     comparison, frozen = (entry.kind(**entry.toy_sizes) for _ in range(2))
-    frozen.rib.settings = dataclasses.replace(frozen.settings, learning_rate=0.0)
+    frozen.settings = dataclasses.replace(frozen.settings, learning_rate=0.0)
+    for each in (comparison, frozen):
+        each.use(CPU)
     apart = benchmark.difference(comparison.here(), frozen.here())
     assert apart > 10 * entry.kind.tolerance
 
@@ -44,31 +48,62 @@ def test_difference_is_a_share_of_the_largest_value():
 
 
 def test_slow_plain_way_is_not_repeated(monkeypatch):
-    entry = benchmark.COMPARISONS["pooling"]
+    entry = COMPARISONS["pooling"]
     monkeypatch.setattr(benchmark, "PLAIN_BUDGET", 1e-9)
-    times = benchmark.measure_times(entry.kind(**entry.toy_sizes), repeats=3)
+    with benchmark.opened(entry, entry.toy_sizes, CPU) as comparison:
+        times = benchmark.measure_times(comparison, repeats=3)
     assert (len(times.plain), len(times.here)) == (1, 3)
 
 
 @pytest.fixture
 def toy_sizes(monkeypatch):
-    toys = {n: e._replace(sizes=e.toy_sizes) for n, e in benchmark.COMPARISONS.items()}
+    toys = {n: e._replace(sizes=e.toy_sizes) for n, e in COMPARISONS.items()}
     monkeypatch.setattr(benchmark, "COMPARISONS", toys)
 
 
 def test_table_and_json(toy_sizes, tmp_path, capsys):
     path = tmp_path / "numbers.json"
-    assert benchmark.main(["pooling", "affinity", "--repeats", "2", "--json", str(path)]) == 0
+    assert benchmark.main(["pooling", "irn_step", "--repeats", "2", "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "torch" in printed.splitlines()[0]
     assert "pooling with gradient, 3 x 4 x 6 x 5" in printed and "MiB" in printed
-    pooling, affinity = json.loads(path.read_text())["comparisons"]
+    content = json.loads(path.read_text())
+    pooling, step = content["comparisons"]
+    assert content["matrix_flops_per_second"]["float32"] > 1e8
     assert pooling["goal_ratio"] == 20 and pooling["memory_bytes"] is None
-    assert len(affinity["seconds"]["plain"]) == 2 and affinity["memory_bytes"]["here"] >= 0
+    assert len(step["seconds"]["plain"]) == 2 and step["memory_bytes"]["here"] >= 0
+    low, high = step["ratio_quartiles"]
+    assert 0 < low <= high
+    assert step["images_per_second"]["here"] == pytest.approx(2 / np.mean(step["seconds"]["here"]))
+    flops = {way: step["flops_per_second"][way] * np.mean(step["seconds"][way]) for way in WAYS}
+    assert flops["here"] == pytest.approx(flops["plain"])  # both run the same convolutions
+
+
+def test_quartiles_are_of_runs_that_followed_each_other():
+    times = benchmark.Times([2.0, 6.0, 8.0], [1.0, 2.0, 2.0, 9.0], 0.0)
+    assert times.ratio == 3.0 and times.quartiles == (2.5, 3.5)
+    assert benchmark.Times([3.0], [1.0], 0.0).quartiles == (3.0, 3.0)
+
+
+def test_sizes_that_the_plain_way_cannot_treat_are_left_out():
+    runs, left_out = benchmark.at_sizes("walk", COMPARISONS["walk"], [128, 320, 640])
+    assert [(name, entry.sizes["size"]) for name, entry in runs] == [
+        ("walk_128", (24, 32)),
+        ("walk_320", (60, 80)),
+    ]
+    assert all(entry.goal_ratio is None for _, entry in runs)
+    assert left_out == ["walk: left out at 640: the plain way takes too much there"]
+    assert benchmark.at_sizes("rib_loading", COMPARISONS["rib_loading"], [128])[0] == []
+
+
+@pytest.mark.parametrize("name", [n for n, entry in COMPARISONS.items() if entry.at])
+def test_sizes_are_arguments_of_the_comparison(name):
+    entry = COMPARISONS[name]
+    assert entry.at(128).keys() == entry.sizes.keys() == entry.toy_sizes.keys()
 
 
 def test_wrong_results_are_reported(toy_sizes, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "gndp2d", lambda maps, present, tau: maps.mean(dim=(2, 3)))
+    monkeypatch.setattr(comparisons, "gndp2d", lambda maps, present, tau: maps.mean(dim=(2, 3)))
     assert benchmark.main(["pooling", "--repeats", "1"]) == 1
     assert "TOO LARGE" in capsys.readouterr().out
 

@@ -8,6 +8,7 @@ import pytest
 
 from misc import imutils
 from misc.errors import UserError
+from tests.references import crf_labels
 
 
 def photo(height=20, width=30, seed=0):
@@ -174,35 +175,34 @@ def crf_installed():
 @pytest.mark.parametrize("num_labels", [2, 3])
 def test_crf_is_the_recorded_one(golden, num_labels):
     data = golden("crf.npz")
-    crf = imutils.ImageCRF(data["img"], num_labels)
     labels = data[f"labels_n{num_labels}"]
-    for t, suffix in ((10, ""), (1, "_t1"), (3, "_t3")):  # also: calls do not influence another
-        expected = data[f"result_n{num_labels}{suffix}"]
-        np.testing.assert_array_equal(crf.refine(labels, t), expected)
-    once = imutils.crf_inference_label(data["img"], labels, n_labels=num_labels)
-    np.testing.assert_array_equal(once, data[f"result_n{num_labels}"])
+    for t, suffix in ((10, ""), (1, "_t1"), (3, "_t3")):
+        refined = imutils.crf_inference_label(data["img"], labels, t, num_labels)
+        np.testing.assert_array_equal(refined, data[f"result_n{num_labels}{suffix}"])
 
 
 @pytest.mark.usefixtures("crf_installed")
 def test_crf_of_confident_labels_is_the_recorded_one(golden):
     data = golden("crf.npz")
-    crf = imutils.ImageCRF(data["img"], len(data["cams_keys"]) + 1)
-    for name in ("conf_fg", "conf_bg"):
-        np.testing.assert_array_equal(crf.refine(data[f"{name}_crf_in"]), data[f"{name}_crf_out"])
+    given, recorded = (
+        np.stack([data[f"conf_{kind}_crf_{end}"] for kind in ("fg", "bg")]) for end in ("in", "out")
+    )
+    refined = imutils.refine_label_maps(data["img"], given, len(data["cams_keys"]) + 1)
+    np.testing.assert_array_equal(refined, recorded)
 
 
 @pytest.mark.usefixtures("crf_installed")
-def test_shared_crf_equals_fresh_ones():
+@pytest.mark.parametrize("num_labels", [2, 3, 6])
+def test_crf_equals_the_librarys_own_inference_for_each_map(num_labels):
     image = photo(40, 56)
     image[:, 28:] //= 2
-    shared = imutils.ImageCRF(image, 3)
-    results = []
-    for seed in range(3):
-        labels = blocks(40, 56, 3, seed)
-        results.append(shared.refine(labels))
-        np.testing.assert_array_equal(results[-1], imutils.ImageCRF(image, 3).refine(labels))
-    assert results[0].dtype == np.uint8 and results[0].shape == (40, 56)
-    assert not np.array_equal(results[0], results[1])
+    maps = np.stack([blocks(40, 56, num_labels, seed) for seed in range(3)])
+    refined = imutils.refine_label_maps(image, maps, num_labels)
+    assert refined.dtype == np.uint8 and refined.shape == (3, 40, 56)
+    assert (refined != maps).mean() > 0.001
+    assert not np.array_equal(refined[0], refined[1])
+    for one, labels in zip(refined, maps, strict=True):
+        np.testing.assert_array_equal(one, crf_labels(image, labels, num_labels))
 
 
 @pytest.mark.usefixtures("crf_installed")
@@ -213,22 +213,29 @@ def test_crf_removes_a_speck_but_not_the_background():
     labels[:, 20:] = 1
     expected = labels.copy()
     labels[10, 5] = labels[30, 30] = 2  # a third label, each time alone
-    np.testing.assert_array_equal(imutils.ImageCRF(image, 3).refine(labels), expected)
+    refined = imutils.crf_inference_label(image, labels, n_labels=3)
+    np.testing.assert_array_equal(refined, expected)
 
 
 @pytest.mark.usefixtures("crf_installed")
+def test_crf_without_iterations_leaves_the_maps_as_they_are():
+    image = photo()
+    maps = np.stack([blocks(20, 30, 3, seed) for seed in range(2)])
+    np.testing.assert_array_equal(imutils.refine_label_maps(image, maps, 3, t=0), maps)
+
+
 def test_crf_refuses_a_label_too_many():
     with pytest.raises(ValueError, match="label 2"):
-        imutils.ImageCRF(photo(), 2).refine(np.full((20, 30), 2))
+        imutils.crf_inference_label(photo(), np.full((20, 30), 2), n_labels=2)
 
 
 def test_crf_without_a_choice_needs_no_inference(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    labels = imutils.ImageCRF(photo(), 1).refine(np.zeros((20, 30), dtype=int))
+    labels = imutils.crf_inference_label(photo(), np.zeros((20, 30), dtype=int), n_labels=1)
     assert labels.shape == (20, 30) and not labels.any()
 
 
 def test_missing_crf_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(UserError, match="pip install pydensecrf2"):
-        imutils.ImageCRF(photo(), 2)
+        imutils.crf_inference_label(photo(), np.zeros((20, 30), dtype=int), n_labels=2)

@@ -79,6 +79,15 @@ def test_path_maximum_equals_gathered_pixels(radius):
     assert torch.equal(path_maximum(maps, index), gathered_maximum(maps, index))
 
 
+@pytest.mark.parametrize("size, kind", [((9, 15), torch.int16), ((200, 200), torch.int32)])
+def test_ranks_are_places_in_ascending_order(size, kind):
+    maps = random_map(2, *size)
+    ascending, ranks = indexing.ranked_pixels(maps)
+    assert ranks.dtype == kind and ranks.shape == maps.shape
+    assert (ascending.diff(dim=1) >= 0).all()
+    assert torch.equal(ascending.gather(1, ranks.flatten(1).long()), maps.flatten(1))
+
+
 def test_path_maximum_gradient():
     index = PathIndex(4, (5, 8))
     values = torch.randperm(2 * 5 * 8, generator=torch.Generator().manual_seed(1)).double()
@@ -86,14 +95,15 @@ def test_path_maximum_gradient():
     assert torch.autograd.gradcheck(lambda m: path_maximum(m, index), maps)
 
 
-def test_path_maximum_gradient_of_equal_values_goes_to_the_first_on_the_path():
+def test_path_maximum_gradient_of_equal_values_goes_to_the_last_pixel_of_the_path():
     index = PathIndex(4, (4, 7))
     maps = torch.zeros(1, 4, 7, requires_grad=True)
     maxima = path_maximum(maps, index)
     weights = torch.arange(1.0, 1 + maxima.numel()).view_as(maxima)
     (maxima * weights).sum().backward()
     expected = torch.zeros(28)
-    expected.index_add_(0, torch.from_numpy(index.dst_indices).reshape(-1), weights.reshape(-1))
+    last = np.concatenate([pixels.max(axis=1) for pixels in index.path_indices])
+    expected.index_add_(0, torch.from_numpy(last).reshape(-1), weights.reshape(-1))
     assert torch.equal(maps.grad.reshape(-1), expected)
 
 

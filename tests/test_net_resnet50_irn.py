@@ -9,6 +9,7 @@ import torch
 from misc.errors import UserError
 from misc.indexing import AffinityLabels, PathIndex, affinity_labels
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement, Net
+from tests import references
 from tests.weights import fill_by_recipe
 
 THIN = {"width": 8, "stem": 16}
@@ -84,6 +85,41 @@ def test_recorded_losses_and_gradients(golden, pair_loss):
     assert_close(pair_loss.to_affinity(torch.sigmoid(edge.detach())), data["affinity"])
     pair_displacement = pair_loss.to_pair_displacement(displacement.detach())
     assert_close(pair_displacement, data["pair_displacement"])
+
+
+@pytest.mark.parametrize("radius, size", [(2, (5, 9)), (5, (16, 18)), (7, (13, 30))])
+def test_losses_and_gradients_are_those_of_the_maps_of_all_pairs(radius, size):
+    generator = torch.Generator().manual_seed(radius)
+    paths = PathIndex(radius, size)
+    model = thin(AffinityDisplacementLoss, paths)
+    values = torch.tensor([0, 0, 3, 7, 255], dtype=torch.uint8)
+    label_maps = values[torch.randint(0, 5, (3, *size), generator=generator)]
+    indices = references.PairIndices.of(paths, torch.device("cpu"))
+    results = []
+    for plain in (False, True):
+        generator.manual_seed(0)
+        edge = torch.randn(3, 1, *size, generator=generator).requires_grad_()
+        # Whole numbers: many differences are 0, where the gradient of the error is 0 too.
+        displacement = torch.randint(-2, 3, (3, 2, *size), generator=generator).float()
+        displacement.requires_grad_()
+        if plain:
+            labels = references.pair_labels(label_maps.numpy(), paths, 21)
+            losses = references.irn_losses(edge, displacement, labels, indices)
+        else:
+            losses = model.losses(edge, displacement, affinity_labels(label_maps, paths, 21))
+        # Every term with a weight of its own, so that none hides behind another.
+        sum(weight * term for weight, term in enumerate(losses, start=1)).backward()
+        results.append((torch.stack(list(losses)).detach(), edge.grad, displacement.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_large_displacements_lose_no_accuracy(pair_loss):
+    labels = affinity_labels(torch.zeros(1, 12, 12, dtype=torch.uint8), pair_loss.path_index, 21)
+    small = torch.rand(1, 2, 12, 12, generator=torch.Generator().manual_seed(0)).mul(64).round()
+    expected = pair_loss.losses(torch.zeros(1, 1, 12, 12), small, labels).dp_bg.item()
+    moved = pair_loss.losses(torch.zeros(1, 1, 12, 12), small + 2.0**20, labels).dp_bg.item()
+    assert expected > 1 and moved == pytest.approx(expected, rel=1e-6)
 
 
 def test_pair_displacement_of_a_linear_field(pair_loss):
@@ -185,6 +221,16 @@ def test_padding_is_zeros_below_and_right_and_large_images_are_cut():
     _, displacement = padding(pair)
     assert displacement.shape == (2, 16, 10)  # 80 rows are cut to 64
     assert torch.equal(displacement, plain(canvas)[1][:, :, :10])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 80), (61, 75)])
+def test_outputs_are_those_of_concatenated_maps_of_the_whole_batch(size):
+    model = thin(Net).eval()
+    fill_by_recipe(model)
+    images = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    for ours, plain in zip(model(images), references.irn_outputs(model, images), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_heads_follow_the_backbones_channels():

@@ -16,20 +16,15 @@ def test_labels_are_the_recorded_ones(golden):
     assert set(np.unique(labels)) == set(np.unique(data["conf"]))
 
 
-class NoCRF:
-    """In place of the CRF: gives back the label maps that it is asked to refine."""
-
-    def __init__(self, image, n_labels):
-        self.n_labels = n_labels
-
-    def refine(self, labels):
-        assert labels.max() < self.n_labels
-        return labels
-
-
 @pytest.fixture
 def no_crf(monkeypatch):
-    monkeypatch.setattr(cam_to_ir_label, "ImageCRF", NoCRF)
+    """In place of the CRF: gives back the label maps that it is asked to refine."""
+
+    def as_they_are(image, label_maps, n_labels):
+        assert label_maps.max() < n_labels
+        return label_maps
+
+    monkeypatch.setattr(cam_to_ir_label, "refine_label_maps", as_they_are)
 
 
 def test_what_both_thresholds_say(no_crf):
@@ -41,9 +36,8 @@ def test_what_both_thresholds_say(no_crf):
 
 def test_a_refined_foreground_wins_over_background(monkeypatch):
     """The CRF may say foreground at the high threshold where it says background at the low one."""
-    answers = iter([np.array([[1, 0, 0]]), np.array([[0, 0, 1]])])
-    monkeypatch.setattr(NoCRF, "refine", lambda self, labels: next(answers))
-    monkeypatch.setattr(cam_to_ir_label, "ImageCRF", NoCRF)
+    answers = np.array([[[1, 0, 0]], [[0, 0, 1]]])
+    monkeypatch.setattr(cam_to_ir_label, "refine_label_maps", lambda *_, n_labels: answers)
     image, cams = np.zeros((1, 3, 3), dtype=np.uint8), np.zeros((1, 1, 3), dtype=np.float32)
     assert confident_labels(image, cams, np.array([6]), 0.35, 0.17).tolist() == [[7, 0, 255]]
 
