@@ -28,7 +28,7 @@ class SaidElsewhereError(UserError):
     """A UserError of rank 0, raised on the others too; rank 0 prints it."""
 
 
-class _Session:
+class _Joined:
     """What the process group of this process is."""
 
     waiting_room: dist.ProcessGroup | None = None  # for plain values; the default one is for DDP
@@ -47,10 +47,10 @@ def joined(with_cuda: bool) -> Iterator[None]:
     store, number, count = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(_agreed_name(store, number, count), store)
     dist.init_process_group(backend, store=store, rank=number, world_size=count)
-    _Session.waiting_room = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    _Joined.waiting_room = dist.new_group(backend="gloo", timeout=_PATIENCE)
     yield
     gathered(None)  # nobody leaves while another one may still need him
-    _Session.waiting_room = None
+    _Joined.waiting_room = None
     dist.destroy_process_group()  # not after an error: it could wait for ranks that are gone
 
 
@@ -81,12 +81,12 @@ def _agreed_name(store: dist.Store, number: int, count: int) -> str:
 
 def rank() -> int:
     """Number of this process among all of the run, from 0."""
-    return dist.get_rank() if _Session.waiting_room else 0
+    return dist.get_rank() if _Joined.waiting_room else 0
 
 
 def size() -> int:
     """Processes of the run, on all machines."""
-    return dist.get_world_size() if _Session.waiting_room else 1
+    return dist.get_world_size() if _Joined.waiting_room else 1
 
 
 def local_rank() -> int:
@@ -110,14 +110,14 @@ def gathered(value: Result) -> list[Result]:
         return [value]
     values: list[Result | None] = [None] * size()
     _wait_for_all()
-    dist.all_gather_object(values, value, group=_Session.waiting_room)
+    dist.all_gather_object(values, value, group=_Joined.waiting_room)
     return values
 
 
 def _wait_for_all() -> None:
     """Returns when every rank is here. It sleeps in Python, where a signal can end it."""
     try:
-        everybody = dist.barrier(group=_Session.waiting_room, async_op=True)
+        everybody = dist.barrier(group=_Joined.waiting_room, async_op=True)
         while not everybody.is_completed():
             time.sleep(_POLL)
         everybody.wait()
@@ -127,17 +127,17 @@ def _wait_for_all() -> None:
 
 def on_first_rank(work: Callable[[], Result]) -> Result:
     """What `work` returns on rank 0, on all ranks. Its UserError is raised on all of them."""
-    if size() == 1 or _Session.on_first_rank_only:
+    if size() == 1 or _Joined.on_first_rank_only:
         return work()
     result, problem = None, None
     if rank() == 0:
-        _Session.on_first_rank_only = True
+        _Joined.on_first_rank_only = True
         try:
             result = work()
         except UserError as error:
             problem = str(error)
         finally:
-            _Session.on_first_rank_only = False
+            _Joined.on_first_rank_only = False
     result, problem = gathered((result, problem))[0]
     if problem is not None:
         raise UserError(problem) if rank() == 0 else SaidElsewhereError(problem)

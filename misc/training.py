@@ -15,6 +15,8 @@ from misc import distributed, interrupts
 from misc.errors import StoppedError, UserError
 from misc.files import remove_leftovers
 from misc.manifest import make_writable, settings_difference, settings_of
+from misc.options import Options
+from misc.parallel import read_ahead_workers
 from misc.processes import quiet_reader
 from misc.torchutils import PolyOptimizer
 from net.checkpoint import read_checkpoint, save_checkpoint, write_file
@@ -49,6 +51,23 @@ class Training:
     num_workers: int
     checkpoint_minutes: float  # between two saved states
     overwrite: bool = False
+
+    @classmethod
+    def by_options(
+        cls, args: Options, prefix: str, file: CheckpointFile, settings: dict
+    ) -> "Training":
+        """From --PREFIX_num_epoches, --PREFIX_batch_size and what all trainings have in common."""
+        return cls(
+            name=f"train_{prefix}",
+            file=file,
+            settings=settings,
+            epochs=getattr(args, f"{prefix}_num_epoches"),
+            batch_size=getattr(args, f"{prefix}_batch_size"),
+            seed=args.seed,
+            num_workers=read_ahead_workers(args),
+            checkpoint_minutes=args.checkpoint_minutes,
+            overwrite=args.overwrite,
+        )
 
 
 def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:

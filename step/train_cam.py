@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from misc.datasets import ClassificationDataset, load_labels
 from misc.manifest import file_digest, ids_digest, settings_of, weights_digest
 from misc.options import Options
-from misc.parallel import main_device, read_ahead_workers
+from misc.parallel import main_device
 from misc.preflight import Preflight
 from misc.torchutils import parameter_groups
 from misc.training import (
@@ -58,17 +58,8 @@ def run(args: Options) -> None:
         "labels": file_digest(args.cls_labels),
         "train list": ids_digest(image_ids),
     }
-    training = Training(
-        name="train_cam",
-        file=target(args),
-        settings=settings_of(settings(args), inputs),
-        epochs=args.cam_num_epoches,
-        batch_size=args.cam_batch_size,
-        seed=args.seed,
-        num_workers=read_ahead_workers(args),
-        checkpoint_minutes=args.checkpoint_minutes,
-        overwrite=args.overwrite,
-    )
+    noted = settings_of(settings(args), inputs)
+    training = Training.by_options(args, "cam", target(args), noted)
     if is_trained(training):
         return
     torch.manual_seed(args.seed)

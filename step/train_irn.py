@@ -65,17 +65,8 @@ def run(args: Options) -> None:
         "train list": ids_digest(image_ids),
         "infer list": ids_digest(args.image_ids("infer")),
     }
-    training = Training(
-        name="train_irn",
-        file=target(args),
-        settings=settings_of(settings(args), inputs),
-        epochs=args.irn_num_epoches,
-        batch_size=args.irn_batch_size,
-        seed=args.seed,
-        num_workers=read_ahead_workers(args),
-        checkpoint_minutes=args.checkpoint_minutes,
-        overwrite=args.overwrite,
-    )
+    noted = settings_of(settings(args), inputs)
+    training = Training.by_options(args, "irn", target(args), noted)
     if is_trained(training):
         return
     torch.manual_seed(args.seed)
