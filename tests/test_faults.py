@@ -15,9 +15,9 @@ needs_proc = pytest.mark.skipif(
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 def test_no_result_is_lost(tmp_path):
-    steps = ("train_cam", "make_recam_with_RIB")
+    steps = ("train_cam", "make_cam")
     options = ("--num_workers", "0", "--visualize", "0")
-    bench = Bench(tmp_path, random.Random(0), kills=3, images=4, steps=steps, options=options)
+    bench = Bench(tmp_path, random.Random(0), kills=3, steps=steps, options=options)
     bench.prepare()
     for disturb in (kill_often, kill_workers, send_signals):
         disturb(bench, tmp_path / "result")

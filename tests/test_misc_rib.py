@@ -126,6 +126,18 @@ def test_every_image_starts_from_the_first_weights(thin):
         assert torch.equal(first, second)
 
 
+def test_every_iteration_sees_the_weights_of_the_last_step(thin):
+    model, pairs, label, batch = thin
+    rib = RIB(model, settings(iterations=3, learning_rate=1e-2))
+    sums, expected = [], []
+    for state in rib.iterate(pairs, label, iter([batch] * 3)):
+        sums.append(state.map_sums[0])
+        with torch.no_grad():
+            expected.append(pair_map(model(pairs[0])))  # by the model itself, after the step
+    for i in (1, 2):
+        torch.testing.assert_close(sums[i] - sums[i - 1], expected[i - 1], rtol=1e-4, atol=1e-6)
+
+
 def test_margin_stops_after_the_step(thin):
     model, pairs, label, batch = thin
     before = model.classifier.weight.detach().clone()
@@ -229,6 +241,16 @@ def test_short_memory_changes_nothing_but_the_passes(thin, limits):
     plain = small_memory_run(thin)
     short = small_memory_run(thin, **limits)
     assert plain[2].pixels == float("inf") and short[2].pixels < float("inf")
+    assert_same_run(short, plain, rtol=1e-5)
+
+
+def test_a_batch_that_fails_is_not_drawn_again(thin):
+    """Four other images do not fit together: by then the target's passes are done."""
+    model, pairs, label, (images, labels) = thin
+    double = (torch.cat([images, images.flip(-1)]), labels.repeat(2, 1))
+    plain = small_memory_run((model, pairs, label, double))
+    short = small_memory_run((model, pairs, label, double), rows=2)
+    assert short[2].pixels == 2 * 64 * 64
     assert_same_run(short, plain, rtol=1e-5)
 
 
