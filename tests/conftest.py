@@ -36,7 +36,12 @@ TINY = (
 
 
 def pytest_configure(config) -> None:
-    """Leave out what pycocotools makes NumPy 2 say at every mask."""
+    """One thread, and no word on what pycocotools makes NumPy 2 say at every mask.
+
+    Several threads only wait for each other in networks as small as these.
+    """
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
