@@ -7,6 +7,7 @@ import torch
 
 from misc import distributed
 from misc.datasets import CropSource, RIBBatches, load_labels, multi_scale_pairs, read_image
+from misc.files import remove_leftovers
 from misc.image_cache import ImageCache
 from misc.manifest import OutputFolder, claim_folder, file_digest, ids_digest
 from misc.memory import about_image, available_bytes
@@ -161,5 +162,7 @@ def run(args: Options) -> None:
         "train list": ids_digest(args.image_ids("train", limited=False)),
     }
     claim_folder(folder(args), settings(args), inputs, args.overwrite)
-    shown_path(args, "", 0).parent.mkdir(parents=True, exist_ok=True)
+    shown_dir = shown_path(args, "", 0).parent
+    shown_dir.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(shown_dir)
     run_over_images(MakeRIBCAM(args, image_ids), image_ids, args)

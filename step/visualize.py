@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from misc.cams import load_cam
 from misc.datasets import read_image
-from misc.files import atomic_path
+from misc.files import atomic_path, remove_leftovers
 from misc.metrics import ThresholdScores
 from misc.options import Options
 from misc.palette import read_label_png, voc_palette
@@ -25,6 +25,7 @@ def run(args: Options, seed_scores: dict[str, ThresholdScores] | None = None) ->
     """
     out_dir = args.result_dir / "visualize"
     out_dir.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out_dir)
     for image_id in args.image_ids("infer")[: args.visualize]:
         save_figure(strip(args, image_id), out_dir / f"{image_id}.png")
     if seed_scores:
