@@ -25,11 +25,14 @@ from misc.preflight import Preflight
 log = logging.getLogger("run_sample")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse options, look at all input, run the chosen steps; returns the exit code."""
+def main(argv: list[str] | None = None, ends_process: bool = False) -> int:
+    """Parse options, look at all input, run the chosen steps; returns the exit code.
+
+    ends_process: the caller does nothing but exit with it; see `interrupts.noticed`.
+    """
     args = parse(argv)
     try:
-        with interrupts.noticed():
+        with interrupts.noticed(ends_process):
             check_device(args.device)
             with distributed.joined(uses_cuda(args)):
                 run(args)
@@ -183,4 +186,4 @@ def score_table(args: Options, rows: list[tuple[str, float, float | None]]) -> l
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ends_process=True))

@@ -25,8 +25,12 @@ class _Signal:
 
 
 @contextmanager
-def noticed() -> Iterator[None]:
-    """Ends the block with Interrupted after a signal, whatever became of its exception."""
+def noticed(ends_process: bool = False) -> Iterator[None]:
+    """Ends the block with Interrupted after a signal, whatever became of its exception.
+
+    ends_process: signals are ignored after the block, where only the interpreter's own end follows:
+    neither a complete run nor one that is being interrupted gets another exit code then.
+    """
     before = {n: signal.signal(n, _receive) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -34,9 +38,9 @@ def noticed() -> Iterator[None]:
         check()
         raise
     finally:
-        _Signal.number = None
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ends_process else handler)
+        _Signal.number = None
 
 
 def _receive(number: int, frame: object) -> None:

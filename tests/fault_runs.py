@@ -52,6 +52,7 @@ _PATIENCE = 600.0  # seconds that a run may take
 _SECONDS_TO_END = 30.0  # after a kill; a process that still starts has to load torch first
 _POLL = 0.02
 _UNFINISHED = re.compile(r"(^|/)\.[^/]+\.tmp(\.\w+)?$|\.partial\.pth$|(^|/)\.probe$")
+_REPORTED = re.compile(r"^[\d:]+ log {2,}", re.MULTILINE)  # the last line of a run
 
 
 def _folders(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -126,7 +127,7 @@ class Run:
     def moment(self) -> str:
         """The step that runs now: one of MOMENTS."""
         text = self.screen()
-        if "pictures: " in text:
+        if _REPORTED.search(text):
             return "end"
         if "pseudo masks (" in text:
             return "pictures"

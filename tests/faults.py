@@ -167,8 +167,9 @@ def _signal_in(bench: Bench, result: Path, step: str, kind: signal.Signals, to_a
         with _again(bench, result, step) as run:
             run.reach(step)
             time.sleep(bench.rng.uniform(0, 0.7 * bench.seconds[step]))
-            moment, start = run.moment(), time.monotonic()
+            start = time.monotonic()
             run.send(kind, to_all)
+            moment = run.moment()  # "end" if it had said all before it was interrupted
             code = run.end()
             seconds = time.monotonic() - start
             if code == 0 and moment == "end":

@@ -3,6 +3,9 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +79,19 @@ def test_a_shield_inside_another_one_waits_for_the_outer():
             send(signal.SIGINT)
         done.append(True)
     assert done
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_the_interpreter_ends_leaves_the_exit_code(number):
+    program = """if True:
+        import atexit, os, sys
+        from misc.interrupts import noticed
+        number = int(sys.argv[1])
+        atexit.register(os.kill, os.getpid(), number)
+        with noticed(ends_process=True):
+            pass
+        os.kill(os.getpid(), number)
+        sys.exit(5)
+    """
+    command = [sys.executable, "-c", program, str(int(number))]
+    assert subprocess.run(command, cwd=Path(__file__).parents[1]).returncode == 5
