@@ -9,14 +9,7 @@ from misc.options import Options
 from misc.parallel import main_device
 from misc.preflight import Preflight
 from misc.torchutils import parameter_groups
-from misc.training import (
-    CheckpointFile,
-    Training,
-    check_batch,
-    is_trained,
-    save_trained,
-    train,
-)
+from misc.training import CheckpointFile, Training, check_batch, is_trained, save_trained, train
 from net.checkpoint import on_backbone
 from net.resnet50_cam import Net
 

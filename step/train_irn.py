@@ -14,14 +14,7 @@ from misc.parallel import main_device, read_ahead_workers
 from misc.preflight import Preflight
 from misc.processes import quiet_reader
 from misc.torchutils import parameter_groups
-from misc.training import (
-    CheckpointFile,
-    Training,
-    check_batch,
-    is_trained,
-    save_trained,
-    train,
-)
+from misc.training import CheckpointFile, Training, check_batch, is_trained, save_trained, train
 from net.checkpoint import on_backbone
 from net.resnet50_irn import AffinityDisplacementLoss, Net
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +36,7 @@ from coco14.masks import draw_mask
 from misc.cams import load_cam, load_label_dict
 from misc.dataset_info import read_image_list
 from misc.datasets import read_image
-from misc.errors import UserError
+from misc.errors import UserError, about
 from misc.manifest import OutputFolder, check_folder, folder_digest
 from misc.npydict import load_dict
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier, read_checkpoint
@@ -69,7 +69,7 @@ def _read_checkpoints(path: Path) -> None:
 def _read_coco(path: Path) -> None:
     images, class_index = read_instances(path, COCO)
     for image in images:
-        with _about(path):
+        with about(path):  # as its caller does, which knows the mask's path
             draw_mask(image, class_index)
 
 
@@ -96,15 +96,6 @@ def _read_manifest(path: Path) -> None:
     check_folder(
         OutputFolder("--out_dir", path.parent, ".npy"), {"step": "make_cam", "scales": [1.0, 0.5]}
     )
-
-
-@contextlib.contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """As its caller does, which knows the mask's path."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 class Reader(NamedTuple):
