@@ -15,6 +15,7 @@ from misc import distributed, interrupts
 from misc.errors import StoppedError, UserError
 from misc.files import remove_leftovers
 from misc.manifest import make_writable, settings_difference, settings_of
+from misc.memory import freed_memory_kept
 from misc.options import Options
 from misc.parallel import read_ahead_workers
 from misc.processes import quiet_reader
@@ -163,13 +164,14 @@ def train(
     done, sums = _resume(training, model, optimizer)
     network = distributed.data_parallel(model)
     saved = time.monotonic()
-    with tqdm(
+    bar = tqdm(
         total=steps * training.epochs,
         initial=done,
         desc=training.name,
         unit="step",
         disable=distributed.rank() > 0,
-    ) as bar:
+    )
+    with bar, freed_memory_kept():
         for epoch in range(done // steps, training.epochs):
             sums = sums if done % steps else {}
             for batch in _batches(dataset, training, batch_size, epoch, skip=done % steps):

@@ -1,7 +1,8 @@
-"""The classifier as it is computed: fewer operations, another layout, the same maps."""
+"""Networks as they are computed: fewer operations, another layout, the same maps."""
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from net.resnet50 import Bottleneck, FixedBatchNorm, ResNet50
 from net.resnet50_cam import CAM
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class FoldedConv(nn.Module):
@@ -56,10 +59,9 @@ class FoldedConv(nn.Module):
         return torch.rsqrt(norm.running_var + norm.eps)
 
 
-def folded_copy(model: CAM) -> CAM:
-    """A network of `FoldedConv`s made of a model's modules; it shares the classifier's weights."""
+def folded_copy(model: Network) -> Network:
+    """A copy of a network with a ResNet-50, whose backbone is `FoldedConv`s made of the model's."""
     folded = copy.deepcopy(model)
-    folded.classifier = model.classifier
     for new, old in zip(list(folded.modules()), list(model.modules()), strict=True):
         if isinstance(old, (Bottleneck, ResNet50)):
             for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
@@ -80,6 +82,7 @@ class FoldedCAM:
 
     def __init__(self, model: CAM, precision: str = "float32", compiled: bool = False):
         self._network = folded_copy(model)
+        self._network.classifier = model.classifier
         self._convs = [m for m in self._network.modules() if isinstance(m, FoldedConv)]
         self._trained = [conv for conv in self._convs if conv.weight.requires_grad]
         self._device = model.classifier.weight.device

@@ -17,6 +17,7 @@ from misc.indexing import (
     ranked_pixels,
     shifted,
 )
+from net.folded import folded_copy
 from net.resnet50 import ResNet50, freeze
 
 EPSILON = 1e-5  # keeps logarithms and quotients of the losses finite
@@ -71,6 +72,7 @@ class Net(nn.Module):
         super().__init__()
         self.resnet50 = ResNet50(width=width, stride_in_1x1=stride_in_1x1, stem=stem)
         freeze(self.resnet50)
+        self._computed_by = (self.resnet50,)  # in a tuple: not one more module
         c0, c1, c2, c3, c4 = self.resnet50.out_channels
 
         self.fc_edge1 = _block(c0, 32, groups=4)
@@ -95,6 +97,17 @@ class Net(nn.Module):
         """Constructor values, as stored in a checkpoint."""
         return self.resnet50.arch
 
+    def fold_backbone(self) -> None:
+        """Compute the backbone with its normalisations folded into its convolutions from now on.
+
+        To be called when it has its weights and is on its device: later changes are not followed.
+        """
+        layout = torch.channels_last if self._on_processor() else torch.contiguous_format
+        self._computed_by = (folded_copy(self.resnet50).to(memory_format=layout),)
+
+    def _on_processor(self) -> bool:
+        return self.fc_edge6.weight.device.type == "cpu"
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised RGB, B x 3 x H x W -> boundary logits and displacements at stride 4.
 
@@ -102,17 +115,21 @@ class Net(nn.Module):
         that map, towards the centroid of the instance.
         """
         features = self._features(images)
-        return self._boundary(features), self._displacement(features)
+        return self._boundary(features).contiguous(), self._displacement(features).contiguous()
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> list[Tensor]:
-        """The backbone's five outputs: of one image after the other on a processor.
+        """The backbone's five outputs: of one image after the other on a processor, channels last.
 
         What a layer has written is in the processor's cache then when the next one reads it, and
         the largest maps are held for one image only.
         """
-        parts = images.split(len(images) if images.is_cuda else 1)
-        outputs = [self.resnet50(part) for part in parts]
+        (backbone,) = self._computed_by
+        if self._on_processor():
+            parts = images.contiguous(memory_format=torch.channels_last).split(1)
+        else:
+            parts = (images,)
+        outputs = [backbone(part) for part in parts]
         return [torch.cat(output) for output in zip(*outputs, strict=True)]
 
     def _boundary(self, features: list[Tensor]) -> Tensor:

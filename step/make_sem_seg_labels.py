@@ -51,6 +51,7 @@ class MakePseudoMask(ImageTask):
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         self.device = device
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
+        self.model.fold_backbone()
 
     @torch.no_grad()
     def one(self, image_id: str) -> None:

@@ -68,6 +68,7 @@ def run(args: Options) -> None:
     paths = PathIndex(args.irn_radius, (side, side))
     model = on_backbone(AffinityDisplacementLoss, args.imagenet_weights, paths)
     model.to(device).train()
+    model.fold_backbone()
     dataset = AffinityDataset(
         args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed
     )

@@ -24,6 +24,7 @@ from misc.datasets import Crops, byte_crop, multi_scale_pairs, read_image
 from misc.image_cache import ImageCache
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
+from misc.memory import freed_memory_kept
 from misc.metrics import ThresholdScores
 from misc.options import parse
 from misc.palette import read_label_png, save_label_png
@@ -376,6 +377,7 @@ class IRNStep(IRNLoss):
 
     def use(self, device: torch.device) -> None:
         super().use(device)
+        self.model.fold_backbone()
         self.parameters = [p for group in self.model.trainable_parameters() for p in group]
         # Rate 0: the work is the same, and so are the weights in all runs.
         self.optimizer = torch.optim.SGD(self.parameters, lr=0.0, momentum=1e-4, weight_decay=1e-4)
@@ -383,7 +385,8 @@ class IRNStep(IRNLoss):
     def here(self) -> Results:
         label_maps = self.label_maps.to(self.device)
         labels = affinity_labels(label_maps, self.paths, self.num_labels)
-        return self._step(lambda: self.model(self.inputs, labels))
+        with freed_memory_kept():  # as the training loop does
+            return self._step(lambda: self.model(self.inputs, labels))
 
     def plain(self) -> Results:
         made = references.pair_labels(self.label_maps.numpy(), self.paths, self.num_labels)
@@ -420,6 +423,10 @@ class PseudoMask(Comparison):
         with torch.no_grad():
             fill_by_recipe(self.model)
 
+    def use(self, device: torch.device) -> None:
+        super().use(device)
+        self.model.fold_backbone()
+
     @torch.no_grad()
     def here(self) -> Results:
         edge, _ = self.model(self.pair)
@@ -428,7 +435,8 @@ class PseudoMask(Comparison):
 
     @torch.no_grad()
     def plain(self) -> Results:
-        edge, _ = self.model(self.pair)
+        logits, _ = references.irn_outputs(self.model, self.pair)
+        edge = torch.sigmoid((logits[0] + logits[1].flip(-1)) / 2)
         mask = references.pseudo_mask(self.cam, edge, self.keys, self.threshold, self.size)
         return [self._compared(mask)]
 
@@ -658,7 +666,7 @@ COMPARISONS = {
     ),
     "ir_label_processes": Entry(
         IRLabelProcesses,
-        {"size": (375, 500), "images": 96, "processes": 2},
+        {"size": (375, 500), "images": 192, "processes": 2},
         {"size": (30, 40), "images": 2, "processes": 1},
         goal_ratio=1.8,
     ),

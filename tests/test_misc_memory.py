@@ -1,7 +1,11 @@
 """Passes in parts, and what is done when memory ends; no GPU needed, the errors are made here."""
 
 import logging
+import platform
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,3 +97,29 @@ def test_a_failed_attempt_holds_no_tensor_when_the_next_begins():
 
     budget.fitted(attempt)
     assert alive == [[], [], []]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
+def test_freed_memory_is_kept_for_the_next_tensors():
+    program = """if True:
+        import resource, torch
+        from misc.memory import freed_memory_kept
+
+        def pages_from_system():
+            several = [torch.ones(2**24) for _ in range(8)]
+            del several
+            for _ in range(4):  # an aligned one needs a little more room than it leaves
+                torch.ones(2**24)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(4):
+                torch.ones(2**24)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        print(pages_from_system())
+        with freed_memory_kept():
+            print(pages_from_system())
+    """
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=True)
+    usual, kept = map(int, run.stdout.split())
+    assert kept < usual / 2
