@@ -76,8 +76,9 @@ def folded_copy(model: Network) -> Network:
 class FoldedCAM:
     """Computes the maps of a model on the model's device.
 
-    precision: "bf16" computes in bfloat16 where autocast finds that safe; weights, their gradients
-    and the maps stay float32. compiled: by torch.compile, once for all sizes of images.
+    precision: "bf16" computes the backbone in bfloat16 where autocast finds that safe; the
+    classifier, whose scores are compared with thresholds, all weights and their gradients stay
+    float32. compiled: by torch.compile, once for all sizes of images.
     """
 
     def __init__(self, model: CAM, precision: str = "float32", compiled: bool = False):
@@ -95,7 +96,7 @@ class FoldedCAM:
             trained_layout = self._layout if conv.weight.requires_grad else torch.channels_last
             conv.to(memory_format=trained_layout)
         self._frozen_features = _compiled(self._network.frozen_features, compiled)
-        self._maps = _compiled(self._network.maps, compiled)
+        self._head_features = _compiled(self._network.head_features, compiled)
 
     def refresh(self) -> None:
         """Follow the model's trained weights."""
@@ -120,7 +121,8 @@ class FoldedCAM:
     def maps(self, frozen: Tensor) -> Tensor:
         """Layer2 features, B x C2 x h x w -> signed scores, B x C x h x w float32, stride 16."""
         with self._autocast():
-            return self._maps(frozen).float()
+            features = self._head_features(frozen)
+        return self._network.classifier(features.float())
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> signed scores, B x C x h x w float32, stride 16."""
