@@ -200,12 +200,12 @@ class SmallMemory(CAM):
         self._needs(len(images) * images.shape[-2] * images.shape[-1] / 64)
         return super().frozen_features(images)
 
-    def maps(self, frozen):
+    def head_features(self, frozen):
         self._needs(len(frozen) * frozen.shape[-2] * frozen.shape[-1])
-        features = self.head_features(frozen)
+        features = super().head_features(frozen)
         if features.requires_grad:
             features = _FailsInBackward.apply(features, self.rows)
-        return self.classifier(features)
+        return features
 
     def _needs(self, pixels):
         if pixels > self.room:
