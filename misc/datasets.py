@@ -17,7 +17,7 @@ from misc.disjoint import DisjointIndex
 from misc.errors import UserError, raise_problems
 from misc.image_cache import ImageCache
 from misc.palette import read_label_png
-from misc.processes import quiet_reader
+from misc.processes import set_up_reader
 from misc.torchutils import worker_rng
 from misc.untrusted import decode_image
 
@@ -264,7 +264,7 @@ class RIBBatches:
             batch_sampler=self._draws(),
             num_workers=num_workers,
             pin_memory=pin_memory,
-            worker_init_fn=quiet_reader,
+            worker_init_fn=set_up_reader,
         )
         self._loaded = iter(loader)
 

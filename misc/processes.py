@@ -47,12 +47,16 @@ def _begin() -> None:
     end_with_parent()
 
 
-def quiet_reader(number: int) -> None:
-    """For `worker_init_fn` of a loader, which hands on what goes wrong in a reading process.
+def set_up_reader(number: int) -> None:
+    """For `worker_init_fn` of a loader: the reading process ends with the one that it reads for.
 
-    What is still printed comes up when the run is ended while an image changes hands.
+    The loader's own watch takes whoever is the parent when the process has started for the one to
+    follow, which is another one if that was killed just then. Nothing is printed: what goes wrong
+    is handed on by the loader, but for what comes up when a run is ended while an image changes
+    hands.
     """
     sys.excepthook = lambda *_: None
+    end_with_parent()
 
 
 def end_with_parent() -> None:

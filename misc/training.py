@@ -18,7 +18,7 @@ from misc.manifest import make_writable, settings_difference, settings_of
 from misc.memory import freed_memory_kept
 from misc.options import Options
 from misc.parallel import read_ahead_workers
-from misc.processes import quiet_reader
+from misc.processes import set_up_reader
 from misc.torchutils import PolyOptimizer
 from net.checkpoint import read_checkpoint, save_checkpoint, write_file
 from net.torch_files import load_plain
@@ -228,7 +228,7 @@ def _batches(
         batch_sampler=mine,
         num_workers=training.num_workers,
         generator=generator,
-        worker_init_fn=quiet_reader,
+        worker_init_fn=set_up_reader,
     )
     return iter(loader)
 

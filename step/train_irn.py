@@ -12,7 +12,7 @@ from misc.manifest import folder_digest, ids_digest, settings_of, weights_digest
 from misc.options import Options
 from misc.parallel import main_device, read_ahead_workers
 from misc.preflight import Preflight
-from misc.processes import quiet_reader
+from misc.processes import set_up_reader
 from misc.torchutils import parameter_groups
 from misc.training import CheckpointFile, Training, check_batch, is_trained, save_trained, train
 from net.checkpoint import on_backbone
@@ -95,7 +95,9 @@ def store_mean_displacement(model: AffinityDisplacementLoss, args: Options, devi
     dataset = TopLeftDataset(args.info, args.image_ids("infer"), args.irn_crop_size)
     mine = Subset(dataset, distributed.share(range(len(dataset))))
     readers = read_ahead_workers(args)
-    loader = DataLoader(mine, args.irn_batch_size, num_workers=readers, worker_init_fn=quiet_reader)
+    loader = DataLoader(
+        mine, args.irn_batch_size, num_workers=readers, worker_init_fn=set_up_reader
+    )
     total = torch.zeros(2, device=device)
     model.mean_shift.running_mean.zero_()
     hidden = distributed.rank() > 0
