@@ -59,6 +59,7 @@ class Times(NamedTuple):
     plain: list[float]
     here: list[float]
     difference: float  # as a share of the largest value
+    matrix: list[float]  # of a large matrix product between them, where operations are counted
 
     @property
     def ratio(self) -> float:
@@ -80,6 +81,12 @@ class Rates(NamedTuple):
 
     plain: float
     here: float
+    matrix: float  # of a large matrix product, measured between the runs of the two ways
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Of both ways in the matrix product's rate."""
+        return self.plain / self.matrix, self.here / self.matrix
 
 
 def difference(here: Results, plain: Results) -> float:
@@ -113,8 +120,10 @@ def warm_up(entry: Entry, device: torch.device) -> None:
 def measure_times(comparison: Comparison, repeats: int) -> Times:
     """Runs the two ways in turn; the plain one no more once it has spent its budget."""
     comparison.prepare_plain()
-    plain_times, here_times, spent = [], [], 0.0
+    plain_times, here_times, matrix_times, spent = [], [], [], 0.0
     for _ in range(repeats):
+        if comparison.with_flops:
+            matrix_times += matrix_seconds(comparison.device)
         if spent < PLAIN_BUDGET:
             # A part may stand for the whole: what it takes is not what it counts.
             taken, (seconds, outcome) = timed(comparison.timed_plain)
@@ -123,7 +132,7 @@ def measure_times(comparison: Comparison, repeats: int) -> Times:
         seconds, here = timed(comparison.here, comparison.device)
         here_times.append(seconds)
     apart = difference(comparison.here_results(here), comparison.plain_results(outcome))
-    return Times(plain_times, here_times, apart)
+    return Times(plain_times, here_times, apart, matrix_times)
 
 
 def measure_rates(comparison: Comparison, times: Times) -> Rates:
@@ -133,15 +142,24 @@ def measure_rates(comparison: Comparison, times: Times) -> Rates:
         with FlopCounterMode(display=False) as counter:
             way()
         rates.append(counter.get_total_flops() / median(seconds))
-    return Rates(*rates)
+    return Rates(*rates, matrix_rate(comparison.device, times.matrix))
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations per second of a product of two large matrices."""
-    side = 8192 if device.type == "cuda" else 1024
+def matrix_seconds(device: torch.device, dtype: torch.dtype = torch.float32) -> list[float]:
+    """Seconds of five products of two large matrices."""
+    side = _matrix_side(device)
     matrix = torch.ones(side, side, dtype=dtype, device=device)
-    seconds = [timed(lambda: matrix @ matrix, device)[0] for _ in range(6)]
-    return 2 * side**3 / median(seconds[1:])  # the first one loads the library
+    matrix @ matrix  # the first one loads the library
+    return [timed(lambda: matrix @ matrix, device)[0] for _ in range(5)]
+
+
+def matrix_rate(device: torch.device, seconds: Sequence[float]) -> float:
+    """Floating-point operations per second, by the median of `matrix_seconds`."""
+    return 2 * _matrix_side(device) ** 3 / median(seconds)
+
+
+def _matrix_side(device: torch.device) -> int:
+    return 8192 if device.type == "cuda" else 1024
 
 
 def peak_growth(entry: Entry, way: str, device: torch.device) -> int:
@@ -234,11 +252,12 @@ def machine(device: torch.device) -> str:
 
 
 def matrix_rates(device: torch.device) -> dict[str, float]:
-    """Rates of matrix products by type, to compare networks with."""
-    rates = {"float32": matrix_rate(device)}
-    if device.type == "cuda":
-        rates["bfloat16"] = matrix_rate(device, torch.bfloat16)
-    return rates
+    """Rates of matrix products by type, before the comparisons."""
+    types = [torch.float32, torch.bfloat16] if device.type == "cuda" else [torch.float32]
+    return {
+        str(dtype).removeprefix("torch."): matrix_rate(device, matrix_seconds(device, dtype))
+        for dtype in types
+    }
 
 
 def format_times(seconds: list[float]) -> str:
@@ -267,6 +286,9 @@ def format_goal(report: Report) -> str:
     if entry.goal_memory is not None:
         goals.append(f"1/{entry.goal_memory:g} memory")
         met &= report.memory.ratio >= entry.goal_memory
+    if entry.goal_share is not None:
+        goals.append(f"{entry.goal_share:.0%} of the matrix rate")
+        met &= report.rates.shares[1] >= entry.goal_share
     return f"{', '.join(goals)}: {'met' if met else 'missed'}" if goals else "-"
 
 
@@ -277,12 +299,12 @@ def format_memory(memory: Memory | None) -> str:
     return f"{memory.plain / 2**20:.0f} / {memory.here / 2**20:.0f} MiB"
 
 
-def format_rates(rates: Rates | None, matrix: dict[str, float]) -> str:
-    """GFLOP/s of both ways, and as shares of the matrix rate in float32."""
+def format_rates(rates: Rates | None) -> str:
+    """GFLOP/s of both ways, of a matrix product in float32, and the shares in it."""
     if rates is None:
         return "-"
-    shares = " / ".join(f"{rate / matrix['float32']:.0%}" for rate in rates)
-    return f"{rates.plain / 1e9:.3g} / {rates.here / 1e9:.3g} ({shares})"
+    plain, here, matrix = (f"{rate / 1e9:.3g}" for rate in rates)
+    return f"{plain} / {here} of {matrix} ({' / '.join(f'{share:.0%}' for share in rates.shares)})"
 
 
 def format_table(reports: Sequence[Report], matrix: dict[str, float]) -> str:
@@ -296,7 +318,7 @@ def format_table(reports: Sequence[Report], matrix: dict[str, float]) -> str:
             format_goal(report),
             format_memory(report.memory),
             " / ".join(f"{rate:.3g}" for rate in report.images_per_second),
-            format_rates(report.rates, matrix),
+            format_rates(report.rates),
             f"{report.times.difference:.0e}{'' if report.agrees else ' TOO LARGE'}",
         )
         for report in reports
@@ -310,8 +332,8 @@ def format_table(reports: Sequence[Report], matrix: dict[str, float]) -> str:
         "Two figures are plain / here. Times: median (range, n runs). Ratio: of the medians "
         "(quartiles of the ratio of consecutive runs). Memory: growth of the peak in a process of "
         "its own. GFLOP/s: of convolutions and matrix products, and their share of what a large "
-        f"matrix product reaches here ({products}). Apart: difference of the results, as a share "
-        "of the largest value."
+        f"matrix product reaches between these runs (at the start: {products}). Apart: difference "
+        "of the results, as a share of the largest value."
     )
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", explanation, *remarks])
 
@@ -329,6 +351,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "goal_ratio": report.entry.goal_ratio,
         "goal_seconds": report.entry.goal_seconds,
         "goal_memory": report.entry.goal_memory,
+        "goal_share": report.entry.goal_share,
         "memory_bytes": report.memory._asdict() if report.memory else None,
         "flops_per_second": report.rates._asdict() if report.rates else None,
         "difference": report.times.difference,
@@ -346,7 +369,7 @@ def at_sizes(
     if entry.at is None:
         return [], [f"{name}: has one size only; run it without --sizes"]
     fitting = [side for side in sides if entry.largest is None or side <= entry.largest]
-    goals = {"goal_ratio": None, "goal_seconds": None, "goal_memory": None}
+    goals = {"goal_ratio": None, "goal_seconds": None, "goal_memory": None, "goal_share": None}
     runs = [(f"{name}_{side}", entry._replace(sizes=entry.at(side), **goals)) for side in fitting]
     beyond = [str(side) for side in sides if side not in fitting]
     if not beyond:

@@ -616,6 +616,7 @@ class Entry(NamedTuple):
     goal_ratio: float | None = None
     goal_seconds: float | None = None  # of the project's way
     goal_memory: float | None = None  # plain over here
+    goal_share: float | None = None  # of the project's way in the rate of a matrix product
     # Sizes for an image or crop whose longer side is given, and the longest that the plain way can
     # treat in some minutes and 16 GiB.
     at: Callable[[int], dict[str, Any]] | None = None
@@ -636,7 +637,7 @@ def _irn_at(width: int) -> Callable[[int], dict[str, Any]]:
 
 
 _TOY_STEP = {"batch": 2, "crop": 64, "radius": 4, "width": 8}
-_RIB = {"batch": 4, "crop": 128, "iterations": 4, "width": 16}
+_RIB = {"batch": 4, "crop": 256, "iterations": 3, "width": 32}
 
 COMPARISONS = {
     "walk": Entry(
@@ -703,6 +704,8 @@ COMPARISONS = {
         RIBIterations,
         {"size": (240, 320), **_RIB},
         {"size": (64, 80), "batch": 2, "crop": 32, "iterations": 2, "width": 8},
+        goal_ratio=1.1,
+        goal_share=0.65,
         at=lambda side: {"size": photo_size(side), **_RIB},
     ),
     "crops": Entry(
