@@ -77,12 +77,31 @@ def test_table_and_json(toy_sizes, tmp_path, capsys):
     assert step["images_per_second"]["here"] == pytest.approx(2 / np.mean(step["seconds"]["here"]))
     flops = {way: step["flops_per_second"][way] * np.mean(step["seconds"][way]) for way in WAYS}
     assert flops["here"] == pytest.approx(flops["plain"])  # both run the same convolutions
+    assert step["flops_per_second"]["matrix"] > 1e8
 
 
 def test_quartiles_are_of_runs_that_followed_each_other():
-    times = benchmark.Times([2.0, 6.0, 8.0], [1.0, 2.0, 2.0, 9.0], 0.0)
+    times = benchmark.Times([2.0, 6.0, 8.0], [1.0, 2.0, 2.0, 9.0], 0.0, [])
     assert times.ratio == 3.0 and times.quartiles == (2.5, 3.5)
-    assert benchmark.Times([3.0], [1.0], 0.0).quartiles == (3.0, 3.0)
+    assert benchmark.Times([3.0], [1.0], 0.0, []).quartiles == (3.0, 3.0)
+
+
+@pytest.mark.parametrize(("rate", "outcome"), [(64.0, "missed"), (66.0, "met")])
+def test_goal_for_the_share_of_the_matrix_rate(rate, outcome):
+    entry = COMPARISONS["rib"]
+    times = benchmark.Times([1.2], [1.0], 0.0, [1.0])
+    rates = benchmark.Rates(plain=90.0, here=rate, matrix=100.0)
+    report = benchmark.Report("rib", "RIB", entry, 1, times, None, rates, "")
+    assert benchmark.format_goal(report) == f"1.1 x, 65% of the matrix rate: {outcome}"
+    assert f"of 1e-07 (90% / {rate:.0f}%)" in benchmark.format_rates(rates)
+
+
+def test_matrix_rate_is_measured_with_every_run():
+    entry = COMPARISONS["irn_step"]
+    with benchmark.opened(entry, entry.toy_sizes, CPU) as comparison:
+        times = benchmark.measure_times(comparison, repeats=2)
+    assert len(times.matrix) == 10  # five products before each of two runs
+    assert benchmark.matrix_rate(CPU, [1.0, 2.0, 4.0]) == 1024**3
 
 
 def test_sizes_that_the_plain_way_cannot_treat_are_left_out():
