@@ -369,7 +369,7 @@ def at_sizes(
     if entry.at is None:
         return [], [f"{name}: has one size only; run it without --sizes"]
     fitting = [side for side in sides if entry.largest is None or side <= entry.largest]
-    goals = {"goal_ratio": None, "goal_seconds": None, "goal_memory": None, "goal_share": None}
+    goals = dict.fromkeys(field for field in Entry._fields if field.startswith("goal_"))
     runs = [(f"{name}_{side}", entry._replace(sizes=entry.at(side), **goals)) for side in fitting]
     beyond = [str(side) for side in sides if side not in fitting]
     if not beyond:
