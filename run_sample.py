@@ -5,12 +5,14 @@ import importlib
 import json
 import logging
 import sys
+import tempfile
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 from misc import distributed, interrupts
 from misc.errors import StoppedError, UserError
-from misc.manifest import OutputFolder, claim_folder, make_writable
+from misc.manifest import OutputFolder, check_folder, claim_folder, make_writable
 from misc.metrics import mean_iou
 from misc.options import DATASETS, STEPS, Options, check_device, chosen_steps, parse
 from misc.parallel import (
@@ -20,7 +22,9 @@ from misc.parallel import (
     training_threads,
     uses_cuda,
 )
+from misc.places import check_places, claimed
 from misc.preflight import Preflight
+from misc.seals import require_own
 
 log = logging.getLogger("run_sample")
 
@@ -58,11 +62,32 @@ def _say_each(kind: str, text: str) -> None:
 def run(args: Options) -> None:
     """All of a run; every rank calls it."""
     args.info.require_root()
-    distributed.on_first_rank(lambda: make_writable(args.result_dir, "--result_dir"))
-    start_log(args)
+    steps = {name: importlib.import_module(f"step.{name}") for name in chosen_steps(args)}
+    distributed.on_first_rank(lambda: check_places(args, steps))
     set_up_process(main_device(args), training_threads(args), args.deterministic)
-    distributed.on_first_rank(lambda: prepare_lists(args))
-    run_steps(args, chosen_steps(args))
+    if args.check:
+        distributed.on_first_rank(lambda: check_only(args, steps))
+        return
+    with contextlib.ExitStack() as stack:
+        distributed.on_first_rank(lambda: stack.enter_context(claimed(args, steps)))
+        start_log(args)
+        distributed.on_first_rank(lambda: prepare_lists(args))
+        distributed.on_first_rank(lambda: check_steps(args, steps))
+        run_steps(args, steps)
+
+
+def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
+    """What `--check` does: nothing is written but lists that are missing, into a passing folder."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        checked = args
+        try:
+            if args.made_lists() and lists_are_missing(args):
+                checked = args.with_list_dir(Path(scratch))
+                make_lists(checked)
+            check_steps(checked, steps)
+        except UserError as error:
+            raise UserError(str(error).replace(scratch, str(args.list_dir))) from None
 
 
 class _LogFile(logging.FileHandler):
@@ -101,19 +126,35 @@ def start_log(args: Options) -> None:
 
 def prepare_lists(args: Options) -> None:
     """Make the lists and labels that were not given, from the dataset's own files."""
-    used = [args.train_list, args.infer_list, args.eval_list, args.cls_labels]
-    made = [path for path in used if path.parent == args.list_dir]
-    if not made:
-        return
-    folder = OutputFolder("--result_dir", args.list_dir, ".txt")
+    if args.made_lists() and lists_are_missing(args):
+        claim_folder(*list_folder(args), {}, args.overwrite)
+        make_lists(args)
+
+
+def list_folder(args: Options) -> tuple[OutputFolder, dict]:
+    """Where lists are made, and what they depend on."""
     source = {"root": str(args.info.root.resolve()), **args.settings("dataset", "skip_mismatched")}
-    claim_folder(folder, source, {}, args.overwrite)
+    return OutputFolder("--result_dir", args.list_dir, ".txt"), source
+
+
+def lists_are_missing(args: Options) -> bool:
+    """Whether lists or labels have to be made; UserError where files of others are in the way."""
+    redone = check_folder(*list_folder(args), args.overwrite)
     # A folder claimed anew has no lists, and labels that it still has are made again with them.
-    made.append(args.list_dir / f"{args.info.train_split}.txt")
-    if not all(path.is_file() for path in made):
-        _, preparation = DATASETS[args.dataset]
-        with_labels = args.cls_labels in made
-        preparation.prepare(args.info, args.list_dir, args.skip_mismatched, with_labels)
+    needed = (*args.made_lists(), args.list_dir / f"{args.info.train_split}.txt")
+    missing = redone or not all(path.is_file() for path in needed)
+    if missing:
+        names = (*DATASETS[args.dataset][1].LISTS, args.info.label_file)
+        for path in (args.list_dir / name for name in names):
+            require_own(path, "move it, or give it by name (--train_list, --cls_labels, ...)")
+    return missing
+
+
+def make_lists(args: Options) -> None:
+    """Make the lists, and the labels where they were not given."""
+    _, preparation = DATASETS[args.dataset]
+    with_labels = args.cls_labels in args.made_lists()
+    preparation.prepare(args.info, args.list_dir, args.skip_mismatched, with_labels)
 
 
 def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
@@ -124,12 +165,8 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     preflight.finish()
 
 
-def run_steps(args: Options, names: list[str]) -> None:
-    """Check the input of all steps, then run them in the order of the method."""
-    steps = {name: importlib.import_module(f"step.{name}") for name in names}
-    distributed.on_first_rank(lambda: check_steps(args, steps))
-    if args.check:
-        return
+def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
+    """Run the steps in the order of the method, and report."""
     results = {}
     for number, (name, step) in enumerate(steps.items(), start=1):
         log.info("[%d/%d] %s: %s", number, len(steps), name, STEPS[name].lstrip("0123456789 "))

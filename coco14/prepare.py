@@ -18,11 +18,12 @@ from coco14.instances import ADVICE, read_instances
 from coco14.masks import make_masks
 from misc.dataset_info import DatasetInfo
 from misc.errors import UserError
-from misc.files import is_complete
+from misc.files import is_whole_png
 from misc.manifest import make_writable
 from misc.preparation import command_line, matched, save_labels, save_lists
 
 SPLITS = {"train14": "instances_train2014.json", "val14": "instances_val2014.json"}
+LISTS = tuple(f"{split}.txt" for split in SPLITS)
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,14 @@ def prepare(
         if not path.is_file():
             raise UserError(f"{path}: no such file; {ADVICE}")
     labels = {split: _prepare_split(split, path, info) for split, path in paths.items()}
-    lists = {split: list(by_id) for split, by_id in labels.items()}
+    lists = {f"{split}.txt": list(by_id) for split, by_id in labels.items()}
     if skip_mismatched:
         lists = {split: matched(image_ids, info) for split, image_ids in lists.items()}
     out_dir.mkdir(parents=True, exist_ok=True)
     if with_labels:
-        save_labels(
-            out_dir, info, {i: labels[split][i] for split, ids in lists.items() for i in ids}
-        )
+        kept = {i for image_ids in lists.values() for i in image_ids}
+        by_id = {i: label for of_split in labels.values() for i, label in of_split.items()}
+        save_labels(out_dir, info, {i: label for i, label in by_id.items() if i in kept})
     save_lists(out_dir, lists)
 
 
@@ -60,7 +61,7 @@ def _prepare_split(split: str, path: Path, info: DatasetInfo) -> dict[str, np.nd
     log.info("reading %s ...", path)
     images, class_index = read_instances(path, info)
     _warn_of_missing_photographs(split, [image.image_id for image in images], info)
-    todo = [image for image in images if not is_complete(info.mask_path(image.image_id))]
+    todo = [image for image in images if not is_whole_png(info.mask_path(image.image_id))]
     if todo:
         _make_mask_folder(info)
         make_masks(todo, class_index, info.mask_dirs[0])

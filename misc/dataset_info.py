@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from misc.errors import UserError
+from misc.seals import Seal, seal_of
 from misc.untrusted import image_size, read_bytes, reason
 
 IMAGE_FORMATS = ("JPEG", "PNG")  # as Pillow names them; masks are PNG
@@ -117,7 +118,13 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     Raises UserError for a list that is missing, empty, or has a line that is no image id.
     """
     try:
-        lines = read_bytes(path, _MAX_LIST).decode("utf-8").splitlines()
+        content = read_bytes(path, _MAX_LIST)
+        if seal_of(content) is Seal.BROKEN:
+            raise UserError(
+                f"{path}: was changed since this program made it; save a list of your own under "
+                "another name, or remove this one to have it made again"
+            )
+        lines = content.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path}: image list is not a text file; check the path") from None
     except (OSError, ValueError) as error:
@@ -125,7 +132,7 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
         raise UserError(f"{path}: image list cannot be read ({cause}); check the path") from None
     ids = []
     for number, line in enumerate(lines, start=1):
-        words = line.split()
+        words = line.partition("#")[0].split()
         if not words:
             continue
         # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".

@@ -63,15 +63,24 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def is_complete(path: Path) -> bool:
-    """Whether an output file is there and whole: not empty, with its format's last bytes."""
+@contextmanager
+def no_folder_left(folder: Path) -> Iterator[None]:
+    """Removes a folder that the block created, and those around it, if they are still empty."""
+    created = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        yield
+    finally:
+        for path in created:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a PNG is there with the last bytes of its format (`misc.outputs` looks at all)."""
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(-min(8, file.tell()), os.SEEK_END)
-            tail = file.read()
+            return file.read() == b"IEND\xaeB`\x82"
     except OSError:
         return False
-    # A pickled .npy ends with the pickle's STOP, a PNG with the IEND chunk and its checksum.
-    endings = {".npy": b".", ".png": b"IEND\xaeB`\x82"}
-    return len(tail) > 0 and tail.endswith(endings.get(path.suffix, b""))

@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from misc import distributed
-from misc.errors import UserError
+from misc.errors import UserError, counted
 from misc.files import atomic_path, remove_leftovers
+from misc.seals import is_own
 from misc.untrusted import read_bytes, reason
+
+log = logging.getLogger(__name__)
 
 NAME = "manifest.json"
 _MAX_BYTES = 1 << 20
 # Raised with every change of the code by which the same options give other files.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,11 @@ def settings_of(options: dict, inputs: dict | None) -> dict:
 
 
 def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: bool) -> None:
-    """Create a folder for what is made with these options from these inputs, or go on in it.
+    """Create a folder for what is made with these options from these inputs, or continue it.
 
-    A folder whose manifest says the same is continued. With other settings, or with files and no
-    manifest, it is a UserError that says what differs; `overwrite` removes those files instead.
+    A folder whose manifest says the same is continued. With other settings it is a UserError that
+    says what differs; `overwrite` removes the files with a seal of this program instead, and no
+    others. Files without a manifest, and those of another step, are always a UserError.
     Every rank has to call it.
     """
     remove_leftovers(folder.path)
@@ -42,24 +48,26 @@ def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: b
 
 
 def _claim(folder: OutputFolder, settings: dict, overwrite: bool) -> None:
-    difference = _difference(folder, settings)
-    if difference and not overwrite:
-        raise UserError(difference)
+    redone = _difference(folder, settings, overwrite)
     make_writable(folder.path, folder.flag)
-    if difference:
+    if redone:
         # The manifest last: if this is cut short, what is left still belongs to the old one.
-        for path in folder.path.glob(f"*{folder.suffix}"):
+        own = [path for path in folder.path.iterdir() if is_own(path)]
+        for path in own:
             path.unlink()
+        log.info("%s %s: %s removed, made with other settings", folder.flag, folder.path,
+                 counted({"file": len(own)}))  # fmt: skip
     write_manifest(folder.path, settings)
 
 
-def check_folder(folder: OutputFolder, options: dict) -> None:
-    """Raise UserError where `claim_folder` would for these options; inputs may still be made."""
+def check_folder(folder: OutputFolder, options: dict, overwrite: bool = False) -> bool:
+    """Raise UserError where `claim_folder` would for these options; inputs may still be made.
+
+    Returns whether it would remove what is there, to have it made again.
+    """
     noted = read_manifest(folder.path)
     inputs = noted.get("inputs") if noted else None
-    difference = _difference(folder, settings_of(options, inputs))
-    if difference:
-        raise UserError(difference)
+    return bool(_difference(folder, settings_of(options, inputs), overwrite))
 
 
 def make_writable(folder: Path, flag: str) -> None:
@@ -75,6 +83,13 @@ def make_writable(folder: Path, flag: str) -> None:
         ) from None
 
 
+def require_writable(folder: Path, flag: str) -> None:
+    """Raise UserError where `make_writable` would, by the permissions: nothing is written."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {folder}: cannot be written; give another folder")
+
+
 def write_manifest(folder: Path, settings: dict) -> None:
     """Note in a folder what its files were made with."""
     with atomic_path(folder / NAME) as path:
@@ -88,7 +103,10 @@ def read_manifest(folder: Path) -> dict | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):
-        raise UserError(f"{folder / NAME}: cannot be read; restore it or remove it") from None
+        raise UserError(
+            f"{folder / NAME}: is damaged, so nothing says what made the files beside it; remove "
+            f"the folder {folder} to have them made again"
+        ) from None
     return _plain(noted)
 
 
@@ -147,13 +165,24 @@ def _is_setting(name: object, value: object) -> bool:
     return isinstance(name, str) and plain and (name != "inputs" or value is None)
 
 
-def _difference(folder: OutputFolder, settings: dict) -> str:
-    noted = read_manifest(folder.path)
+def _difference(folder: OutputFolder, settings: dict, overwrite: bool) -> str:
+    """How settings differ from the noted ones; UserError where that cannot be overwritten."""
+    noted, where = read_manifest(folder.path), f"{folder.flag} {folder.path}"
     if noted is None:
-        has_files = folder.path.is_dir() and any(folder.path.glob(f"*{folder.suffix}"))
-        reason = f"holds {folder.suffix} files of unknown origin" if has_files else ""
-    else:
-        reason = settings_difference(noted, settings)
-        reason = f"was made with other settings ({reason})" if reason else ""
-    advice = f"give --overwrite to redo it, or another {folder.flag}"
-    return f"{folder.flag} {folder.path}: {reason}; {advice}" if reason else ""
+        files = len(list(folder.path.glob(f"*{folder.suffix}"))) if folder.path.is_dir() else 0
+        if files:
+            raise UserError(
+                f"{where}: holds {counted({f'{folder.suffix} file': files})} and no {NAME} that "
+                f"says what made them; move them away or give another {folder.flag}"
+            )
+        return ""
+    if noted.get("step") != settings.get("step"):
+        step = reason(noted.get("step", "another program"))
+        raise UserError(f"{where}: holds the files of {step}; give another {folder.flag}")
+    difference = settings_difference(noted, settings)
+    if difference and not overwrite:
+        raise UserError(
+            f"{where}: was made with other settings ({difference}); give --overwrite to redo it, "
+            f"or another {folder.flag}"
+        )
+    return difference

@@ -17,6 +17,7 @@ import numpy as np
 from misc.errors import UserError
 from misc.files import atomic_path
 from misc.pickles import PlainUnpickler
+from misc.seals import Seal, seal_of, sealed
 from misc.untrusted import read_bytes, reason
 
 _MAX_FILE = 4 << 30  # bytes; maps of ten classes on an image of 100 megapixels
@@ -32,11 +33,11 @@ _HEADER = re.compile(
 
 
 def save_dict(path: str | Path, content: Mapping[Hashable, np.ndarray]) -> None:
-    """Writes a dict of arrays as `np.save` does: `load_dict` reads it, and so does numpy."""
+    """Writes a dict of arrays as `np.save` does, with a seal behind: numpy can read it, too."""
+    stream = io.BytesIO()
+    np.save(stream, dict(content), allow_pickle=True)
     with atomic_path(path) as temporary:
-        # Opened here because np.save appends .npy to names that end otherwise.
-        with temporary.open("wb") as stream:
-            np.save(stream, dict(content), allow_pickle=True)
+        temporary.write_bytes(sealed(stream.getvalue(), ".npy"))
 
 
 def load_dict(path: str | Path, fix: str) -> dict[Any, np.ndarray]:
@@ -44,11 +45,15 @@ def load_dict(path: str | Path, fix: str) -> dict[Any, np.ndarray]:
 
     All arrays together have at most 64 MiB more than the file, also where entries share an array.
     fix: what to do about a bad file, for the message of the UserError that is raised when the file
-    is missing or broken, or holds anything but a dict of such arrays.
+    is missing or damaged (where it has a seal, also by a single bit), or holds anything but a dict
+    of such arrays.
     """
     try:
         content = read_bytes(path, _MAX_FILE)
-        entries = _only_dict(_ArrayUnpickler(_behind_header(content)).load())
+        seal, stream = seal_of(content), _behind_header(content)
+        entries = _only_dict(_ArrayUnpickler(stream).load())
+        if seal is Seal.BROKEN or (seal is Seal.NONE and stream.read(1)):  # a seal that was cut
+            raise ValueError(Seal.BROKEN.value)
         return _arrays(entries, len(content) + _SHARED)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {fix}") from None

@@ -63,6 +63,18 @@ class Options(argparse.Namespace):
         ids = _read_list_once(path, self.info)
         return ids[: self.limit] if limited else ids
 
+    def made_lists(self) -> list[Path]:
+        """The lists and labels that were not given, and are made in `list_dir`."""
+        used = (self.train_list, self.infer_list, self.eval_list, self.cls_labels)
+        return [path for path in used if path.parent == self.list_dir]
+
+    def with_list_dir(self, folder: Path) -> "Options":
+        """The same options with another folder for the lists and labels that are made."""
+        made = self.made_lists()
+        values = {name: value for name, value in vars(self).items() if name != "_frozen"}
+        moved = {name: folder / value.name for name, value in values.items() if value in made}
+        return Options(**{**values, **moved, "list_dir": folder}).freeze()
+
     def scored_ids(self) -> tuple[str, ...]:
         """Images to score: the evaluation list; under --limit, those of it that get maps."""
         ids = self.image_ids("eval", limited=False)

@@ -1,5 +1,6 @@
 """Label maps as PNG files: plain (the values themselves) or with the colours of PASCAL VOC."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 
 from misc.errors import UserError
 from misc.files import atomic_path
+from misc.seals import sealed
 from misc.untrusted import WrongModeError, decode_image
 
 
@@ -55,5 +57,7 @@ def read_label_png(path: str | Path) -> np.ndarray:
 
 
 def _save_png(path: str | Path, image: Image.Image) -> None:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
     with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
+        temporary.write_bytes(sealed(stream.getvalue(), ".png"))

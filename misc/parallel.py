@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +22,9 @@ import torch.multiprocessing as mp
 from tqdm import tqdm
 
 from misc import distributed, interrupts
-from misc.errors import StoppedError, UserError
-from misc.files import is_complete
+from misc.errors import StoppedError, UserError, raise_problems
 from misc.options import Options
+from misc.outputs import Output, foreign_line, output_state
 from misc.processes import cpu_count, end_with_parent
 
 log = logging.getLogger(__name__)
@@ -143,9 +144,7 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], args: Options) 
     leave here as UserError, StoppedError or RuntimeError with the image's name in front.
     """
     # One rank looks: two could see different states, and then some image would be nobody's.
-    todo = distributed.on_first_rank(
-        lambda: [i for i in image_ids if not _all_complete(task.outputs(i))]
-    )
+    todo = distributed.on_first_rank(lambda: _not_complete(task, image_ids))
     if len(todo) < len(image_ids):
         done = len(image_ids) - len(todo)
         log.info("%s: %d of %d images are complete already", task.name, done, len(image_ids))
@@ -164,8 +163,20 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], args: Options) 
     return [result for of_rank in results for result in of_rank]
 
 
-def _all_complete(paths: list[Path]) -> bool:
-    return bool(paths) and all(is_complete(path) for path in paths)
+def _not_complete(task: ImageTask, image_ids: tuple[str, ...]) -> list[str]:
+    """The images of which an output is missing or damaged; UserError where a file is foreign."""
+
+    def states(image_id: str) -> dict[Path, Output]:
+        return {path: output_state(path) for path in task.outputs(image_id)}
+
+    with ThreadPoolExecutor() as pool:  # reading and checksums leave Python to others
+        found = dict(zip(image_ids, pool.map(states, image_ids), strict=True))
+    pairs = [pair for of_image in found.values() for pair in of_image.items()]
+    raise_problems("output", [foreign_line(p) for p, state in pairs if state is Output.FOREIGN])
+    for path, state in pairs:
+        if state is Output.DAMAGED:
+            log.warning("%s: is damaged and made again", path)
+    return [i for i, of_image in found.items() if set(of_image.values()) != {Output.WHOLE}]
 
 
 def _run_share(task: ImageTask, image_ids: list[str], args: Options) -> list:

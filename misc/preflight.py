@@ -1,6 +1,5 @@
 """Looks at everything that the chosen steps will read and write, before hours of computing."""
 
-import contextlib
 import logging
 import os
 import time
@@ -17,8 +16,14 @@ from misc.datasets import load_labels, read_image
 from misc.disjoint import DisjointIndex
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
-from misc.manifest import OutputFolder, check_folder, make_writable
+from misc.manifest import (
+    OutputFolder,
+    check_folder,
+    read_manifest,
+    require_writable,
+)
 from misc.options import Options
+from misc.outputs import foreign_line, is_foreign
 from misc.palette import read_label_png
 from misc.processes import cpu_count, map_in_processes
 from misc.training import CheckpointFile, check_target
@@ -77,12 +82,14 @@ class Preflight:
     def label_maps(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
         """Label maps of an earlier step are there, unless this run makes them."""
         if not self._made_here(made_by, image_ids):
+            self.collect(lambda: read_manifest(folder))
             check = partial(check_label_map, self.info, folder, made_by)
             self._later(f"label map in {folder}", image_ids, check)
 
     def cams(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
         """Saved maps are there and belong to these images, unless this run makes them."""
         if not self._made_here(made_by, image_ids):
+            self.collect(lambda: read_manifest(folder))
             self._later(f"map in {folder}", image_ids, partial(check_cam, self.info, folder))
 
     def classifier(self, path: Path) -> None:
@@ -96,7 +103,13 @@ class Preflight:
             self._checkpoint(("boundary net", path), partial(load_boundary_net, path))
 
     def backbone(self, path: Path | None) -> None:
-        """The file that training starts from fits; torchvision's download is tried here."""
+        """The file that training starts from fits; torchvision's download is tried here.
+
+        Not under --check, which writes nothing: there it is only said.
+        """
+        if path is None and self.args.check:
+            log.info("--imagenet_weights is not given: a run takes torchvision's, from the network")
+            return
         self._checkpoint(("backbone", path), partial(load_backbone, path))
 
     def disjoint_images(self) -> None:
@@ -106,16 +119,19 @@ class Preflight:
         self.collect(lambda: self._check_disjoint(drawn, targets), "label")
 
     def output(self, folder: OutputFolder, options: dict) -> None:
-        """An output folder can be written and does not hold results of other options."""
-        if not self.args.overwrite:
-            self.collect(lambda: check_folder(folder, options), "output")
-        with _no_folder_left(folder.path):
-            self.collect(lambda: make_writable(folder.path, folder.flag), "output")
+        """An output folder can be written and does not hold foreign files, or of other options."""
+        self.collect(lambda: check_folder(folder, options, self.args.overwrite), "output")
+        self.collect(lambda: self._check_own(folder), "output")
+        self.collect(lambda: require_writable(folder.path, folder.flag), "output")
+
+    def _check_own(self, folder: OutputFolder) -> None:
+        paths = [folder.path / f"{i}{folder.suffix}" for i in self.args.image_ids("infer")]
+        raise_problems("output", [foreign_line(path) for path in paths if is_foreign(path)])
 
     def output_file(self, file: CheckpointFile, options: dict) -> None:
         """A checkpoint can be written and replaces none that was trained otherwise."""
-        with _no_folder_left(file.path.parent):
-            self.collect(lambda: check_target(file, options, self.args.overwrite), "output")
+        self.collect(lambda: check_target(file, options, self.args.overwrite), "output")
+        self.collect(lambda: require_writable(file.path.parent, file.flag), "output")
 
     def finish(self) -> None:
         """Look at the files; one UserError for all problems, or a line that says what is fine."""
@@ -265,13 +281,3 @@ def _problems_of(chunk: tuple[str, ImageCheck, list[str]]) -> list[str]:
         except UserError as error:
             messages.append(str(error))
     return messages
-
-
-@contextlib.contextmanager
-def _no_folder_left(folder: Path) -> Iterator[None]:
-    """Removes a folder that the block created, and those around it, if they are still empty."""
-    created = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
-    yield
-    for path in created:
-        with contextlib.suppress(OSError):
-            path.rmdir()

@@ -12,6 +12,7 @@ from misc.cams import save_label_dict
 from misc.dataset_info import DatasetInfo
 from misc.errors import UserError
 from misc.files import atomic_path
+from misc.seals import require_own, sealed
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +34,24 @@ def matched(image_ids: Iterable[str], info: DatasetInfo) -> list[str]:
 
 def save_labels(folder: Path, info: DatasetInfo, labels: Mapping[str, np.ndarray]) -> None:
     """Write the label file of a dataset from multi-hot vectors (C,) by image id."""
+    path = folder / info.label_file
+    require_own(path, "give it with --cls_labels from another folder")
     by_key = {info.label_key(image_id): label for image_id, label in labels.items()}
-    save_label_dict(folder / info.label_file, by_key)
+    save_label_dict(path, by_key)
 
 
 def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
-    """Write NAME.txt for each list of image ids; say how long they are."""
-    for name, image_ids in lists.items():
-        with atomic_path(folder / f"{name}.txt") as path:
-            path.write_text("\n".join(image_ids) + "\n", encoding="utf-8")
-    counts = ", ".join(f"{len(image_ids)} {name}" for name, image_ids in lists.items())
+    """Write each list of image ids under its name, with a seal; say how long they are.
+
+    Raises UserError, before anything is written, where such a file is not one of this program.
+    """
+    contents = {folder / name: "\n".join(ids) + "\n" for name, ids in lists.items()}
+    for path in contents:
+        require_own(path, "give it with --train_list, --infer_list or --eval_list")
+    for path, content in contents.items():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(sealed(content.encode("utf-8"), ".txt"))
+    counts = ", ".join(f"{len(image_ids)} {Path(name).stem}" for name, image_ids in lists.items())
     log.info("%s: %s images", folder, counts)
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from misc import distributed, interrupts
 from misc.errors import StoppedError, UserError
 from misc.files import remove_leftovers
-from misc.manifest import make_writable, settings_difference, settings_of
+from misc.manifest import settings_difference, settings_of
 from misc.memory import freed_memory_kept
 from misc.options import Options
 from misc.parallel import read_ahead_workers
@@ -72,17 +72,19 @@ class Training:
 
 
 def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
-    """A checkpoint can be written and replaces none that was made otherwise."""
-    make_writable(file.path.parent, file.flag)
+    """A checkpoint that is there was made by the same step, and with these options.
+
+    Raises UserError otherwise; `overwrite` allows other options, never another origin.
+    """
     if file.path.is_dir():
         raise UserError(f"{file.flag} {file.path}: is a folder; give the name of a file")
-    if overwrite:
-        return
     if file.path.exists():
-        noted = _noted(file)
-        _require_same(file, noted, settings_of(options, noted.get("inputs")))
+        noted = _noted(file, options["step"])
     elif state := _read_state(file.partial):
         noted = state["settings"]
+    else:
+        return
+    if not overwrite:
         _require_same(file, noted, settings_of(options, noted.get("inputs")))
 
 
@@ -108,29 +110,32 @@ def _is_trained(training: Training) -> bool:
     file = training.file
     if not file.path.exists():
         return False
-    try:
-        _require_same(file, _noted(file), training.settings)
-    except UserError:
-        if training.overwrite:
-            return False
-        raise
+    noted = _noted(file, training.settings["step"])
+    if training.overwrite and settings_difference(noted, training.settings):
+        return False
+    _require_same(file, noted, training.settings)
     file.partial.unlink(missing_ok=True)  # a run was ended between the two
     log.info("%s is complete already", file.path)
     return True
 
 
-def _noted(file: CheckpointFile) -> dict:
+def _noted(file: CheckpointFile, step: str) -> dict:
+    """What a checkpoint records of its training; UserError unless this step has written it."""
     noted = read_checkpoint(file.path)["extra"].get("settings")
-    return noted if isinstance(noted, dict) else {}
+    if not isinstance(noted, dict) or noted.get("step") != step:
+        raise UserError(
+            f"{file.flag} {file.path}: was not written by {step} and stays as it is; give another "
+            f"{file.flag}, or leave out --{step}_pass to use it"
+        )
+    return noted
 
 
 def _require_same(file: CheckpointFile, noted: dict, settings: dict) -> None:
     difference = settings_difference(noted, settings)
     if difference:
-        reason = f"was trained with other settings ({difference})"
         raise UserError(
-            f"{file.flag} {file.path}: {reason if noted else 'says not how it was trained'}; "
-            f"give --overwrite to train again, or another {file.flag}"
+            f"{file.flag} {file.path}: was trained with other settings ({difference}); give "
+            f"--overwrite to train again, or another {file.flag}"
         )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from misc.seals import Seal, seal_of
+
 # Of an image or a map, here and wherever a file states a size. Above it Pillow warns of a file made
 # to fill the memory; decoding takes at most 12 bytes per pixel, about 1 GiB.
 MAX_PIXELS = 89_478_485
@@ -58,13 +60,19 @@ def image_size(path: str | Path, formats: Sequence[str]) -> tuple[int, int]:
         return image.size[::-1]
 
 
+def _whole(content: bytes) -> bytes:
+    if seal_of(content) is Seal.BROKEN:
+        raise ValueError(Seal.BROKEN.value)
+    return content
+
+
 @contextmanager
 def _opened(
     path: str | Path, formats: Sequence[str], in_memory: bool = False
 ) -> Iterator[Image.Image]:
     try:
         # Of a file on the disk Python would reserve as much as a chunk says it has.
-        source = io.BytesIO(read_bytes(path, _MAX_IMAGE)) if in_memory else path
+        source = io.BytesIO(_whole(read_bytes(path, _MAX_IMAGE))) if in_memory else path
         # Only these formats: for some of the others Pillow starts a program (PostScript).
         with Image.open(source, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:

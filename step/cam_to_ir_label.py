@@ -24,6 +24,11 @@ def settings(args: Options) -> dict:
     return {"step": "cam_to_ir_label", **args.settings("conf_fg_thres", "conf_bg_thres")}
 
 
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {"--ir_label_out_dir": args.ir_label_out_dir}
+
+
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     preflight.output(folder(args), settings(args))

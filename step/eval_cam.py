@@ -17,6 +17,11 @@ from misc.preflight import Preflight
 log = logging.getLogger(__name__)
 
 
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {}
+
+
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     ids = args.scored_ids()

@@ -1,6 +1,7 @@
 """Score the pseudo masks: mIoU, IoU of the classes, false positives and negatives."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from misc.preflight import Preflight
 from step.eval_cam import log_class_ious
 
 log = logging.getLogger(__name__)
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {}
 
 
 def check(args: Options, preflight: Preflight) -> None:

@@ -27,6 +27,11 @@ def settings(args: Options) -> dict:
     return {"step": "make_cam", **args.settings(*names)}
 
 
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {"--plain_cam_out_dir": args.plain_cam_out_dir}
+
+
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     preflight.output(folder(args), settings(args))

@@ -52,6 +52,11 @@ def settings(args: Options) -> dict:
     return {"step": "make_recam_with_RIB", **args.settings(*names)}
 
 
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {"--cam_out_dir": args.cam_out_dir}
+
+
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     preflight.output(folder(args), settings(args))

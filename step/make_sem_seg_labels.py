@@ -28,6 +28,14 @@ def settings(args: Options) -> dict:
     return {"step": "make_sem_seg_labels", **args.settings(*names)}
 
 
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {
+        "--sem_seg_out_dir": args.sem_seg_out_dir,
+        "palette/ of --sem_seg_out_dir": args.sem_seg_out_dir / "palette",
+    }
+
+
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     preflight.output(folder(args), settings(args))

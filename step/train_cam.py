@@ -1,5 +1,7 @@
 """Train the image classifier whose maps everything starts from (paper, implementation details)."""
 
+from pathlib import Path
+
 import torch
 from torch.nn import functional as F
 
@@ -32,6 +34,11 @@ def settings(args: Options) -> dict:
         "seed",
     )
     return {"step": "train_cam", **args.settings(*names)}
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {"--cam_weights_name": args.cam_weights_name}
 
 
 def check(args: Options, preflight: Preflight) -> None:

@@ -1,5 +1,7 @@
 """Train the inter-pixel relation network: boundaries and displacements (IRN, Sec. 4)."""
 
+from pathlib import Path
+
 import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
@@ -37,6 +39,11 @@ def settings(args: Options) -> dict:
         "seed",
     )
     return {"step": "train_irn", **args.settings(*names)}
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {"--irn_weights_name": args.irn_weights_name}
 
 
 def check(args: Options, preflight: Preflight) -> None:

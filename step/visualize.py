@@ -1,5 +1,6 @@
 """Pictures of a run: maps and masks of an image side by side, and the curves of the scores."""
 
+import io
 import logging
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from misc.files import atomic_path, remove_leftovers
 from misc.metrics import ThresholdScores
 from misc.options import Options
 from misc.palette import read_label_png, voc_palette
+from misc.seals import require_own, sealed
 from step.make_recam_with_RIB import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,9 @@ def score_curves(seed_scores: dict[str, ThresholdScores]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, complete or not at all."""
+    """Write a figure as PNG, complete or not at all; UserError where that is somebody's file."""
+    require_own(path, "move it away")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        temporary.write_bytes(sealed(stream.getvalue(), ".png"))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from Dataset.make_sample import make_sample
 from Dataset.train_sample_classifier import SAMPLES
+from misc.lock import NAME as LOCK
 from misc.options import STEPS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -68,7 +69,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "run.log"
+        if path.is_file() and path.name not in ("run.log", LOCK)
     }
 
 

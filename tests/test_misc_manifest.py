@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import numpy as np
 import pytest
 
 from misc import manifest
@@ -18,8 +19,10 @@ from misc.manifest import (
     ids_digest,
     make_writable,
     read_manifest,
+    require_writable,
     settings_difference,
 )
+from misc.npydict import save_dict
 
 OPTIONS = {"step": "make_cam", "scales": (1.0, 0.5), "limit": None}
 INPUTS = {"classifier": "abc"}
@@ -33,8 +36,9 @@ def folder(tmp_path):
 @pytest.fixture
 def full_folder(folder):
     claim_folder(folder, OPTIONS, INPUTS, overwrite=False)
-    for name in ("a.npy", "b.npy", "notes.txt"):
-        (folder.path / name).touch()
+    for name in ("a.npy", "b.npy"):
+        save_dict(folder.path / name, {"keys": np.arange(3)})
+    (folder.path / "notes.txt").touch()
     return folder
 
 
@@ -104,14 +108,31 @@ def test_inputs_may_still_be_made_when_a_folder_is_checked(full_folder):
         check_folder(full_folder, {**OPTIONS, "limit": 3})
 
 
-def test_files_of_unknown_origin_are_refused(full_folder):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_unknown_origin_are_never_removed(full_folder, overwrite):
     (full_folder.path / "manifest.json").unlink()
-    with pytest.raises(UserError, match="holds .npy files of unknown origin"):
-        claim_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
-    with pytest.raises(UserError, match="holds .npy files of unknown origin"):
-        check_folder(full_folder, OPTIONS)
-    claim_folder(full_folder, OPTIONS, INPUTS, overwrite=True)
-    assert names(full_folder) == ["manifest.json", "notes.txt"]
+    for claim in (claim_folder, lambda f, o, _, w: check_folder(f, o, w)):
+        with pytest.raises(UserError, match="holds 2 .npy files and no manifest.json") as refusal:
+            claim(full_folder, OPTIONS, INPUTS, overwrite)
+        assert "--overwrite" not in str(refusal.value)
+    assert names(full_folder) == ["a.npy", "b.npy", "notes.txt"]
+
+
+def test_overwrite_removes_sealed_files_alone_and_says_how_many(full_folder, caplog):
+    np.save(full_folder.path / "by_hand.npy", {"keys": np.arange(3)})
+    caplog.set_level("INFO")
+    claim_folder(full_folder, {**OPTIONS, "limit": 3}, INPUTS, overwrite=True)
+    assert names(full_folder) == ["by_hand.npy", "manifest.json", "notes.txt"]
+    assert f"--out_dir {full_folder.path}: 2 files removed" in caplog.text
+
+
+def test_a_folder_of_another_step_is_never_redone(full_folder):
+    other = {**OPTIONS, "step": "make_recam_with_RIB"}
+    for claim in (claim_folder, lambda f, o, _, w: check_folder(f, o, w)):
+        with pytest.raises(UserError, match="holds the files of make_cam; give another") as refusal:
+            claim(full_folder, other, INPUTS, True)
+        assert "--overwrite" not in str(refusal.value)
+    assert "a.npy" in names(full_folder)
 
 
 def test_files_of_another_kind_do_not_matter(folder):
@@ -124,13 +145,13 @@ def test_files_of_another_kind_do_not_matter(folder):
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"[" * 100000])
 def test_a_damaged_manifest_is_named(full_folder, content):
     (full_folder.path / "manifest.json").write_bytes(content)
-    with pytest.raises(UserError, match="manifest.json: cannot be read"):
+    with pytest.raises(UserError, match="manifest.json: is damaged.*remove the folder"):
         claim_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
 
 
-def test_a_manifest_of_another_form_counts_as_other_settings(full_folder):
+def test_a_manifest_of_another_form_is_of_no_step(full_folder):
     (full_folder.path / "manifest.json").write_text(json.dumps([1, 2]))
-    with pytest.raises(UserError, match="made with other settings"):
+    with pytest.raises(UserError, match="holds the files of another program"):
         claim_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
 
 
@@ -147,6 +168,10 @@ def test_folders_that_cannot_be_written(tmp_path):
     for bad in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=f"--out_dir {bad}: cannot be written"):
             make_writable(bad, "--out_dir")
+        with pytest.raises(UserError, match=f"--out_dir {bad}: cannot be written"):
+            require_writable(bad, "--out_dir")
+    require_writable(tmp_path / "a" / "b", "--out_dir")
+    assert not (tmp_path / "a").exists()
     make_writable(tmp_path / "a" / "b", "--out_dir")
     assert not list((tmp_path / "a" / "b").iterdir())
 

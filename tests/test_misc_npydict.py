@@ -203,7 +203,8 @@ def test_damaged_files_are_refused_or_read(tmp_path):
     path = tmp_path / "a.npy"
     save_dict(path, {"keys": np.arange(3), "cam": np.zeros((3, 2, 2), dtype=np.float32)})
     whole = path.read_bytes()
-    for length in range(len(whole)):
+    unsealed = len(whole) - len(b"RIB crc32 00000000\n")
+    for length in {*range(len(whole))} - {unsealed}:  # there it is what numpy writes
         path.write_bytes(whole[:length])
         with pytest.raises(UserError):
             load_dict(path, "fix it")

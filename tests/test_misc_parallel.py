@@ -11,10 +11,8 @@ import torch
 
 from misc import parallel
 from misc.errors import StoppedError, UserError
-from misc.files import is_complete
 from misc.npydict import save_dict
 from misc.options import parse
-from misc.palette import save_label_png
 from misc.parallel import ImageTask, pick_devices, readers_can_end, run_over_images
 
 IDS = tuple(f"2007_00000{n}" for n in range(7))
@@ -99,9 +97,13 @@ def test_complete_images_are_left_and_damaged_ones_redone(tmp_path):
     paths[0].unlink()
     paths[1].write_bytes(b"")
     paths[2].write_bytes(paths[2].read_bytes()[:-3])
-    assert run_over_images(WriteNumber(tmp_path), IDS, options(1)) == [list(IDS[:3])]
+    flipped = bytearray(paths[3].read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    paths[3].write_bytes(flipped)
+    os.utime(paths[3], (1, 1))
+    assert run_over_images(WriteNumber(tmp_path), IDS, options(1)) == [list(IDS[:4])]
     assert files(tmp_path) == whole
-    assert [path.stat().st_mtime == 1 for path in paths] == [False] * 3 + [True] * 4
+    assert [path.stat().st_mtime == 1 for path in paths] == [False] * 4 + [True] * 3
     assert run_over_images(WriteNumber(tmp_path), IDS, options(1)) == []
 
 
@@ -116,16 +118,14 @@ def test_an_image_is_complete_when_all_its_outputs_are(tmp_path):
     assert run_over_images(TwoOutputs(tmp_path), IDS, options(1)) == [list(ids)]
 
 
-def test_is_complete_looks_at_the_end_of_a_file(tmp_path):
-    save_label_png(tmp_path / "a.png", np.arange(200, dtype=np.uint8).reshape(10, 20))
-    save_dict(tmp_path / "a.npy", {"keys": np.arange(3)})
-    for path in (tmp_path / "a.png", tmp_path / "a.npy"):
-        assert is_complete(path)
-        whole = path.read_bytes()
-        for kept in (0, 1, len(whole) // 2, len(whole) - 1):
-            path.write_bytes(whole[:kept])
-            assert not is_complete(path)
-    assert not is_complete(tmp_path / "none.npy") and not is_complete(tmp_path)
+def test_an_output_that_was_changed_by_hand_is_never_replaced(tmp_path):
+    run_over_images(WriteNumber(tmp_path), IDS, options(1))
+    path = tmp_path / f"{IDS[2]}.npy"
+    np.save(path, np.load(path, allow_pickle=True).item())
+    by_hand = path.read_bytes()
+    with pytest.raises(UserError, match=f"{path}: was not made by this program.*move it away"):
+        run_over_images(WriteNumber(tmp_path), IDS, options(1))
+    assert path.read_bytes() == by_hand
 
 
 @pytest.mark.parametrize("processes", [1, 2])

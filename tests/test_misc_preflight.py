@@ -164,8 +164,9 @@ def test_values_of_a_mask(info, highest, fits):
             check_mask(info, IDS[0])
 
 
-def test_checks_leave_no_folder(begin, tmp_path):
-    (tmp_path / "there").mkdir()
+def test_checks_make_no_folder(begin, tmp_path):
+    (tmp_path / "there" / "lists").mkdir(parents=True)
+    (tmp_path / "there" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
     checks = begin(result_dir=tmp_path / "there")
     for path in (tmp_path / "there", tmp_path / "a" / "b"):
         checks.output(OutputFolder("--cam_out_dir", path, ".npy"), {})

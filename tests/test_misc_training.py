@@ -251,7 +251,7 @@ def trained_file(file):
 
 def test_a_new_checkpoint_may_be_written(file):
     check_target(file, OPTIONS, overwrite=False)
-    assert file.path.parent.is_dir() and not is_trained(training(file.path))
+    assert not is_trained(training(file.path))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -280,21 +280,26 @@ def test_a_checkpoint_of_other_inputs_is_refused(trained_file):
         is_trained(training(trained_file.path, inputs={"labels": "xyz"}))
 
 
-def test_a_checkpoint_of_another_origin_is_refused(file):
-    save_checkpoint(file.path, Net(3, **THIN))
-    with pytest.raises(UserError, match="cam.pth: says not how it was trained; .*--overwrite"):
-        check_target(file, OPTIONS, overwrite=False)
-    assert not is_trained(training(file.path, overwrite=True))
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("settings", [None, {"step": "train_irn"}])
+def test_a_checkpoint_of_another_origin_is_never_replaced(file, overwrite, settings):
+    save_checkpoint(file.path, Net(3, **THIN), settings=settings)
+    words = "cam.pth: was not written by train_cam and stays as it is"
+    with pytest.raises(UserError, match=words) as refusal:
+        check_target(file, OPTIONS, overwrite)
+    assert "--overwrite" not in str(refusal.value)
+    with pytest.raises(UserError, match=words):
+        is_trained(training(file.path, overwrite=overwrite))
 
 
-def test_a_damaged_checkpoint_can_be_trained_again(trained_file):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_damaged_checkpoint_is_named_and_stays(trained_file, overwrite):
     trained_file.path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="cam.pth cannot be read as network weights"):
-        check_target(trained_file, OPTIONS, overwrite=False)
+        check_target(trained_file, OPTIONS, overwrite)
     with pytest.raises(UserError, match="cam.pth cannot be read as network weights"):
-        is_trained(training(trained_file.path))
-    check_target(trained_file, OPTIONS, overwrite=True)
-    assert not is_trained(training(trained_file.path, overwrite=True))
+        is_trained(training(trained_file.path, overwrite=overwrite))
+    assert trained_file.path.read_bytes() == b"nothing"
 
 
 def test_a_folder_cannot_be_a_checkpoint(file):

@@ -20,7 +20,7 @@ from misc.untrusted import read_bytes, reason
 from voc12.dataset import describe
 
 _MAX_XML = 1 << 20  # bytes; the largest official annotation has 10 KiB
-LISTS = ("train", "val", "train_aug")
+LISTS = ("train.txt", "val.txt", "train_aug.txt")
 
 
 def prepare(
