@@ -244,13 +244,15 @@ class Bench:
         self.seconds = {moment: begun[following] - begun[moment] for moment, following in later}
         self.reference = digests(self.undisturbed)
 
-    def start(self, result: Path, *options: str | Path, ranks: int = 1) -> Run:
-        """Start a run with this result folder; its screen is kept beside it."""
+    def start(
+        self, result: Path, *options: str | Path, ranks: int = 1, screen: str | None = None
+    ) -> Run:
+        """Start a run with this result folder; its screen is kept beside it, by this name."""
         roots = ("--voc12_root", self.folder / "sample", "--result_dir", result)
         # Steps are named only where they are not all, as the usual command does.
         passes = [f"--{step}_pass" for step in self.steps if len(self.steps) < len(STEPS)]
         words = list(map(str, (*OPTIONS, *self.options, *roots, *passes, *options)))
-        return Run(words, self.folder / f"{result.name}.screen", ranks)
+        return Run(words, self.folder / f"{screen or result.name}.screen", ranks)
 
     def finish(self, result: Path, *options: str | Path) -> None:
         """Run to the end: nothing missing, left over or different."""

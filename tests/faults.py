@@ -31,6 +31,7 @@ from tests.fault_runs import (
 )
 
 _SECONDS_AFTER_SIGNAL = 10.0
+_OTHER = ("--cam_scales", "1.0,0.5", "--conf_fg_thres", "0.35")  # settings of other files
 _FUTURE, _PAST = 4_000_000_000, 1  # seconds since 1970
 
 
@@ -299,6 +300,89 @@ def damaged(bench: Bench) -> str:
     return f"{said} lines were followed"
 
 
+def flipped(bench: Bench) -> str:
+    """Single bits change in the middle of maps, labels, masks and pictures."""
+    result = bench.copy("flipped")
+    return f"{flip_bits(bench, result)} files were made again"
+
+
+def flip_bits(bench: Bench, result: Path) -> int:
+    """Flip a bit in two files of every folder; a run makes just these again: how many."""
+    with bench.trial("flipped bits"):
+        paths = [path for path in _two_of_each_folder(bench, result) if path.parent.name != "lists"]
+        for path in paths:
+            content = bytearray(path.read_bytes())
+            content[bench.rng.randrange(len(content))] ^= 1 << bench.rng.randrange(8)
+            path.write_bytes(content)
+        bench.finish(result)
+    return len(paths)
+
+
+def foreign(bench: Bench) -> str:
+    """Files of the user's stand in the output folders while all is redone with other settings."""
+    result = bench.copy("foreign")
+    return f"{redo_beside_foreign_files(bench, result)} files of others stayed"
+
+
+def redo_beside_foreign_files(bench: Bench, result: Path) -> int:
+    """Redo with --overwrite and back again: the user's files stay; how many they are."""
+    folders = sorted({path.parent for path in result.rglob("*.npy")})
+    folders += sorted({path.parent for path in result.rglob("*.png")} - set(folders))
+    mine = [folder / name for folder in folders for name in ("mine.npy", "mine.png", "mine.txt")]
+    for path in mine:
+        path.write_text(f"made by hand: {path.name}")
+    with bench.trial("other settings"):
+        with bench.start(result, *_OTHER, "--overwrite") as run:
+            run.require(run.end() == 0, "the run fails")
+        kept = [path for path in mine if path.exists() and "made by hand" in path.read_text()]
+        if kept != mine:
+            raise FaultError(f"lost: {sorted(set(mine) - set(kept))}")
+        for path in mine:
+            path.unlink()
+        bench.finish(result, "--overwrite")
+    return len(mine)
+
+
+def two_at_once(bench: Bench) -> str:
+    """A second run in the folder of one that computes: it ends with a line, the first one runs."""
+    result = bench.folder / "two"
+    return _to_the_end(bench, result, start_twice)
+
+
+def start_twice(bench: Bench, result: Path) -> str:
+    """A second run while the first one is within its first step."""
+    with bench.trial("the second run"), bench.start(result) as first:
+        first.reach(bench.moments[1])
+        first.send(signal.SIGSTOP, to_all=True)  # it cannot end before the second one does
+        with bench.start(result, screen="second") as second:
+            code = second.end()
+            lines = second.lines("error")
+            second.require(code == 2 and len(lines) == 1, f"exit code {code}, {lines}")
+            second.require(f"process {first.process.pid} on" in lines[0], "the first is not named")
+        first.send(signal.SIGCONT, to_all=True)
+        first.require(first.end() == 0, "the first run fails")
+        bench.compare(result)
+    return "the second run named the first one and ended with code 2"
+
+
+def neighbour(bench: Bench) -> str:
+    """Another program keeps a core busy: the same bytes."""
+    with _busy_core():
+        with bench.trial("beside a busy neighbour"):
+            bench.finish(bench.folder / "neighbour")
+    return "the same files beside a busy neighbour"
+
+
+@contextlib.contextmanager
+def _busy_core() -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _two_of_each_folder(bench: Bench, result: Path) -> list[Path]:
     """Two maps or pictures of every folder."""
     paths = sorted((*result.rglob("2012_*.npy"), *result.rglob("*.png")))
@@ -318,6 +402,8 @@ def _mend(bench: Bench, result: Path, path: Path) -> int:
         said += len(lines)
         if any("--overwrite" in line for line in lines):
             options = ("--overwrite",)
+        elif any(f"remove the folder {path.parent}" in line for line in lines):
+            shutil.rmtree(path.parent)
         elif any(str(path) in line for line in lines):
             path.unlink()
         else:
@@ -392,6 +478,10 @@ SCENARIOS = {
     "disk full": disk_full,
     "clock": clock,
     "damaged": damaged,
+    "flipped": flipped,
+    "foreign": foreign,
+    "two at once": two_at_once,
+    "neighbour": neighbour,
     "processes": processes,
     "ranks": ranks,
 }

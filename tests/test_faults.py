@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.fault_runs import Bench, FaultError, differences, digests, unfinished_differences
-from tests.faults import kill_often, kill_workers, send_signals
+from tests.faults import (
+    flip_bits,
+    kill_often,
+    kill_workers,
+    redo_beside_foreign_files,
+    send_signals,
+    start_twice,
+)
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="processes are found in /proc"
@@ -22,6 +29,9 @@ def test_no_result_is_lost(tmp_path):
     for disturb in (kill_often, kill_workers, send_signals):
         disturb(bench, tmp_path / "result")
     bench.finish(tmp_path / "result")
+    for disturb in (flip_bits, redo_beside_foreign_files):
+        disturb(bench, tmp_path / "result")
+    start_twice(bench, tmp_path / "two")
     assert not bench.problems, bench.problems
 
 
