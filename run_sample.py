@@ -28,6 +28,8 @@ from misc.seals import require_own
 
 log = logging.getLogger("run_sample")
 
+SCORING = frozenset({"eval_cam", "eval_sem_seg"})  # steps that need ground truth masks
+
 
 def main(argv: list[str] | None = None, ends_process: bool = False) -> int:
     """Parse options, look at all input, run the chosen steps; returns the exit code.
@@ -71,7 +73,7 @@ def run(args: Options) -> None:
     with contextlib.ExitStack() as stack:
         distributed.on_first_rank(lambda: stack.enter_context(claimed(args, steps)))
         start_log(args)
-        distributed.on_first_rank(lambda: prepare_lists(args))
+        distributed.on_first_rank(lambda: prepare_lists(args, not SCORING.isdisjoint(steps)))
         distributed.on_first_rank(lambda: check_steps(args, steps))
         run_steps(args, steps)
 
@@ -84,7 +86,7 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
         try:
             if args.made_lists() and lists_are_missing(args):
                 checked = args.with_list_dir(Path(scratch))
-                make_lists(checked)
+                make_lists(checked, with_masks=False)
             check_steps(checked, steps)
         except UserError as error:
             raise UserError(str(error).replace(scratch, str(args.list_dir))) from None
@@ -124,11 +126,23 @@ def start_log(args: Options) -> None:
     log.info("options: %s", json.dumps(args.plain(), default=str))
 
 
-def prepare_lists(args: Options) -> None:
-    """Make the lists and labels that were not given, from the dataset's own files."""
-    if args.made_lists() and lists_are_missing(args):
+def prepare_lists(args: Options, with_masks: bool) -> None:
+    """Make the lists and labels that were not given, from the dataset's own files.
+
+    with_masks: a step needs ground truth, which some datasets draw.
+    """
+    if not args.made_lists():
+        return
+    if missing := lists_are_missing(args):
         claim_folder(*list_folder(args), {}, args.overwrite)
-        make_lists(args)
+    if missing or (with_masks and masks_are_missing(args)):
+        make_lists(args, with_masks)
+
+
+def masks_are_missing(args: Options) -> bool:
+    """Whether ground truth has to be drawn."""
+    ids = args.image_ids("eval", limited=False) if args.info.draws_masks else ()
+    return any(not args.info.mask_path(image_id).is_file() for image_id in ids)
 
 
 def list_folder(args: Options) -> tuple[OutputFolder, dict]:
@@ -150,11 +164,11 @@ def lists_are_missing(args: Options) -> bool:
     return missing
 
 
-def make_lists(args: Options) -> None:
+def make_lists(args: Options, with_masks: bool) -> None:
     """Make the lists, and the labels where they were not given."""
     _, preparation = DATASETS[args.dataset]
     with_labels = args.cls_labels in args.made_lists()
-    preparation.prepare(args.info, args.list_dir, args.skip_mismatched, with_labels)
+    preparation.prepare(args.info, args.list_dir, args.skip_mismatched, with_labels, with_masks)
 
 
 def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:

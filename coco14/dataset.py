@@ -57,5 +57,6 @@ def describe(root: str | Path) -> DatasetInfo:
         eval_split="train14",
         # The 2014 archives have the split in the names, the 2017 ones the number alone.
         image_names=("{}.jpg", "COCO_train2014_{}.jpg", "COCO_val2014_{}.jpg"),
+        draws_masks=True,
         label_file="cls_labels_coco.npy",
     )

@@ -29,21 +29,25 @@ log = logging.getLogger(__name__)
 
 
 def prepare(
-    info: DatasetInfo, out_dir: Path, skip_mismatched: bool = False, with_labels: bool = True
+    info: DatasetInfo,
+    out_dir: Path,
+    skip_mismatched: bool = False,
+    with_labels: bool = True,
+    with_masks: bool = True,
 ) -> None:
     """Write train14.txt, val14.txt and, `with_labels`, the label file into `out_dir`.
 
-    Masks that are missing in coco_seg_anno/ of the root are drawn first; those that are there, be
-    they the published ones or of an earlier run, stay. The lists have all images of the instances
-    files, ascending by id, those without objects and those whose photograph is missing too: the
-    scores are those of the official lists or none. skip_mismatched leaves out images whose mask
-    has another size.
+    Masks that are missing in coco_seg_anno/ of the root are drawn first, `with_masks`; those that
+    are there, be they the published ones or of an earlier run, stay. The lists have all images of
+    the instances files, ascending by id, those without objects and those whose photograph is
+    missing too: the scores are those of the official lists or none. skip_mismatched leaves out
+    images whose mask has another size.
     """
     paths = {split: info.root / "annotations" / name for split, name in SPLITS.items()}
     for path in paths.values():  # before minutes are spent on the first one
         if not path.is_file():
             raise UserError(f"{path}: no such file; {ADVICE}")
-    labels = {split: _prepare_split(split, path, info) for split, path in paths.items()}
+    labels = {split: _prepare_split(split, path, info, with_masks) for split, path in paths.items()}
     lists = {f"{split}.txt": list(by_id) for split, by_id in labels.items()}
     if skip_mismatched:
         lists = {split: matched(image_ids, info) for split, image_ids in lists.items()}
@@ -55,13 +59,15 @@ def prepare(
     save_lists(out_dir, lists)
 
 
-def _prepare_split(split: str, path: Path, info: DatasetInfo) -> dict[str, np.ndarray]:
+def _prepare_split(
+    split: str, path: Path, info: DatasetInfo, with_masks: bool
+) -> dict[str, np.ndarray]:
     """Draw the missing masks of an instances file; returns multi-hot labels (C,) by image id."""
     start = time.perf_counter()
     log.info("reading %s ...", path)
     images, class_index = read_instances(path, info)
     _warn_of_missing_photographs(split, [image.image_id for image in images], info)
-    todo = [image for image in images if not is_whole_png(info.mask_path(image.image_id))]
+    todo = [i for i in images if with_masks and not is_whole_png(info.mask_path(i.image_id))]
     if todo:
         _make_mask_folder(info)
         make_masks(todo, class_index, info.mask_dirs[0])

@@ -1,7 +1,7 @@
 """Class activation maps: merging their scales, deciding labels, and the files between the steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ LABEL_FIX = "make the label file again or check its path"
 
 CAM_STRIDE = 4  # pixels per position of the map that the random walk starts from
 NETWORK_STRIDE = 16
+_SLACK = 1e-3  # beyond 0..1, of maps that others have made in half precision
 MAX_CLASSES = 254  # label = class + 1, and 255 means "ignore"
 
 
@@ -78,17 +79,19 @@ def save_cam(path: str | Path, keys: np.ndarray, cam: np.ndarray, high_res: np.n
 
     keys: (K,) 0-based classes, saved as int64. cam: K x h4 x w4 at stride 4 and high_res:
     K x H x W at full size, saved as float32. With K = 0 all three are saved empty.
+    Raises ValueError for values that are not finite or lie outside of 0..1.
     """
     content = {
         "keys": np.ascontiguousarray(keys, dtype=np.int64),
         "cam": np.ascontiguousarray(cam, dtype=np.float32),
         "high_res": np.ascontiguousarray(high_res, dtype=np.float32),
     }
+    _check_range(content)
     save_dict(path, content)
 
 
 def load_cam(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads what `save_cam` wrote: `keys` (K,) int64, `cam` and `high_res` float32, as there.
+    """Reads what `save_cam` wrote: `keys` (K,) int64, `cam` and `high_res` float32 in 0..1.
 
     An older file of an image without classes, which holds `keys` alone, gives 0 x 0 x 0 maps. No
     code in the file is run. Raises UserError when it is missing, broken or something else.
@@ -116,6 +119,11 @@ def load_label_dict(path: str | Path) -> dict[int, np.ndarray]:
         labels = {_integer(image): _check(row, "biuf", 1) for image, row in content.items()}
         if len({row.size for row in labels.values()}) > 1:
             raise ValueError("vectors of different lengths")
+        wrong = [str(image) for image, row in labels.items() if not np.isin(row, (0, 1)).all()]
+        if wrong:
+            count = f"image{'s' * (len(wrong) > 1)} {', '.join(wrong[:3])}"
+            count += f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise ValueError(f"values other than 0 and 1 for {count}")
     except ValueError as error:
         raise UserError(f"{path} is not a label file ({error}); {LABEL_FIX}") from error
     return {image: row.astype(np.float32) for image, row in labels.items()}
@@ -152,8 +160,19 @@ def _checked_cam(content: dict) -> dict[str, np.ndarray]:
         raise ValueError("keys are not different class indices")
     if any(math.prod(array.shape[1:]) > MAX_PIXELS for array in maps.values()):
         raise ValueError(f"maps of more than {MAX_PIXELS} pixels")  # also where there is no map
+    _check_range(maps)
     floats = {name: array.astype(np.float32, copy=False) for name, array in maps.items()}
     return {"keys": keys.astype(np.int64), **floats}
+
+
+def _check_range(content: Mapping[str, np.ndarray]) -> None:
+    """ValueError unless the values of all maps are finite and in 0..1, up to a small slack."""
+    for name in ("cam", "high_res"):
+        values = content[name]
+        # Written so that NaN, of which every comparison is false, does not pass.
+        if values.size and not (values.min() >= -_SLACK and values.max() <= 1 + _SLACK):
+            low, high = values.min(), values.max()
+            raise ValueError(f"{name} has values from {low:.3g} to {high:.3g}, not in 0..1")
 
 
 def _check(array: np.ndarray, kinds: str, ndim: int) -> np.ndarray:

@@ -33,6 +33,7 @@ class DatasetInfo:
     train_split: str  # images that get maps and pseudo masks, and that networks train on
     eval_split: str  # images on which seeds and pseudo masks are scored
     image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
+    draws_masks: bool = False  # whether its preparation draws the masks that are missing
     label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
 
     @property
@@ -69,7 +70,7 @@ class DatasetInfo:
                 f"{path}: no such image, but it is in the list; check the list and {self.root_flag}"
             ) from None
         except ValueError as error:
-            raise UserError(f"{path}: is no readable image ({error}); restore the file") from None
+            raise UserError(f"{path}: is not a readable image ({error})") from None
 
     def is_id(self, text: str) -> bool:
         """Whether a line of a list has the form of this dataset's image ids."""

@@ -32,7 +32,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; check the list and the dataset root") from None
     except ValueError as error:
-        raise UserError(f"{path}: cannot be decoded ({error}); restore the file") from None
+        raise UserError(f"{path}: cannot be decoded ({error}); get it again") from None
 
 
 def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np.ndarray:

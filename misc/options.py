@@ -111,17 +111,17 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _number(kind: type, low: float, high: float = float("inf"), *, open_low: bool = False):
-    """Parser of a number in [low, high], or (low, high] with `open_low`."""
+def _number(kind: type, low: float, high: float = 1e9, *, open_low: bool = False):
+    """Parser of a finite number in [low, high], or (low, high] with `open_low`."""
 
     def parse(text: str):
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {kind.__name__}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not (low < value if open_low else low <= value) or not value <= high:
             limit = f"above {low}" if open_low else f"at least {low}"
-            limit += "" if high == float("inf") else f" and at most {high}"
+            limit += f" and at most {high:g}"
             raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {limit}")
         return value
 
@@ -133,6 +133,12 @@ def _boolean(text: str) -> bool:
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
     return values[text.lower()]
+
+
+def _check_kind(text: str) -> str:
+    if text in ("full", "quick"):
+        return text
+    return "full" if _boolean(text) else ""
 
 
 def _numbers(kind: type, low: float, high: float, count: int | None = None):
@@ -172,6 +178,10 @@ _count_or_zero = _number(int, 0)
 _fraction = _number(float, 0.0, 1.0)
 _positive = _number(float, 0.0, open_low=True)
 _not_negative = _number(float, 0.0)
+_rate = _number(float, 0.0, 100.0, open_low=True)  # of learning; beyond it nothing stays finite
+_decay = _number(float, 0.0, 1.0)
+_processes = _number(int, 1, 1024)  # of a machine; libraries crash with far more threads
+_workers = _number(int, 0, 1024)
 
 
 def _both(name: str) -> str:
@@ -211,13 +221,13 @@ def _environment_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--device", default="auto", metavar="NAME",
         help="auto (CUDA when there is one), cpu, cuda or cuda:N")
-    add("--num_processes", type=_count, metavar="N",
+    add("--num_processes", type=_processes, metavar="N",
         help="processes that share the images of a step (default: one per GPU; on the CPU one "
         "per core, fewer where memory is short)")
-    add("--num_workers", type=_count_or_zero, metavar="N",
+    add("--num_workers", type=_workers, metavar="N",
         help="processes that read images ahead, for each of the above (default: 1 on the CPU, "
         "up to 8 on a GPU; 0 reads in place)")
-    add("--num_threads", type=_count, metavar="N",
+    add("--num_threads", type=_processes, metavar="N",
         help="CPU threads of each process (default: the cores, shared out); on a CPU results are "
         "the same to the bit where this number is the same, with any number of processes")
     add("--deterministic", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
@@ -229,7 +239,8 @@ def _environment_options(group: argparse._ArgumentGroup) -> None:
         help="memory for decoded training images, shared by the processes that read RIB's batches, "
         "3 bytes a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps "
         "none)")
-    add("--seed", type=_count_or_zero, default=0, metavar="N", help="seed of every random draw")
+    add("--seed", type=_number(int, 0, 2**31 - 1), default=0, metavar="N",
+        help="seed of every random draw")
     add("--limit", type=_count, metavar="N",
         help="work on the first N images of each list only (RIB still draws its batches from "
         "the whole training list)")
@@ -257,9 +268,10 @@ def _dataset_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _step_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--check", type=_boolean, nargs="?", const=True, default=False,
-                       metavar="BOOL", help="only look at everything that these steps will read, "
-                       "list all problems, and end")
+    group.add_argument("--check", type=_check_kind, nargs="?", const="full",
+                       metavar="full|quick", help="only look at everything that these steps will "
+                       "read, list all problems, and end, without writing anything; quick decodes "
+                       "no photographs")
     for name, text in STEPS.items():
         flags = (f"--{name}_pass", *PASS_ALIASES.get(name, ()))
         group.add_argument(*flags, type=_boolean, nargs="?", const=True, default=None,
@@ -280,9 +292,9 @@ def _classifier_options(group: argparse._ArgumentGroup) -> None:
         help="longer side of these images, drawn between the two (default: 320,640)")
     add("--cam_batch_size", type=_count, default=16, metavar="N", help="(default: %(default)s)")
     add("--cam_num_epoches", type=_count, default=5, metavar="N", help="(default: %(default)s)")
-    add("--cam_learning_rate", type=_positive, default=0.1, metavar="X",
+    add("--cam_learning_rate", type=_rate, default=0.1, metavar="X",
         help="backbone; the classifier learns 10 times faster (default: %(default)s)")
-    add("--cam_weight_decay", type=_not_negative, default=1e-4, metavar="X",
+    add("--cam_weight_decay", type=_decay, default=1e-4, metavar="X",
         help="in 1 and in RIB (default: %(default)s)")
     add("--cam_scales", type=_scales, default=(1.0, 0.5, 1.5, 2.0), metavar="S,S,...",
         help="image scales whose maps are summed; those below 1.0 take no part in RIB's loss "
@@ -302,7 +314,7 @@ def _rib_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--RIB_iter", type=_count, default=10, metavar="K",
         help="iterations K per image (default: %(default)s)")
-    add("--RIB_lr", type=_positive, metavar="X",
+    add("--RIB_lr", type=_number(float, 0.0, 1.0, open_low=True), metavar="X",
         help=f"learning rate; classifier 10 times {_both('RIB_lr')}")
     add("--RIB_batch_size", type=_count, metavar="B",
         help=f"other images B per iteration {_both('RIB_batch_size')}")
@@ -341,9 +353,9 @@ def _irn_options(group: argparse._ArgumentGroup) -> None:
         help="(default: %(default)s)")
     add("--irn_batch_size", type=_count, default=32, metavar="N", help="(default: %(default)s)")
     add("--irn_num_epoches", type=_count, default=3, metavar="N", help="(default: %(default)s)")
-    add("--irn_learning_rate", type=_positive, default=0.1, metavar="X",
+    add("--irn_learning_rate", type=_rate, default=0.1, metavar="X",
         help="boundary head; the displacement head learns 10 times faster (default: %(default)s)")
-    add("--irn_weight_decay", type=_not_negative, default=1e-4, metavar="X",
+    add("--irn_weight_decay", type=_decay, default=1e-4, metavar="X",
         help="(default: %(default)s)")
     add("--irn_radius", type=_number(int, 2, 32), default=10, metavar="R",
         help="pixel pairs closer than this learn from each other (default: %(default)s)")
@@ -351,13 +363,13 @@ def _irn_options(group: argparse._ArgumentGroup) -> None:
 
 def _walk_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--beta", type=_positive, default=10.0, metavar="X",
+    add("--beta", type=_number(float, 0.0, 1000.0, open_low=True), default=10.0, metavar="X",
         help="power of the affinities (default: %(default)s)")
     add("--exp_times", type=_number(int, 0, 16), default=8, metavar="N",
         help="2^N steps of the random walk (default: %(default)s)")
     add("--walk_radius", type=_number(int, 2, 32), default=5, metavar="R",
         help="one step reaches pixels closer than this (default: %(default)s)")
-    add("--seed_power", type=_positive, default=1.3, metavar="X",
+    add("--seed_power", type=_number(float, 0.0, 100.0, open_low=True), default=1.3, metavar="X",
         help="power of the maps that start the walk (default: %(default)s)")
     add("--sem_seg_bg_thres", type=_fraction, metavar="X",
         help=f"background score {_both('sem_seg_bg_thres')}")

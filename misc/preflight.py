@@ -1,7 +1,6 @@
 """Looks at everything that the chosen steps will read and write, before hours of computing."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -11,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from misc.cams import CAM_STRIDE, load_cam
-from misc.dataset_info import DatasetInfo
-from misc.datasets import load_labels, read_image
+from misc.dataset_info import IMAGE_FORMATS, DatasetInfo
+from misc.datasets import load_labels
 from misc.disjoint import DisjointIndex
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
@@ -27,17 +26,19 @@ from misc.outputs import foreign_line, is_foreign
 from misc.palette import read_label_png
 from misc.processes import cpu_count, map_in_processes
 from misc.training import CheckpointFile, check_target
+from misc.untrusted import check_jpeg, is_rotated
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier
 
 log = logging.getLogger(__name__)
 
+# Masks belong to the pixels as they are stored, so these are what the networks see.
+_ROTATED = "photographs have an EXIF rotation, which is not applied: masks are of the stored pixels"
 _CHUNK = 64  # files that a process looks at before it reports
-# Files; fewer are looked at by one process before others have started. Threads are slower than it:
-# a check takes a millisecond or less, and they wait for each other between reading and decoding.
-_WORTH_PROCESSES = 30_000
+# Below this many files, at a millisecond each, one process is faster than the start of others.
+_WORTH_PROCESSES = 4_000
 _MOST_PROCESSES = 16  # each holds its own torch
 
-ImageCheck = Callable[[str], None]
+ImageCheck = Callable[[str], str | None]  # what to warn of, together with others
 
 
 class Preflight:
@@ -53,7 +54,7 @@ class Preflight:
         # Kind of file -> check of one image and the images, for `finish`. The photographs come
         # first, so that a broken one is not reported as a problem of the mask or map beside it.
         self._files: dict[str, tuple[ImageCheck, dict[str, None]]] = {
-            "image": (partial(check_image, self.info), {})
+            "image": (partial(check_image, self.info, quick=args.check == "quick"), {})
         }
         self._start = time.perf_counter()
 
@@ -65,7 +66,7 @@ class Preflight:
             self._problems.add_error(kind, error)
 
     def images(self, image_ids: Iterable[str]) -> None:
-        """Images are there and are whole JPEG files."""
+        """Images are there and are whole JPEG files (under --check quick: their headers are)."""
         self._files["image"][1].update(dict.fromkeys(image_ids))
 
     def labels(self, image_ids: Iterable[str]) -> None:
@@ -76,7 +77,12 @@ class Preflight:
             self.collect(lambda: load_labels(self.args.cls_labels, new, self.info), "label")
 
     def masks(self, image_ids: Iterable[str]) -> None:
-        """Ground truth masks are there, have their image's size and no label beyond the classes."""
+        """Ground truth masks are there, have their image's size and no label beyond the classes.
+
+        Under --check those that a run would draw from annotations first are left out.
+        """
+        if self.args.check and self.info.draws_masks:
+            image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
         self._later("mask", image_ids, partial(check_mask, self.info))
 
     def label_maps(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
@@ -136,13 +142,20 @@ class Preflight:
     def finish(self) -> None:
         """Look at the files; one UserError for all problems, or a line that says what is fine."""
         files = {kind: (check, list(ids)) for kind, (check, ids) in self._files.items()}
-        for kind, messages in _look_at(files):
+        warnings: dict[str, list[str]] = {}
+        for kind, messages, warned in _look_at(files):
             self._problems.add(kind, messages)
+            for image_id, text in warned.items():
+                warnings.setdefault(text, []).append(image_id)
+        for text, image_ids in warnings.items():
+            log.warning("%d %s; the first: %s", len(image_ids), text, ", ".join(image_ids[:3]))
         self._problems.raise_all()
         looked_at = {kind: ids for kind, (_, ids) in files.items()} | self._looked_at
         counts = {kind: len(keys) for kind, keys in looked_at.items() if keys}
         seconds = time.perf_counter() - self._start
-        log.info("checked: %s; no problem (%.1f s)", counted(counts) or "no file", seconds)
+        rate = sum(len(ids) for _, ids in files.values()) / seconds
+        what = counted(counts) or "no file"
+        log.info("checked: %s; no problem (%.1f s, %.0f files/s)", what, seconds, rate)
 
     def _later(self, kind: str, image_ids: Iterable[str], check: ImageCheck) -> None:
         _, ids = self._files.setdefault(kind, (check, {}))
@@ -179,18 +192,22 @@ class Preflight:
         raise_problems("RIB target", messages)
 
 
-def check_image(info: DatasetInfo, image_id: str) -> None:
-    """Raise UserError unless an image is there and is a whole JPEG file."""
+def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:
+    """Raise UserError unless an image is there and is a JPEG file that can be decoded to its end.
+
+    quick: of what the header says alone. Returns a warning for a photograph to be shown rotated.
+    """
     info.image_size(image_id)
     path = info.image_path(image_id)
     with open(path, "rb") as file:
-        start = file.read(2)
-        file.seek(-min(64, os.path.getsize(path)), os.SEEK_END)
-        end = file.read()
-    if start != b"\xff\xd8":
-        raise UserError(f"{path}: is no JPEG file; restore the file")
-    if b"\xff\xd9" not in end:  # cut off, or bytes behind the end marker: decoding tells
-        read_image(path)
+        if file.read(2) != b"\xff\xd8":
+            raise UserError(f"{path}: is not a JPEG file; convert it")
+    try:
+        if not quick:
+            check_jpeg(path)
+        return _ROTATED if is_rotated(path, IMAGE_FORMATS) else None
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); get it again") from None
 
 
 def check_mask(info: DatasetInfo, image_id: str) -> None:
@@ -255,8 +272,13 @@ def _load_classifier(path: Path, info: DatasetInfo) -> None:
     load_classifier(path, info.num_classes)
 
 
-def _look_at(files: dict[str, tuple[ImageCheck, list[str]]]) -> Iterator[tuple[str, list[str]]]:
-    """Check all files, in several processes where that is worth it: kind and what is wrong."""
+Found = tuple[list[str], dict[str, str]]  # what is wrong, and warnings by image
+
+
+def _look_at(
+    files: dict[str, tuple[ImageCheck, list[str]]],
+) -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """Check all files, in several processes where that is worth it: kind, problems, warnings."""
     total = sum(len(ids) for _, ids in files.values())
     chunks = [
         (kind, check, ids[start : start + _CHUNK])
@@ -265,19 +287,20 @@ def _look_at(files: dict[str, tuple[ImageCheck, list[str]]]) -> Iterator[tuple[s
     ]
     processes = min(cpu_count(), _MOST_PROCESSES) if total >= _WORTH_PROCESSES else 1
     with tqdm(total=total, desc="check", unit="file", delay=3) as bar:
-        work = map_in_processes(_problems_of, chunks, processes)
-        for (kind, _, ids), messages in zip(chunks, work, strict=True):
-            yield kind, messages
+        work = map_in_processes(_found_in, chunks, processes)
+        for (kind, _, ids), found in zip(chunks, work, strict=True):
+            yield kind, *found
             bar.update(len(ids))
 
 
-def _problems_of(chunk: tuple[str, ImageCheck, list[str]]) -> list[str]:
-    """What is wrong with some files."""
+def _found_in(chunk: tuple[str, ImageCheck, list[str]]) -> Found:
+    """What is to be said of some files."""
     _, check, image_ids = chunk
-    messages = []
+    messages, warnings = [], {}
     for image_id in image_ids:
         try:
-            check(image_id)
+            if warning := check(image_id):
+                warnings[image_id] = warning
         except UserError as error:
             messages.append(str(error))
-    return messages
+    return messages, warnings

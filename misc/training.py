@@ -153,9 +153,11 @@ def train(
     the trajectory is the same.
 
     parameter_groups: {"params", "lr", "weight_decay"} each.
-    dataset: has `set_epoch`, so that its draws depend on (seed, epoch, image) alone.
+    dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image)
+    alone.
     losses_of: the network, this rank's part of a batch and the share of the batch that it is, 0..1
     -> named losses, whose sums over the ranks are those of the batch; "total" is minimised.
+    Raises UserError, with the images of the batch, where that is not finite.
     """
     batch_size = min(training.batch_size, len(dataset))
     check_batch(f"{training.name} batches of", batch_size)
@@ -179,10 +181,14 @@ def train(
     with bar, freed_memory_kept():
         for epoch in range(done // steps, training.epochs):
             sums = sums if done % steps else {}
-            for batch in _batches(dataset, training, batch_size, epoch, skip=done % steps):
+            members = _members(dataset, training, batch_size, epoch)[done % steps :]
+            for batch, indices in zip(_batches(dataset, training, members), members, strict=True):
                 losses = losses_of(network, batch, len(batch[0]) / batch_size)
+                values = _over_ranks(losses)
+                if not values["total"].isfinite():
+                    _diverged(training, epoch, done, [dataset.image_ids[i] for i in indices])
                 _step(optimizer, losses["total"])
-                for name, value in _over_ranks(losses).items():
+                for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value
                 done += 1
                 interrupts.check()
@@ -200,6 +206,11 @@ def save_trained(training: Training, model: nn.Module) -> None:
     """Write the checkpoint of a finished training. Every rank has to call it."""
 
     def save() -> None:
+        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            raise UserError(
+                f"{training.file.flag} {training.file.path}: is not written, the weights are not "
+                "finite; give a lower learning rate"
+            )
         save_checkpoint(training.file.path, model, settings=training.settings)
         training.file.partial.unlink(missing_ok=True)
 
@@ -213,26 +224,42 @@ def _step(optimizer: PolyOptimizer, loss: torch.Tensor) -> None:
     optimizer.step()
 
 
+def _diverged(training: Training, epoch: int, done: int, image_ids: list[str]) -> None:
+    """End a training whose loss is not finite; every rank is here, and nothing is saved."""
+
+    def fail() -> None:
+        raise UserError(
+            f"{training.name}: the loss of step {done + 1} (epoch {epoch + 1}) is not finite, with "
+            f"the images {', '.join(image_ids)}; give a lower learning rate, or look at these"
+        )
+
+    distributed.on_first_rank(fail)
+
+
 def _over_ranks(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     values = distributed.summed(torch.stack(list(losses.values())))
     return dict(zip(losses, values, strict=True))
 
 
-def _batches(
-    dataset: Dataset, training: Training, batch_size: int, epoch: int, skip: int
-) -> Iterator[list[torch.Tensor]]:
-    """This rank's part of every batch of an epoch but the first `skip`."""
-    dataset.set_epoch(epoch)
+def _members(dataset: Dataset, training: Training, batch_size: int, epoch: int) -> list[list[int]]:
+    """Indices of the images of every batch of an epoch."""
     generator = torch.Generator().manual_seed(training.seed * 1000 + epoch)
+    dataset.set_epoch(epoch)
     order = torch.randperm(len(dataset), generator=generator)
-    batches = order[: len(order) // batch_size * batch_size].view(-1, batch_size).tolist()
-    mine = [distributed.share(batch) for batch in batches[skip:]]
+    return order[: len(order) // batch_size * batch_size].view(-1, batch_size).tolist()
+
+
+def _batches(
+    dataset: Dataset, training: Training, members: list[list[int]]
+) -> Iterator[list[torch.Tensor]]:
+    """This rank's part of the batches."""
+    mine = [distributed.share(batch) for batch in members]
     # Its own generator, so that the loader draws nothing from the global one.
     loader = DataLoader(
         dataset,
         batch_sampler=mine,
         num_workers=training.num_workers,
-        generator=generator,
+        generator=torch.Generator().manual_seed(training.seed),
         worker_init_fn=set_up_reader,
     )
     return iter(loader)

@@ -105,6 +105,12 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
     if sum(tensor.numel() for tensor in state.values()) > path.stat().st_size:
         raise UserError(f"{path} has more weights than bytes; give a ResNet-50 checkpoint")
     state = {name: tensor.float() for name, tensor in state.items()}
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path} has weights that are not finite ({_first(broken)}); its training failed, or "
+            "it is damaged: give another file"
+        )
     return {"arch": _complete_arch(path, given, state), "state_dict": state, "extra": extra}
 
 

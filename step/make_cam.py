@@ -3,10 +3,12 @@
 import functools
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from misc.cams import merge_scales, pair_map, save_cam
 from misc.datasets import load_labels, multi_scale_pairs, read_image
+from misc.errors import UserError
 from misc.manifest import OutputFolder, claim_folder, file_digest
 from misc.memory import PixelBudget, about_image
 from misc.options import Options
@@ -65,7 +67,8 @@ class MakeCAM(ImageTask):
         pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long)
         with about_image(image_id, self.device):
             maps = [self.budget.fitted(functools.partial(self._map, pair)) for pair in pairs]
-        save_merged(self.outputs(image_id)[0], maps, image.shape[:2], self.labels[image_id])
+        label, advice = self.labels[image_id], "give another classifier, or --precision float32"
+        save_merged(self.outputs(image_id)[0], maps, image.shape[:2], label, advice)
 
     def _map(self, pair: torch.Tensor) -> torch.Tensor:
         """The image and its mirror image, 2 x 3 x h x w -> C x h/16 x w/16."""
@@ -74,12 +77,17 @@ class MakeCAM(ImageTask):
         return pair_map(torch.cat([self.network(pair[part]) for part in parts]))
 
 
-def save_merged(path: Path, maps: list[torch.Tensor], size: tuple[int, int], label) -> None:
+def save_merged(
+    path: Path, maps: list[torch.Tensor], size: tuple[int, int], label: np.ndarray, advice: str
+) -> None:
     """Merge the maps of all scales (C x h x w each) of an image and save those of its classes.
 
-    size: (height, width) of the image; label: its multi-hot vector (C,), a NumPy array.
+    size: (height, width) of the image; label: its multi-hot vector (C,). Raises UserError, with
+    this advice, where the maps are not finite.
     """
     keys = torch.from_numpy(label).nonzero()[:, 0]
+    if not all(of_scale.isfinite().all() for of_scale in maps):
+        raise UserError(f"image {path.stem}: its maps are not finite; {advice}")
     cam, high_res = merge_scales(maps, size, keys.to(maps[0].device))
     save_cam(path, keys.numpy(), cam.cpu().numpy(), high_res.cpu().numpy())
 

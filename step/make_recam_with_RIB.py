@@ -120,7 +120,7 @@ class MakeRIBCAM(ImageTask):
         image, label = read_image(self.args.info.image_path(image_id)), self.labels[image_id]
         size, (path, *_) = image.shape[:2], self.outputs(image_id)
         shown = self._shown_paths(image_id)
-        maps = [torch.zeros(len(label), 1, 1)]
+        maps, advice = [torch.zeros(len(label), 1, 1)], "give a smaller --RIB_lr"
         if label.any():  # an image without classes has no maps: nothing to fine-tune
             pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long)
             pairs = [pair.to(self.device) for pair in pairs]
@@ -130,10 +130,10 @@ class MakeRIBCAM(ImageTask):
                 for k, state in enumerate(self.rib.iterate(pairs, target, batches), start=1):
                     maps = state.map_sums
                     if k in shown:
-                        save_merged(shown.pop(k), maps, size, label)
+                        save_merged(shown.pop(k), maps, size, label, advice)
         for later in shown.values():  # ended before this iteration
-            save_merged(later, maps, size, label)
-        save_merged(path, maps, size, label)
+            save_merged(later, maps, size, label, advice)
+        save_merged(path, maps, size, label, advice)
 
 
 def cache_bytes(args: Options) -> int:

@@ -19,6 +19,10 @@ from step.make_recam_with_RIB import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)
 
+# Bounds of a strip, for images of any size and shape.
+_MAX_SIDE = 1000  # pixels of a panel's data
+_MAX_HEIGHT = 6.0  # inches; a panel is 2 inches wide
+
 
 def run(args: Options, seed_scores: dict[str, ThresholdScores] | None = None) -> None:
     """One strip for each of the first images, from what is there; the curves if there are scores.
@@ -38,6 +42,8 @@ def run(args: Options, seed_scores: dict[str, ThresholdScores] | None = None) ->
 def strip(args: Options, image_id: str) -> Figure:
     """Image, CAM, RIB maps, confident labels, pseudo mask, ground truth; only those that exist."""
     image = read_image(args.info.image_path(image_id))
+    step = -(-max(image.shape[:2]) // _MAX_SIDE)  # every so many pixels are shown
+    image = image[::step, ::step]
     maps = {"CAM": args.plain_cam_out_dir / f"{image_id}.npy"}
     maps |= {
         f"RIB, {k} it.": shown_path(args, image_id, k)
@@ -51,10 +57,16 @@ def strip(args: Options, image_id: str) -> Figure:
     }
     panels = {"image": image}
     panels |= {
-        name: heat_map(image, load_cam(p)["high_res"]) for name, p in maps.items() if p.is_file()
+        name: heat_map(image, load_cam(p)["high_res"][:, ::step, ::step])
+        for name, p in maps.items()
+        if p.is_file()
     }
-    panels |= {name: coloured(image, read_label_png(p)) for name, p in masks.items() if p.is_file()}
-    height = 2.0 * image.shape[0] / image.shape[1]
+    panels |= {
+        name: coloured(image, read_label_png(p)[::step, ::step])
+        for name, p in masks.items()
+        if p.is_file()
+    }
+    height = min(2.0 * image.shape[0] / image.shape[1], _MAX_HEIGHT)
     figure = Figure(figsize=(2.0 * len(panels), height + 0.3), dpi=100, layout="constrained")
     for axis, (name, picture) in zip(
         np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True

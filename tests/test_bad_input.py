@@ -206,17 +206,17 @@ def test_truncated_image(refused, info, classifier_file):
     path = info.image_path(SECOND)
     path.write_bytes(path.read_bytes()[:-500])
     line = refused("--make_cam_pass", "--cam_weights_name", classifier_file)
-    assert f"{path}: cannot be decoded" in line
+    assert f"{path}: is damaged" in line
 
 
 def test_image_of_another_kind(refused, info, classifier_file):
     given = ("--make_cam_pass", "--cam_weights_name", classifier_file)
     path = info.image_path(SECOND)
     Image.open(path).save(path, format="PNG")
-    assert f"{path}: is no JPEG file" in refused(*given)
+    assert f"{path}: is not a JPEG file; convert it" in refused(*given)
     for content in (b"", b"<html>", b"\xff\xd8\xff\xd9"):
         path.write_bytes(content)
-        assert f"{path}: is no readable image" in refused(*given)
+        assert f"{path}: is not a readable image" in refused(*given)
 
 
 def test_missing_labels(refused, all_refused, info, tmp_path, classifier_file):
@@ -422,7 +422,7 @@ def test_problems_of_several_kinds_are_named_in_one_go(all_refused, info, tmp_pa
         "conf_fg_thres is 0.7 there and 0.35 now",
         f"--irn_weights_name {result_dir}: is a folder",
         f"{info.image_path(FIRST)}: no such image",
-        f"{info.image_path(SECOND)}: is no readable image",
+        f"{info.image_path(SECOND)}: is not a readable image",
         f"{third}: is 9x7",
         f"{fourth} cannot be read as an image",
         "7 problems: 1 checkpoint, 2 outputs, 2 images, 2 masks",

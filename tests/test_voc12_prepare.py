@@ -148,7 +148,7 @@ def test_images_with_a_mask_of_another_size_are_left_out_on_demand(info, tmp_pat
 def test_a_size_that_cannot_be_read_is_named(info, tmp_path, folder, suffix):
     path = info.root / folder / f"2012_000004.{suffix}"
     path.write_text("nothing")
-    with pytest.raises(UserError, match=f"{path}: is no readable image"):
+    with pytest.raises(UserError, match=f"{path}: is not a readable image"):
         prepare(info, tmp_path / "out", skip_mismatched=True)
     path.unlink()
     if folder == "JPEGImages":

@@ -24,7 +24,11 @@ LISTS = ("train.txt", "val.txt", "train_aug.txt")
 
 
 def prepare(
-    info: DatasetInfo, out_dir: Path, skip_mismatched: bool = False, with_labels: bool = True
+    info: DatasetInfo,
+    out_dir: Path,
+    skip_mismatched: bool = False,
+    with_labels: bool = True,
+    with_masks: bool = True,
 ) -> None:
     """Write train.txt, val.txt, train_aug.txt and, `with_labels`, cls_labels.npy into `out_dir`.
 
@@ -32,6 +36,7 @@ def prepare(
     train_aug has the images of train first, then every image that has an augmented mask and is not
     in val: so the first images of any run can be scored. Labels come from the object names of
     Annotations/ (difficult objects included), or from the masks where there are no annotations.
+    with_masks is for datasets whose masks have to be drawn.
     """
     log = logging.getLogger(__name__)
     split_dir = info.root / "ImageSets" / "Segmentation"

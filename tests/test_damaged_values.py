@@ -1,0 +1,240 @@
+"""No number rests on a damaged or non-finite value: what enters is looked at, what leaves too."""
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from coco14.dataset import describe as describe_coco
+from misc.cams import load_cam, save_cam, save_label_dict
+from misc.errors import UserError
+from misc.npydict import save_dict
+from misc.options import parse
+from misc.untrusted import MAX_PIXELS, check_jpeg, read_bytes
+from net.checkpoint import read_checkpoint, save_checkpoint
+from net.resnet50_cam import Net
+from step.visualize import save_figure, strip
+from tests.conftest import THIN
+from voc12.dataset import describe
+
+FIRST, SECOND = "2012_000001", "2012_000002"
+
+
+@pytest.fixture
+def info(sample, tmp_path):
+    """A copy of the drawn sample that may be spoilt."""
+    shutil.copytree(sample.root, tmp_path / "voc")
+    return describe(tmp_path / "voc")
+
+
+@pytest.fixture
+def call(info, tmp_path, classifier_file, tiny_run, capsys):
+    """Runs on the copied sample: exit code, lines of stderr that name a problem, and the log."""
+
+    def run(*options):
+        capsys.readouterr()
+        given = ("--voc12_root", info.root, "--result_dir", tmp_path / "result")
+        given += ("--limit", 2, "--imagenet_weights", classifier_file)
+        code = tiny_run(*given, *options)
+        said = capsys.readouterr()
+        return code, [x for x in said.err.splitlines() if x.startswith("error: ")], said.out
+
+    return run
+
+
+# --- photographs --------------------------------------------------------------------------------
+
+
+def scrambled(path):
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = np.random.RandomState(0).bytes(200)
+    path.write_bytes(content)
+
+
+def cut_and_closed(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("spoil", [scrambled, cut_and_closed])
+def test_a_spoilt_photograph_is_found_before_the_run(call, info, classifier_file, spoil):
+    path = info.image_path(SECOND)
+    spoil(path)
+    given = ("--make_cam_pass", "--cam_weights_name", classifier_file)
+    for more in ((), ("--check",), ("--check", "full")):
+        code, (line,), _ = call(*given, *more)
+        assert code == 2 and f"{path}: is damaged (" in line
+    assert call(*given, "--check", "quick")[0] == 0  # the header says nothing of it
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_whole_photographs_of_all_kinds_pass(tmp_path, mode, progressive):
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 60, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(tmp_path / "a.jpg", progressive=progressive)
+    check_jpeg(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + b"\0\0\0" + content[-2:])  # of some cameras
+    check_jpeg(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + bytes(100) + content[-2:])
+    with pytest.raises(ValueError, match="extraneous bytes"):
+        check_jpeg(tmp_path / "a.jpg")
+
+
+def test_the_check_says_how_fast_it_is(call, classifier_file):
+    _, _, said = call("--check", "--make_cam_pass", "--cam_weights_name", classifier_file)
+    assert re.search(r"checked: .*no problem \([\d.]+ s, \d+ files/s\)", said)
+
+
+def test_rotated_photographs_are_counted_in_a_warning(call, info, classifier_file):
+    for image_id in (FIRST, SECOND):
+        image = Image.open(info.image_path(image_id))
+        image.load()
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(info.image_path(image_id), exif=exif)
+    given = ("--check", "--make_cam_pass", "--cam_weights_name", classifier_file)
+    code, _, said = call(*given)
+    assert code == 0 and "2 photographs have an EXIF rotation" in said
+    assert f"the first: {FIRST}, {SECOND}" in said
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.5, 2.0])
+def test_labels_are_zero_or_one(call, info, tmp_path, classifier_file, value):
+    labels = {info.label_key(i): np.eye(20)[3] for i in (FIRST, SECOND)}
+    labels[info.label_key(SECOND)] = np.where(np.arange(20) == 3, 1.0, value)
+    save_label_dict(tmp_path / "labels.npy", labels)
+    given = ("--make_cam_pass", "--cam_weights_name", classifier_file)
+    code, (line,), _ = call(*given, "--cls_labels", tmp_path / "labels.npy")
+    assert code == 2 and "labels.npy is not a label file (values other than 0 and 1" in line
+    assert str(info.label_key(SECOND)) in line
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_are_finite(call, tmp_path, value):
+    model = Net(20, **THIN)
+    with torch.no_grad():
+        model.classifier.weight[3, 1] = value
+    save_checkpoint(tmp_path / "cam.pth", model)
+    code, (line,), _ = call("--make_cam_pass", "--cam_weights_name", tmp_path / "cam.pth")
+    assert code == 2 and "weights that are not finite (classifier.weight)" in line
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
+@pytest.mark.parametrize(
+    "flag",
+    ["--RIB_lr", "--cam_learning_rate", "--irn_learning_rate", "--cam_weight_decay", "--stop_th",
+     "--score_th", "--beta", "--seed_power", "--checkpoint_minutes", "--image_cache"],
+)  # fmt: skip
+def test_options_are_finite(capsys, flag, value):
+    with pytest.raises(SystemExit):
+        parse([flag, value])
+    assert f"{flag}: {value} is out of range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [("--RIB_lr", "1e3"), ("--cam_learning_rate", "1e3"), ("--num_threads", "100000"),
+     ("--num_processes", "100000"), ("--num_workers", "100000"), ("--cam_weight_decay", "2")],
+)  # fmt: skip
+def test_options_have_bounds_that_are_said(capsys, flag, value):
+    with pytest.raises(SystemExit):
+        parse([flag, value])
+    assert re.search(f"{flag}: {value} is out of range: .* at most ", capsys.readouterr().err)
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def test_rib_that_leaves_the_numbers_names_the_image(call, tmp_path):
+    model = Net(20, **THIN)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e3)
+    save_checkpoint(tmp_path / "cam.pth", model)
+    given = ("--cam_weights_name", tmp_path / "cam.pth", "--RIB_lr", 1.0, "--RIB_iter", 6)
+    code, (line,), _ = call("--make_recam_pass", *given, "--stop_th", "1e9", "--explode_ratio", 1)
+    assert code == 2 and f"image {FIRST}: its maps are not finite; give a smaller --RIB_lr" in line
+    assert not list((tmp_path / "result" / "cam").glob("*.npy"))
+
+
+def test_a_training_that_diverges_names_its_images(call, tmp_path):
+    code, (line,), _ = call("--train_cam_pass", "--cam_learning_rate", 100, "--cam_num_epoches", 30)
+    assert code == 2 and "train_cam: the loss of step" in line and "is not finite" in line
+    assert FIRST in line or SECOND in line
+    assert not list((tmp_path / "result").glob("*.pth"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -5.98, 1.5])
+@pytest.mark.parametrize("name", ["cam", "high_res"])
+def test_maps_lie_between_zero_and_one(tmp_path, name, value):
+    content = {"cam": np.full((1, 2, 3), 0.5), "high_res": np.full((1, 8, 12), 0.5)}
+    content[name][0, 1, 1] = value
+    with pytest.raises(ValueError, match=f"{name} has values from .*, not in 0..1"):
+        save_cam(tmp_path / "a.npy", np.array([3]), **content)
+    assert not list(tmp_path.iterdir())
+    save_dict(tmp_path / "a.npy", {"keys": np.array([3]), **content})
+    with pytest.raises(UserError, match=f"a.npy is not a CAM file .{name} has values"):
+        load_cam(tmp_path / "a.npy")
+
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+def test_what_is_not_a_file_is_refused_at_once(tmp_path, info, call, classifier_file):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_bytes(tmp_path / "pipe", 10)
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_bytes("/dev/zero", 10)
+    given = ("--make_cam_pass", "--cam_weights_name")
+    with pytest.raises(UserError, match="not a regular file|is not a file"):
+        read_checkpoint(tmp_path / "pipe")
+    info.image_path(SECOND).unlink()
+    os.mkfifo(info.image_path(SECOND))
+    for flag in ("--infer_list", "--cls_labels"):
+        code, lines, _ = call(*given, classifier_file, flag, tmp_path / "pipe")
+        assert code == 2 and any("pipe" in line for line in lines)
+    code, (line,), _ = call(*given, classifier_file)
+    assert code == 2 and str(info.image_path(SECOND)) in line
+
+
+def test_a_strip_of_any_shape_takes_little_memory(info, tmp_path):
+    args = parse(["--voc12_root", str(info.root), "--result_dir", str(tmp_path / "result")])
+    for size in ((3000, 3), (3, 3000), (3000, 2000)):
+        Image.new("RGB", size[::-1]).save(info.image_path(FIRST))
+        Image.new("P", size[::-1]).save(info.mask_path(FIRST))
+        save_figure(strip(args, FIRST), tmp_path / "strip.png")
+        width, height = Image.open(tmp_path / "strip.png").size
+        assert width * height < MAX_PIXELS / 100
+        (tmp_path / "strip.png").unlink()
+
+
+# --- a root that cannot be written --------------------------------------------------------------
+
+
+def test_coco_masks_are_drawn_for_scores_alone(coco_sample, tiny_run, tmp_path):
+    shutil.copytree(coco_sample.root, tmp_path / "coco")
+    info = describe_coco(tmp_path / "coco")
+    shutil.rmtree(info.mask_dirs[0], ignore_errors=True)
+    save_checkpoint(tmp_path / "cam.pth", Net(80, **THIN))
+    given = ("--dataset", "coco14", "--coco14_root", info.root, "--limit", 1)
+    given += ("--cam_weights_name", tmp_path / "cam.pth", "--result_dir", tmp_path / "result")
+    assert tiny_run(*given, "--check") == 0 and not info.mask_dirs[0].exists()
+    assert tiny_run(*given, "--make_recam_pass") == 0 and not info.mask_dirs[0].exists()
+    assert tiny_run(*given, "--eval_cam_pass") == 0 and list(info.mask_dirs[0].iterdir())
