@@ -14,7 +14,7 @@ from misc import distributed, interrupts
 from misc.errors import StoppedError, UserError
 from misc.manifest import OutputFolder, check_folder, claim_folder, make_writable
 from misc.metrics import mean_iou
-from misc.options import DATASETS, STEPS, Options, check_device, chosen_steps, parse
+from misc.options import DATASETS, STEPS, Options, check_device, chosen_steps, parse, unread_lists
 from misc.parallel import (
     main_device,
     readers_can_end,
@@ -176,6 +176,8 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     preflight = Preflight(args, list(steps))
     for step in steps.values():
         preflight.collect(partial(step.check, args, preflight))
+    if unread := unread_lists(args, steps):
+        log.warning("%s: no step of this run reads it", ", ".join(unread))
     preflight.finish()
 
 

@@ -119,11 +119,6 @@ def load_label_dict(path: str | Path) -> dict[int, np.ndarray]:
         labels = {_integer(image): _check(row, "biuf", 1) for image, row in content.items()}
         if len({row.size for row in labels.values()}) > 1:
             raise ValueError("vectors of different lengths")
-        wrong = [str(image) for image, row in labels.items() if not np.isin(row, (0, 1)).all()]
-        if wrong:
-            count = f"image{'s' * (len(wrong) > 1)} {', '.join(wrong[:3])}"
-            count += f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise ValueError(f"values other than 0 and 1 for {count}")
     except ValueError as error:
         raise UserError(f"{path} is not a label file ({error}); {LABEL_FIX}") from error
     return {image: row.astype(np.float32) for image, row in labels.items()}

@@ -66,8 +66,11 @@ class DatasetInfo:
         try:
             return image_size(path, IMAGE_FORMATS)
         except FileNotFoundError:
+            near = [path.with_suffix(suffix) for suffix in (".JPG", ".jpeg", ".JPEG", ".png")]
+            found = [other.name for other in near if other.is_file()]
+            advice = f"{found[0]} is there: rename it" if found else "check the list"
             raise UserError(
-                f"{path}: no such image, but it is in the list; check the list and {self.root_flag}"
+                f"{path}: no such image, but it is in the list; {advice}, or {self.root_flag}"
             ) from None
         except ValueError as error:
             raise UserError(f"{path}: is not a readable image ({error})") from None
@@ -78,14 +81,13 @@ class DatasetInfo:
         return re.fullmatch(self.id_pattern, text, re.ASCII) is not None
 
     def id_in(self, entry: str) -> str:
-        """The image id in an entry of a list: ID, or the image's file, as JPEGImages/ID.jpg.
+        """The image id in an entry of a list: ID, or the image's file, in any folder.
 
         An entry without an id is returned itself.
         """
-        name = entry.removeprefix("/").removeprefix(f"{self.image_dir.name}/")
+        name = re.sub(r"\.jpe?g$", "", re.split(r"[/\\]", entry)[-1], flags=re.IGNORECASE)
         for pattern in self.image_names:
-            before, after = pattern.split("{}")
-            image_id = name.removeprefix(before).removesuffix(after)
+            image_id = name.removeprefix(pattern.partition("{}")[0])
             if self.is_id(image_id):
                 return image_id
         return entry
@@ -116,8 +118,39 @@ def _first_file(paths: list[Path]) -> Path:
 def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     """Image ids of a list file, one id a line (further columns are ignored), in file order.
 
-    Raises UserError for a list that is missing, empty, or has a line that is no image id.
+    Ids may have a folder and a JPEG's suffix; what follows a # is a comment. Raises UserError for a
+    list that is missing, empty, or has a line that is not an image id, ids that are repeated, or a
+    second column that says which images do not show a class.
     """
+    lines = {number: line.partition("#")[0].split() for number, line in _numbered_lines(path)}
+    places: dict[str, list[int]] = {}
+    for number, words in lines.items():
+        if not words:
+            continue
+        # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
+        image_id = info.id_in(words[0])
+        if not info.is_id(image_id):
+            raise UserError(
+                f"{path}, line {number}: {words[0][:60]!r} is not an image id of {info.name}; "
+                "write one id a line"
+            )
+        places.setdefault(image_id, []).append(number)
+    if not places:
+        raise UserError(f"{path}: the image list is empty; write one image id a line")
+    if repeated := {image_id: at for image_id, at in places.items() if len(at) > 1}:
+        shown = [f"{i} (lines {', '.join(map(str, at))})" for i, at in list(repeated.items())[:3]]
+        more = f" and {len(repeated) - 3} more" if len(repeated) > 3 else ""
+        raise UserError(f"{path}: repeats {', '.join(shown)}{more}; remove the repeats")
+    second = {words[1] for words in lines.values() if len(words) > 1}
+    if "-1" in second <= {"-1", "0", "1"}:
+        raise UserError(
+            f"{path}: its second column says which images show a class, and -1 that they do not; "
+            "remove these lines, or give a list of ids"
+        )
+    return tuple(places)
+
+
+def _numbered_lines(path: Path) -> list[tuple[int, str]]:
     try:
         content = read_bytes(path, _MAX_LIST)
         if seal_of(content) is Seal.BROKEN:
@@ -125,28 +158,9 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
                 f"{path}: was changed since this program made it; save a list of your own under "
                 "another name, or remove this one to have it made again"
             )
-        lines = content.decode("utf-8").splitlines()
+        return list(enumerate(content.decode("utf-8-sig").splitlines(), start=1))
     except UnicodeDecodeError:
         raise UserError(f"{path}: image list is not a text file; check the path") from None
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or reason(error)
         raise UserError(f"{path}: image list cannot be read ({cause}); check the path") from None
-    ids = []
-    for number, line in enumerate(lines, start=1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
-        image_id = info.id_in(words[0])
-        if not info.is_id(image_id):
-            raise UserError(
-                f"{path}, line {number}: {words[0][:60]!r} is no {info.name} image id; write one "
-                f"id a line, without folder or suffix"
-            )
-        ids.append(image_id)
-    if not ids:
-        raise UserError(f"{path}: the image list is empty; write one image id a line")
-    duplicates = len(ids) - len(set(ids))
-    if duplicates:
-        raise UserError(f"{path}: {duplicates} image ids stand there twice; remove the repeats")
-    return tuple(ids)

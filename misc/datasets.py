@@ -11,11 +11,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from misc import imutils
-from misc.cams import load_label_dict
 from misc.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.disjoint import DisjointIndex
 from misc.errors import UserError, raise_problems
 from misc.image_cache import ImageCache
+from misc.label_file import load_label_file
 from misc.palette import read_label_png
 from misc.processes import set_up_reader
 from misc.torchutils import worker_rng
@@ -40,7 +40,7 @@ def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np
 
     Raises UserError where an image has no label, or one of another number of classes.
     """
-    by_key = load_label_dict(path)
+    by_key = load_label_file(path, info)
     keys = [info.label_key(image_id) for image_id in image_ids]
     raise_problems(
         "label",
@@ -51,13 +51,7 @@ def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np
             if key not in by_key
         ],
     )
-    labels = np.stack([by_key[key] for key in keys])
-    if labels.shape[1] != info.num_classes:
-        raise UserError(
-            f"{path}: has {labels.shape[1]} classes, {info.name} has {info.num_classes}; give "
-            f"its own label file with --cls_labels"
-        )
-    return labels
+    return np.stack([by_key[key] for key in keys])
 
 
 class Crops(NamedTuple):

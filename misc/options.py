@@ -2,8 +2,9 @@
 
 import argparse
 import functools
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,16 @@ STEPS = {
     "train_irn": "5  train IRN",
     "make_sem_seg_labels": "6  random walk: pseudo masks",
     "eval_sem_seg": "   score the pseudo masks",
+}
+_LISTS_OF = {
+    "train_cam": ("train",),
+    "make_cam": ("infer",),
+    "make_recam_with_RIB": ("train", "infer"),
+    "eval_cam": ("eval",),
+    "cam_to_ir_label": ("infer",),
+    "train_irn": ("train", "infer"),
+    "make_sem_seg_labels": ("infer",),
+    "eval_sem_seg": ("eval",),
 }
 # The flags of IRN for two of the steps are shorter than the names of their modules.
 PASS_ALIASES = {
@@ -107,6 +118,8 @@ class _Parser(argparse.ArgumentParser):
     """Reports a wrong option in one line."""
 
     def error(self, message: str) -> None:
+        numbers = re.search(r"unrecognized arguments: -?[\d.]+", message)
+        message += "; several numbers of one option have commas between them" if numbers else ""
         print(f"error: {message}; python run_sample.py --help lists all options", file=sys.stderr)
         sys.exit(2)
 
@@ -438,6 +451,11 @@ def parse(argv: list[str] | None = None) -> Options:
         low, high = getattr(args, name)
         if low > high:
             parser.error(f"argument --{name}: {low},{high}: the first number is the smaller one")
+    if args.conf_fg_thres < args.conf_bg_thres:
+        parser.error(
+            f"argument --conf_fg_thres: {args.conf_fg_thres} is below --conf_bg_thres "
+            f"{args.conf_bg_thres}, so that pixels would be confident of both"
+        )
     if args.irn_crop_size // 4 < 2 * args.irn_radius - 1:  # stride 4: no pixel would have pairs
         parser.error(
             f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
@@ -449,6 +467,7 @@ def chosen_steps(args: Options) -> list[str]:
     """Names of the steps to run: those given as true, or all that were not given as false.
 
     Without any *_pass option the classifier is trained only where no checkpoint was named.
+    Raises UserError where no step is left.
     """
     flags = {name: getattr(args, f"{name}_pass") for name in STEPS}
     if any(flags.values()):
@@ -456,7 +475,16 @@ def chosen_steps(args: Options) -> list[str]:
     steps = [name for name in STEPS if flags[name] is not False]
     if "cam_weights_name" in args.given and "train_cam" in steps:
         steps.remove("train_cam")
+    if not steps:
+        raise UserError("--*_pass False: is said of every step, so there is nothing to run")
     return steps
+
+
+def unread_lists(args: Options, steps: Iterable[str]) -> list[str]:
+    """The options of lists that were given and that none of these steps reads."""
+    read = {f"{role}_list" for name in steps for role in _LISTS_OF[name]}
+    lists = ("train_list", "infer_list", "eval_list")
+    return [f"--{name}" for name in lists if name in args.given and name not in read]
 
 
 def check_device(name: str) -> None:

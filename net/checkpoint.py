@@ -5,6 +5,7 @@ the backbone under torchvision's names, a head under its own) and any further pl
 """
 
 import http.client
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,8 @@ Network = TypeVar("Network", bound=nn.Module)
 # The published networks register layers several times. These are the repeated names.
 _REPEATS = ("stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "backbone.", "newly_added.")
 _REPEATS += ("edge_layers.", "dp_layers.", "fc_dp7.4.")
-_IMAGENET_HEAD = "fc."
+_UNUSED = ("fc.", "path_indices", *_REPEATS)  # ImageNet's classes, pixel pairs of a training
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which others save weights
 _HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.")
 _MAX_CHANNELS = 1 << 16  # of a layer, above all classes
 _SHOWN = 3  # differing names of each kind in a message
@@ -35,13 +37,33 @@ _SHOWN = 3  # differing names of each kind in a message
 
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that are used, once each, under names without the prefix of a wrapper."""
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if not any(name.removeprefix("resnet50.") == "conv1.weight" for name in state):
+        state = _names_of_stages(state)
     plain = {}
     for name, tensor in state.items():
-        name = name.removeprefix("module.")
-        unused = name.startswith((_IMAGENET_HEAD, *_REPEATS))
-        if not unused and not name.endswith("num_batches_tracked"):
-            plain[name.removeprefix("resnet50.")] = tensor
+        name = name.removeprefix("resnet50.")
+        if not name.startswith(_UNUSED) and not name.endswith("num_batches_tracked"):
+            plain[name] = tensor
     return plain
+
+
+def _names_of_stages(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the backbone's layers for files that have those of IRN's groups of layers alone."""
+    by_stage = {
+        re.sub(r"^backbone\.(\d)\.", lambda m: f"stage{int(m[1]) + 1}.", name): tensor
+        for name, tensor in state.items()
+    }
+    # The boundary network has layer1 in a stage of its own, the classifier after the stem.
+    first = 1 if any(name.startswith("stage5.") for name in by_stage) else 0
+    renamed = {}
+    for name, tensor in by_stage.items():
+        name = re.sub(r"^stage1\.0\.", "conv1.", name)
+        name = re.sub(r"^stage1\.1\.", "bn1.", name)
+        name = re.sub(r"^stage1\.4\.", "layer1.", name)
+        name = re.sub(r"^stage([2-5])\.0\.", lambda m: f"layer{int(m[1]) - first}.", name)
+        renamed[name] = tensor
+    return renamed
 
 
 def save_checkpoint(
@@ -93,9 +115,10 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
     path = Path(path)
     content = _unpickle(path)
     extra = {}
-    if isinstance(content, Mapping) and "state_dict" in content:
-        extra = {k: v for k, v in content.items() if k not in ("arch", "state_dict")}
-        given, state = content.get("arch", {}), content["state_dict"]
+    wrapper = next((key for key in _WRAPPERS if _is_wrapped(content, key)), None)
+    if wrapper:
+        extra = {k: v for k, v in content.items() if k not in ("arch", wrapper)}
+        given, state = content.get("arch", {}), content[wrapper]
     else:
         given, state = {}, content
     if not _is_state_dict(state) or not isinstance(given, Mapping):
@@ -117,7 +140,11 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
 def _unpickle(path: Path) -> Any:
     if not path.is_file():
         problem = "is not a file" if path.exists() else "is missing"
-        raise UserError(f"{path} {problem}; give the path of a ResNet-50 checkpoint")
+        longer = path.with_name(f"{path.name}.pth")
+        advice = "give the path of a ResNet-50 checkpoint"
+        if longer.is_file():
+            advice = f"{longer.name} is there: give that name"
+        raise UserError(f"{path} {problem}; {advice}")
     try:
         return load_plain(path)
     except Exception as error:  # damaged bytes can raise almost anything in an unpickler
@@ -125,6 +152,10 @@ def _unpickle(path: Path) -> Any:
             f"{path} cannot be read as network weights ({reason(error)}): it is damaged, "
             "of another kind, or holds more than tensors and plain values; give another file"
         ) from error
+
+
+def _is_wrapped(content: Any, key: str) -> bool:
+    return isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
 
 
 def _is_state_dict(state: Any) -> bool:

@@ -33,10 +33,11 @@ import torch
 from coco14.dataset import describe as describe_coco
 from coco14.instances import read_instances
 from coco14.masks import draw_mask
-from misc.cams import load_cam, load_label_dict
+from misc.cams import load_cam
 from misc.dataset_info import read_image_list
 from misc.datasets import read_image
 from misc.errors import UserError, about
+from misc.label_file import load_label_file
 from misc.manifest import OutputFolder, check_folder, folder_digest
 from misc.npydict import load_dict
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier, read_checkpoint
@@ -113,7 +114,7 @@ READERS = {
     "npy": Reader("a.npy", lambda p: load_dict(p, "fix it"), inputs.npy_seeds,
                   (inputs.spoil_npy, inputs.spoil_bytes)),
     "cam": Reader("a.npy", load_cam, inputs.npy_seeds, (inputs.spoil_npy, inputs.spoil_bytes)),
-    "labels": Reader("a.npy", load_label_dict, inputs.npy_seeds,
+    "labels": Reader("a.npy", lambda p: load_label_file(p, VOC), inputs.npy_seeds,
                      (inputs.spoil_npy, inputs.spoil_bytes)),
     "checkpoint": Reader("a.pth", _read_checkpoints, inputs.checkpoint_seeds,
                          (inputs.spoil_archive,) * 3 + (inputs.spoil_bytes,)),

@@ -280,8 +280,8 @@ LISTS = {
     name: Hostile("list", line.encode)
     for name, line in {
         "a path": "../../../etc/passwd",
-        "a path in a folder": "JPEGImages/../2012_000001.jpg",
-        "a whole path": "/2012_000001/2012_000001",
+        "a path behind an id": "2012_000001/../../x",
+        "a suffix in the middle": "2012_000001.jpg/x",
         "digits of another script": "2012_00000\u0661",
         "a zero byte": "2012_000001\0",
         "a letter too much": "2012_000001x",

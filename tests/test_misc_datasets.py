@@ -67,7 +67,7 @@ def test_load_labels_in_the_order_of_the_ids(sample, labels, tmp_path):
     assert np.array_equal(load_labels(path, IDS[::-1], sample), labels[::-1])
     with pytest.raises(UserError, match="(?s)npy: .* 2012_100001;.* 2012_100002;.*2 problems"):
         load_labels(path, (*IDS, "2012_100001", "2012_100002"), sample)
-    with pytest.raises(UserError, match="has 20 classes, voc12 has 3"):
+    with pytest.raises(UserError, match="vectors of 20 classes, voc12 has 3"):
         load_labels(path, IDS, replace(sample, class_names=("a", "b", "c")))
 
 

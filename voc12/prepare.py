@@ -52,18 +52,21 @@ def prepare(
     train_aug = (*train, *(image_id for image_id in augmented if image_id in extra))
     out_dir.mkdir(parents=True, exist_ok=True)
     if with_labels:
-        ids = sorted({*train_aug, *val})
-        save_labels(out_dir, info, dict(zip(ids, _labels(ids, info, log), strict=True)))
+        save_labels(out_dir, info, _labels({*train_aug, *val}, info, log))
     save_lists(out_dir, dict(zip(LISTS, (train, val, train_aug), strict=True)))
 
 
-def _labels(image_ids: list[str], info: DatasetInfo, log: logging.Logger) -> list[np.ndarray]:
+def _labels(listed: set[str], info: DatasetInfo, log: logging.Logger) -> dict[str, np.ndarray]:
+    """Multi-hot vectors (C,) of the listed images, and of all others that have an annotation."""
     annotation_dir = info.root / "Annotations"
     if annotation_dir.is_dir():
-        paths, read = [annotation_dir / f"{i}.xml" for i in image_ids], label_from_xml
+        others = {path.stem for path in annotation_dir.glob("*.xml") if info.is_id(path.stem)}
+        ids, read = sorted(listed | others), label_from_xml
+        paths = [annotation_dir / f"{i}.xml" for i in ids]
     else:
         log.warning("%s is missing: image-level labels are read off the masks", annotation_dir)
-        paths, read = [info.mask_path(i) for i in image_ids], label_from_mask
+        ids, read = sorted(listed), label_from_mask
+        paths = [info.mask_path(i) for i in ids]
 
     def label_or_problem(path: Path) -> np.ndarray | str:
         try:
@@ -72,9 +75,9 @@ def _labels(image_ids: list[str], info: DatasetInfo, log: logging.Logger) -> lis
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(label_or_problem, paths))
-    raise_problems("label", [result for result in results if isinstance(result, str)])
-    return results
+        results = dict(zip(ids, pool.map(label_or_problem, paths), strict=True))
+    raise_problems("label", [r for i, r in results.items() if isinstance(r, str) and i in listed])
+    return {image_id: label for image_id, label in results.items() if not isinstance(label, str)}
 
 
 def label_from_xml(path: Path, info: DatasetInfo) -> np.ndarray:
@@ -83,7 +86,7 @@ def label_from_xml(path: Path, info: DatasetInfo) -> np.ndarray:
     try:
         # No DTD: entities of a few lines can stand for gigabytes, or for other files.
         root = ElementTree.fromstring(read_bytes(path, _MAX_XML), forbid_dtd=True)
-        names = [str(node.text) for node in root.iterfind("./object/name")]
+        names = [str(node.text).strip() for node in root.iterfind("./object/name")]
     except OSError as error:
         raise UserError(
             f"{path}: missing label for an image ({error.strerror}); restore the "
@@ -94,9 +97,12 @@ def label_from_xml(path: Path, info: DatasetInfo) -> np.ndarray:
             f"{path}: annotation cannot be read ({reason(error)}); restore the file"
         ) from None
     for name in names:
-        if name not in info.class_names:
-            raise UserError(f"{path}: {name[:40]!r} is no class of {info.name}; restore the file")
-        label[info.class_names.index(name)] = 1
+        if name.lower() not in info.class_names:
+            raise UserError(
+                f"{path}: {name[:40]!r} is not a class of {info.name} "
+                f"({', '.join(info.class_names)}); correct the name"
+            )
+        label[info.class_names.index(name.lower())] = 1
     return label
 
 
