@@ -4,11 +4,12 @@
 #
 #   bash get_pseudo_gt_COCO.sh [options of run_sample.py]
 #
-# Paths are relative to the folder of this script. Without the real dataset it runs on a small
-# drawn sample. A finished part is not done again: the same command goes on where it stopped.
+# Paths that are given are relative to where you stand; Dataset/ and result/ are in the folder of this
+# script. Without the real dataset it runs on a small drawn sample. What is finished is not done
+# again: the same command resumes where it stopped.
 set -euo pipefail
-cd "$(dirname "$0")"
-source misc/pseudo_gt.sh
+project=$(cd "$(dirname "$0")" && pwd)
+source "$project/misc/pseudo_gt.sh"
 # Most images of this sample show two classes, whose maps RIB mixes up when it goes too far.
 SAMPLE_OPTIONS=(--RIB_lr 1e-4 --RIB_batch_size 12 --score_th 0.3 --explode_ratio 0.5)
 ADVICE="For the real thing get train2014.zip, val2014.zip and annotations_trainval2014.zip from cocodataset.org,

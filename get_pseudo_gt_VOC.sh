@@ -4,11 +4,12 @@
 #
 #   bash get_pseudo_gt_VOC.sh [options of run_sample.py]
 #
-# Paths are relative to the folder of this script. Without the real dataset it runs on a small
-# drawn sample. A finished part is not done again: the same command goes on where it stopped.
+# Paths that are given are relative to where you stand; Dataset/ and result/ are in the folder of this
+# script. Without the real dataset it runs on a small drawn sample. What is finished is not done
+# again: the same command resumes where it stopped.
 set -euo pipefail
-cd "$(dirname "$0")"
-source misc/pseudo_gt.sh
+project=$(cd "$(dirname "$0")" && pwd)
+source "$project/misc/pseudo_gt.sh"
 SAMPLE_OPTIONS=(--RIB_lr 2e-4 --irn_pad_size 288)
 ADVICE="For the real thing get VOC 2012 (VOCtrainval_11-May-2012.tar from the PASCAL VOC site) and the SBD masks
 (SegmentationClassAug), put JPEGImages/, SegmentationClass/, SegmentationClassAug/, Annotations/ and

@@ -1,9 +1,16 @@
 """Run the steps of RIB: image-level labels in, pseudo masks out. See --help and the README."""
 
+# ruff: noqa: E402
+if __name__ == "__main__":  # before torch is loaded, which reads it
+    from misc.threads import wait_briefly
+
+    wait_briefly()
+
 import contextlib
 import importlib
 import json
 import logging
+import stat
 import sys
 import tempfile
 from functools import partial
@@ -11,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from misc import distributed, interrupts
-from misc.errors import StoppedError, UserError
+from misc.errors import StoppedError, UserError, counted
 from misc.manifest import OutputFolder, check_folder, claim_folder, make_writable
 from misc.metrics import mean_iou
 from misc.options import DATASETS, STEPS, Options, check_device, chosen_steps, parse, unread_lists
@@ -28,6 +35,7 @@ from misc.seals import require_own
 
 log = logging.getLogger("run_sample")
 
+LOG_MARK = "RIB run log"  # the first line of a log
 SCORING = frozenset({"eval_cam", "eval_sem_seg"})  # steps that need ground truth masks
 
 
@@ -102,7 +110,7 @@ class _LogFile(logging.FileHandler):
 
 
 def start_log(args: Options) -> None:
-    """Log to the screen and to a file, and say once which options are used.
+    """Log to the screen and to a file; the file gets all options, the screen those that differ.
 
     Of several ranks the first does; the others show warnings only.
     """
@@ -110,20 +118,33 @@ def start_log(args: Options) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
         return
     make_writable(args.log_name.parent, "--log_name")
+    require_log(args.log_name)
     try:
         handlers = [logging.StreamHandler(sys.stdout), _LogFile(args.log_name)]
     except OSError as error:
         raise UserError(
             f"--log_name {args.log_name}: cannot be written ({error.strerror}); give another file"
         ) from None
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=handlers,
-        force=True,
-    )
-    log.info("options: %s", json.dumps(args.plain(), default=str))
+    form = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **form)
+    handlers[0].setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
+    if args.log_name.stat().st_size == 0:
+        handlers[1].stream.write(f"{LOG_MARK}\n")
+    log.debug("all options: %s", json.dumps(args.plain(), default=str))
+    log.info("options: %s", json.dumps(args.changed(), default=str))
+
+
+def require_log(path: Path) -> None:
+    """Raise UserError where a file is not a log of this program, nor a device such as /dev/null."""
+    mode = path.stat().st_mode if path.exists() else 0
+    if stat.S_ISREG(mode) and path.stat().st_size:
+        with open(path, "rb") as file:
+            if file.read(len(LOG_MARK)) == LOG_MARK.encode():
+                return
+    elif not mode or stat.S_ISREG(mode) or stat.S_ISCHR(mode):
+        return
+    raise UserError(f"--log_name {path}: is not a log of this program; give another file")
 
 
 def prepare_lists(args: Options, with_masks: bool) -> None:
@@ -206,11 +227,12 @@ def report(args: Options, results: dict) -> None:
         "IR labels": args.ir_label_out_dir,
         "IRN": args.irn_weights_name,
         "pseudo masks": args.sem_seg_out_dir,
+        "RIB iterations": args.result_dir / "visualize" / "iterations",
         "log": args.log_name,
     }
     for what, path in written.items():
         if path.exists():
-            log.info("%-13s %s", what, path)
+            log.info("%-14s %s", what, path)
 
 
 def score_rows(results: dict) -> list[tuple[str, float, float | None]]:
@@ -234,7 +256,7 @@ def score_table(args: Options, rows: list[tuple[str, float, float | None]]) -> l
             threshold = args.sem_seg_bg_thres
         paper = f"{args.info.paper_scores[row]:8.1f}" if official else ""
         lines.append(f"{row:14}{miou:9.2f}{threshold:11.2f}{paper}")
-    lines.append(f"on {count} images of {args.eval_list}")
+    lines.append(f"on {counted({'image': count})} of {args.eval_list}")
     return lines
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from Dataset.make_sample import make_sample
 from misc.dataset_info import DatasetInfo, read_image_list
@@ -70,7 +69,7 @@ def train(info: DatasetInfo, epochs: int, seed: int) -> Net:
         dataset.set_epoch(epoch)
         loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, drop_last=True, num_workers=1)
         losses = []
-        for images, present in tqdm(loader, desc=f"epoch {epoch + 1} of {epochs}"):
+        for images, present in loader:
             features = _features(model, images)
             logits = model.classifier(features.mean(dim=(2, 3), keepdim=True))[:, :, 0, 0]
             loss = F.multilabel_soft_margin_loss(logits, present)

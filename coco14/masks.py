@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from coco14.instances import ADVICE, AnnotatedImage, Annotation
 from misc.errors import UserError, raise_problems
 from misc.palette import save_palette_png
 from misc.processes import cpu_count, map_in_processes
+from misc.progress import progress
 from misc.untrusted import reason
 
 VOID = 255
@@ -53,7 +53,7 @@ def decode(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"the segmentation of annotation {annotation.number} cannot be decoded "
-            f"({reason(error)}); restore the instances file: {ADVICE}"
+            f"({reason(error)}); get the instances file again: {ADVICE}"
         ) from None
 
 
@@ -68,7 +68,7 @@ def make_masks(
     work = partial(_make_chunk, folder=folder, class_index=class_index)
     processes = cpu_count() if len(images) >= _WORTH_PROCESSES else 1
     problems = []
-    with tqdm(total=len(images), desc=folder.name, unit="image") as bar:
+    with progress(len(images), folder.name, "image") as bar:
         for chunk, found in zip(chunks, map_in_processes(work, chunks, processes), strict=True):
             problems += found
             bar.update(len(chunk))

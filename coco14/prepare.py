@@ -17,7 +17,7 @@ from coco14.dataset import describe
 from coco14.instances import ADVICE, read_instances
 from coco14.masks import make_masks
 from misc.dataset_info import DatasetInfo
-from misc.errors import UserError
+from misc.errors import UserError, counted
 from misc.files import is_whole_png
 from misc.manifest import make_writable
 from misc.preparation import command_line, matched, save_labels, save_lists
@@ -72,7 +72,8 @@ def _prepare_split(
         _make_mask_folder(info)
         make_masks(todo, class_index, info.mask_dirs[0])
     seconds = time.perf_counter() - start
-    log.info("%s: %d images, %d masks drawn, %.0f s", split, len(images), len(todo), seconds)
+    done = counted({"image": len(images), "mask": len(todo)})
+    log.info("%s: %s drawn, %.0f s", split, done, seconds)
     labels = np.zeros((len(images), info.num_classes), dtype=np.float32)
     for label, image in zip(labels, images, strict=True):
         # Crowds count: they show objects of their class, though their pixels are not scored.

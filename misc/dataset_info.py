@@ -1,7 +1,7 @@
 """The one description of a dataset that steps and loaders work from."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,11 +122,13 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     list that is missing, empty, or has a line that is not an image id, ids that are repeated, or a
     second column that says which images do not show a class.
     """
-    lines = {number: line.partition("#")[0].split() for number, line in _numbered_lines(path)}
+    split = ((number, line.partition("#")[0].split()) for number, line in _numbered_lines(path))
     places: dict[str, list[int]] = {}
-    for number, words in lines.items():
+    second: set[str] = set()
+    for number, words in split:
         if not words:
             continue
+        second.update(words[1:2])
         # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
         image_id = info.id_in(words[0])
         if not info.is_id(image_id):
@@ -138,10 +140,10 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     if not places:
         raise UserError(f"{path}: the image list is empty; write one image id a line")
     if repeated := {image_id: at for image_id, at in places.items() if len(at) > 1}:
-        shown = [f"{i} (lines {', '.join(map(str, at))})" for i, at in list(repeated.items())[:3]]
+        firsts = [(image_id, at[0], at[1]) for image_id, at in repeated.items()][:3]
+        shown = [f"{image_id} (lines {one}, {other})" for image_id, one, other in firsts]
         more = f" and {len(repeated) - 3} more" if len(repeated) > 3 else ""
         raise UserError(f"{path}: repeats {', '.join(shown)}{more}; remove the repeats")
-    second = {words[1] for words in lines.values() if len(words) > 1}
     if "-1" in second <= {"-1", "0", "1"}:
         raise UserError(
             f"{path}: its second column says which images show a class, and -1 that they do not; "
@@ -150,7 +152,7 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     return tuple(places)
 
 
-def _numbered_lines(path: Path) -> list[tuple[int, str]]:
+def _numbered_lines(path: Path) -> Iterable[tuple[int, str]]:
     try:
         content = read_bytes(path, _MAX_LIST)
         if seal_of(content) is Seal.BROKEN:
@@ -158,7 +160,7 @@ def _numbered_lines(path: Path) -> list[tuple[int, str]]:
                 f"{path}: was changed since this program made it; save a list of your own under "
                 "another name, or remove this one to have it made again"
             )
-        return list(enumerate(content.decode("utf-8-sig").splitlines(), start=1))
+        return enumerate(content.decode("utf-8-sig").splitlines(), start=1)
     except UnicodeDecodeError:
         raise UserError(f"{path}: image list is not a text file; check the path") from None
     except (OSError, ValueError) as error:

@@ -56,6 +56,8 @@ def _from_npz(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # damaged archives raise almost anything
         raise ValueError(reason(error)) from None
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise ValueError("it holds other files than arrays")
     if set(arrays) == {"ids", "labels"} and arrays["labels"].ndim == 2:
         ids, labels = arrays["ids"], arrays["labels"]
         if ids.shape != labels.shape[:1] or ids.dtype.kind not in "USiu":

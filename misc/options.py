@@ -68,6 +68,10 @@ class Options(argparse.Namespace):
             k: v for k, v in sorted(vars(self).items()) if k not in ("_frozen", "info", "given")
         }
 
+    def changed(self) -> dict[str, object]:
+        """The options that were given with another value than their default."""
+        return {name: value for name, value in self.plain().items() if name in self.given}
+
     def image_ids(self, role: str, limited: bool = True) -> tuple[str, ...]:
         """Ids of the "train", "infer" or "eval" list, cut to --limit unless told not to."""
         path = getattr(self, f"{role}_list")
@@ -426,16 +430,16 @@ def parse(argv: list[str] | None = None) -> Options:
     """Options from the command line, with all defaults filled in, read-only.
 
     Adds `info` (DatasetInfo), `list_dir` (where prepared lists go) and `given` (names of the
-    path options that were set by hand). Wrong options end the program with exit code 2.
+    options with another value than their default). Wrong options end the program with exit code 2.
     """
     _read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
     parser = build_parser()
     args = parser.parse_args(argv, namespace=Options())
+    args.given = tuple(k for k, v in vars(args).items() if v != parser.get_default(k))
     describe, _ = DATASETS[args.dataset]
     args.info = info = describe(getattr(args, f"{args.dataset}_root"))
     args.result_dir = args.result_dir or Path("result") / args.dataset
     args.list_dir = args.result_dir / "lists"
-    args.given = tuple(name for name, value in vars(args).items() if value is not None)
     for name, file in _RESULT_NAMES.items():
         if getattr(args, name) is None:
             setattr(args, name, args.result_dir / file)
@@ -461,6 +465,11 @@ def parse(argv: list[str] | None = None) -> Options:
             f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
         )
     return args.freeze()
+
+
+def main() -> None:
+    """Names of the options that are given and not at their default: the scripts ask for them."""
+    print(" ".join(parse().given))
 
 
 def chosen_steps(args: Options) -> list[str]:
@@ -502,3 +511,7 @@ def check_device(name: str) -> None:
             f"--device {name}: there are {count} CUDA devices here; say --device cpu, "
             f"or install a CUDA build of torch and its driver"
         )
+
+
+if __name__ == "__main__":
+    main()

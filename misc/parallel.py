@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
-from tqdm import tqdm
 
 from misc import distributed, interrupts
-from misc.errors import StoppedError, UserError, raise_problems
+from misc.errors import StoppedError, UserError, counted, raise_problems
 from misc.options import Options
 from misc.outputs import Output, foreign_line, output_state
 from misc.processes import cpu_count, end_with_parent
+from misc.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -153,13 +153,8 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], args: Options) 
     start = time.perf_counter()
     results = distributed.gathered(_run_share(task, distributed.share(todo), args))
     seconds = time.perf_counter() - start
-    log.info(
-        "%s: %d images in %.1f s (%.3f s per image)",
-        task.name,
-        len(todo),
-        seconds,
-        seconds / len(todo),
-    )
+    log.info("%s: %s in %.1f s (%.3f s per image)", task.name, counted({"image": len(todo)}),
+             seconds, seconds / len(todo))  # fmt: skip
     return [result for of_rank in results for result in of_rank]
 
 
@@ -186,24 +181,12 @@ def _run_share(task: ImageTask, image_ids: list[str], args: Options) -> list:
     devices = pick_devices(args, len(image_ids) // task.images_worth_a_process)
     threads = threads_per_process(args)
     ranks = distributed.size()
-    log.info(
-        "%s: %d images%s, %d process%s on %s, %d thread%s each",
-        task.name,
-        len(image_ids),
-        f" on the first of {ranks} ranks" if ranks > 1 else "",
-        len(devices),
-        "es" * (len(devices) > 1),
-        devices[0].type,
-        threads,
-        "s" * (threads > 1),
-    )
-    with tqdm(
-        total=len(image_ids),
-        desc=task.name,
-        unit="image",
-        smoothing=0.1,
-        disable=distributed.rank() > 0,
-    ) as bar:
+    on_rank = f" on the first of {ranks} ranks" if ranks > 1 else ""
+    images = counted({"image": len(image_ids)})
+    share = f"{len(devices)} process{'es' * (len(devices) > 1)} on {devices[0].type}"
+    log.info("%s: %s%s, %s, %s each", task.name, images, on_rank, share,
+             counted({"thread": threads}))  # fmt: skip
+    with progress(len(image_ids), task.name, "image", hidden=distributed.rank() > 0) as bar:
         if len(devices) == 1:
             return [_run_here(task, image_ids, devices[0], threads, bar)]
         settings = [(device, threads, args.deterministic) for device in devices]

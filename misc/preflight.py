@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from misc.cams import CAM_STRIDE, load_cam
 from misc.dataset_info import IMAGE_FORMATS, DatasetInfo
@@ -25,6 +24,7 @@ from misc.options import Options
 from misc.outputs import foreign_line, is_foreign
 from misc.palette import read_label_png
 from misc.processes import cpu_count, map_in_processes
+from misc.progress import progress
 from misc.training import CheckpointFile, check_target
 from misc.untrusted import check_jpeg, is_rotated
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier
@@ -223,7 +223,7 @@ def check_mask(info: DatasetInfo, image_id: str) -> None:
     if mask.shape != size:
         raise UserError(
             f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is "
-            f"{size[1]}x{size[0]}; restore it, or leave such images out with "
+            f"{size[1]}x{size[0]}; it is of another image: leave such images out with "
             "--skip_mismatched"
         )
     _check_values(info, path, mask)
@@ -286,7 +286,7 @@ def _look_at(
         for start in range(0, len(ids), _CHUNK)
     ]
     processes = min(cpu_count(), _MOST_PROCESSES) if total >= _WORTH_PROCESSES else 1
-    with tqdm(total=total, desc="check", unit="file", delay=3) as bar:
+    with progress(total, "check", "file") as bar:
         work = map_in_processes(_found_in, chunks, processes)
         for (kind, _, ids), found in zip(chunks, work, strict=True):
             yield kind, *found

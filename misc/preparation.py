@@ -51,8 +51,8 @@ def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
     for path, content in contents.items():
         with atomic_path(path) as temporary:
             temporary.write_bytes(sealed(content.encode("utf-8"), ".txt"))
-    counts = ", ".join(f"{len(image_ids)} {Path(name).stem}" for name, image_ids in lists.items())
-    log.info("%s: %s images", folder, counts)
+    counts = (f"{Path(name).stem} {len(image_ids)}" for name, image_ids in lists.items())
+    log.info("%s: images in %s", folder, ", ".join(counts))
 
 
 def command_line(

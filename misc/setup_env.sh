@@ -1,12 +1,12 @@
-# Sourced by the scripts: sets PYTHON to an interpreter that has the packages of a requirements
-# file, after installing them into .venv where no interpreter has them yet.
+# Sourced by the scripts, with the folder of the project in `project`: sets PYTHON to an interpreter
+# that has the packages of a requirements file, after installing them into .venv where none has.
 #   find_python REQUIREMENTS_FILE MODULE...
 find_python() {
     local requirements=$1
     shift
     local missing='import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))'
     local candidate
-    for candidate in "${PYTHON:-}" .venv/bin/python python3; do
+    for candidate in "${PYTHON:-}" "$project/.venv/bin/python" python3; do
         if [ -n "$candidate" ] && command -v "$candidate" > /dev/null && "$candidate" -c "$missing" "$@"; then
             PYTHON=$candidate
             return
@@ -16,21 +16,35 @@ find_python() {
         echo "error: python3 is missing; install Python 3.10 or newer (apt-get install python3 python3-venv)" >&2
         exit 2
     fi
-    echo "Installing the packages of $requirements into .venv (once; PyTorch is several GB) ..."
-    if ! python3 -m venv .venv; then
-        echo "error: python3 cannot make a virtual environment; apt-get install python3-venv" >&2
+    local environment=$project/.venv log
+    echo "Installing the packages of $requirements into $environment (once; PyTorch is several GB) ..."
+    if ! python3 -m venv "$environment" || ! "$environment/bin/python" -m pip --version > /dev/null; then
+        echo "error: python3 cannot make a virtual environment with pip; apt-get install python3-venv" >&2
         exit 2
     fi
-    if ! install_packages .venv/bin/python "$requirements"; then
-        if ! command -v cc > /dev/null || ! command -v c++ > /dev/null; then
-            echo "error: pydensecrf2 is compiled when it is installed and no C++ compiler is here;" \
-                "apt-get install build-essential python3-dev" >&2
-        else
-            echo "error: the packages of $requirements could not be installed; see pip's message above" >&2
-        fi
+    log=$(mktemp)
+    if ! install_packages "$environment/bin/python" "$requirements" 2>&1 | tee "$log" >&2; then
+        echo "error: $(reason_of_failure "$log" "$requirements")" >&2
+        rm -f "$log"
         exit 2
     fi
-    PYTHON=.venv/bin/python
+    rm -f "$log"
+    PYTHON=$environment/bin/python
+}
+
+# What pip's messages in a file come to, in one line.
+reason_of_failure() {
+    local offline="new connection|name resolution|NewConnectionError|Network is unreachable|timed out|ProxyError"
+    if grep -qi "no space left" "$1"; then
+        echo "the disk is full; the packages of $2 need 8 GB"
+    elif grep -qiE "$offline" "$1"; then
+        echo "the package index cannot be reached; go online, or give PYTHON=... with the packages of $2"
+    elif grep -qi "pydensecrf2" "$1" && ! command -v c++ > /dev/null; then
+        echo "pydensecrf2 is compiled when it is installed and no C++ compiler is here;" \
+            "apt-get install build-essential python3-dev"
+    else
+        echo "the packages of $2 could not be installed; see pip's message above"
+    fi
 }
 
 # Installs a requirements file for an interpreter.

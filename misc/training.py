@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from misc import distributed, interrupts
 from misc.errors import StoppedError, UserError
@@ -19,6 +18,7 @@ from misc.memory import freed_memory_kept
 from misc.options import Options
 from misc.parallel import read_ahead_workers
 from misc.processes import set_up_reader
+from misc.progress import progress
 from misc.torchutils import PolyOptimizer
 from net.checkpoint import read_checkpoint, save_checkpoint, write_file
 from net.torch_files import load_plain
@@ -171,13 +171,8 @@ def train(
     done, sums = _resume(training, model, optimizer)
     network = distributed.data_parallel(model)
     saved = time.monotonic()
-    bar = tqdm(
-        total=steps * training.epochs,
-        initial=done,
-        desc=training.name,
-        unit="step",
-        disable=distributed.rank() > 0,
-    )
+    hidden = distributed.rank() > 0
+    bar = progress(steps * training.epochs, training.name, "step", done, hidden)
     with bar, freed_memory_kept():
         for epoch in range(done // steps, training.epochs):
             sums = sums if done % steps else {}

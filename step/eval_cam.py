@@ -47,10 +47,10 @@ def thresholds(args: Options) -> np.ndarray:
 class ScoreCAMs(ImageTask):
     """Adds the maps of one image to the confusion matrices of all thresholds."""
 
-    name = "eval_cam"
     images_worth_a_process = 200
 
     def __init__(self, args: Options, cam_dir: Path):
+        self.name = f"eval_cam of {cam_dir}"
         self.info, self.cam_dir, self.thresholds = args.info, cam_dir, thresholds(args)
         self.scores = ThresholdScores(self.thresholds, self.info.num_labels)
 

@@ -32,10 +32,10 @@ def check(args: Options, preflight: Preflight) -> None:
 class ScoreMasks(ImageTask):
     """Adds the pseudo mask of one image to the confusion matrix."""
 
-    name = "eval_sem_seg"
     images_worth_a_process = 200
 
     def __init__(self, args: Options):
+        self.name = f"eval_sem_seg of {args.sem_seg_out_dir}"
         self.info, self.mask_dir = args.info, args.sem_seg_out_dir
         self.confusion = np.zeros((self.info.num_labels, self.info.num_labels), dtype=np.int64)
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from misc import distributed
 from misc.cams import CAM_STRIDE
@@ -15,6 +14,7 @@ from misc.options import Options
 from misc.parallel import main_device, read_ahead_workers
 from misc.preflight import Preflight
 from misc.processes import set_up_reader
+from misc.progress import progress
 from misc.torchutils import parameter_groups
 from misc.training import CheckpointFile, Training, check_batch, is_trained, save_trained, train
 from net.checkpoint import on_backbone
@@ -107,8 +107,9 @@ def store_mean_displacement(model: AffinityDisplacementLoss, args: Options, devi
     )
     total = torch.zeros(2, device=device)
     model.mean_shift.running_mean.zero_()
-    hidden = distributed.rank() > 0
-    for images in tqdm(loader, desc="mean displacement", unit="batch", disable=hidden):
-        _, displacement = Net.forward(model, images.to(device))  # without the loss
-        total += displacement.mean(dim=(2, 3)).sum(dim=0)
+    with progress(len(loader), "mean displacement", "batch", hidden=distributed.rank() > 0) as bar:
+        for images in loader:
+            _, displacement = Net.forward(model, images.to(device))  # without the loss
+            total += displacement.mean(dim=(2, 3)).sum(dim=0)
+            bar.update()
     model.mean_shift.running_mean.copy_(distributed.summed(total) / len(dataset))

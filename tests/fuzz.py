@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -99,6 +99,28 @@ def _read_manifest(path: Path) -> None:
     )
 
 
+def _labels_hold(labels: dict[int, np.ndarray]) -> bool:
+    return all(
+        type(key) is int and row.dtype == np.float32 and row.shape == (VOC.num_classes,)
+        and np.isin(row, (0, 1)).all()
+        for key, row in labels.items()
+    )  # fmt: skip
+
+
+def _cam_holds(maps: dict[str, np.ndarray]) -> bool:
+    values = [maps[name] for name in ("cam", "high_res")]
+    finite = all(np.isfinite(v).all() and (np.abs(v - 0.5) <= 0.502).all() for v in values)
+    return finite and len(set(maps["keys"].tolist())) == len(maps["keys"]) == len(values[0])
+
+
+def _list_holds(ids: tuple[str, ...]) -> bool:
+    return len(set(ids)) == len(ids) > 0 and all(VOC.is_id(i) for i in ids)
+
+
+def _image_holds(image: np.ndarray) -> bool:
+    return image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
+
+
 class Reader(NamedTuple):
     """What reads a file of this name, small valid ones, and how they are spoilt."""
 
@@ -106,6 +128,7 @@ class Reader(NamedTuple):
     read: Callable[[Path], object]
     seeds: Callable[[], list[bytes]]
     spoil: tuple[inputs.Mutator, ...]
+    holds: Callable[[Any], bool] = lambda result: True  # what is true of all that is accepted
 
 
 _TEXT = (inputs.spoil_tokens, inputs.spoil_tokens, inputs.spoil_bytes)
@@ -124,6 +147,18 @@ READERS = {
     "mask": Reader("a.png", lambda p: label_from_mask(p, VOC), inputs.mask_seeds, _PNG),
     "list": Reader("a.txt", _read_list, inputs.list_seeds, _TEXT),
     "manifest": Reader("manifest.json", _read_manifest, inputs.manifest_seeds, _TEXT),
+    # Whole files with values that make no sense.
+    "label values": Reader("a.npy", lambda p: load_label_file(p, VOC), inputs.npy_seeds,
+                           (inputs.label_values,), _labels_hold),
+    "label tables": Reader("a.csv", lambda p: load_label_file(p, VOC), inputs.csv_seeds,
+                           (inputs.csv_values, inputs.spoil_tokens), _labels_hold),
+    "label archives": Reader("a.npz", lambda p: load_label_file(p, VOC), inputs.npz_seeds,
+                             (inputs.npz_values, inputs.spoil_bytes), _labels_hold),
+    "cam values": Reader("a.npy", load_cam, inputs.npy_seeds, (inputs.cam_values,), _cam_holds),
+    "list values": Reader("a.txt", lambda p: read_image_list(p, VOC), inputs.list_seeds,
+                          (inputs.list_values,), _list_holds),
+    "image values": Reader("a.jpg", read_image, inputs.image_seeds, (inputs.image_values,),
+                           _image_holds),
 }  # fmt: skip
 
 
@@ -223,8 +258,10 @@ def _outcome(reader: Reader, folder: Path, content: bytes, watch: Watch) -> Outc
     before, start = _memory("VmRSS"), time.perf_counter()
     watch.on = True
     try:
-        reader.read(path)
+        result = reader.read(path)
         accepted = True
+        watch.on = False
+        problem = "" if reader.holds(result) else "accepted values that make no sense"
     except UserError as error:
         problem = _fault(error, path)
     except BaseException as error:
@@ -348,10 +385,10 @@ def main() -> int:
     parser.add_argument("--save", type=Path, default=Path("fuzz_failures"), metavar="DIR")
     args = parser.parse_args()
     tallies = fuzz(args.reader, args.seconds, args.seed, args.save)
-    print("reader      inputs accepted refused crashes executed  MiB slowest ms")
+    print("reader          inputs accepted refused crashes executed  MiB slowest ms")
     for name, t in tallies.items():
         refused = t.inputs - t.accepted - t.crashes
-        print(f"{name:10} {t.inputs:7} {t.accepted:8} {refused:7} {t.crashes:7} {t.executed:8}"
+        print(f"{name:14} {t.inputs:7} {t.accepted:8} {refused:7} {t.crashes:7} {t.executed:8}"
               f" {t.memory >> 20:4} {1000 * t.seconds:10.0f}")  # fmt: skip
     for line in (line for t in tallies.values() for line in t.saved):
         print(line)

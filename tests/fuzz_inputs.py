@@ -1,5 +1,6 @@
 """Inputs for tests/fuzz.py: small valid files of every kind, and ways to spoil them."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -20,6 +21,7 @@ from coco14.dataset import CATEGORY_IDS, CLASS_NAMES
 from misc.manifest import settings_of
 from net.resnet50_cam import Net
 
+_ORIENTATION = 0x0112  # tag of EXIF
 MAX_INPUT = 1 << 20  # bytes
 Mutator = Callable[[random.Random, bytes], bytes]
 
@@ -152,7 +154,10 @@ def image_seeds() -> list[bytes]:
     seeds = []
     for form, mode, options in kinds:
         stream = io.BytesIO()
-        Image.fromarray(noise).convert("RGB").convert(mode).save(stream, form, **options)
+        exif = Image.Exif()
+        exif[_ORIENTATION] = 6
+        image = Image.fromarray(noise).convert("RGB").convert(mode)
+        image.save(stream, form, exif=exif, **options)
         seeds.append(stream.getvalue())
     return seeds
 
@@ -182,6 +187,113 @@ def manifest_seeds() -> list[bytes]:
     """The settings of a step."""
     settings = settings_of({"step": "make_cam", "scales": [1.0, 0.5]}, {"classifier": "12ab"})
     return [json.dumps(settings).encode()]
+
+
+def csv_seeds() -> list[bytes]:
+    """Labels by name and by column."""
+    tables = ["image,labels\n2012_000001,cat;dog\n2012_000002,\n", "2012_000001\tcat\n"]
+    return [t.encode() for t in (*tables, "image;cat;dog\n2012_000001;1;0\n2012_000002;1;1\n")]
+
+
+def npz_seeds() -> list[bytes]:
+    """Labels in rows and by id."""
+    row = np.eye(20, dtype=np.float32)[3]
+    return [npz(ids=np.array(["2012_000001"]), labels=row[None]), npz(**{"2012_000001": row})]
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    """What np.savez writes."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+# --- whole files of any values ------------------------------------------------------------------
+
+VALUES = [0, 1, 1, 0, -1, 2, 0.5, 1 + 1e-9, -0.0, 1e-30, 1e30, 255, np.nan, np.inf, -np.inf]
+KEYS = [2012000001, "2012_000001", "2012_000001.jpg", "000000000009", 9, -1, 2**70, "cat", "", 0.5]
+DTYPES = ["f4", "f8", "f2", "i8", "u1", "?", "i4", "c8", "U3", "O"]
+
+
+def _array(rng: random.Random, shape: tuple[int, ...]) -> np.ndarray:
+    """Mostly zeros and ones, at times other values, of some type."""
+    generator = np.random.default_rng(rng.getrandbits(32))
+    array = generator.integers(0, 2, shape).astype(float)
+    if rng.random() < 0.6 and array.size:
+        array.flat[rng.randrange(array.size)] = rng.choice(VALUES)
+    with np.errstate(all="ignore"), contextlib.suppress(ValueError, TypeError, OverflowError):
+        return array.astype(rng.choice(DTYPES[:2] if rng.random() < 0.7 else DTYPES))
+    return array
+
+
+def _length(rng: random.Random) -> int:
+    return rng.choice([20, 20, 20, 20, 21, 21, 80, 1, 0])
+
+
+def label_values(rng: random.Random, data: bytes) -> bytes:
+    """Labels of a few images, whose values, types, lengths and keys are any."""
+    length = _length(rng)
+    content = {
+        rng.choice(KEYS): _array(rng, (length,) if rng.random() < 0.9 else (2, length))
+        for _ in range(rng.randint(0, 4))
+    }
+    return npy(content, rng.choice([2, 4]))
+
+
+def npz_values(rng: random.Random, data: bytes) -> bytes:
+    """The same as an archive."""
+    length, count = _length(rng), rng.randint(0, 3)
+    ids = np.array([str(rng.choice(KEYS)) for _ in range(count)])
+    if rng.random() < 0.5:
+        labels = _array(rng, (rng.choice([count, count, 1]), length))
+        return npz(ids=ids, labels=np.asarray(labels, dtype=labels.dtype.str.replace("O", "f8")))
+    arrays = {name or "a": _array(rng, (length,)) for name in ids.tolist()}
+    return npz(**{n: a.astype(float) if a.dtype == object else a for n, a in arrays.items()})
+
+
+def csv_values(rng: random.Random, data: bytes) -> bytes:
+    """Tables by name or by column with any cells."""
+    mark = rng.choice([",", ";", "\t"])
+    names = [rng.choice(["cat", "dog", "Sheep", "unicorn", "", "1"]) for _ in range(3)]
+    cells = ["0", "1", "1.0", "nan", "inf", "-1", "", "cat", "cat;dog", "x", "1e999", '"', "\0"]
+    rows = [[rng.choice(["image", "2012_000009"]), *names]]
+    for _ in range(rng.randint(0, 4)):
+        rows.append([str(rng.choice(KEYS)), *(rng.choice(cells) for _ in range(rng.randint(0, 4)))])
+    return "\n".join(mark.join(row) for row in rows).encode("utf-8", "replace")
+
+
+def cam_values(rng: random.Random, data: bytes) -> bytes:
+    """Maps whose values, types and numbers are any."""
+    count = rng.randint(0, 3)
+    keys = np.array([rng.choice([0, 3, 19, 3, -1, 254, 2**40]) for _ in range(count)], dtype=int)
+    maps = {
+        name: _array(rng, (rng.choice([count] * 4 + [1]), 2, 3)) for name in ("cam", "high_res")
+    }
+    return npy({"keys": keys, **maps}, rng.choice([2, 4]))
+
+
+def list_values(rng: random.Random, data: bytes) -> bytes:
+    """Lines of ids as they come from anywhere."""
+    ids = [f"2012_{rng.choice([1, 2, 3, 999999, 1000000]):06}" for _ in range(rng.randint(0, 5))]
+    before = ["", "", "/a/JPEGImages/", "..\\", "C:\\", "./", " ", "\ufeff", "#"]
+    after = ["", "", ".jpg", ".JPEG", " 1", " -1", " 0", "# cat", ".png", "\t/x.png", "\u2028"]
+    ends = ["\n", "\n", "\r\n", "\r", "\n\n"]
+    lines = (rng.choice(before) + i + rng.choice(after) + rng.choice(ends) for i in ids)
+    return "".join(lines).encode(rng.choice(["utf-8"] * 9 + ["utf-16"]))
+
+
+def image_values(rng: random.Random, data: bytes) -> bytes:
+    """Photographs of any size, mode and orientation, whole or cut."""
+    size = (rng.choice([1, 2, 7, 40]), rng.choice([1, 3, 16, 60]))
+    modes = [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("I;16", "PNG")]
+    mode, form = rng.choice([*modes, ("1", "PNG"), ("P", "PNG"), ("LA", "PNG")])
+    image = Image.new(mode, size)
+    exif = Image.Exif()
+    exif[_ORIENTATION] = rng.choice([0, 1, 6, 8, 99])
+    stream = io.BytesIO()
+    image.save(stream, form, exif=exif)
+    content = stream.getvalue()
+    return content[: rng.randrange(1, len(content))] if rng.random() < 0.3 else content
 
 
 # --- ways to spoil a file -----------------------------------------------------------------------

@@ -344,7 +344,7 @@ def test_lines_of_lists(coco, line):
 def test_lines_of_other_lists(coco, line):
     path = coco.root / "list.txt"
     path.write_text(f"{line}\n")
-    with pytest.raises(UserError, match="is no coco14 image id"):
+    with pytest.raises(UserError, match="is not an image id of coco14"):
         read_image_list(path, coco.info)
 
 
@@ -377,7 +377,7 @@ def test_masks_that_are_there_stay_and_damaged_ones_are_drawn_again(coco, caplog
     coco.prepare()
     assert (coco.mask() == 7).all()
     assert coco.info.mask_path(TEN).read_bytes() == whole
-    assert "2 images, 1 masks drawn" in caplog.text and "1 images, 0 masks drawn" in caplog.text
+    assert "2 images, 1 mask drawn" in caplog.text and "1 images, 0 masks drawn" in caplog.text
 
 
 def test_complete_masks_need_no_writable_root(coco, monkeypatch):
@@ -524,7 +524,7 @@ def test_command_line(coco, tmp_path):
         )
 
     good = command("--coco14_root", coco.root, "--out_dir", tmp_path / "out")
-    assert good.returncode == 0 and "2 train14, 1 val14 images" in good.stderr
+    assert good.returncode == 0 and "images in train14 2, val14 1" in good.stderr
     assert (tmp_path / "out" / "cls_labels_coco.npy").is_file()
     bad = command("--coco14_root", tmp_path / "none")
     assert bad.returncode == 2 and bad.stderr.startswith("error: --coco14_root")

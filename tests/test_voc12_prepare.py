@@ -171,7 +171,7 @@ def test_command_line(info, tmp_path):
         )
 
     good = command("--voc12_root", info.root, "--out_dir", tmp_path / "out")
-    assert good.returncode == 0 and "8 train, 2 val, 8 train_aug" in good.stderr + good.stdout
+    assert good.returncode == 0 and "train 8, val 2, train_aug 8" in good.stderr + good.stdout
     bad = command("--voc12_root", tmp_path / "none")
     assert bad.returncode == 2 and bad.stderr.startswith("error: --voc12_root")
     assert bad.stderr.count("\n") == 1

@@ -89,12 +89,12 @@ def label_from_xml(path: Path, info: DatasetInfo) -> np.ndarray:
         names = [str(node.text).strip() for node in root.iterfind("./object/name")]
     except OSError as error:
         raise UserError(
-            f"{path}: missing label for an image ({error.strerror}); restore the "
-            f"file, or give --cls_labels"
+            f"{path}: missing label for an image ({error.strerror}); get the "
+            "annotation, or give --cls_labels"
         ) from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last: its encoding
         raise UserError(
-            f"{path}: annotation cannot be read ({reason(error)}); restore the file"
+            f"{path}: annotation cannot be read ({reason(error)}); get it again"
         ) from None
     for name in names:
         if name.lower() not in info.class_names:

@@ -1,0 +1,108 @@
+"""The log of a run, and what the screen shows."""
+
+import io
+import json
+import logging
+import os
+import re
+import sys
+
+import pytest
+
+from misc import progress as progress_module
+from misc.progress import progress
+
+FIRST = "2012_000001"
+
+
+@pytest.fixture
+def call(sample, classifier_file, tiny_run, tmp_path, capsys):
+    """Makes the plain maps of one image: exit code, screen, lines of errors."""
+
+    def run(*options):
+        given = ("--voc12_root", sample.root, "--result_dir", tmp_path / "result", "--limit", 1)
+        given += ("--cam_weights_name", classifier_file)
+        passes = () if any("pass" in str(word) for word in options) else ("--make_cam_pass",)
+        capsys.readouterr()
+        code = tiny_run(*given, *passes, *options)
+        said = capsys.readouterr()
+        return code, said.out, [x for x in said.err.splitlines() if x.startswith("error: ")]
+
+    return run
+
+
+def test_a_file_of_others_is_no_log(call, tmp_path):
+    for content in (b"\xff\xd8\xff\xe0 a photograph", b"notes of mine\n"):
+        (tmp_path / "x.jpg").write_bytes(content)
+        code, _, (line,) = call("--log_name", tmp_path / "x.jpg")
+        assert code == 2 and f"--log_name {tmp_path / 'x.jpg'}: is not a log of this" in line
+        assert (tmp_path / "x.jpg").read_bytes() == content
+
+
+def test_a_log_is_continued(call, tmp_path):
+    for runs in (1, 2):
+        assert call("--log_name", tmp_path / "my.log")[0] == 0
+        lines = (tmp_path / "my.log").read_text().splitlines()
+        assert lines[0] == "RIB run log" and lines.count("RIB run log") == 1
+        assert sum(" all options: " in line for line in lines) == runs
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder"])
+def test_what_is_not_a_file_is_no_log(call, tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    code, _, (line,) = call("--log_name", tmp_path / name)
+    assert code == 2 and f"--log_name {tmp_path / name}: is not a log" in line
+
+
+def test_a_device_takes_a_log(call):
+    assert call("--log_name", "/dev/null")[0] == 0
+
+
+def test_the_screen_shows_changed_options_and_the_log_all(call, tmp_path):
+    _, said, _ = call("--beta", 8)
+    (line,) = [line for line in said.splitlines() if " options: " in line]
+    shown = json.loads(line.partition(" options: ")[2])
+    assert shown["beta"] == 8.0 and shown["limit"] == 1 and "seed_power" not in shown
+    log = (tmp_path / "result" / "run.log").read_text()
+    (line,) = [line for line in log.splitlines() if " all options: " in line]
+    noted = json.loads(line.partition(" all options: ")[2])
+    assert noted["beta"] == 8.0 and noted["seed_power"] == 1.3
+
+
+def test_counts_and_places_are_named(call, tmp_path):
+    call("--make_recam_pass", "--visualize", 1)
+    _, said, _ = call("--make_cam_pass", "--eval_cam_pass", "--visualize", 1)
+    cam = tmp_path / "result" / "cam"
+    assert "make_cam: 1 image, 1 process on cpu, 1 thread each" in said
+    assert f"eval_cam of {cam}: 1 image in " in said
+    assert not re.search(r"\b1 (images|processes|threads)\b", said)
+    assert f"RIB iterations {tmp_path / 'result' / 'visualize' / 'iterations'}" in said
+
+
+def test_no_bar_in_a_file_but_a_line_for_slow_work(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress(5, "quick", "image") as bar:
+        for _ in range(5):
+            bar.update()
+    assert caplog.text == ""
+    monkeypatch.setattr(progress_module, "_SECONDS", 0.0)
+    with progress(5, "slow", "image", done=2) as bar:
+        for _ in range(3):
+            bar.update()
+    assert sys.stderr.getvalue() == ""
+    assert "slow" in caplog.text and "4/5" in caplog.text and "\r" not in caplog.text
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    bar = progress(5, "work", "image")
+    assert not bar.disable and bar.fp is not None and bar.total == 5
+    bar.close()
+    bar = progress(5, "work", "image", hidden=True)
+    assert bar.disable

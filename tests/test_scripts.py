@@ -1,0 +1,125 @@
+"""The shell scripts: mistakes end with one line, and nothing is drawn or computed in place of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("get_pseudo_gt_VOC.sh", "get_pseudo_gt_COCO.sh")
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Runs a script from another folder: exit code, stdout, lines of stderr."""
+
+    def run(name, *options, folder=tmp_path, **environment):
+        end = subprocess.run(
+            ["bash", str(PROJECT / name), *map(str, options)],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHON": sys.executable, **environment},
+        )
+        return end.returncode, end.stdout, end.stderr.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_misspelt_option_does_not_fall_to_the_sample(script, name):
+    code, said, (line,) = script(name, "--voc12_rot", "DIR")
+    assert code == 2 and said == "" and "unrecognized arguments: --voc12_rot" in line
+
+
+@pytest.mark.parametrize("given", [["--voc12_root", "none"], ["--voc12_root=none"]])
+def test_a_root_that_is_not_there_does_not_fall_to_the_sample(script, given):
+    code, said, (line,) = script("get_pseudo_gt_VOC.sh", *given)
+    assert code == 2 and said == "" and "--voc12_root none: no such folder" in line
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5"])
+def test_the_number_of_processes_is_a_number(script, value):
+    code, said, (line,) = script("get_pseudo_gt_VOC.sh", NPROC=value)
+    assert code == 2 and said == "" and line.startswith(f"error: NPROC={value}: is not a number")
+
+
+def test_paths_are_relative_to_where_the_user_stands(script, sample, tmp_path, classifier_file):
+    shutil.copytree(sample.root, tmp_path / "mine" / "voc")
+    shutil.copy(classifier_file, tmp_path / "mine" / "cam.pth")
+    code, said, errors = script(
+        *("get_pseudo_gt_VOC.sh", "--voc12_root", "voc", "--cam_weights_name", "cam.pth"),
+        *("--make_cam_pass", "--max_long", 64, "--limit", 1, "--result_dir", "out"),
+        *("--device", "cpu"),
+        folder=tmp_path / "mine",
+    )
+    assert code == 0, errors
+    assert len(list((tmp_path / "mine" / "out" / "cam_plain").glob("*.npy"))) == 1
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["cam.pth", "out", "voc"]
+
+
+@pytest.mark.parametrize(
+    "messages, words",
+    [
+        (
+            "ERROR: Could not install packages: [Errno 28] No space left on device",
+            "the disk is full",
+        ),
+        ("NewConnectionError: Failed to establish a new connection", "cannot be reached"),
+        ("Temporary failure in name resolution\nno matching distribution", "cannot be reached"),
+        ("error: command 'gcc' failed\nFailed building wheel for pydensecrf2", "no C++ compiler"),
+        ("ERROR: something else", "see pip's message above"),
+    ],
+)
+def test_a_failed_installation_says_why(tmp_path, messages, words):
+    (tmp_path / "log").write_text(messages)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "grep").symlink_to(shutil.which("grep"))  # and no compiler
+    code = 'source "$1/misc/setup_env.sh"; reason_of_failure "$2" requirements.txt'
+    end = subprocess.run(
+        [shutil.which("bash"), "-c", code, "-", str(PROJECT), str(tmp_path / "log")],
+        capture_output=True,
+        text=True,
+        env={"PATH": str(tmp_path / "bin")},
+    )
+    assert words in end.stdout and end.stdout.count("\n") == 1 and not end.stderr
+
+
+def test_an_installation_that_fails_ends_with_its_reason(script, tmp_path):
+    """With a python3 whose environments have a pip that is offline."""
+    fake = tmp_path / "bin" / "python3"
+    fake.parent.mkdir()
+    fake.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        "  *find_spec*) exit 1;;\n"
+        '  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python";;\n'
+        '  "-m pip --version") exit "${PIP:-0}";;\n'
+        '  *install*) echo "NewConnectionError"; exit 1;;\n'
+        "esac\n"
+    )
+    fake.chmod(0o755)
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT / "misc", project / "misc")
+    for name in ("get_pseudo_gt_VOC.sh", "requirements.txt"):
+        shutil.copy(PROJECT / name, project)
+    path = f"{fake.parent}:{os.environ['PATH']}"
+
+    def run(**environment):
+        end = subprocess.run(
+            ["bash", str(project / "get_pseudo_gt_VOC.sh")],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path, "PYTHON": "", **environment},
+        )
+        return end.returncode, end.stderr.splitlines()[-1]
+
+    code, line = run()
+    assert code == 2 and line.startswith("error: the package index cannot be reached")
+    code, line = run(PIP="1")
+    assert code == 2 and line.startswith(
+        "error: python3 cannot make a virtual environment with pip"
+    )
