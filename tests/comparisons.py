@@ -3,6 +3,8 @@
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +23,21 @@ from Dataset.objects import CAT, DOG, smooth_noise
 from Dataset.scene import draw_scene
 from misc.cams import label_map, load_cam, save_cam
 from misc.datasets import Crops, byte_crop, multi_scale_pairs, read_image
+from misc.files import atomic_path
 from misc.image_cache import ImageCache
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
 from misc.memory import freed_memory_kept
 from misc.metrics import ThresholdScores
 from misc.options import parse
+from misc.outputs import Output, output_state
 from misc.palette import read_label_png, save_label_png
 from misc.parallel import run_over_images
+from misc.processes import cpu_count
 from misc.rib import RIB, RIBSettings
+from misc.threads import SPINS
 from misc.torchutils import gndp2d
+from misc.untrusted import check_jpeg
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
@@ -45,6 +52,7 @@ Size = tuple[int, int]
 Results = Sequence[torch.Tensor | np.ndarray]
 
 CPU = torch.device("cpu")
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # how OpenMP's threads wait
 
 
 def timed(work: Callable[[], Any], device: torch.device = CPU) -> tuple[float, Any]:
@@ -406,6 +414,95 @@ class IRNStep(IRNLoss):
         return [losses.detach(), gradients]
 
 
+class Neighbour(Comparison):
+    """Training steps beside a busy process: threads that wait briefly, or as OpenMP does alone."""
+
+    def __init__(self, crop: int, width: int, steps: int):
+        self.steps, threads = steps, max(2, cpu_count())
+        self.what = f"{steps} IRN training steps beside a busy process, {threads} threads"
+        self.quiet: dict[bool, list[float]] = {True: [], False: []}
+        self._processes = {}
+        for briefly in (True, False):
+            environment = {k: v for k, v in os.environ.items() if k not in _WAITING}
+            environment |= {"GOMP_SPINCOUNT": SPINS} if briefly else {}
+            words = ["-m", "tests.neighbour_steps", *map(str, (crop, width, threads))]
+            process = subprocess.Popen(
+                [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=environment,
+            )  # fmt: skip
+            assert process.stdout.readline() == "ready\n"
+            self._processes[briefly] = process
+
+    def here(self) -> Results:
+        return self._beside_a_neighbour(briefly=True)
+
+    def plain(self) -> Results:
+        return self._beside_a_neighbour(briefly=False)
+
+    def _beside_a_neighbour(self, briefly: bool) -> Results:
+        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            return [np.array(self._steps(briefly))]
+        finally:
+            busy.kill()
+            busy.wait()
+
+    def _steps(self, briefly: bool) -> list[float]:
+        process = self._processes[briefly]
+        process.stdin.write(f"{self.steps}\n")
+        process.stdin.flush()
+        return list(map(float, process.stdout.readline().split()))
+
+    def prepare_plain(self) -> None:
+        for _ in range(3):
+            for way, seconds in self.quiet.items():
+                seconds.append(self._steps(way)[0])
+
+    def plain_results(self, outcome: Any) -> Results:
+        return [outcome[0][1:]]  # the loss, without the seconds
+
+    here_results = plain_results
+
+    def remark(self) -> str:
+        briefly, alone = (median(self.quiet[way]) for way in (True, False))
+        return f"without a neighbour: {alone:.2f} s / {briefly:.2f} s"
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.stdin.close()
+            process.wait()
+
+
+class Safeguards(Comparison):
+    """Maps written and read with their seals and checks, a photograph checked; or as NumPy does."""
+
+    def __init__(self, size: Size, images: int):
+        self.what = f"maps of {images} images of {size[0]} x {size[1]} written and read"
+        self.images, self.folder = images, tempfile.TemporaryDirectory()
+        self.paths = [Path(self.folder.name, f"{n}.npy") for n in range(images)]
+        image, self.cams, self.keys = photograph_and_cams(0, size)
+        self.small = np.ascontiguousarray(self.cams[:, ::4, ::4])
+        self.photograph = Path(self.folder.name, "a.jpg")
+        Image.fromarray(image).save(self.photograph, quality=92)
+
+    def here(self) -> Results:
+        for path in self.paths:
+            check_jpeg(self.photograph)
+            save_cam(path, self.keys, self.small, self.cams)
+        assert {output_state(path) for path in self.paths} == {Output.WHOLE}
+        return [load_cam(path)["high_res"] for path in self.paths]
+
+    def plain(self) -> Results:
+        content = {"keys": self.keys, "cam": self.small, "high_res": self.cams}
+        for path in self.paths:
+            with atomic_path(path) as temporary:
+                np.save(temporary, content, allow_pickle=True)
+        return [np.load(path, allow_pickle=True).item()["high_res"] for path in self.paths]
+
+    def close(self) -> None:
+        self.folder.cleanup()
+
+
 class PseudoMask(Comparison):
     """Pseudo mask of an image: boundary network, random walk, labels."""
 
@@ -719,6 +816,17 @@ COMPARISONS = {
         RIBLoading,
         {"images": 4, "batch": 20, "crop": 128, "iterations": 4, "width": 16},
         {"images": 2, "batch": 2, "crop": 32, "iterations": 1, "width": 8},
+    ),
+    "neighbour": Entry(
+        Neighbour,
+        {"crop": 192, "width": 16, "steps": 10},
+        {"crop": 64, "width": 8, "steps": 1},
+        goal_ratio=2,
+    ),
+    "safeguards": Entry(
+        Safeguards,
+        {"size": (375, 500), "images": 20},
+        {"size": (40, 52), "images": 2},
     ),
     "pseudo_mask": Entry(
         PseudoMask,

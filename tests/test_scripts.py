@@ -1,4 +1,4 @@
-"""The shell scripts: mistakes end with one line, and nothing is drawn or computed in place of it."""
+"""The shell scripts: mistakes end with one line, and nothing is drawn or computed instead."""
 
 import os
 import shutil
