@@ -377,7 +377,7 @@ def test_masks_that_are_there_stay_and_damaged_ones_are_drawn_again(coco, caplog
     coco.prepare()
     assert (coco.mask() == 7).all()
     assert coco.info.mask_path(TEN).read_bytes() == whole
-    assert "2 images, 1 mask drawn" in caplog.text and "1 images, 0 masks drawn" in caplog.text
+    assert "2 images, 1 mask drawn" in caplog.text and "1 image, 0 masks drawn" in caplog.text
 
 
 def test_complete_masks_need_no_writable_root(coco, monkeypatch):
