@@ -56,11 +56,19 @@ def _is_alive(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
+        # A process that was killed keeps its number until its parent has asked for its end.
+        return not _is_zombie(pid)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # a process of somebody else
         return True
-    return True
+
+
+def _is_zombie(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        # The state follows the name of the program, which stands in brackets.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return False
 
 
 @contextmanager

@@ -10,11 +10,13 @@ from matplotlib.figure import Figure
 
 from misc.cams import load_cam
 from misc.datasets import read_image
+from misc.errors import UserError
 from misc.files import atomic_path, remove_leftovers
 from misc.metrics import ThresholdScores
 from misc.options import Options
+from misc.outputs import foreign_line, is_foreign
 from misc.palette import read_label_png, voc_palette
-from misc.seals import require_own, sealed
+from misc.seals import sealed
 from step.make_recam_with_RIB import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,8 @@ def score_curves(seed_scores: dict[str, ThresholdScores]) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, complete or not at all; UserError where that is somebody's file."""
-    require_own(path, "move it away")
+    if is_foreign(path):
+        raise UserError(foreign_line(path))
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     with atomic_path(path) as temporary:

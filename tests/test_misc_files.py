@@ -1,14 +1,16 @@
 """misc/files.py: a file appears whole or not at all."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from misc.files import atomic_path, remove_leftovers
+from misc.files import _host, atomic_path, remove_leftovers
 
 
 def test_file_appears_at_the_end(tmp_path):
@@ -84,3 +86,18 @@ def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path
     living.communicate("")
     assert set(os.listdir(tmp_path)) == {"a.npy", *names}
     remove_leftovers(tmp_path / "none")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
+def test_what_a_killed_process_left_goes_before_its_parent_has_noticed(tmp_path):
+    writer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    left = tmp_path / f".a.npy.{_host()}-{writer.pid}-0.tmp.npy"
+    left.touch()
+    remove_leftovers(tmp_path)
+    assert left.exists()
+    os.kill(writer.pid, signal.SIGKILL)
+    while open(f"/proc/{writer.pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    remove_leftovers(tmp_path)
+    assert not left.exists()
+    writer.wait()

@@ -135,6 +135,17 @@ def test_a_mask_that_was_corrected_by_hand_stays(call, refused, result_dir, boun
     assert f"{path}: was not made by this program, or was changed since" in line
 
 
+def test_a_picture_of_others_stays_and_a_damaged_one_is_drawn_again(call, refused, result_dir):
+    assert call("--make_cam_pass", "--visualize", 1)[0] == 0
+    path = result_dir / "visualize" / f"{FIRST}.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    assert call("--make_cam_pass", "--visualize", 1)[0] == 0 and path.read_bytes() == whole
+    Image.new("RGB", (3, 3)).save(path)
+    line = refused("--make_cam_pass", "--visualize", 1)
+    assert f"{path}: was not made by this program" in line
+
+
 def test_a_flipped_byte_in_a_map_is_found_by_every_reader(call, refused, result_dir):
     assert call("--make_recam_pass")[0] == 0
     path = result_dir / "cam" / f"{SECOND}.npy"
