@@ -9,7 +9,7 @@
 # again: the same command resumes where it stopped.
 set -euo pipefail
 project=$(cd "$(dirname "$0")" && pwd)
-source "$project/misc/pseudo_gt.sh"
+source "$project/misc/cli/pseudo_gt.sh"
 # Most images of this sample show two classes, whose maps RIB mixes up when it goes too far.
 SAMPLE_OPTIONS=(--RIB_lr 1e-4 --RIB_batch_size 12 --score_th 0.3 --explode_ratio 0.5)
 ADVICE="For the real thing get train2014.zip, val2014.zip and annotations_trainval2014.zip from cocodataset.org,

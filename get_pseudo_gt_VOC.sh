@@ -9,7 +9,7 @@
 # again: the same command resumes where it stopped.
 set -euo pipefail
 project=$(cd "$(dirname "$0")" && pwd)
-source "$project/misc/pseudo_gt.sh"
+source "$project/misc/cli/pseudo_gt.sh"
 SAMPLE_OPTIONS=(--RIB_lr 2e-4 --irn_pad_size 288)
 ADVICE="For the real thing get VOC 2012 (VOCtrainval_11-May-2012.tar from the PASCAL VOC site) and the SBD masks
 (SegmentationClassAug), put JPEGImages/, SegmentationClass/, SegmentationClassAug/, Annotations/ and

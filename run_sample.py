@@ -2,7 +2,7 @@
 
 # ruff: noqa: E402
 if __name__ == "__main__":  # before torch is loaded, which reads it
-    from misc.threads import wait_briefly
+    from misc.runtime.threads import wait_briefly
 
     wait_briefly()
 
@@ -17,21 +17,29 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from misc import distributed, interrupts
+from misc.cli.options import (
+    DATASETS,
+    STEPS,
+    Options,
+    chosen_steps,
+    parse,
+    unread_lists,
+)
+from misc.cli.places import check_places, claimed
+from misc.cli.preflight import Preflight
 from misc.errors import StoppedError, UserError, counted
-from misc.manifest import OutputFolder, check_folder, claim_folder, make_writable
 from misc.metrics import mean_iou
-from misc.options import DATASETS, STEPS, Options, check_device, chosen_steps, parse, unread_lists
-from misc.parallel import (
+from misc.runtime import distributed, interrupts
+from misc.runtime.devices import (
+    check_device,
     main_device,
-    readers_can_end,
     set_up_process,
     training_threads,
     uses_cuda,
 )
-from misc.places import check_places, claimed
-from misc.preflight import Preflight
-from misc.seals import require_own
+from misc.runtime.image_task import readers_can_end
+from misc.storage.manifest import OutputFolder, check_folder, claim_folder, make_writable
+from misc.storage.seals import require_own
 
 log = logging.getLogger("run_sample")
 
@@ -48,7 +56,7 @@ def main(argv: list[str] | None = None, ends_process: bool = False) -> int:
     try:
         with interrupts.noticed(ends_process):
             check_device(args.device)
-            with distributed.joined(uses_cuda(args)):
+            with distributed.joined(uses_cuda(args.resources)):
                 run(args)
     except UserError as error:
         if not isinstance(error, distributed.SaidElsewhereError):
@@ -74,7 +82,9 @@ def run(args: Options) -> None:
     args.info.require_root()
     steps = {name: importlib.import_module(f"step.{name}") for name in chosen_steps(args)}
     distributed.on_first_rank(lambda: check_places(args, steps))
-    set_up_process(main_device(args), training_threads(args), args.deterministic)
+    set_up_process(
+        main_device(args.resources), training_threads(args.resources), args.deterministic
+    )
     if args.check:
         distributed.on_first_rank(lambda: check_only(args, steps))
         return

@@ -22,7 +22,7 @@ from Dataset import coco_layout, voc_layout
 from Dataset.objects import COCO_OBJECT_CLASSES, OBJECT_CLASSES, ObjectClass, with_body_of
 from Dataset.scene import Scene, draw_scene
 from misc.errors import UserError
-from misc.manifest import read_manifest, settings_difference, write_manifest
+from misc.storage.manifest import read_manifest, settings_difference, write_manifest
 
 VERSION = 1  # to be raised when the drawing changes, so that an older sample is not taken for new
 TRAIN_IMAGES, VAL_IMAGES, SEED = 24, 12, 0

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from Dataset.make_sample import make_sample
-from misc.dataset_info import DatasetInfo, read_image_list
-from misc.datasets import ClassificationDataset, load_labels
+from misc.cli.options import DATASETS
+from misc.data.dataset_info import DatasetInfo, read_image_list
+from misc.data.datasets import ClassificationDataset, load_labels
 from misc.errors import UserError
-from misc.options import DATASETS
 from net.checkpoint import save_checkpoint
 from net.resnet50 import FixedBatchNorm
 from net.resnet50_cam import Net

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from misc.dataset_info import DatasetInfo
+from misc.data.dataset_info import DatasetInfo
 
 # In the order of the category ids, which are CATEGORY_IDS.
 CLASS_NAMES = (

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from misc.dataset_info import DatasetInfo
+from misc.data.dataset_info import DatasetInfo
 from misc.errors import UserError, about
-from misc.untrusted import MAX_PIXELS, read_bytes, reason
+from misc.storage.untrusted import MAX_PIXELS, read_bytes, reason
 
 ADVICE = "unpack it again from annotations_trainval2014.zip of cocodataset.org"
 MAX_SIDE = 65535  # pixels of a JPEG file

@@ -16,11 +16,11 @@ import numpy as np
 from coco14.dataset import describe
 from coco14.instances import ADVICE, read_instances
 from coco14.masks import make_masks
-from misc.dataset_info import DatasetInfo
+from misc.data.dataset_info import DatasetInfo
+from misc.data.preparation import command_line, matched, save_labels, save_lists
 from misc.errors import UserError, counted
-from misc.files import is_whole_png
-from misc.manifest import make_writable
-from misc.preparation import command_line, matched, save_labels, save_lists
+from misc.storage.files import is_whole_png
+from misc.storage.manifest import make_writable
 
 SPLITS = {"train14": "instances_train2014.json", "val14": "instances_val2014.json"}
 LISTS = tuple(f"{split}.txt" for split in SPLITS)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from misc.errors import UserError
 from misc.imutils import get_strided_size, get_strided_up_size
-from misc.npydict import load_dict, save_dict
-from misc.untrusted import MAX_PIXELS
+from misc.storage.npydict import load_dict, save_dict
+from misc.storage.untrusted import MAX_PIXELS
 
 CAM_FIX = "run make_cam or make_recam_with_RIB first or set --cam_out_dir"
 LABEL_FIX = "make the label file again or check its path"

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from misc.errors import UserError
-from misc.files import atomic_path
-from misc.seals import sealed
-from misc.untrusted import WrongModeError, decode_image
+from misc.storage.files import atomic_path
+from misc.storage.seals import sealed
+from misc.storage.untrusted import WrongModeError, decode_image
 
 
 def voc_palette(n: int = 256) -> np.ndarray:
@@ -39,7 +39,7 @@ def read_label_png(path: str | Path) -> np.ndarray:
     """Reads a grey or palette PNG as an H x W uint8 label map.
 
     Raises UserError when the file is missing or broken, holds colours in place of labels, or has
-    more pixels than `misc.untrusted.MAX_PIXELS`.
+    more pixels than `misc.storage.untrusted.MAX_PIXELS`.
     """
     try:
         return np.array(decode_image(path, ("PNG",), modes=("L", "P")))

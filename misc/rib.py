@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from misc.cams import pair_map
-from misc.memory import PixelBudget
+from misc.runtime.memory import PixelBudget
 from misc.torchutils import PolyOptimizer, gndp2d, parameter_groups
 from net.folded import FoldedCAM
 from net.resnet50_cam import CAM

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from misc.errors import UserError
-from misc.files import atomic_path
-from misc.interrupts import shielded
-from misc.untrusted import reason
+from misc.runtime.interrupts import shielded
+from misc.storage.torch_files import read_torch, write_torch
 from net.resnet50 import ResNet50
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
-from net.torch_files import load_plain
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -80,20 +78,8 @@ def save_checkpoint(
             raise TypeError(f"{name} is a {type(value).__name__} and not plain data")
     state = _plain_names(model.state_dict())
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
-    write_file(Path(path), {**extra, "arch": dict(model.arch), "state_dict": state})
-
-
-def write_file(path: Path, content: dict) -> None:
-    """Writes what `torch.load(weights_only=True)` reads; UserError where that cannot be done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # An opened file: torch would note the name, which is another one in every run.
-        # Shielded: torch takes an exception out of its own writing for an error, or for nothing.
-        with shielded(), atomic_path(path) as temporary, temporary.open("wb") as stream:
-            torch.save(content, stream)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be written ({reason}); free or change the place") from error
+    with shielded():
+        write_torch(Path(path), {**extra, "arch": dict(model.arch), "state_dict": state})
 
 
 def _is_plain(value: Any) -> bool:
@@ -113,7 +99,7 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
     not a checkpoint of a ResNet-50.
     """
     path = Path(path)
-    content = _unpickle(path)
+    content = read_torch(path)
     extra = {}
     wrapper = next((key for key in _WRAPPERS if _is_wrapped(content, key)), None)
     if wrapper:
@@ -135,23 +121,6 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
             "it is damaged: give another file"
         )
     return {"arch": _complete_arch(path, given, state), "state_dict": state, "extra": extra}
-
-
-def _unpickle(path: Path) -> Any:
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "is missing"
-        longer = path.with_name(f"{path.name}.pth")
-        advice = "give the path of a ResNet-50 checkpoint"
-        if longer.is_file():
-            advice = f"{longer.name} is there: give that name"
-        raise UserError(f"{path} {problem}; {advice}")
-    try:
-        return load_plain(path)
-    except Exception as error:  # damaged bytes can raise almost anything in an unpickler
-        raise UserError(
-            f"{path} cannot be read as network weights ({reason(error)}): it is damaged, "
-            "of another kind, or holds more than tensors and plain values; give another file"
-        ) from error
 
 
 def _is_wrapped(content: Any, key: str) -> bool:

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from misc.distributed import summed
 from misc.indexing import (
     AffinityLabels,
     PathIndex,
@@ -17,6 +16,7 @@ from misc.indexing import (
     ranked_pixels,
     shifted,
 )
+from misc.runtime.distributed import summed
 from net.folded import folded_copy
 from net.resnet50 import ResNet50, freeze
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import label_map, load_cam
-from misc.datasets import read_image
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import read_image
 from misc.imutils import refine_label_maps
-from misc.manifest import OutputFolder, claim_folder, folder_digest
-from misc.options import Options
 from misc.palette import save_label_png
-from misc.parallel import ImageTask, run_over_images
-from misc.preflight import Preflight
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.storage.manifest import OutputFolder, folder_digest
 
 
 def folder(args: Options) -> OutputFolder:
@@ -80,5 +80,5 @@ class MakeIRLabel(ImageTask):
 def run(args: Options) -> None:
     """Make and save the confident labels of every image of the inference list."""
     inputs = {"maps": folder_digest(args.cam_out_dir)}
-    claim_folder(folder(args), settings(args), inputs, args.overwrite)
-    run_over_images(MakeIRLabel(args), args.image_ids("infer"), args)
+    claim(folder(args), settings(args), inputs, args.overwrite)
+    run_over_images(MakeIRLabel(args), args.image_ids("infer"), args.resources)

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import load_cam
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
 from misc.errors import about
-from misc.manifest import read_manifest
 from misc.metrics import ThresholdScores, iou
-from misc.options import Options
 from misc.palette import read_label_png
-from misc.parallel import ImageTask, run_over_images
-from misc.preflight import Preflight
+from misc.runtime.image_task import ImageTask, run_over_images
+from misc.storage.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class ScoreCAMs(ImageTask):
 
 def score(args: Options, cam_dir: Path) -> ThresholdScores:
     """Scores of a folder of maps on the evaluation list, whatever number of processes."""
-    first, *others = run_over_images(ScoreCAMs(args, cam_dir), args.scored_ids(), args)
+    first, *others = run_over_images(ScoreCAMs(args, cam_dir), args.scored_ids(), args.resources)
     for other in others:
         first.merge(other)
     return first

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
 from misc.errors import about
 from misc.metrics import false_positive_negative, iou, mean_iou, pseudo_mask_confusion
-from misc.options import Options
 from misc.palette import read_label_png
-from misc.parallel import ImageTask, run_over_images
-from misc.preflight import Preflight
+from misc.runtime.image_task import ImageTask, run_over_images
 from step.eval_cam import log_class_ious
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class ScoreMasks(ImageTask):
 
 def run(args: Options) -> np.ndarray:
     """Confusion matrix L x L of the pseudo masks on the evaluation list (row truth)."""
-    confusion = sum(run_over_images(ScoreMasks(args), args.scored_ids(), args))
+    confusion = sum(run_over_images(ScoreMasks(args), args.scored_ids(), args.resources))
     positive, negative = false_positive_negative(confusion)
     log.info(
         "pseudo masks (%s): mIoU %.2f %%; false positives and negatives in per cent: "

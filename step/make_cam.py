@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from misc.cams import merge_scales, pair_map, save_cam
-from misc.datasets import load_labels, multi_scale_pairs, read_image
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import load_labels, multi_scale_pairs, read_image
 from misc.errors import UserError
-from misc.manifest import OutputFolder, claim_folder, file_digest
-from misc.memory import PixelBudget, about_image
-from misc.options import Options
-from misc.parallel import ImageTask, run_over_images
-from misc.preflight import Preflight
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.memory import PixelBudget, about_image
+from misc.storage.manifest import OutputFolder, file_digest
 from net.checkpoint import load_classifier
 from net.folded import FoldedCAM
 
@@ -99,5 +99,5 @@ def run(args: Options) -> None:
         "classifier": file_digest(args.cam_weights_name),
         "labels": file_digest(args.cls_labels),
     }
-    claim_folder(folder(args), settings(args), inputs, args.overwrite)
-    run_over_images(MakeCAM(args, image_ids), image_ids, args)
+    claim(folder(args), settings(args), inputs, args.overwrite)
+    run_over_images(MakeCAM(args, image_ids), image_ids, args.resources)

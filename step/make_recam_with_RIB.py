@@ -5,16 +5,17 @@ from pathlib import Path
 
 import torch
 
-from misc import distributed
-from misc.datasets import CropSource, RIBBatches, load_labels, multi_scale_pairs, read_image
-from misc.files import remove_leftovers
-from misc.image_cache import ImageCache
-from misc.manifest import OutputFolder, claim_folder, file_digest, ids_digest
-from misc.memory import about_image, available_bytes
-from misc.options import Options
-from misc.parallel import ImageTask, read_ahead_workers, run_over_images
-from misc.preflight import Preflight
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import CropSource, RIBBatches, load_labels, multi_scale_pairs, read_image
+from misc.data.image_cache import ImageCache
 from misc.rib import RIB, RIBSettings
+from misc.runtime import distributed
+from misc.runtime.devices import read_ahead_workers
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.memory import about_image, available_bytes
+from misc.storage.files import remove_leftovers
+from misc.storage.manifest import OutputFolder, file_digest, ids_digest
 from net.checkpoint import load_classifier
 from step.make_cam import save_merged
 
@@ -112,7 +113,7 @@ class MakeRIBCAM(ImageTask):
             args.RIB_iter,
             args.RIB_batch_size,
             args.disjoint_prob,
-            read_ahead_workers(args),
+            read_ahead_workers(args.resources),
             pin_memory=device.type == "cuda",
         )
 
@@ -166,8 +167,8 @@ def run(args: Options) -> None:
         "labels": file_digest(args.cls_labels),
         "train list": ids_digest(args.image_ids("train", limited=False)),
     }
-    claim_folder(folder(args), settings(args), inputs, args.overwrite)
+    claim(folder(args), settings(args), inputs, args.overwrite)
     shown_dir = shown_path(args, "", 0).parent
     shown_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(shown_dir)
-    run_over_images(MakeRIBCAM(args, image_ids), image_ids, args)
+    run_over_images(MakeRIBCAM(args, image_ids), image_ids, args.resources)

@@ -7,13 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from misc.cams import CAM_STRIDE, label_map, load_cam
-from misc.datasets import multi_scale_pairs, read_image
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import multi_scale_pairs, read_image
 from misc.indexing import propagate_to_edge
-from misc.manifest import OutputFolder, claim_folder, file_digest, folder_digest
-from misc.options import Options
 from misc.palette import save_label_png, save_palette_png
-from misc.parallel import ImageTask, run_over_images
-from misc.preflight import Preflight
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.storage.manifest import OutputFolder, file_digest, folder_digest
 from net.checkpoint import load_boundary_net
 
 
@@ -109,5 +109,5 @@ def run(args: Options) -> None:
     inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
     palette = OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir / "palette", ".png")
     for out_dir in (folder(args), palette):
-        claim_folder(out_dir, settings(args), inputs, args.overwrite)
-    run_over_images(MakePseudoMask(args), args.image_ids("infer"), args)
+        claim(out_dir, settings(args), inputs, args.overwrite)
+    run_over_images(MakePseudoMask(args), args.image_ids("infer"), args.resources)

@@ -5,14 +5,21 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from misc.datasets import ClassificationDataset, load_labels
-from misc.manifest import file_digest, ids_digest, settings_of, weights_digest
-from misc.options import Options
-from misc.parallel import main_device
-from misc.preflight import Preflight
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import ClassificationDataset, load_labels
+from misc.runtime.devices import main_device, read_ahead_workers
+from misc.runtime.training import (
+    CheckpointFile,
+    Training,
+    check_batch,
+    is_trained,
+    save_trained,
+    train,
+)
+from misc.storage.manifest import file_digest, ids_digest, settings_of, weights_digest
 from misc.torchutils import parameter_groups
-from misc.training import CheckpointFile, Training, check_batch, is_trained, save_trained, train
-from net.checkpoint import on_backbone
+from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_cam import Net
 
 
@@ -59,11 +66,14 @@ def run(args: Options) -> None:
         "train list": ids_digest(image_ids),
     }
     noted = settings_of(settings(args), inputs)
-    training = Training.by_options(args, "cam", target(args), noted)
+    readers = read_ahead_workers(args.resources)
+    training = Training(
+        **args.training("cam"), file=target(args), settings=noted, num_workers=readers
+    )
     if is_trained(training):
         return
     torch.manual_seed(args.seed)
-    device = main_device(args)
+    device = main_device(args.resources)
     model = on_backbone(Net, args.imagenet_weights, args.info.num_classes)
     model.to(device).train()
     labels = load_labels(args.cls_labels, image_ids, args.info)
@@ -79,4 +89,4 @@ def run(args: Options) -> None:
         *model.trainable_parameters(), args.cam_learning_rate, args.cam_weight_decay
     )
     train(training, model, groups, dataset, losses_of)
-    save_trained(training, model)
+    save_trained(training, model, save_checkpoint)

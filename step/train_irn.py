@@ -5,19 +5,26 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from misc import distributed
 from misc.cams import CAM_STRIDE
-from misc.datasets import AffinityDataset, TopLeftDataset
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import AffinityDataset, TopLeftDataset
 from misc.indexing import PathIndex, affinity_labels
-from misc.manifest import folder_digest, ids_digest, settings_of, weights_digest
-from misc.options import Options
-from misc.parallel import main_device, read_ahead_workers
-from misc.preflight import Preflight
-from misc.processes import set_up_reader
-from misc.progress import progress
+from misc.runtime import distributed
+from misc.runtime.devices import main_device, read_ahead_workers
+from misc.runtime.processes import set_up_reader
+from misc.runtime.progress import progress
+from misc.runtime.training import (
+    CheckpointFile,
+    Training,
+    check_batch,
+    is_trained,
+    save_trained,
+    train,
+)
+from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
 from misc.torchutils import parameter_groups
-from misc.training import CheckpointFile, Training, check_batch, is_trained, save_trained, train
-from net.checkpoint import on_backbone
+from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_irn import AffinityDisplacementLoss, Net
 
 
@@ -66,11 +73,14 @@ def run(args: Options) -> None:
         "infer list": ids_digest(args.image_ids("infer")),
     }
     noted = settings_of(settings(args), inputs)
-    training = Training.by_options(args, "irn", target(args), noted)
+    readers = read_ahead_workers(args.resources)
+    training = Training(
+        **args.training("irn"), file=target(args), settings=noted, num_workers=readers
+    )
     if is_trained(training):
         return
     torch.manual_seed(args.seed)
-    device = main_device(args)
+    device = main_device(args.resources)
     side = args.irn_crop_size // CAM_STRIDE  # of boundary map and displacement field
     paths = PathIndex(args.irn_radius, (side, side))
     model = on_backbone(AffinityDisplacementLoss, args.imagenet_weights, paths)
@@ -89,7 +99,7 @@ def run(args: Options) -> None:
     )
     train(training, model, groups, dataset, losses_of)
     store_mean_displacement(model, args, device)
-    save_trained(training, model)
+    save_trained(training, model, save_checkpoint)
 
 
 @torch.no_grad()
@@ -101,7 +111,7 @@ def store_mean_displacement(model: AffinityDisplacementLoss, args: Options, devi
     model.eval()
     dataset = TopLeftDataset(args.info, args.image_ids("infer"), args.irn_crop_size)
     mine = Subset(dataset, distributed.share(range(len(dataset))))
-    readers = read_ahead_workers(args)
+    readers = read_ahead_workers(args.resources)
     loader = DataLoader(
         mine, args.irn_batch_size, num_workers=readers, worker_init_fn=set_up_reader
     )

@@ -9,14 +9,14 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from misc.cams import load_cam
-from misc.datasets import read_image
+from misc.cli.options import Options
+from misc.data.datasets import read_image
 from misc.errors import UserError
-from misc.files import atomic_path, remove_leftovers
 from misc.metrics import ThresholdScores
-from misc.options import Options
-from misc.outputs import foreign_line, is_foreign
 from misc.palette import read_label_png, voc_palette
-from misc.seals import sealed
+from misc.storage.files import atomic_path, remove_leftovers
+from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.seals import sealed
 from step.make_recam_with_RIB import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from misc.processes import cpu_count
+from misc.runtime.processes import cpu_count
 from tests.comparisons import (
     COMPARISONS,
     CPU,

@@ -17,7 +17,7 @@ import numpy as np
 
 from coco14.dataset import CATEGORY_IDS, CLASS_NAMES, describe
 from coco14.prepare import SPLITS, prepare
-from misc.processes import cpu_count
+from misc.runtime.processes import cpu_count
 
 OBJECTS_PER_IMAGE = 7.3  # of COCO 2014: 896,782 annotations in 123,287 images
 POINTS_PER_OBJECT = 26

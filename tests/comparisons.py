@@ -22,22 +22,22 @@ from Dataset.make_sample import make_sample
 from Dataset.objects import CAT, DOG, smooth_noise
 from Dataset.scene import draw_scene
 from misc.cams import label_map, load_cam, save_cam
-from misc.datasets import Crops, byte_crop, multi_scale_pairs, read_image
-from misc.files import atomic_path
-from misc.image_cache import ImageCache
+from misc.cli.options import parse
+from misc.data.datasets import Crops, byte_crop, multi_scale_pairs, read_image
+from misc.data.image_cache import ImageCache
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
-from misc.memory import freed_memory_kept
 from misc.metrics import ThresholdScores
-from misc.options import parse
-from misc.outputs import Output, output_state
 from misc.palette import read_label_png, save_label_png
-from misc.parallel import run_over_images
-from misc.processes import cpu_count
 from misc.rib import RIB, RIBSettings
-from misc.threads import SPINS
+from misc.runtime.image_task import run_over_images
+from misc.runtime.memory import freed_memory_kept
+from misc.runtime.processes import cpu_count
+from misc.runtime.threads import SPINS
+from misc.storage.files import atomic_path
+from misc.storage.outputs import Output, output_state
+from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
-from misc.untrusted import check_jpeg
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
@@ -276,7 +276,7 @@ class IRLabelProcesses(Comparison):
         args = parse([*words, "--voc12_root", str(self.root), "--result_dir", str(self.root)])
         shutil.rmtree(args.ir_label_out_dir, ignore_errors=True)
         args.ir_label_out_dir.mkdir()
-        run_over_images(MakeIRLabel(args), self.ids, args)
+        run_over_images(MakeIRLabel(args), self.ids, args.resources)
         return [read_label_png(args.ir_label_out_dir / f"{i}.png") for i in self.ids]
 
     def close(self) -> None:

@@ -11,17 +11,16 @@ import torch
 import run_sample
 from coco14.dataset import describe as describe_coco
 from Dataset.make_sample import make_sample
-from misc import parallel
-from misc.dataset_info import DatasetInfo
+from misc.data.dataset_info import DatasetInfo
+from misc.runtime import devices
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
 from net.resnet50_irn import EdgeDisplacement
 from tests.weights import fill_by_recipe
 from voc12.dataset import describe
 
-SHARED = Path(
-    os.environ.get("RIB_TEST_DATA", Path(__file__).resolve().parent.parent.parent / "shared")
-)
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("RIB_TEST_DATA", PROJECT.parent / "shared"))
 
 THIN = {"width": 8, "stem": 8}
 
@@ -104,7 +103,7 @@ def _save_by_recipe(model: torch.nn.Module, path: Path) -> Path:
 def tiny_run():
     """Calls run_sample in this process with TINY options before the given ones; its exit code."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(parallel, "cpu_count", lambda: 1)
+    patch.setattr(devices, "cpu_count", lambda: 1)
     threads = torch.get_num_threads()
 
     def call(*options: str | Path) -> int:

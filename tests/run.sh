@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 project=$PWD
-source misc/setup_env.sh
+source misc/cli/setup_env.sh
 find_python tests/requirements.txt $PROJECT_MODULES pytest
 exec "$PYTHON" -m pytest tests -q "$@"

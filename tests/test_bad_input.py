@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from misc.cams import load_label_dict, save_cam, save_label_dict
-from misc.manifest import read_manifest, write_manifest
 from misc.palette import save_label_png, save_palette_png
+from misc.storage.manifest import read_manifest, write_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
-from tests.conftest import THIN
+from tests.conftest import PROJECT, THIN
 from voc12.dataset import describe
 
 FIRST, SECOND = "2012_000001", "2012_000002"
@@ -85,7 +85,7 @@ def command(*words):
         [sys.executable, "run_sample.py", *map(str, words)],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).resolve().parent.parent,
+        cwd=PROJECT,
     )
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from coco14.dataset import describe as describe_coco
 from misc.cams import load_cam, save_cam, save_label_dict
+from misc.cli.options import parse
 from misc.errors import UserError
-from misc.npydict import save_dict
-from misc.options import parse
-from misc.untrusted import MAX_PIXELS, check_jpeg, read_bytes
+from misc.storage.npydict import save_dict
+from misc.storage.untrusted import MAX_PIXELS, check_jpeg, read_bytes
 from net.checkpoint import read_checkpoint, save_checkpoint
 from net.resnet50_cam import Net
 from step.visualize import save_figure, strip

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from coco14.dataset import describe as describe_coco
-from misc.dataset_info import read_image_list
+from misc.cli.options import parse
+from misc.data.dataset_info import read_image_list
+from misc.data.label_file import load_label_file
 from misc.errors import UserError
-from misc.label_file import load_label_file
-from misc.options import parse
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier, read_checkpoint
 from net.resnet50_cam import Net
 from net.resnet50_irn import EdgeDisplacement

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from misc import progress as progress_module
-from misc.progress import progress
+from misc.runtime import progress as progress_module
+from misc.runtime.progress import progress
 
 FIRST = "2012_000001"
 

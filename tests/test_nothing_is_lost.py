@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from misc.cams import load_cam
-from misc.lock import NAME as LOCK
-from misc.lock import locked
-from misc.manifest import read_manifest
 from misc.palette import read_label_png
+from misc.storage.lock import NAME as LOCK
+from misc.storage.lock import locked
+from misc.storage.manifest import read_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
 from tests.conftest import THIN
-from tests.fault_runs import digests
+from tests.robustness.fault_runs import digests
 from voc12.dataset import describe
 
 FIRST, SECOND = "2012_000001", "2012_000002"
@@ -248,7 +248,7 @@ def test_a_second_run_in_a_folder_ends_before_it_writes(
         held.extend(folders)
         return locked(folders)
 
-    monkeypatch.setattr("misc.places.locked", hold)
+    monkeypatch.setattr("misc.cli.places.locked", hold)
     given = ("--voc12_root", info.root, "--result_dir", result_dir, "--limit", 1)
     given += ("--cam_weights_name", classifier_file, "--cam_out_dir", result_dir / "else" / "cam")
     assert tiny_run(*given, "--make_recam_pass") == 0

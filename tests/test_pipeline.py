@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from misc.cams import load_cam, load_label_dict
+from misc.cli.options import STEPS, parse
 from misc.imutils import get_strided_size
-from misc.manifest import read_manifest
-from misc.options import STEPS, parse
 from misc.palette import read_label_png, voc_palette
+from misc.storage.manifest import read_manifest
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
 from tests.conftest import TINY
 

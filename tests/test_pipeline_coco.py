@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from misc.cams import load_cam, load_label_dict, save_cam
+from misc.cli.options import parse
 from misc.metrics import mean_iou
-from misc.options import parse
 from misc.palette import read_label_png, save_palette_png
 from net.checkpoint import load_classifier, save_checkpoint
 from net.resnet50_cam import Net

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from Dataset.train_sample_classifier import SAMPLES
-from tests.conftest import TINY
+from tests.conftest import PROJECT, TINY
 
-PROJECT = Path(__file__).resolve().parent.parent
 STEPS = ("train_cam", "make_recam_with_RIB", "eval_cam", "cam_to_ir_label", "train_irn")
 
 

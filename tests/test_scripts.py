@@ -4,11 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+from tests.conftest import PROJECT
+
 SCRIPTS = ("get_pseudo_gt_VOC.sh", "get_pseudo_gt_COCO.sh")
 
 
@@ -78,7 +78,7 @@ def test_a_failed_installation_says_why(tmp_path, messages, words):
     (tmp_path / "log").write_text(messages)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "grep").symlink_to(shutil.which("grep"))  # and no compiler
-    code = 'source "$1/misc/setup_env.sh"; reason_of_failure "$2" requirements.txt'
+    code = 'source "$1/misc/cli/setup_env.sh"; reason_of_failure "$2" requirements.txt'
     end = subprocess.run(
         [shutil.which("bash"), "-c", code, "-", str(PROJECT), str(tmp_path / "log")],
         capture_output=True,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from misc.dataset_info import DatasetInfo
+from misc.data.dataset_info import DatasetInfo
 
 CLASS_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

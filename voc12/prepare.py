@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from defusedxml import ElementTree
 
-from misc.dataset_info import DatasetInfo, read_image_list
+from misc.data.dataset_info import DatasetInfo, read_image_list
+from misc.data.preparation import command_line, matched, save_labels, save_lists
 from misc.errors import UserError, raise_problems
 from misc.palette import read_label_png
-from misc.preparation import command_line, matched, save_labels, save_lists
-from misc.untrusted import read_bytes, reason
+from misc.storage.untrusted import read_bytes, reason
 from voc12.dataset import describe
 
 _MAX_XML = 1 << 20  # bytes; the largest official annotation has 10 KiB

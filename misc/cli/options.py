@@ -1,0 +1,518 @@
+"""Every option of `run_sample.py`, in one place: name, type, range, default, meaning."""
+
+import argparse
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+from coco14 import prepare as coco14_prepare
+from coco14.dataset import describe as describe_coco14
+from misc.data.dataset_info import DatasetInfo, read_image_list
+from misc.errors import UserError
+from misc.runtime.resources import Resources
+from voc12 import prepare as voc12_prepare
+from voc12.dataset import describe as describe_voc12
+
+# What the option --dataset chooses: (description from a root, preparation of lists and labels).
+DATASETS: dict[str, tuple[Callable, ModuleType]] = {
+    "voc12": (describe_voc12, voc12_prepare),
+    "coco14": (describe_coco14, coco14_prepare),
+}
+
+# Step modules in the order of the method, with what --help says of them.
+STEPS = {
+    "train_cam": "1  train the image classifier",
+    "make_cam": "   plain class activation maps of the classifier (baseline)",
+    "make_recam_with_RIB": "2  RIB: fine-tune per image, sum the maps of all iterations",
+    "eval_cam": "3  score plain maps and RIB maps over all background thresholds",
+    "cam_to_ir_label": "4  confident labels for the inter-pixel relation network (IRN)",
+    "train_irn": "5  train IRN",
+    "make_sem_seg_labels": "6  random walk: pseudo masks",
+    "eval_sem_seg": "   score the pseudo masks",
+}
+_LISTS_OF = {
+    "train_cam": ("train",),
+    "make_cam": ("infer",),
+    "make_recam_with_RIB": ("train", "infer"),
+    "eval_cam": ("eval",),
+    "cam_to_ir_label": ("infer",),
+    "train_irn": ("train", "infer"),
+    "make_sem_seg_labels": ("infer",),
+    "eval_sem_seg": ("eval",),
+}
+# The flags of IRN for two of the steps are shorter than the names of their modules.
+PASS_ALIASES = {
+    "make_sem_seg_labels": ("--make_sem_seg_pass",),
+    "make_recam_with_RIB": ("--make_recam_pass",),
+}
+
+
+class Options(argparse.Namespace):
+    """Parsed options, read-only once `freeze` was called: what is logged is what is used."""
+
+    def freeze(self) -> "Options":
+        """Forbid further changes; returns itself."""
+        self.__dict__["_frozen"] = True
+        return self
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if self.__dict__.get("_frozen"):
+            raise AttributeError(f"options are read-only after parsing; {name} cannot be set")
+        super().__setattr__(name, value)
+
+    def plain(self) -> dict[str, object]:
+        """Option values by name, for the log."""
+        return {
+            k: v for k, v in sorted(vars(self).items()) if k not in ("_frozen", "info", "given")
+        }
+
+    def changed(self) -> dict[str, object]:
+        """The options that were given with another value than their default."""
+        return {name: value for name, value in self.plain().items() if name in self.given}
+
+    def image_ids(self, role: str, limited: bool = True) -> tuple[str, ...]:
+        """Ids of the "train", "infer" or "eval" list, cut to --limit unless told not to."""
+        path = getattr(self, f"{role}_list")
+        ids = _read_list_once(path, self.info)
+        return ids[: self.limit] if limited else ids
+
+    def made_lists(self) -> list[Path]:
+        """The lists and labels that were not given, and are made in `list_dir`."""
+        used = (self.train_list, self.infer_list, self.eval_list, self.cls_labels)
+        return [path for path in used if path.parent == self.list_dir]
+
+    def with_list_dir(self, folder: Path) -> "Options":
+        """The same options with another folder for the lists and labels that are made."""
+        made = self.made_lists()
+        values = {name: value for name, value in vars(self).items() if name != "_frozen"}
+        moved = {name: folder / value.name for name, value in values.items() if value in made}
+        return Options(**{**values, **moved, "list_dir": folder}).freeze()
+
+    def scored_ids(self) -> tuple[str, ...]:
+        """Images to score: the evaluation list; under --limit, those of it that get maps."""
+        ids = self.image_ids("eval", limited=False)
+        if self.limit is None:
+            return ids
+        treated = set(self.image_ids("infer"))
+        chosen = tuple(image_id for image_id in ids if image_id in treated)
+        if not chosen:
+            raise UserError(
+                f"--limit {self.limit}: none of these images is in the evaluation "
+                f"list {self.eval_list}; give a larger limit"
+            )
+        return chosen
+
+    @property
+    def resources(self) -> Resources:
+        """What the run may use of the machine."""
+        return Resources(**{f.name: getattr(self, f.name) for f in fields(Resources)})
+
+    def training(self, prefix: str) -> dict[str, object]:
+        """Values of a `Training`: --PREFIX_num_epoches, --PREFIX_batch_size and the common ones."""
+        return {
+            "name": f"train_{prefix}",
+            "epochs": getattr(self, f"{prefix}_num_epoches"),
+            "batch_size": getattr(self, f"{prefix}_batch_size"),
+            "seed": self.seed,
+            "checkpoint_minutes": self.checkpoint_minutes,
+            "overwrite": self.overwrite,
+        }
+
+    def settings(self, *names: str) -> dict[str, object]:
+        """The named options as plain data for a folder's manifest."""
+        return {name: _plain(getattr(self, name)) for name in names}
+
+
+@functools.lru_cache
+def _read_list_once(path: Path, info: DatasetInfo) -> tuple[str, ...]:
+    return read_image_list(path, info)
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong option in one line."""
+
+    def error(self, message: str) -> None:
+        numbers = re.search(r"unrecognized arguments: -?[\d.]+", message)
+        message += "; several numbers of one option have commas between them" if numbers else ""
+        print(f"error: {message}; python run_sample.py --help lists all options", file=sys.stderr)
+        sys.exit(2)
+
+
+def _number(kind: type, low: float, high: float = 1e9, *, open_low: bool = False):
+    """Parser of a finite number in [low, high], or (low, high] with `open_low`."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (low < value if open_low else low <= value) or not value <= high:
+            limit = f"above {low}" if open_low else f"at least {low}"
+            limit += f" and at most {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {limit}")
+        return value
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return values[text.lower()]
+
+
+def _check_kind(text: str) -> str:
+    if text in ("full", "quick"):
+        return text
+    return "full" if _boolean(text) else ""
+
+
+def _numbers(kind: type, low: float, high: float, count: int | None = None):
+    """Parser of numbers separated by commas, e.g. "1.0,0.5,1.5,2.0"."""
+    parse_one = _number(kind, low, high)
+
+    def parse(text: str) -> tuple:
+        values = tuple(parse_one(word) for word in text.replace(",", " ").split())
+        if not values:
+            raise argparse.ArgumentTypeError("is empty: give numbers separated by commas")
+        if count not in (None, len(values)):
+            raise argparse.ArgumentTypeError(f"{text!r} must be {count} numbers with a comma")
+        return values
+
+    return parse
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    values = _numbers(float, 0.05, 8.0)(text)
+    if values[0] != 1.0:
+        # RIB's early stop looks at scale 1.0 before it goes on to the others.
+        raise argparse.ArgumentTypeError(f"{text!r} must start with 1.0")
+    if len(set(values)) != len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} names a scale twice")
+    return values
+
+
+def _multiple_of_16(text: str) -> int:
+    value = _number(int, 64)(text)
+    if value % 16:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be a multiple of 16")
+    return value
+
+
+_count = _number(int, 1)
+_count_or_zero = _number(int, 0)
+_fraction = _number(float, 0.0, 1.0)
+_positive = _number(float, 0.0, open_low=True)
+_not_negative = _number(float, 0.0)
+_rate = _number(float, 0.0, 100.0, open_low=True)  # of learning; beyond it nothing stays finite
+_decay = _number(float, 0.0, 1.0)
+_processes = _number(int, 1, 1024)  # of a machine; libraries crash with far more threads
+_workers = _number(int, 0, 1024)
+
+
+def _both(name: str) -> str:
+    """Default of an option that differs by dataset, for its help text."""
+    return _by_dataset(lambda info: info.defaults[name])
+
+
+def _by_dataset(value: Callable[[DatasetInfo], object]) -> str:
+    infos = (describe("") for describe, _ in DATASETS.values())
+    return f"(default: {', '.join(f'{info.name} {value(info)}' for info in infos)})"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all options, grouped by step."""
+    parser = _Parser(
+        prog="run_sample.py",
+        usage="python run_sample.py [options]",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
+        description="RIB: pseudo masks for segmentation from image-level labels. Without any "
+        "*_pass option the whole sequence runs; with some, exactly those steps.",
+    )
+    _environment_options(parser.add_argument_group("environment"))
+    _dataset_options(parser.add_argument_group("dataset"))
+    _step_options(parser.add_argument_group("which steps to run (numbers: the method's order)"))
+    _classifier_options(parser.add_argument_group("classifier and maps (1, make_cam)"))
+    _rib_options(parser.add_argument_group("RIB (2)"))
+    _score_options(parser.add_argument_group("scores (3, eval_sem_seg)"))
+    _irn_options(parser.add_argument_group("inter-pixel relations (4, 5)"))
+    _walk_options(parser.add_argument_group("random walk and pseudo masks (6)"))
+    _output_options(parser.add_argument_group("output"))
+    return parser
+
+
+# fmt: off
+def _environment_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--device", default="auto", metavar="NAME",
+        help="auto (CUDA when there is one), cpu, cuda or cuda:N")
+    add("--num_processes", type=_processes, metavar="N",
+        help="processes that share the images of a step (default: one per GPU; on the CPU one "
+        "per core, fewer where memory is short)")
+    add("--num_workers", type=_workers, metavar="N",
+        help="processes that read images ahead, for each of the above (default: 1 on the CPU, "
+        "up to 8 on a GPU; 0 reads in place)")
+    add("--num_threads", type=_processes, metavar="N",
+        help="CPU threads of each process (default: the cores, shared out); on a CPU results are "
+        "the same to the bit where this number is the same, with any number of processes")
+    add("--deterministic", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="on a GPU take only kernels that give the same bits every time (slower)")
+    add("--checkpoint_minutes", type=_not_negative, default=5.0, metavar="X",
+        help="time between two saved states of a training, from which it is continued; 0 saves "
+        "after every step (default: %(default)s)")
+    add("--image_cache", type=_not_negative, metavar="GIB",
+        help="memory for decoded training images, shared by the processes that read RIB's batches, "
+        "3 bytes a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps "
+        "none)")
+    add("--seed", type=_number(int, 0, 2**31 - 1), default=0, metavar="N",
+        help="seed of every random draw")
+    add("--limit", type=_count, metavar="N",
+        help="work on the first N images of each list only (RIB still draws its batches from "
+        "the whole training list)")
+
+
+def _dataset_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--dataset", choices=tuple(DATASETS), default="voc12", help="(default: %(default)s)")
+    add("--voc12_root", type=Path, default=Path("Dataset/VOC2012_SEG_AUG"), metavar="DIR",
+        help="folder with JPEGImages/ (default: %(default)s)")
+    add("--coco14_root", type=Path, default=Path("Dataset/coco_2017"), metavar="DIR",
+        help="folder with JPEGImages/ and annotations/ (default: %(default)s)")
+    train, scored = _by_dataset(lambda i: i.train_split), _by_dataset(lambda i: i.eval_split)
+    for role, what in (("train", f"training {train}"),
+                       ("infer", f"images that get maps and pseudo masks {train}"),
+                       ("eval", f"images that are scored {scored}")):
+        add(f"--{role}_list", type=Path, metavar="FILE", help=f"{what}; made from the root where "
+            "not given")
+    add("--skip_mismatched", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="leave images out of the lists made here whose mask has another size; they are named "
+        "in the log (otherwise such an image is an error)")
+    add("--cls_labels", type=Path, metavar="FILE",
+        help="image-level labels: .npy dict of id to multi-hot vector (default: made from the "
+        "root)")
+
+
+def _step_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--check", type=_check_kind, nargs="?", const="full",
+                       metavar="full|quick", help="only look at everything that these steps will "
+                       "read, list all problems, and end, without writing anything; quick decodes "
+                       "no photographs")
+    for name, text in STEPS.items():
+        flags = (f"--{name}_pass", *PASS_ALIASES.get(name, ()))
+        group.add_argument(*flags, type=_boolean, nargs="?", const=True, default=None,
+                           metavar="BOOL", help=text, dest=f"{name}_pass")
+
+
+def _classifier_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--cam_weights_name", type=Path, metavar="FILE",
+        help="classifier checkpoint: written by 1, read by make_cam and 2 (default: "
+        "RESULT_DIR/res50_cam.pth)")
+    add("--imagenet_weights", type=Path, metavar="FILE",
+        help="ResNet-50 that training starts from: torchvision format, a thin backbone, or a "
+        "classifier checkpoint (default: torchvision downloads IMAGENET1K_V1)")
+    add("--cam_crop_size", type=_number(int, 32), default=512, metavar="PX",
+        help="crop of training images, in 1 and in RIB's batches (default: %(default)s)")
+    add("--cam_long", type=_numbers(int, 32, 8192, count=2), default=(320, 640), metavar="LO,HI",
+        help="longer side of these images, drawn between the two (default: 320,640)")
+    add("--cam_batch_size", type=_count, default=16, metavar="N", help="(default: %(default)s)")
+    add("--cam_num_epoches", type=_count, default=5, metavar="N", help="(default: %(default)s)")
+    add("--cam_learning_rate", type=_rate, default=0.1, metavar="X",
+        help="backbone; the classifier learns 10 times faster (default: %(default)s)")
+    add("--cam_weight_decay", type=_decay, default=1e-4, metavar="X",
+        help="in 1 and in RIB (default: %(default)s)")
+    add("--cam_scales", type=_scales, default=(1.0, 0.5, 1.5, 2.0), metavar="S,S,...",
+        help="image scales whose maps are summed; those below 1.0 take no part in RIB's loss "
+        "(default: 1.0,0.5,1.5,2.0)")
+    add("--max_long", type=_number(int, 32), metavar="PX",
+        help="shrink what the classifier sees of larger images in make_cam and 2 to this longer "
+        "side (for CPUs); maps are still saved at the image's own size")
+    add("--precision", choices=("float32", "bf16"), default="float32",
+        help="bf16: make_cam and 2 compute in bfloat16 where that is safe; weights and maps stay "
+        "float32 (default: %(default)s)")
+    add("--compile", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="make_cam and 2 run the classifier through torch.compile, which takes a minute for "
+        "each of the first image sizes; the last bits of maps then depend on the order of images")
+
+
+def _rib_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--RIB_iter", type=_count, default=10, metavar="K",
+        help="iterations K per image (default: %(default)s)")
+    add("--RIB_lr", type=_number(float, 0.0, 1.0, open_low=True), metavar="X",
+        help=f"learning rate; classifier 10 times {_both('RIB_lr')}")
+    add("--RIB_batch_size", type=_count, metavar="B",
+        help=f"other images B per iteration {_both('RIB_batch_size')}")
+    add("--score_th", type=_fraction, metavar="TAU",
+        help=f"tau: pixels at or above this share of a map's peak are left out of the pooling "
+        f"{_both('score_th')}")
+    add("--stop_th", type=_positive, metavar="M",
+        help=f"margin m: stop once the target logits sum to more {_both('stop_th')}")
+    add("--explode_th", type=_fraction, metavar="X",
+        help=f"early stop: a pixel above this share of the peak is covered {_both('explode_th')}")
+    add("--explode_ratio", type=_fraction, metavar="X",
+        help=f"early stop: covered share of the image {_both('explode_ratio')}")
+    add("--disjoint_prob", type=_fraction, default=1.0, metavar="P",
+        help="chance that a batch shares no class with the target; otherwise its images have all "
+        "of the target's classes (default: %(default)s)")
+    add("--num_pooled_classes", type=_count, metavar="N",
+        help="leave discriminative pixels out for the first N classes only (20 is what the "
+        "original implementation does on COCO; default: all)")
+
+
+def _score_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cam_eval_thres", type=_numbers(float, 0.0, 1.0, count=2), metavar="LO,HI",
+        help=f"background thresholds, from LO to HI by 0.01 {_both('cam_eval_thres')}")
+
+
+def _irn_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--conf_fg_thres", type=_fraction, default=0.35, metavar="X",
+        help="background score for confident foreground (default: %(default)s)")
+    add("--conf_bg_thres", type=_fraction, default=0.17, metavar="X",
+        help="background score for confident background (default: %(default)s)")
+    add("--irn_weights_name", type=Path, metavar="FILE",
+        help="IRN checkpoint: written by 5, read by 6 (default: RESULT_DIR/res50_irn.pth)")
+    add("--irn_crop_size", type=_multiple_of_16, default=512, metavar="PX",
+        help="(default: %(default)s)")
+    add("--irn_batch_size", type=_count, default=32, metavar="N", help="(default: %(default)s)")
+    add("--irn_num_epoches", type=_count, default=3, metavar="N", help="(default: %(default)s)")
+    add("--irn_learning_rate", type=_rate, default=0.1, metavar="X",
+        help="boundary head; the displacement head learns 10 times faster (default: %(default)s)")
+    add("--irn_weight_decay", type=_decay, default=1e-4, metavar="X",
+        help="(default: %(default)s)")
+    add("--irn_radius", type=_number(int, 2, 32), default=10, metavar="R",
+        help="pixel pairs closer than this learn from each other (default: %(default)s)")
+
+
+def _walk_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--beta", type=_number(float, 0.0, 1000.0, open_low=True), default=10.0, metavar="X",
+        help="power of the affinities (default: %(default)s)")
+    add("--exp_times", type=_number(int, 0, 16), default=8, metavar="N",
+        help="2^N steps of the random walk (default: %(default)s)")
+    add("--walk_radius", type=_number(int, 2, 32), default=5, metavar="R",
+        help="one step reaches pixels closer than this (default: %(default)s)")
+    add("--seed_power", type=_number(float, 0.0, 100.0, open_low=True), default=1.3, metavar="X",
+        help="power of the maps that start the walk (default: %(default)s)")
+    add("--sem_seg_bg_thres", type=_fraction, metavar="X",
+        help=f"background score {_both('sem_seg_bg_thres')}")
+    add("--irn_pad_size", type=_count_or_zero, metavar="PX",
+        help=f"pad images to this size for IRN, 0: no padding {_both('irn_pad_size')}")
+
+
+def _output_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--result_dir", type=Path, metavar="DIR",
+        help="everything below goes here where not said otherwise (default: result/DATASET)")
+    add("--plain_cam_out_dir", type=Path, metavar="DIR",
+        help="maps of make_cam (default: RESULT_DIR/cam_plain)")
+    add("--cam_out_dir", type=Path, metavar="DIR",
+        help="maps of 2, read by 3, 4 and 6 (default: RESULT_DIR/cam)")
+    add("--ir_label_out_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/ir_label)")
+    add("--sem_seg_out_dir", type=Path, metavar="DIR",
+        help="pseudo masks; coloured ones in its folder palette/ (default: RESULT_DIR/sem_seg)")
+    add("--log_name", type=Path, metavar="FILE", help="(default: RESULT_DIR/run.log)")
+    add("--visualize", type=_count_or_zero, default=0, metavar="N",
+        help="draw the maps and masks of the first N images side by side, and the curves of the "
+        "scores, into RESULT_DIR/visualize")
+    add("--overwrite", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="redo outputs that were made with other settings (otherwise that is an error)")
+
+# fmt: on
+
+
+_RESULT_NAMES = {
+    "cam_weights_name": "res50_cam.pth",
+    "irn_weights_name": "res50_irn.pth",
+    "plain_cam_out_dir": "cam_plain",
+    "cam_out_dir": "cam",
+    "ir_label_out_dir": "ir_label",
+    "sem_seg_out_dir": "sem_seg",
+    "log_name": "run.log",
+}
+
+
+def parse(argv: list[str] | None = None) -> Options:
+    """Options from the command line, with all defaults filled in, read-only.
+
+    Adds `info` (DatasetInfo), `list_dir` (where prepared lists go) and `given` (names of the
+    options with another value than their default). Wrong options end the program with exit code 2.
+    """
+    _read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
+    parser = build_parser()
+    args = parser.parse_args(argv, namespace=Options())
+    args.given = tuple(k for k, v in vars(args).items() if v != parser.get_default(k))
+    describe, _ = DATASETS[args.dataset]
+    args.info = info = describe(getattr(args, f"{args.dataset}_root"))
+    args.result_dir = args.result_dir or Path("result") / args.dataset
+    args.list_dir = args.result_dir / "lists"
+    for name, file in _RESULT_NAMES.items():
+        if getattr(args, name) is None:
+            setattr(args, name, args.result_dir / file)
+    splits = {"train": info.train_split, "infer": info.train_split, "eval": info.eval_split}
+    for role, split in splits.items():
+        if getattr(args, f"{role}_list") is None:
+            setattr(args, f"{role}_list", args.list_dir / f"{split}.txt")
+    args.cls_labels = args.cls_labels or args.list_dir / info.label_file
+    for name, value in info.defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    for name in ("cam_long", "cam_eval_thres"):
+        low, high = getattr(args, name)
+        if low > high:
+            parser.error(f"argument --{name}: {low},{high}: the first number is the smaller one")
+    if args.conf_fg_thres < args.conf_bg_thres:
+        parser.error(
+            f"argument --conf_fg_thres: {args.conf_fg_thres} is below --conf_bg_thres "
+            f"{args.conf_bg_thres}, so that pixels would be confident of both"
+        )
+    if args.irn_crop_size // 4 < 2 * args.irn_radius - 1:  # stride 4: no pixel would have pairs
+        parser.error(
+            f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
+        )
+    return args.freeze()
+
+
+def main() -> None:
+    """Names of the options that are given and not at their default: the scripts ask for them."""
+    print(" ".join(parse().given))
+
+
+def chosen_steps(args: Options) -> list[str]:
+    """Names of the steps to run: those given as true, or all that were not given as false.
+
+    Without any *_pass option the classifier is trained only where no checkpoint was named.
+    Raises UserError where no step is left.
+    """
+    flags = {name: getattr(args, f"{name}_pass") for name in STEPS}
+    if any(flags.values()):
+        return [name for name in STEPS if flags[name]]
+    steps = [name for name in STEPS if flags[name] is not False]
+    if "cam_weights_name" in args.given and "train_cam" in steps:
+        steps.remove("train_cam")
+    if not steps:
+        raise UserError("--*_pass False: is said of every step, so there is nothing to run")
+    return steps
+
+
+def unread_lists(args: Options, steps: Iterable[str]) -> list[str]:
+    """The options of lists that were given and that none of these steps reads."""
+    read = {f"{role}_list" for name in steps for role in _LISTS_OF[name]}
+    lists = ("train_list", "infer_list", "eval_list")
+    return [f"--{name}" for name in lists if name in args.given and name not in read]
+
+
+if __name__ == "__main__":
+    main()

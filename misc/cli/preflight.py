@@ -1,0 +1,306 @@
+"""Looks at everything that the chosen steps will read and write, before hours of computing."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from misc.cams import CAM_STRIDE, load_cam
+from misc.cli.options import Options
+from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
+from misc.data.datasets import load_labels
+from misc.data.disjoint import DisjointIndex
+from misc.errors import Problems, UserError, counted, raise_problems
+from misc.imutils import get_strided_size
+from misc.palette import read_label_png
+from misc.runtime.processes import cpu_count, map_in_processes
+from misc.runtime.progress import progress
+from misc.runtime.training import CheckpointFile, check_target
+from misc.storage.manifest import (
+    OutputFolder,
+    check_folder,
+    read_manifest,
+    require_writable,
+)
+from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.untrusted import check_jpeg, is_rotated
+from net.checkpoint import load_backbone, load_boundary_net, load_classifier
+
+log = logging.getLogger(__name__)
+
+# Masks belong to the pixels as they are stored, so these are what the networks see.
+_ROTATED = "photographs have an EXIF rotation, which is not applied: masks are of the stored pixels"
+_CHUNK = 64  # files that a process looks at before it reports
+# Below this many files, at a millisecond each, one process is faster than the start of others.
+_WORTH_PROCESSES = 4_000
+_MOST_PROCESSES = 16  # each holds its own torch
+
+ImageCheck = Callable[[str], str | None]  # what to warn of, together with others
+
+
+class Preflight:
+    """Checks shared by the steps' `check` functions; each is made once, problems are collected.
+
+    planned: names of the steps of this run. What one of them will make is not asked for.
+    """
+
+    def __init__(self, args: Options, planned: list[str]):
+        self.args, self.info, self.planned = args, args.info, planned
+        self._problems = Problems()
+        self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
+        # Kind of file -> check of one image and the images, for `finish`. The photographs come
+        # first, so that a broken one is not reported as a problem of the mask or map beside it.
+        self._files: dict[str, tuple[ImageCheck, dict[str, None]]] = {
+            "image": (partial(check_image, self.info, quick=args.check == "quick"), {})
+        }
+        self._start = time.perf_counter()
+
+    def collect(self, check: Callable[[], object], kind: str = "other") -> None:
+        """Make a check now; its UserError is kept for `finish`."""
+        try:
+            check()
+        except UserError as error:
+            self._problems.add_error(kind, error)
+
+    def images(self, image_ids: Iterable[str]) -> None:
+        """Images are there and are whole JPEG files (under --check quick: their headers are)."""
+        self._files["image"][1].update(dict.fromkeys(image_ids))
+
+    def labels(self, image_ids: Iterable[str]) -> None:
+        """Images have image-level labels."""
+        new = tuple(i for i in dict.fromkeys(image_ids) if i not in self._looked_at["label"])
+        if new:
+            self._looked_at["label"].update(new)
+            self.collect(lambda: load_labels(self.args.cls_labels, new, self.info), "label")
+
+    def masks(self, image_ids: Iterable[str]) -> None:
+        """Ground truth masks are there, have their image's size and no label beyond the classes.
+
+        Under --check those that a run would draw from annotations first are left out.
+        """
+        if self.args.check and self.info.draws_masks:
+            image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
+        self._later("mask", image_ids, partial(check_mask, self.info))
+
+    def label_maps(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
+        """Label maps of an earlier step are there, unless this run makes them."""
+        if not self._made_here(made_by, image_ids):
+            self.collect(lambda: read_manifest(folder))
+            check = partial(check_label_map, self.info, folder, made_by)
+            self._later(f"label map in {folder}", image_ids, check)
+
+    def cams(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
+        """Saved maps are there and belong to these images, unless this run makes them."""
+        if not self._made_here(made_by, image_ids):
+            self.collect(lambda: read_manifest(folder))
+            self._later(f"map in {folder}", image_ids, partial(check_cam, self.info, folder))
+
+    def classifier(self, path: Path) -> None:
+        """The classifier's checkpoint fits, unless this run trains it."""
+        if "train_cam" not in self.planned:
+            self._checkpoint(("classifier", path), partial(_load_classifier, path, self.info))
+
+    def boundary_net(self, path: Path) -> None:
+        """IRN's checkpoint fits, unless this run trains it."""
+        if "train_irn" not in self.planned:
+            self._checkpoint(("boundary net", path), partial(load_boundary_net, path))
+
+    def backbone(self, path: Path | None) -> None:
+        """The file that training starts from fits; torchvision's download is tried here.
+
+        Not under --check, which writes nothing: there it is only said.
+        """
+        if path is None and self.args.check:
+            log.info("--imagenet_weights is not given: a run takes torchvision's, from the network")
+            return
+        self._checkpoint(("backbone", path), partial(load_backbone, path))
+
+    def disjoint_images(self) -> None:
+        """Every image to fine-tune on has others without its classes to draw batches from."""
+        drawn, targets = self.args.image_ids("train", limited=False), self.args.image_ids("infer")
+        self.labels((*drawn, *targets))
+        self.collect(lambda: self._check_disjoint(drawn, targets), "label")
+
+    def output(self, folder: OutputFolder, options: dict) -> None:
+        """An output folder can be written and does not hold foreign files, or of other options."""
+        self.collect(lambda: check_folder(folder, options, self.args.overwrite), "output")
+        self.collect(lambda: self._check_own(folder), "output")
+        self.collect(lambda: require_writable(folder.path, folder.flag), "output")
+
+    def _check_own(self, folder: OutputFolder) -> None:
+        paths = [folder.path / f"{i}{folder.suffix}" for i in self.args.image_ids("infer")]
+        raise_problems("output", [foreign_line(path) for path in paths if is_foreign(path)])
+
+    def output_file(self, file: CheckpointFile, options: dict) -> None:
+        """A checkpoint can be written and replaces none that was trained otherwise."""
+        self.collect(lambda: check_target(file, options, self.args.overwrite), "output")
+        self.collect(lambda: require_writable(file.path.parent, file.flag), "output")
+
+    def finish(self) -> None:
+        """Look at the files; one UserError for all problems, or a line that says what is fine."""
+        files = {kind: (check, list(ids)) for kind, (check, ids) in self._files.items()}
+        warnings: dict[str, list[str]] = {}
+        for kind, messages, warned in _look_at(files):
+            self._problems.add(kind, messages)
+            for image_id, text in warned.items():
+                warnings.setdefault(text, []).append(image_id)
+        for text, image_ids in warnings.items():
+            log.warning("%d %s; the first: %s", len(image_ids), text, ", ".join(image_ids[:3]))
+        self._problems.raise_all()
+        looked_at = {kind: ids for kind, (_, ids) in files.items()} | self._looked_at
+        counts = {kind: len(keys) for kind, keys in looked_at.items() if keys}
+        seconds = time.perf_counter() - self._start
+        rate = sum(len(ids) for _, ids in files.values()) / seconds
+        what = counted(counts) or "no file"
+        log.info("checked: %s; no problem (%.1f s, %.0f files/s)", what, seconds, rate)
+
+    def _later(self, kind: str, image_ids: Iterable[str], check: ImageCheck) -> None:
+        _, ids = self._files.setdefault(kind, (check, {}))
+        ids.update(dict.fromkeys(image_ids))
+
+    def _checkpoint(self, key: tuple, load: Callable[[], object]) -> None:
+        if key not in self._looked_at["checkpoint"]:
+            self._looked_at["checkpoint"].add(key)
+            self.collect(load, "checkpoint")
+
+    def _made_here(self, step: str, image_ids: Iterable[str]) -> bool:
+        """Whether a step of this run makes something; the images that it leaves out are noted."""
+        if step not in self.planned:
+            return False
+        missing = set(image_ids) - set(self.args.image_ids("infer"))
+        if missing:
+            message = (
+                f"--infer_list {self.args.infer_list}: has no {min(missing)}, nor "
+                f"{len(missing) - 1} more images that are needed later; give lists that agree "
+                f"(--eval_list, --train_list)"
+            )
+            self._problems.add("list", [message])
+        return True
+
+    def _check_disjoint(self, drawn: tuple[str, ...], targets: tuple[str, ...]) -> None:
+        labels = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
+        index = DisjointIndex(labels[: len(drawn)])
+        messages = [
+            f"{self.args.train_list}: every image shares a class with {image_id}, so RIB can draw "
+            f"no batches for it; give a --train_list with other classes too"
+            for image_id, label in zip(targets, labels[len(drawn) :], strict=True)
+            if label.any() and not index.disjoint(label).size
+        ]
+        raise_problems("RIB target", messages)
+
+
+def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:
+    """Raise UserError unless an image is there and is a JPEG file that can be decoded to its end.
+
+    quick: of what the header says alone. Returns a warning for a photograph to be shown rotated.
+    """
+    info.image_size(image_id)
+    path = info.image_path(image_id)
+    with open(path, "rb") as file:
+        if file.read(2) != b"\xff\xd8":
+            raise UserError(f"{path}: is not a JPEG file; convert it")
+    try:
+        if not quick:
+            check_jpeg(path)
+        return _ROTATED if is_rotated(path, IMAGE_FORMATS) else None
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); get it again") from None
+
+
+def check_mask(info: DatasetInfo, image_id: str) -> None:
+    """Raise UserError unless the ground truth of an image is there and fits."""
+    path = info.mask_path(image_id)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no ground truth mask of {image_id}; give an --eval_list of "
+            f"images that have one"
+        )
+    mask = read_label_png(path)
+    size = info.image_size(image_id)
+    if mask.shape != size:
+        raise UserError(
+            f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is "
+            f"{size[1]}x{size[0]}; it is of another image: leave such images out with "
+            "--skip_mismatched"
+        )
+    _check_values(info, path, mask)
+
+
+def check_label_map(info: DatasetInfo, folder: Path, made_by: str, image_id: str) -> None:
+    """Raise UserError unless a step has made the label map of an image, and it fits."""
+    path = folder / f"{image_id}.png"
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run --{made_by}_pass first or give its folder")
+    labels = read_label_png(path)
+    if labels.shape != info.image_size(image_id):
+        raise UserError(f"{path}: has another size than its image; run --{made_by}_pass again")
+    _check_values(info, path, labels)
+
+
+def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
+    """Raise UserError unless the maps of an image are there and fit."""
+    path = folder / f"{image_id}.npy"
+    maps = load_cam(path)
+    keys, size = maps["keys"], info.image_size(image_id)
+    fits = len(keys) == 0 or (
+        keys.max() < info.num_classes
+        and maps["high_res"].shape[1:] == size
+        and maps["cam"].shape[1:] == get_strided_size(size, CAM_STRIDE)
+    )
+    if not fits:
+        raise UserError(
+            f"{path}: holds maps of another image or dataset (classes {keys.tolist()}, size "
+            f"{maps['high_res'].shape[1:]}, image {size}); make the maps of {info.name} "
+            f"again or give another --cam_out_dir"
+        )
+
+
+def _check_values(info: DatasetInfo, path: Path, labels: np.ndarray) -> None:
+    # In uint8 255 + 1 is 0, which leaves "ignore" out 10 times faster than an index does.
+    highest = int((labels + np.uint8(1)).max()) - 1
+    if highest > info.num_classes:
+        raise UserError(
+            f"{path}: has label {highest}, {info.name} ends at "
+            f"{info.num_classes}; use this dataset's masks"
+        )
+
+
+def _load_classifier(path: Path, info: DatasetInfo) -> None:
+    load_classifier(path, info.num_classes)
+
+
+Found = tuple[list[str], dict[str, str]]  # what is wrong, and warnings by image
+
+
+def _look_at(
+    files: dict[str, tuple[ImageCheck, list[str]]],
+) -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """Check all files, in several processes where that is worth it: kind, problems, warnings."""
+    total = sum(len(ids) for _, ids in files.values())
+    chunks = [
+        (kind, check, ids[start : start + _CHUNK])
+        for kind, (check, ids) in files.items()
+        for start in range(0, len(ids), _CHUNK)
+    ]
+    processes = min(cpu_count(), _MOST_PROCESSES) if total >= _WORTH_PROCESSES else 1
+    with progress(total, "check", "file") as bar:
+        work = map_in_processes(_found_in, chunks, processes)
+        for (kind, _, ids), found in zip(chunks, work, strict=True):
+            yield kind, *found
+            bar.update(len(ids))
+
+
+def _found_in(chunk: tuple[str, ImageCheck, list[str]]) -> Found:
+    """What is to be said of some files."""
+    _, check, image_ids = chunk
+    messages, warnings = [], {}
+    for image_id in image_ids:
+        try:
+            if warning := check(image_id):
+                warnings[image_id] = warning
+        except UserError as error:
+            messages.append(str(error))
+    return messages, warnings

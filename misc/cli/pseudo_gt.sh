@@ -1,0 +1,58 @@
+# Sourced by the get_pseudo_gt_*.sh scripts, which set `project` to the folder of the project.
+source "$project/misc/cli/setup_env.sh"
+
+# Runs the pipeline on the real dataset, or on a small drawn sample where that is not there.
+#   pseudo_gt DATASET REAL_ROOT LAYOUT CLASSIFIER ADVICE [options of run_sample.py]
+# REAL_ROOT and CLASSIFIER are below the project. LAYOUT and CLASSIFIER are those of the sample;
+# ADVICE says where the real data comes from. The array SAMPLE_OPTIONS has what else it needs.
+pseudo_gt() {
+    local dataset=$1 real_root=$2 layout=$3 classifier=$4 advice=$5
+    shift 5
+    require_number_of_processes
+    find_python "$project/requirements.txt" $PROJECT_MODULES
+    # From another folder the program's own places stay in the project; what is given is the user's.
+    local own=
+    [ "$PWD" -ef "$project" ] || own=$project/
+    # Misspelt options end here, before a sample stands in for the data that was meant.
+    local given
+    given=$(cd "$project" && "$PYTHON" -m misc.cli.options --dataset "$dataset" "$@") || exit 2
+    if [[ " $given " == *" ${dataset}_root "* ]] || [ -d "$project/$real_root" ]; then
+        run_ranks --dataset "$dataset" "--${dataset}_root" "$own$real_root" \
+            --result_dir "${own}result/$dataset" "$@"
+    fi
+    local name=sample_$dataset
+    echo "$own$real_root is not here: running on a small drawn sample instead, into result/$name/."
+    echo "$advice, or say --${dataset}_root DIR. The README has the details."
+    (cd "$project" && "$PYTHON" -m Dataset.make_sample --layout "$layout" --out "Dataset/$name")
+    # The sample's images are small and few and its classifier thin (width 16), hence these sizes.
+    # Stride 16 is coarse for them: their maps spread wider, so background scores are higher.
+    run_ranks --dataset "$dataset" \
+        "--${dataset}_root" "${own}Dataset/$name" --result_dir "${own}result/$name" \
+        --cam_weights_name "$own$classifier" --imagenet_weights "$own$classifier" \
+        --cam_crop_size 192 --cam_long 160,320 --RIB_batch_size 8 \
+        --conf_fg_thres 0.45 --conf_bg_thres 0.3 --sem_seg_bg_thres 0.45 \
+        --irn_crop_size 192 --irn_batch_size 4 --irn_num_epoches 30 \
+        --visualize 4 "${SAMPLE_OPTIONS[@]}" "$@"
+}
+
+# Ends with a line unless NPROC, where it is set, is a number of processes.
+require_number_of_processes() {
+    if ! [[ ${NPROC:-1} =~ ^[1-9][0-9]{0,3}$ ]]; then
+        echo "error: NPROC=$NPROC: is not a number of processes; give 1 or more, or leave it out" >&2
+        exit 2
+    fi
+}
+
+# Becomes run_sample.py, in NPROC processes that share the images and the batches of the trainings
+# (as many as there are GPUs where NPROC is not set). Under torchrun this is one of its processes.
+run_ranks() {
+    local gpus='import torch; print(max(1, torch.cuda.device_count()))'
+    local processes=${NPROC:-$("$PYTHON" -c "$gpus")}
+    if [ "$processes" = 1 ] || [ -n "${TORCHELASTIC_RUN_ID:-}" ]; then
+        exec "$PYTHON" "$project/run_sample.py" "$@"
+    fi
+    # Bad input is said once, before the processes start.
+    "$PYTHON" "$project/run_sample.py" --check "$@"
+    exec "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$processes" \
+        --max-restarts 3 "$project/run_sample.py" "$@"
+}

@@ -1,0 +1,168 @@
+"""The one description of a dataset that steps and loaders work from."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from misc.errors import UserError
+from misc.storage.seals import Seal, seal_of
+from misc.storage.untrusted import image_size, read_bytes, reason
+
+IMAGE_FORMATS = ("JPEG", "PNG")  # as Pillow names them; masks are PNG
+_MAX_LIST = 64 << 20  # bytes; the longest official list has 1 MiB
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a step may know about a dataset; `voc12/` and `coco14/` build one each.
+
+    Labels in masks are 0 for background, class index + 1 for the classes, 255 for "ignore".
+    """
+
+    name: str
+    root: Path
+    root_flag: str  # the option that sets `root`, for messages
+    class_names: tuple[str, ...]  # foreground classes
+    image_dir: Path
+    mask_dirs: tuple[Path, ...]  # ground truth; the first folder that has the image counts
+    id_pattern: str  # regular expression of a whole image id
+    defaults: Mapping[str, object] = field(hash=False)  # options whose value differs by dataset
+    paper_scores: Mapping[str, float] = field(hash=False)  # mIoU in per cent, by row of the table
+    official_eval_size: int  # images of the list that the paper's figures are measured on
+    train_split: str  # images that get maps and pseudo masks, and that networks train on
+    eval_split: str  # images on which seeds and pseudo masks are scored
+    image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
+    draws_masks: bool = False  # whether its preparation draws the masks that are missing
+    label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
+
+    @property
+    def num_classes(self) -> int:
+        """Foreground classes C."""
+        return len(self.class_names)
+
+    @property
+    def num_labels(self) -> int:
+        """Labels in a mask: C + 1, background included."""
+        return len(self.class_names) + 1
+
+    def image_path(self, image_id: str) -> Path:
+        """Where the photograph of an image is."""
+        return _first_file([self.image_dir / name.format(image_id) for name in self.image_names])
+
+    def mask_path(self, image_id: str) -> Path:
+        """Where the ground truth mask of an image is, or would be expected."""
+        return _first_file([folder / f"{image_id}.png" for folder in self.mask_dirs])
+
+    def image_size(self, image_id: str) -> tuple[int, int]:
+        """(height, width) of an image, from its header; UserError where there is none."""
+        return self._header_size(self.image_path(image_id))
+
+    def mask_fits(self, image_id: str) -> bool:
+        """Whether the mask of an image has the image's size (both from their headers)."""
+        return self._header_size(self.mask_path(image_id)) == self.image_size(image_id)
+
+    def _header_size(self, path: Path) -> tuple[int, int]:
+        try:
+            return image_size(path, IMAGE_FORMATS)
+        except FileNotFoundError:
+            near = [path.with_suffix(suffix) for suffix in (".JPG", ".jpeg", ".JPEG", ".png")]
+            found = [other.name for other in near if other.is_file()]
+            advice = f"{found[0]} is there: rename it" if found else "check the list"
+            raise UserError(
+                f"{path}: no such image, but it is in the list; {advice}, or {self.root_flag}"
+            ) from None
+        except ValueError as error:
+            raise UserError(f"{path}: is not a readable image ({error})") from None
+
+    def is_id(self, text: str) -> bool:
+        """Whether a line of a list has the form of this dataset's image ids."""
+        # ASCII: other scripts have digits too.
+        return re.fullmatch(self.id_pattern, text, re.ASCII) is not None
+
+    def id_in(self, entry: str) -> str:
+        """The image id in an entry of a list: ID, or the image's file, in any folder.
+
+        An entry without an id is returned itself.
+        """
+        name = re.sub(r"\.jpe?g$", "", re.split(r"[/\\]", entry)[-1], flags=re.IGNORECASE)
+        for pattern in self.image_names:
+            image_id = name.removeprefix(pattern.partition("{}")[0])
+            if self.is_id(image_id):
+                return image_id
+        return entry
+
+    @staticmethod
+    def label_key(image_id: str) -> int:
+        """Key of an image in the label file: its id as a number, without underscores."""
+        return int(image_id.replace("_", ""))
+
+    def require_root(self) -> None:
+        """Raise UserError unless the root is a dataset of this shape."""
+        if not self.root.is_dir():
+            raise UserError(
+                f"{self.root_flag} {self.root}: no such folder; give the folder that holds "
+                f"{self.image_dir.name}/ (the README says how to prepare the dataset)"
+            )
+        if not self.image_dir.is_dir():
+            raise UserError(
+                f"{self.root_flag} {self.root}: has no folder {self.image_dir.name}; give the "
+                f"folder that holds {self.image_dir.name}/"
+            )
+
+
+def _first_file(paths: list[Path]) -> Path:
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
+    """Image ids of a list file, one id a line (further columns are ignored), in file order.
+
+    Ids may have a folder and a JPEG's suffix; what follows a # is a comment. Raises UserError for a
+    list that is missing, empty, or has a line that is not an image id, ids that are repeated, or a
+    second column that says which images do not show a class.
+    """
+    split = ((number, line.partition("#")[0].split()) for number, line in _numbered_lines(path))
+    places: dict[str, list[int]] = {}
+    second: set[str] = set()
+    for number, words in split:
+        if not words:
+            continue
+        second.update(words[1:2])
+        # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
+        image_id = info.id_in(words[0])
+        if not info.is_id(image_id):
+            raise UserError(
+                f"{path}, line {number}: {words[0][:60]!r} is not an image id of {info.name}; "
+                "write one id a line"
+            )
+        places.setdefault(image_id, []).append(number)
+    if not places:
+        raise UserError(f"{path}: the image list is empty; write one image id a line")
+    if repeated := {image_id: at for image_id, at in places.items() if len(at) > 1}:
+        firsts = [(image_id, at[0], at[1]) for image_id, at in repeated.items()][:3]
+        shown = [f"{image_id} (lines {one}, {other})" for image_id, one, other in firsts]
+        more = f" and {len(repeated) - 3} more" if len(repeated) > 3 else ""
+        raise UserError(f"{path}: repeats {', '.join(shown)}{more}; remove the repeats")
+    if "-1" in second <= {"-1", "0", "1"}:
+        raise UserError(
+            f"{path}: its second column says which images show a class, and -1 that they do not; "
+            "remove these lines, or give a list of ids"
+        )
+    return tuple(places)
+
+
+def _numbered_lines(path: Path) -> Iterable[tuple[int, str]]:
+    try:
+        content = read_bytes(path, _MAX_LIST)
+        if seal_of(content) is Seal.BROKEN:
+            raise UserError(
+                f"{path}: was changed since this program made it; save a list of your own under "
+                "another name, or remove this one to have it made again"
+            )
+        return enumerate(content.decode("utf-8-sig").splitlines(), start=1)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: image list is not a text file; check the path") from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or reason(error)
+        raise UserError(f"{path}: image list cannot be read ({cause}); check the path") from None

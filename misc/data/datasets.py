@@ -1,0 +1,306 @@
+"""Torch datasets, once for every DatasetInfo: they find and decode; `misc.imutils` changes."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from misc import imutils
+from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
+from misc.data.disjoint import DisjointIndex
+from misc.data.image_cache import ImageCache
+from misc.data.label_file import load_label_file
+from misc.errors import UserError, raise_problems
+from misc.palette import read_label_png
+from misc.runtime.processes import set_up_reader
+from misc.storage.untrusted import decode_image
+from misc.torchutils import worker_rng
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as H x W x 3 uint8 RGB; UserError naming the file where it cannot be read."""
+    try:
+        image = decode_image(path, IMAGE_FORMATS)
+        if image.mode != "RGB":
+            image = image.convert("RGB")  # the first one is not kept beside it
+        return np.asarray(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image; check the list and the dataset root") from None
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be decoded ({error}); get it again") from None
+
+
+def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np.ndarray:
+    """Multi-hot labels of the images, N x C float32, from a label file (`cls_labels.npy`).
+
+    Raises UserError where an image has no label, or one of another number of classes.
+    """
+    by_key = load_label_file(path, info)
+    keys = [info.label_key(image_id) for image_id in image_ids]
+    raise_problems(
+        "label",
+        [
+            f"{path}: missing label for image {image_id}; give the label file of this dataset "
+            f"with --cls_labels"
+            for image_id, key in zip(image_ids, keys, strict=True)
+            if key not in by_key
+        ],
+    )
+    return np.stack([by_key[key] for key in keys])
+
+
+class Crops(NamedTuple):
+    """Random views of images as they were decoded: a quarter of the bytes of normalised ones.
+
+    pixels: B x S x S x 3 uint8; anything outside of the image.
+    boxes: B x 4 integers: top, bottom, left and right of the image in its crop.
+    """
+
+    pixels: torch.Tensor
+    boxes: torch.Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> torch.Tensor:
+        """The crops on a device, normalised, zero (the mean colour) outside: B x 3 x S x S."""
+        pixels = self.pixels.to(device, non_blocking=non_blocking)
+        table = torch.from_numpy(imutils.NORMALIZED).to(device)
+        crops = torch.zeros(len(pixels), 3, *pixels.shape[1:3], device=device)
+        for crop, image, (top, bottom, left, right) in zip(
+            crops, pixels, self.boxes.tolist(), strict=True
+        ):
+            inside = image[top:bottom, left:right]
+            for channel in range(3):  # several times faster on the CPU than one indexing for all
+                indices = inside[..., channel].flatten().int()
+                values = table[channel].index_select(0, indices)
+                crop[channel, top:bottom, left:right] = values.view(inside.shape[:2])
+        return crops
+
+
+def training_crop(
+    image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
+) -> torch.Tensor:
+    """Random view of an image for the classifier (paper, implementation details).
+
+    Longer side drawn from `long_range`, normalised, mirrored half of the time, cropped or padded
+    with zeros (the mean colour) to crop_size. H x W x 3 uint8 -> 3 x crop_size x crop_size.
+    """
+    view, (top, bottom, left, right) = _training_view(image, long_range, crop_size, rng)
+    crop = torch.zeros(3, crop_size, crop_size)
+    crop[:, top:bottom, left:right] = torch.from_numpy(imutils.HWC_to_CHW(imutils.normalize(view)))
+    return crop
+
+
+def byte_crop(image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng) -> Crops:
+    """`training_crop` before it is normalised, a single one (no B)."""
+    view, box = _training_view(image, long_range, crop_size, rng)
+    top, bottom, left, right = box
+    crop = torch.zeros(crop_size, crop_size, 3, dtype=torch.uint8)
+    crop.numpy()[top:bottom, left:right] = view
+    return Crops(crop, torch.tensor(box))
+
+
+def _training_view(
+    image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """The part of an image that a random crop shows, h x w x 3, and its box in the crop."""
+    image = imutils.random_resize_long(image, *long_range, rng=rng)
+    image = imutils.random_lr_flip(image, rng=rng)
+    *box, top, bottom, left, right = imutils.get_random_crop_box(image.shape[:2], crop_size, rng)
+    return image[top:bottom, left:right], tuple(box)
+
+
+def multi_scale_pairs(
+    image: np.ndarray, scales: tuple[float, ...], max_long: int | None = None
+) -> list[torch.Tensor]:
+    """The image and its mirror image at every scale: list of 2 x 3 x h x w, normalised.
+
+    `max_long` shrinks larger images to this longer side first (both in one resampling).
+    """
+    shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
+    views = (imutils.normalize(imutils.pil_rescale(image, s * shrink, 3)) for s in scales)
+    chw = (imutils.HWC_to_CHW(view) for view in views)
+    return [torch.from_numpy(np.stack([view, view[:, :, ::-1]])) for view in chw]
+
+
+class _EpochDataset(Dataset):
+    """Images whose random draws depend on (seed, epoch, image id) alone."""
+
+    def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], seed: int):
+        self.info, self.image_ids, self.seed, self.epoch = info, image_ids, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random draws of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def _draw(self, index: int, purpose: str) -> tuple[np.ndarray, random.Random]:
+        """An image, and the generator of its draws in this epoch."""
+        image_id = self.image_ids[index]
+        rng = worker_rng(self.seed, purpose, self.epoch, image_id)
+        return read_image(self.info.image_path(image_id)), rng
+
+
+class ClassificationDataset(_EpochDataset):
+    """Random crops with multi-hot labels: (3 x S x S float, C float32).
+
+    The draw of an image depends on (seed, epoch, image id) alone; call `set_epoch` before each.
+    """
+
+    def __init__(self, info: DatasetInfo, image_ids, labels, long_range, crop_size, seed=0):
+        super().__init__(info, image_ids, seed)
+        self.labels, self.long_range, self.crop_size = labels, long_range, crop_size
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, rng = self._draw(index, "classification")
+        crop = training_crop(image, self.long_range, self.crop_size, rng)
+        return crop, torch.from_numpy(self.labels[index])
+
+
+class AffinityDataset(_EpochDataset):
+    """Random crops with confident labels for IRN: (3 x S x S float, S/4 x S/4 uint8).
+
+    255 in the labels is "undecided". Image and label are scaled together by 0.5..1.5, mirrored and
+    cropped; then the label is shrunk to stride 4 by its nearest pixel (IRN, Sec. 4.2).
+    """
+
+    def __init__(self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0):
+        super().__init__(info, image_ids, seed)
+        self.label_dir, self.crop_size = label_dir, crop_size
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, rng = self._draw(index, "affinity")
+        label = read_label_png(self.label_dir / f"{self.image_ids[index]}.png")
+        image, label = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng=rng)
+        image = imutils.normalize(image)
+        image, label = imutils.random_lr_flip((image, label), rng=rng)
+        image, label = imutils.random_crop((image, label), self.crop_size, (0, 255), rng=rng)
+        label = imutils.pil_rescale(label, 0.25, 0)
+        return torch.from_numpy(imutils.HWC_to_CHW(image)), torch.from_numpy(label.copy())
+
+
+class TopLeftDataset(Dataset):
+    """Normalised images put on (or cut to) a square canvas from its top-left corner: 3 x S x S."""
+
+    def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], canvas_size: int):
+        self.info, self.image_ids, self.canvas_size = info, image_ids, canvas_size
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image = read_image(self.info.image_path(self.image_ids[index]))
+        canvas = imutils.top_left_crop(imutils.normalize(image), self.canvas_size, 0)
+        return torch.from_numpy(imutils.HWC_to_CHW(canvas))
+
+
+@dataclass(frozen=True)
+class CropSource:
+    """The images that RIB draws its batches from, and how they are cropped."""
+
+    info: DatasetInfo
+    image_ids: tuple[str, ...]
+    labels: np.ndarray  # N x C multi-hot
+    long_range: tuple[int, int]
+    crop_size: int
+    seed: int
+    cache: ImageCache  # by position in image_ids
+
+    def image(self, index: int) -> np.ndarray:
+        """An image, H x W x 3 uint8, not to be changed."""
+        path = self.info.image_path(self.image_ids[index])
+        return self.cache.get(index, lambda: read_image(path))
+
+
+class _DrawnCrops(Dataset):
+    """Crops by (index of the image, id of the target, iteration, row in the batch)."""
+
+    def __init__(self, source: CropSource):
+        self.source = source
+
+    def __getitem__(self, draw: tuple) -> tuple[Crops, torch.Tensor, str]:
+        source, (index, target_id, iteration, row) = self.source, draw
+        rng = worker_rng(source.seed, "RIB crop", target_id, iteration, row)
+        crop = byte_crop(source.image(index), source.long_range, source.crop_size, rng)
+        return crop, torch.from_numpy(source.labels[index]), target_id
+
+
+class RIBBatches:
+    """Batches of other images for RIB, read ahead by worker processes over all targets.
+
+    pin_memory: keep them where a GPU can copy from while it computes.
+    targets: label (C,) of each image that will be fine-tuned on, by its id, in the order in which
+    `of` will be called. Draws depend on (seed, id of the target) alone.
+    """
+
+    def __init__(
+        self,
+        source: CropSource,
+        targets: dict[str, np.ndarray],
+        iterations: int,
+        batch_size: int,
+        disjoint_prob: float = 1.0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        self._source, self._targets, self._index = source, targets, DisjointIndex(source.labels)
+        self._iterations, self._batch_size = iterations, batch_size
+        self._disjoint_prob = disjoint_prob
+        self._ended: set[str] = set()
+        crops = _DrawnCrops(source)
+        loader = DataLoader(
+            crops,
+            batch_sampler=self._draws(),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=set_up_reader,
+        )
+        self._loaded = iter(loader)
+
+    def of(self, target_id: str) -> Iterator[tuple[Crops, torch.Tensor]]:
+        """The batches of one target: (B crops, B x C), one for each iteration.
+
+        Close the iterator (contextlib.closing) when the target ends early.
+        """
+        taken = 0
+        try:
+            while taken < self._iterations:
+                crops, labels, owners = next(self._loaded)
+                if owners[0] == target_id:  # others were read ahead for a target that ended early
+                    taken += 1
+                    yield crops, labels
+        finally:
+            self._ended.add(target_id)
+
+    def _draws(self) -> Iterator[list[tuple]]:
+        """What the loader shall read; nothing more for a target once it has ended."""
+        for target_id, label in self._targets.items():
+            members = self.members(target_id, label)
+            for iteration in range(self._iterations):
+                if target_id in self._ended:
+                    break
+                batch = enumerate(next(members))
+                yield [(member, target_id, iteration, row) for row, member in batch]
+
+    def members(self, target_id: str, label: np.ndarray) -> Iterator[list[int]]:
+        """Positions of B images at a time, without end: shuffled passes over the eligible ones.
+
+        The original implementation ends the iterations with the first pass; here drawing goes on.
+        """
+        rng = worker_rng(self._source.seed, "RIB batch", target_id)
+        left: dict[bool, list[int]] = {True: [], False: []}
+        while True:
+            disjoint = rng.random() < self._disjoint_prob
+            pool = left[disjoint]
+            while len(pool) < self._batch_size:
+                query = self._index.disjoint if disjoint else self._index.joint
+                again = query(label).tolist() or self._index.disjoint(label).tolist()
+                rng.shuffle(again)
+                pool.extend(again)
+            yield pool[: self._batch_size]
+            del pool[: self._batch_size]

@@ -1,0 +1,76 @@
+"""What the preparation of every dataset does: lists, label file, command line."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from misc.cams import save_label_dict
+from misc.data.dataset_info import DatasetInfo
+from misc.errors import UserError
+from misc.storage.files import atomic_path
+from misc.storage.seals import require_own, sealed
+
+log = logging.getLogger(__name__)
+
+
+def matched(image_ids: Iterable[str], info: DatasetInfo) -> list[str]:
+    """The images whose mask has their size; the log names those that are left out."""
+    image_ids = list(image_ids)
+    kept = [image_id for image_id in image_ids if info.mask_fits(image_id)]
+    left_out = sorted(set(image_ids) - set(kept))
+    if left_out:
+        log.warning(
+            "left out: %d of %d images, whose mask has another size: %s",
+            len(left_out),
+            len(image_ids),
+            ", ".join(left_out),
+        )
+    return kept
+
+
+def save_labels(folder: Path, info: DatasetInfo, labels: Mapping[str, np.ndarray]) -> None:
+    """Write the label file of a dataset from multi-hot vectors (C,) by image id."""
+    path = folder / info.label_file
+    require_own(path, "give it with --cls_labels from another folder")
+    by_key = {info.label_key(image_id): label for image_id, label in labels.items()}
+    save_label_dict(path, by_key)
+
+
+def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
+    """Write each list of image ids under its name, with a seal; say how long they are.
+
+    Raises UserError, before anything is written, where such a file is not one of this program.
+    """
+    contents = {folder / name: "\n".join(ids) + "\n" for name, ids in lists.items()}
+    for path in contents:
+        require_own(path, "give it with --train_list, --infer_list or --eval_list")
+    for path, content in contents.items():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(sealed(content.encode("utf-8"), ".txt"))
+    counts = (f"{Path(name).stem} {len(image_ids)}" for name, image_ids in lists.items())
+    log.info("%s: images in %s", folder, ", ".join(counts))
+
+
+def command_line(
+    describe: Callable[[Path], DatasetInfo], prepare: Callable, description: str, out_dir: str
+) -> None:
+    """Body of `python -m DATASET.prepare`."""
+    flag = describe(Path()).root_flag
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(flag, required=True, type=Path, metavar="DIR", dest="root")
+    parser.add_argument("--out_dir", default=Path(out_dir), type=Path, metavar="DIR")
+    parser.add_argument("--skip_mismatched", action="store_true")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        info = describe(args.root)
+        info.require_root()
+        prepare(info, args.out_dir, args.skip_mismatched)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,95 @@
+"""The processors and GPUs of a run: how many processes and threads, and which device each has."""
+
+import os
+
+import torch
+
+from misc.errors import UserError
+from misc.runtime import distributed
+from misc.runtime.processes import cpu_count
+from misc.runtime.resources import Resources
+
+# A ResNet-50 at full size needs about this much for RIB on the CPU (20 crops of 512 pixels).
+_BYTES_PER_CPU_PROCESS = 8 << 30
+
+
+def uses_cuda(resources: Resources) -> bool:
+    """Whether the run computes on GPUs."""
+    return resources.device != "cpu" and (resources.device != "auto" or torch.cuda.is_available())
+
+
+def pick_devices(resources: Resources, count: int) -> list[torch.device]:
+    """The device of each process of this rank, for `count` images."""
+    ranks = distributed.local_size()
+    if not uses_cuda(resources):
+        alone = max(1, min(cpu_count(), _processes_that_fit())) if ranks == 1 else 1
+        devices = [torch.device("cpu")] * (resources.num_processes or alone)
+    elif resources.device in ("auto", "cuda"):
+        gpus, first = torch.cuda.device_count(), distributed.local_rank()
+        count_here = resources.num_processes or (gpus if ranks == 1 else 1)
+        devices = [torch.device("cuda", (first + i * ranks) % gpus) for i in range(count_here)]
+    else:
+        devices = [torch.device(resources.device)] * (resources.num_processes or 1)
+    return devices[: max(1, count)]
+
+
+def main_device(resources: Resources) -> torch.device:
+    """The device of what a rank does in one process (training)."""
+    return pick_devices(resources, 1)[0]
+
+
+def threads_per_process(resources: Resources) -> int:
+    """CPU threads of each process; the same however many images are left to do."""
+    return resources.num_threads or _share_of_cores(resources)
+
+
+def _share_of_cores(resources: Resources) -> int:
+    processes = len(pick_devices(resources, 1 << 30)) * distributed.local_size()
+    return max(1, cpu_count() // processes)
+
+
+def training_threads(resources: Resources) -> int:
+    """CPU threads of a training, which is one process in each rank."""
+    return resources.num_threads or max(1, cpu_count() // distributed.local_size())
+
+
+def read_ahead_workers(resources: Resources) -> int:
+    """Processes that read images ahead for one compute process."""
+    if resources.num_workers is not None:
+        return resources.num_workers
+    return min(8, max(1, _share_of_cores(resources) - 1)) if uses_cuda(resources) else 1
+
+
+def set_up_process(device: torch.device, threads: int, deterministic: bool) -> None:
+    """Threads and kernels of a process that computes."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if deterministic:
+        # cuBLAS reads this when it starts; only with a fixed workspace it adds up in one order.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def _processes_that_fit() -> int:
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 1
+    return total // _BYTES_PER_CPU_PROCESS
+
+
+def check_device(name: str) -> None:
+    """Raise UserError for a device that is not there, or a name that is none."""
+    if name in ("auto", "cpu"):
+        return
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise UserError(f"--device {name}: no such device; say auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if not torch.cuda.is_available() or int(index or 0) >= count:
+        raise UserError(
+            f"--device {name}: there are {count} CUDA devices here; say --device cpu, "
+            f"or install a CUDA build of torch and its driver"
+        )

@@ -1,0 +1,305 @@
+"""The loop that the classifier, IRN and later networks are trained with: resumed, on many ranks."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from misc.errors import StoppedError, UserError
+from misc.runtime import distributed, interrupts
+from misc.runtime.memory import freed_memory_kept
+from misc.runtime.processes import set_up_reader
+from misc.runtime.progress import progress
+from misc.storage.files import remove_leftovers
+from misc.storage.manifest import settings_difference, settings_of
+from misc.storage.torch_files import read_torch, write_torch
+from misc.torchutils import PolyOptimizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint that a training step writes, and the option that names it."""
+
+    flag: str
+    path: Path
+
+    @property
+    def partial(self) -> Path:
+        """Where the state of an unfinished training is kept."""
+        return self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained how long, in which portions, and where its state is kept."""
+
+    name: str
+    file: CheckpointFile
+    settings: dict  # what the result depends on; see misc.storage.manifest.settings_of
+    epochs: int
+    batch_size: int  # of all ranks together
+    seed: int
+    num_workers: int
+    checkpoint_minutes: float  # between two saved states
+    overwrite: bool = False
+
+
+def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
+    """A checkpoint that is there was made by the same step, and with these options.
+
+    Raises UserError otherwise; `overwrite` allows other options, never another origin.
+    """
+    if file.path.is_dir():
+        raise UserError(f"{file.flag} {file.path}: is a folder; give the name of a file")
+    if file.path.exists():
+        noted = _noted(file, options["step"])
+    elif state := _read_state(file.partial):
+        noted = state["settings"]
+    else:
+        return
+    if not overwrite:
+        _require_same(file, noted, settings_of(options, noted.get("inputs")))
+
+
+def check_batch(flag: str, batch_size: int) -> None:
+    """Every rank gets a part of each batch."""
+    if batch_size < distributed.size():
+        raise UserError(
+            f"{flag} {batch_size}: leaves nothing to do for some of {distributed.size()} "
+            f"processes; give a larger batch or fewer processes"
+        )
+
+
+def is_trained(training: Training) -> bool:
+    """Whether the checkpoint is there already. Every rank has to call it.
+
+    Raises UserError where there is one of other settings, or of another origin, and no `overwrite`.
+    """
+    remove_leftovers(training.file.path.parent)
+    return distributed.on_first_rank(lambda: _is_trained(training))
+
+
+def _is_trained(training: Training) -> bool:
+    file = training.file
+    if not file.path.exists():
+        return False
+    noted = _noted(file, training.settings["step"])
+    if training.overwrite and settings_difference(noted, training.settings):
+        return False
+    _require_same(file, noted, training.settings)
+    file.partial.unlink(missing_ok=True)  # a run was ended between the two
+    log.info("%s is complete already", file.path)
+    return True
+
+
+def _noted(file: CheckpointFile, step: str) -> dict:
+    """What a checkpoint records of its training; UserError unless this step has written it."""
+    content = read_torch(file.path)
+    noted = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(noted, dict) or noted.get("step") != step:
+        raise UserError(
+            f"{file.flag} {file.path}: was not written by {step} and stays as it is; give another "
+            f"{file.flag}, or leave out --{step}_pass to use it"
+        )
+    return noted
+
+
+def _require_same(file: CheckpointFile, noted: dict, settings: dict) -> None:
+    difference = settings_difference(noted, settings)
+    if difference:
+        raise UserError(
+            f"{file.flag} {file.path}: was trained with other settings ({difference}); give "
+            f"--overwrite to train again, or another {file.flag}"
+        )
+
+
+def train(
+    training: Training,
+    model: nn.Module,
+    parameter_groups: list[dict],
+    dataset: Dataset,
+    losses_of: Callable[[nn.Module, list[torch.Tensor], float], dict[str, torch.Tensor]],
+) -> None:
+    """Train with SGD and polynomial decay; incomplete batches are dropped, as in IRN.
+
+    Every rank has to call it, with the same model; each treats its part of every batch. The state
+    is saved from time to time, and what an earlier run of the same settings saved is continued:
+    the trajectory is the same.
+
+    parameter_groups: {"params", "lr", "weight_decay"} each.
+    dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image)
+    alone.
+    losses_of: the network, this rank's part of a batch and the share of the batch that it is, 0..1
+    -> named losses, whose sums over the ranks are those of the batch; "total" is minimised.
+    Raises UserError, with the images of the batch, where that is not finite.
+    """
+    batch_size = min(training.batch_size, len(dataset))
+    check_batch(f"{training.name} batches of", batch_size)
+    steps = len(dataset) // batch_size
+    optimizer = PolyOptimizer(
+        parameter_groups,
+        lr=parameter_groups[0]["lr"],
+        weight_decay=parameter_groups[0]["weight_decay"],
+        max_step=steps * training.epochs,
+    )
+    done, sums = _resume(training, model, optimizer)
+    network = distributed.data_parallel(model)
+    saved = time.monotonic()
+    hidden = distributed.rank() > 0
+    bar = progress(steps * training.epochs, training.name, "step", done, hidden)
+    with bar, freed_memory_kept():
+        for epoch in range(done // steps, training.epochs):
+            sums = sums if done % steps else {}
+            members = _members(dataset, training, batch_size, epoch)[done % steps :]
+            for batch, indices in zip(_batches(dataset, training, members), members, strict=True):
+                losses = losses_of(network, batch, len(batch[0]) / batch_size)
+                values = _over_ranks(losses)
+                if not values["total"].isfinite():
+                    _diverged(training, epoch, done, [dataset.image_ids[i] for i in indices])
+                _step(optimizer, losses["total"])
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                done += 1
+                interrupts.check()
+                if time.monotonic() - saved >= 60 * training.checkpoint_minutes:
+                    _save(training, done, model, optimizer, sums)
+                    saved = time.monotonic()
+                bar.update()
+            means = (f"{name} {float(value) / steps:.4f}" for name, value in sums.items())
+            text = "%s: epoch %d of %d, mean losses: %s"
+            log.info(text, training.name, epoch + 1, training.epochs, ", ".join(means))
+    _save(training, done, model, optimizer, sums)
+
+
+def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable) -> None:
+    """Write the checkpoint of a finished training. Every rank has to call it.
+
+    save_checkpoint: called with the path, the network and what made it (`settings=...`).
+    """
+
+    def save() -> None:
+        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            raise UserError(
+                f"{training.file.flag} {training.file.path}: is not written, the weights are not "
+                "finite; give a lower learning rate"
+            )
+        save_checkpoint(training.file.path, model, settings=training.settings)
+        training.file.partial.unlink(missing_ok=True)
+
+    distributed.on_first_rank(save)
+
+
+def _step(optimizer: PolyOptimizer, loss: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    # The gradients of the ranks are averaged, and the loss is the sum of their parts.
+    (loss * distributed.size()).backward()
+    optimizer.step()
+
+
+def _diverged(training: Training, epoch: int, done: int, image_ids: list[str]) -> None:
+    """End a training whose loss is not finite; every rank is here, and nothing is saved."""
+
+    def fail() -> None:
+        raise UserError(
+            f"{training.name}: the loss of step {done + 1} (epoch {epoch + 1}) is not finite, with "
+            f"the images {', '.join(image_ids)}; give a lower learning rate, or look at these"
+        )
+
+    distributed.on_first_rank(fail)
+
+
+def _over_ranks(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    values = distributed.summed(torch.stack(list(losses.values())))
+    return dict(zip(losses, values, strict=True))
+
+
+def _members(dataset: Dataset, training: Training, batch_size: int, epoch: int) -> list[list[int]]:
+    """Indices of the images of every batch of an epoch."""
+    generator = torch.Generator().manual_seed(training.seed * 1000 + epoch)
+    dataset.set_epoch(epoch)
+    order = torch.randperm(len(dataset), generator=generator)
+    return order[: len(order) // batch_size * batch_size].view(-1, batch_size).tolist()
+
+
+def _batches(
+    dataset: Dataset, training: Training, members: list[list[int]]
+) -> Iterator[list[torch.Tensor]]:
+    """This rank's part of the batches."""
+    mine = [distributed.share(batch) for batch in members]
+    # Its own generator, so that the loader draws nothing from the global one.
+    loader = DataLoader(
+        dataset,
+        batch_sampler=mine,
+        num_workers=training.num_workers,
+        generator=torch.Generator().manual_seed(training.seed),
+        worker_init_fn=set_up_reader,
+    )
+    return iter(loader)
+
+
+def _save(training: Training, done: int, model, optimizer: PolyOptimizer, sums: dict) -> None:
+    """Keep the state after `done` steps; the first rank writes it."""
+    if distributed.rank() > 0:
+        return
+    device = next(model.parameters()).device
+    state = {
+        "settings": training.settings,
+        "done": done,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "sums": sums,
+        "rng": torch.get_rng_state(),
+        "cuda rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+    with interrupts.shielded():
+        write_torch(training.file.partial, state)
+
+
+def _resume(training: Training, model, optimizer: PolyOptimizer) -> tuple[int, dict]:
+    """Load the state of an earlier run; returns its steps and sums of losses, or 0 and none."""
+    path = training.file.partial
+    state = _read_state(path)
+    if state and (difference := settings_difference(state["settings"], training.settings)):
+        if not training.overwrite:
+            _require_same(training.file, state["settings"], training.settings)
+        log.info("%s is left: it was trained with other settings (%s)", path, difference)
+        state = None
+    if len(set(distributed.gathered(state and state["done"]))) > 1:
+        raise StoppedError(f"{path}: the processes see different files; its folder must be shared")
+    if not state:
+        return 0, {}
+    device = next(model.parameters()).device
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if device.type == "cuda" and state["cuda rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda rng"], device)
+    except Exception as error:  # the file is somebody else's: anything may stand there
+        raise UserError(
+            f"{path}: is of another network ({type(error).__name__}); remove it to train anew"
+        ) from error
+    log.info("%s: goes on after %d steps from %s", training.name, state["done"], path)
+    return state["done"], {name: value.to(device) for name, value in state["sums"].items()}
+
+
+def _read_state(path: Path) -> dict | None:
+    """The state of an unfinished training; None where there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        state = read_torch(path)
+    except UserError:
+        log.warning("%s is damaged; training starts anew", path)
+        return None
+    types = {"settings": dict, "done": int, "model": dict, "optimizer": dict, "sums": dict}
+    whole = isinstance(state, dict) and {*types, "rng", "cuda rng"} <= set(state)
+    whole = whole and all(isinstance(state[name], kind) for name, kind in types.items())
+    return state if whole else None

@@ -1,0 +1,55 @@
+"""What stands where a step writes: its own whole output, a damaged one, or somebody else's file."""
+
+import enum
+from pathlib import Path
+
+from misc.errors import UserError
+from misc.storage.npydict import load_dict
+from misc.storage.seals import Seal, is_own, seal_of
+from misc.storage.untrusted import decode_image
+
+
+class Output(enum.Enum):
+    """State of an output file."""
+
+    MISSING = enum.auto()
+    WHOLE = enum.auto()
+    DAMAGED = enum.auto()  # cut, or with changed bytes: it is made again
+    FOREIGN = enum.auto()  # a readable file without a seal, such as a mask that was drawn by hand
+
+
+def output_state(path: Path) -> Output:
+    """The state of an output, by its seal; a file without one is opened."""
+    try:
+        seal = seal_of(path.read_bytes())
+    except FileNotFoundError:
+        return Output.MISSING
+    except OSError:
+        return Output.DAMAGED
+    if seal is Seal.NONE:
+        return Output.FOREIGN if _opens(path) else Output.DAMAGED
+    return Output.WHOLE if seal is Seal.WHOLE else Output.DAMAGED
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is FOREIGN; of the program's own ones only the ends are read."""
+    return path.is_file() and not is_own(path) and output_state(path) is Output.FOREIGN
+
+
+def foreign_line(path: Path) -> str:
+    """What to say of a foreign file where an output should go."""
+    return (
+        f"{path}: was not made by this program, or was changed since, and stays as it is; move it "
+        "away or give another folder"
+    )
+
+
+def _opens(path: Path) -> bool:
+    try:
+        if path.suffix == ".png":
+            decode_image(path, ("PNG",))
+        else:
+            load_dict(path, fix="")
+    except (UserError, ValueError, OSError):
+        return False
+    return True

@@ -1,0 +1,176 @@
+"""Files of `torch.save` that somebody else may have made: checked before torch reads them.
+
+With `weights_only` torch runs no code of a file, but it believes the sizes that stand there. Here
+the file is read once without making a tensor, and tensors that it does not hold are refused.
+"""
+
+import io
+import math
+import pickle
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from misc.errors import UserError
+from misc.storage.files import atomic_path
+from misc.storage.pickles import PlainUnpickler, is_key
+from misc.storage.untrusted import read_bytes, reason
+
+MAX_FILE = 4 << 30  # bytes
+_ZIP = b"PK\x03\x04"  # by these bytes torch tells its newer format from the older one
+_LEGACY_PARTS = 5  # pickles of the older format: magic number, protocol, machine, content, storages
+
+_ITEM_SIZES = {
+    "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1,
+    "Byte": 1, "Bool": 1,
+}  # fmt: skip
+
+
+def read_torch(path: Path) -> Any:
+    """The content of a file of tensors and plain values, on the CPU; no code of it is run.
+
+    Raises UserError where it is missing, damaged, or holds anything else.
+    """
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "is missing"
+        longer = path.with_name(f"{path.name}.pth")
+        advice = "give the path of a ResNet-50 checkpoint"
+        if longer.is_file():
+            advice = f"{longer.name} is there: give that name"
+        raise UserError(f"{path} {problem}; {advice}")
+    try:
+        content = read_bytes(path, MAX_FILE)
+        check = _checked_archive if content.startswith(_ZIP) else _checked_legacy
+        # Not the path: torch would take a file that is neither for a tar archive and unpack it.
+        return torch.load(io.BytesIO(check(content)), map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes can raise almost anything in an unpickler
+        raise UserError(
+            f"{path} cannot be read as network weights ({reason(error)}): it is damaged, "
+            "of another kind, or holds more than tensors and plain values; give another file"
+        ) from error
+
+
+def write_torch(path: Path, content: dict) -> None:
+    """Writes what `read_torch` reads; UserError where that cannot be done.
+
+    No signal may interrupt it: torch takes an exception out of its own writing for an error.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # An opened file: torch would note the name, which is another one in every run.
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            torch.save(content, stream)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise UserError(
+            f"{path} cannot be written ({reason(error)}); free or change the place"
+        ) from error
+
+
+def _checked_archive(content: bytes) -> bytes:
+    """The archive written anew from what was checked, so that torch can find nothing else in it."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+            raise ValueError("compressed entries")
+        if sum(entry.file_size for entry in entries.values()) > len(content):
+            raise ValueError("entries that are larger than the file")
+        folder = next(iter(entries)).split("/")[0]
+        outline = _Outline(archive.read(f"{folder}/data.pkl"))
+        outline.load()
+        parts = ["version", "data.pkl", *(f"data/{key}" for key in outline.sizes)]
+        parts += ["byteorder"] if f"{folder}/byteorder" in entries else []
+        checked = io.BytesIO()
+        with zipfile.ZipFile(checked, "w") as copy:
+            for part in parts:
+                data = archive.read(f"{folder}/{part}")
+                # torch may read on behind the end of a storage.
+                if len(data) != outline.sizes.get(part.removeprefix("data/"), len(data)):
+                    raise ValueError(f"{part} has another size than it should")
+                copy.writestr(f"archive/{part}", data)
+    return checked.getvalue()
+
+
+def _checked_legacy(content: bytes) -> bytes:
+    outline = _Outline(content)
+    for _ in range(_LEGACY_PARTS):
+        keys = outline.load()
+    # torch would leave a storage that is not listed as it was in memory.
+    if sorted(map(str, keys)) != sorted(outline.sizes):
+        raise ValueError("storages that are not listed")
+    if sum(outline.sizes.values()) > len(content):
+        raise ValueError("storages that are larger than the file")
+    return content
+
+
+class _Storage(NamedTuple):
+    key: str
+    size: int  # bytes
+    item_size: int
+
+
+class _Stub:
+    """Stands for a tensor, a parameter or an OrderedDict with its attributes."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _stub(*_: object) -> _Stub:
+    return _Stub()
+
+
+def _ordered_dict(items: Iterable[Sequence] = ()) -> _Stub:
+    """As pickles of Python 2 make it: from its items."""
+    if not all(is_key(key) for key, _ in items):
+        raise pickle.UnpicklingError("a key of a wrong type")
+    return _Stub()
+
+
+def _check_tensor(
+    storage: _Storage, offset: int, size: tuple[int, ...], strides: tuple[int, ...], *_: object
+) -> _Stub:
+    """Refuses a tensor that reaches beyond its storage, or is larger, as `expand` makes them."""
+    if not all(type(number) is int and number >= 0 for number in (offset, *size, *strides)):
+        raise pickle.UnpicklingError("a tensor whose shape is none")
+    elements, count = storage.size // storage.item_size, math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, strides, strict=True))
+    if offset > elements or count > elements or (count > 0 and last >= elements):
+        raise pickle.UnpicklingError("a tensor that is larger than its storage")
+    return _Stub()
+
+
+class _Outline(PlainUnpickler):
+    """Reads a file of torch without its tensors; `sizes` has the bytes of each storage by key."""
+
+    ADMITTED = {
+        "collections.OrderedDict": _ordered_dict,
+        "torch.Size": _stub,
+        "torch._utils._rebuild_parameter": _stub,
+        "torch._utils._rebuild_tensor": _check_tensor,
+        "torch._utils._rebuild_tensor_v2": _check_tensor,
+        **{f"torch.{name}Storage": size for name, size in _ITEM_SIZES.items()},
+    }
+    STATEFUL = (_Stub,)
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self.sizes: dict[str, int] = {}
+
+    def persistent_load(self, pid: tuple) -> _Storage:
+        """("storage", type, key, place, number of elements), in the older format and None."""
+        kind, item_size, key, _, count, *view = pid
+        plain = kind == "storage" and type(item_size) is int and type(key) is str and key.isalnum()
+        if not plain or type(count) is not int or count < 0 or any(view):
+            raise pickle.UnpicklingError("a storage that is none")
+        size = count * item_size
+        if self.sizes.setdefault(key, size) != size:
+            raise pickle.UnpicklingError(f"two sizes of storage {key}")
+        return _Storage(key, size, item_size)

@@ -1,0 +1,127 @@
+"""Reading files that somebody else may have made: what a small file can cost is bounded here."""
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from misc.storage.seals import Seal, seal_of
+
+# Of an image or a map, here and wherever a file states a size. Above it Pillow warns of a file made
+# to fill the memory; decoding takes at most 12 bytes per pixel, about 1 GiB.
+MAX_PIXELS = 89_478_485
+_MAX_IMAGE = 512 << 20  # bytes of an image file; of so many pixels even uncompressed ones have less
+_ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
+_BLOCK = 1 << 16
+_STRAY = 16  # bytes before a JPEG's end marker: some cameras leave a few, scrambled data many
+_SHOWN = 100  # characters of a file's content in a message
+
+
+class WrongModeError(ValueError):
+    """An image whose pixels are of another kind, such as colours in place of labels."""
+
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """The content of a file; ValueError where it has more than `limit` bytes or is not a file."""
+    blocks, size = [], 0
+    require_regular(path)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            blocks.append(block)
+            size += len(block)
+            if size > limit:
+                raise ValueError(f"larger than {limit >> 20} MiB")
+    return b"".join(blocks)
+
+
+def require_regular(path: str | Path) -> None:
+    """Raise ValueError for a pipe or a device, which would be waited for without end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # to open a folder is an error already
+        raise ValueError("not a regular file")
+
+
+def reason(error: object) -> str:
+    """What an exception or a part of a file says, cut and printable, for a message of one line."""
+    text = " ".join(str(error)[: 10 * _SHOWN].split())[:_SHOWN]
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text or type(error).__name__
+
+
+def decode_image(
+    path: str | Path, formats: Sequence[str], modes: Sequence[str] = ()
+) -> Image.Image:
+    """An image of one of the formats and, where given, modes, decoded.
+
+    Raises FileNotFoundError, WrongModeError, and ValueError for whatever else is wrong with it.
+    """
+    with _opened(path, formats, in_memory=True) as image:
+        if modes and image.mode not in modes:
+            raise WrongModeError(f"an image of mode {image.mode}")
+        image.load()
+    return image
+
+
+def check_jpeg(path: str | Path) -> None:
+    """Decode a JPEG file to its end; ValueError where data is missing or scrambled.
+
+    Pillow fills in grey for what it cannot decode and says nothing. Flipped bits that leave a valid
+    picture cannot be found: the format has no checksum.
+    """
+    content = read_bytes(path, _MAX_IMAGE)
+    try:
+        # An eighth of the size, without colours: all data is read, most arithmetic is left out.
+        small = {"min_height": 1, "min_width": 1, "min_factor": 8}
+        simplejpeg.decode_jpeg(content, colorspace="GRAY", strict=True, **small)
+    except ValueError as error:
+        stray = re.search(r"(\d+) extraneous bytes", str(error))
+        if stray and int(stray[1]) <= _STRAY:
+            return
+        if "Corrupt JPEG data" in str(error):
+            raise ValueError(reason(error)) from error
+        decode_image(path, ("JPEG",))  # of a kind that only Pillow reads, or not an image
+
+
+def is_rotated(path: str | Path, formats: Sequence[str]) -> bool:
+    """Whether a photograph asks, by its EXIF data, to be turned or mirrored for showing."""
+    with _opened(path, formats) as image:
+        return image.getexif().get(_ORIENTATION, 1) != 1
+
+
+def image_size(path: str | Path, formats: Sequence[str]) -> tuple[int, int]:
+    """(height, width) from the header; the exceptions are those of `decode_image`."""
+    with _opened(path, formats) as image:
+        return image.size[::-1]
+
+
+def _whole(content: bytes) -> bytes:
+    if seal_of(content) is Seal.BROKEN:
+        raise ValueError(Seal.BROKEN.value)
+    return content
+
+
+@contextmanager
+def _opened(
+    path: str | Path, formats: Sequence[str], in_memory: bool = False
+) -> Iterator[Image.Image]:
+    try:
+        # Of a file on the disk Python would reserve as much as a chunk says it has.
+        require_regular(path)
+        source = io.BytesIO(_whole(read_bytes(path, _MAX_IMAGE))) if in_memory else path
+        # Only these formats: for some of the others Pillow starts a program (PostScript).
+        with Image.open(source, formats=formats) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels, at most {MAX_PIXELS}")
+            yield image
+    except (FileNotFoundError, WrongModeError):
+        raise
+    except UnidentifiedImageError:  # its text names an object and not the file
+        raise ValueError(f"not {' or '.join(formats)}") from None
+    except Exception as error:  # Pillow's readers raise almost anything on damaged bytes
+        raise ValueError(reason(error)) from error

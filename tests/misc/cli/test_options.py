@@ -1,0 +1,237 @@
+"""misc/cli/options.py: what the command line means."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from misc.cli.options import DATASETS, STEPS, build_parser, chosen_steps, parse
+from misc.errors import UserError
+from misc.runtime.devices import check_device
+from step.eval_cam import thresholds
+
+
+def refusal(capsys, *argv):
+    """The one line that wrong options end with."""
+    with pytest.raises(SystemExit) as end:
+        parse(list(argv))
+    assert end.value.code == 2
+    line, rest = capsys.readouterr().err.split("\n", 1)
+    assert rest == "" and line.startswith("error: ")
+    return line
+
+
+# --- which steps --------------------------------------------------------------------------------
+
+
+def test_all_steps_without_any_flag():
+    assert chosen_steps(parse([])) == list(STEPS)
+
+
+@pytest.mark.parametrize("words", [["--eval_cam_pass"], ["--eval_cam_pass", "True"]])
+def test_a_flag_chooses_its_step_alone(words):
+    assert chosen_steps(parse(words)) == ["eval_cam"]
+
+
+@pytest.mark.parametrize("word", ["False", "false", "0", "no"])
+def test_a_false_flag_leaves_its_step_out(word):
+    assert chosen_steps(parse(["--eval_cam_pass", word])) == [s for s in STEPS if s != "eval_cam"]
+
+
+def test_true_flags_win_over_false_ones_and_keep_the_order():
+    words = ["--eval_sem_seg_pass", "--make_cam_pass", "yes", "--train_cam_pass", "False"]
+    assert chosen_steps(parse(words)) == ["make_cam", "eval_sem_seg"]
+
+
+@pytest.mark.parametrize(
+    "flag, step",
+    [("--make_sem_seg_pass", "make_sem_seg_labels"), ("--make_recam_pass", "make_recam_with_RIB")]
+    + [(f"--{step}_pass", step) for step in STEPS],
+)
+def test_every_step_has_its_flag(flag, step):
+    assert chosen_steps(parse([flag])) == [step]
+
+
+def test_a_given_classifier_is_not_trained_unless_told_to():
+    given = ["--cam_weights_name", "c.pth"]
+    assert chosen_steps(parse(given)) == [s for s in STEPS if s != "train_cam"]
+    assert chosen_steps(parse([*given, "--train_cam_pass"])) == ["train_cam"]
+    assert "make_cam" not in chosen_steps(parse([*given, "--make_cam_pass", "False"]))
+
+
+def test_a_flag_takes_no_other_word(capsys):
+    assert "--eval_cam_pass: 'maybe'" in refusal(capsys, "--eval_cam_pass", "maybe")
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+def test_defaults_are_the_papers_for_voc():
+    args = parse([])
+    assert (args.RIB_lr, args.RIB_batch_size, args.RIB_iter) == (8e-6, 20, 10)
+    assert (args.score_th, args.stop_th) == (0.4, 600)
+    assert (args.explode_th, args.explode_ratio, args.disjoint_prob) == (0.3, 0.7, 1.0)
+    assert args.cam_scales == (1.0, 0.5, 1.5, 2.0) and args.num_pooled_classes is None
+    assert (args.cam_num_epoches, args.cam_batch_size, args.cam_crop_size) == (5, 16, 512)
+    assert (args.cam_learning_rate, args.cam_weight_decay) == (0.1, 1e-4)
+    assert args.cam_long == (320, 640) and args.max_long is None
+    np.testing.assert_allclose(thresholds(args), np.arange(20, 50) / 100, rtol=0, atol=1e-12)
+    assert (args.conf_fg_thres, args.conf_bg_thres) == (0.35, 0.17)
+    assert (args.irn_num_epoches, args.irn_batch_size, args.irn_crop_size) == (3, 32, 512)
+    assert (args.irn_learning_rate, args.irn_weight_decay, args.irn_radius) == (0.1, 1e-4, 10)
+    assert (args.beta, args.exp_times, args.walk_radius, args.seed_power) == (10, 8, 5, 1.3)
+    assert (args.sem_seg_bg_thres, args.irn_pad_size) == (0.27, 512)
+    assert args.limit is None and args.overwrite is False and args.skip_mismatched is False
+
+
+def test_paths_go_below_the_result_folder_unless_given(tmp_path):
+    args = parse(["--result_dir", str(tmp_path / "r"), "--cam_out_dir", str(tmp_path / "maps")])
+    assert args.cam_out_dir == tmp_path / "maps"
+    assert args.sem_seg_out_dir == tmp_path / "r" / "sem_seg"
+    assert args.log_name == tmp_path / "r" / "run.log"
+    assert args.cam_weights_name == tmp_path / "r" / "res50_cam.pth"
+    assert args.train_list == args.infer_list == tmp_path / "r" / "lists" / "train_aug.txt"
+    assert args.eval_list == tmp_path / "r" / "lists" / "train.txt"
+    assert args.cls_labels == tmp_path / "r" / "lists" / "cls_labels.npy"
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_may_be_given_for_every_dataset_default():
+    for name, value in parse([]).info.defaults.items():
+        text, given = ("0.3,0.6", (0.3, 0.6)) if isinstance(value, tuple) else ("1", 1)
+        assert getattr(parse([f"--{name}", text]), name) == given
+
+
+def test_options_are_read_only_and_travel_to_other_processes():
+    args = parse(["--seed", "3"])
+    with pytest.raises(AttributeError, match="read-only.*seed"):
+        args.seed = 4
+    copy = pickle.loads(pickle.dumps(args))
+    assert copy.seed == 3 and copy.info == args.info and copy.plain() == args.plain()
+    with pytest.raises(AttributeError):
+        copy.seed = 4
+
+
+def test_what_is_logged_is_plain():
+    plain = parse(["--seed", "3"]).plain()
+    assert plain["seed"] == 3 and plain["RIB_lr"] == 8e-6
+    assert not {"info", "given", "_frozen"} & set(plain)
+
+
+def test_settings_of_a_manifest():
+    settings = parse([]).settings("RIB_iter", "cam_scales")
+    assert settings == {"RIB_iter": 10, "cam_scales": [1.0, 0.5, 1.5, 2.0]}
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--RIB_iter", "0"),
+        ("--RIB_iter", "2.5"),
+        ("--RIB_batch_size", "0"),
+        ("--RIB_lr", "0"),
+        ("--RIB_lr", "-1e-6"),
+        ("--RIB_lr", "nan"),
+        ("--score_th", "1.5"),
+        ("--score_th", "-0.1"),
+        ("--stop_th", "0"),
+        ("--explode_ratio", "70"),
+        ("--disjoint_prob", "2"),
+        ("--limit", "0"),
+        ("--seed", "-1"),
+        ("--num_processes", "0"),
+        ("--num_workers", "-1"),
+        ("--cam_scales", ""),
+        ("--cam_scales", "0.5,1.0"),
+        ("--cam_scales", "1.0,0.5,0.5"),
+        ("--cam_scales", "1.0,9"),
+        ("--cam_scales", "1.0;2.0"),
+        ("--cam_long", "320"),
+        ("--cam_long", "640,320"),
+        ("--cam_eval_thres", "0.5,0.2"),
+        ("--cam_eval_thres", "0.2,0.3,0.4"),
+        ("--cam_crop_size", "16"),
+        ("--irn_crop_size", "100"),
+        ("--irn_crop_size", "48"),
+        ("--irn_radius", "1"),
+        ("--beta", "0"),
+        ("--exp_times", "17"),
+        ("--walk_radius", "33"),
+        ("--sem_seg_bg_thres", "27"),
+        ("--dataset", "imagenet"),
+        ("--overwrite", "perhaps"),
+    ],
+)
+def test_values_out_of_range_are_refused(capsys, flag, value):
+    assert flag in refusal(capsys, flag, value)
+
+
+def test_a_crop_must_have_room_for_pixel_pairs(capsys):
+    line = refusal(capsys, "--irn_crop_size", "64", "--irn_radius", "9")
+    assert "--irn_crop_size" in line and "--irn_radius" in line
+
+
+def test_limits_belong_to_the_range():
+    args = parse("--score_th 1 --explode_th 0 --exp_times 0 --limit 1".split())
+    assert (args.score_th, args.explode_th, args.exp_times, args.limit) == (1, 0, 0, 1)
+    assert parse("--irn_crop_size 64 --irn_radius 8".split()).irn_crop_size == 64
+    assert parse(["--cam_eval_thres", "0.3,0.3"]).cam_eval_thres == (0.3, 0.3)
+
+
+def test_unknown_and_shortened_flags_are_refused(capsys):
+    assert "--no_such_flag" in refusal(capsys, "--no_such_flag", "1")
+    assert "--eval_cam" in refusal(capsys, "--eval_cam")
+    assert "stray" in refusal(capsys, "stray")
+
+
+def test_help_tells_every_option_and_its_default():
+    text = build_parser().format_help()
+    words = " ".join(text.split())
+    assert all(f"--{name}_pass" in words for name in STEPS)
+    for name in DATASETS["voc12"][0]("").defaults:
+        assert f"--{name} " in words
+    assert "(default: voc12 0.27" in words and "(default: voc12 8e-06" in words
+
+
+# --- lists and devices --------------------------------------------------------------------------
+
+
+def lists(tmp_path, train, evaluated, *more):
+    for name, ids in (("train", train), ("eval", evaluated)):
+        (tmp_path / f"{name}.txt").write_text("".join(f"2007_00000{n}\n" for n in ids))
+    names = ("train", "train", "eval")
+    flags = ("--train_list", "--infer_list", "--eval_list")
+    words = [w for f, n in zip(flags, names, strict=True) for w in (f, str(tmp_path / f"{n}.txt"))]
+    return parse([*words, *more])
+
+
+def test_limit_cuts_the_lists(tmp_path):
+    args = lists(tmp_path, (3, 1, 2, 5), (5, 2, 3), "--limit", "3")
+    assert args.image_ids("infer") == ("2007_000003", "2007_000001", "2007_000002")
+    assert len(args.image_ids("train", limited=False)) == 4
+    assert args.scored_ids() == ("2007_000002", "2007_000003")
+
+
+def test_lists_are_read_again_in_the_next_run(tmp_path):
+    assert lists(tmp_path, (1, 2), (1,)).image_ids("train")[-1] == "2007_000002"
+    assert lists(tmp_path, (1, 3), (1,)).image_ids("train")[-1] == "2007_000003"
+
+
+def test_without_limit_the_evaluation_list_is_scored_whole(tmp_path):
+    assert len(lists(tmp_path, (1, 2), (5, 2, 3)).scored_ids()) == 3
+
+
+def test_a_limit_without_any_image_to_score_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--limit 2: .*eval.txt; give a larger limit"):
+        lists(tmp_path, (3, 1, 2), (2,), "--limit", "2").scored_ids()
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x", "cpu:0"])
+def test_devices_that_are_not_there(name):
+    with pytest.raises(UserError, match=f"--device {name}"):
+        check_device(name)
+
+
+def test_devices_that_are_always_there():
+    check_device("auto")
+    check_device("cpu")

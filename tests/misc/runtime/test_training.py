@@ -1,0 +1,308 @@
+"""misc/runtime/training.py: the loop, its continuation, and when a checkpoint is trained again."""
+
+import logging
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from misc.errors import UserError
+from misc.runtime import distributed
+from misc.runtime.training import (
+    CheckpointFile,
+    Training,
+    check_batch,
+    check_target,
+    is_trained,
+    save_trained,
+    train,
+)
+from misc.storage.manifest import settings_of
+from misc.torchutils import PolyOptimizer
+from net.checkpoint import save_checkpoint
+from net.resnet50_cam import Net
+from tests.conftest import THIN
+
+OPTIONS = {"step": "train_cam", "seed": 0, "cam_long": [64, 96]}
+INPUTS = {"labels": "abc"}
+
+
+class Numbers(Dataset):
+    """Item i of an epoch is (i, 100 epoch + i); remembers what was asked."""
+
+    def __init__(self, length):
+        self.length, self.epoch, self.asked = length, None, []
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.asked.append((self.epoch, index))
+        return torch.tensor(float(index)), torch.tensor(100.0 * self.epoch + index)
+
+
+def training(path, options=OPTIONS, inputs=INPUTS, **changes):
+    values = {"name": "toy", "epochs": 3, "batch_size": 2, "seed": 0, "num_workers": 0}
+    file = CheckpointFile("--cam_weights_name", path)
+    settings = settings_of(options, inputs)
+    return Training(
+        **{"file": file, "settings": settings, "checkpoint_minutes": 60, **values, **changes}
+    )
+
+
+class Number(torch.nn.Module):
+    """What is trained: one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, items):
+        return (self.value - items).square().mean()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Fits one number to the items; gives it, and the batches that were seen."""
+
+    def call(dataset, lr=0.01, weight_decay=0.1, interrupt_at=None, **changes):
+        model, seen = Number(), []
+
+        def losses_of(network, batch, part):
+            if len(seen) == interrupt_at:
+                raise KeyboardInterrupt
+            assert part == 1
+            seen.append([part.clone() for part in batch])
+            loss = network(batch[0])
+            return {"part": loss, "total": 2 * loss}
+
+        groups = [{"params": [model.value], "lr": lr, "weight_decay": weight_decay}]
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.pth"
+        job = training(changes.pop("path", path), **changes)
+        try:
+            train(job, model, groups, dataset, losses_of)
+        except KeyboardInterrupt:
+            pass
+        return model.value.item(), seen
+
+    return call
+
+
+def test_every_epoch_shows_each_item_once_and_drops_the_rest(run):
+    dataset = Numbers(5)
+    _, seen = run(dataset)
+    assert len(seen) == 3 * 2 and all(len(batch[0]) == 2 for batch in seen)
+    for epoch in range(3):
+        items = [i for batch in seen[2 * epoch : 2 * epoch + 2] for i in batch[0].tolist()]
+        assert len(set(items)) == 4
+        values = [v for batch in seen[2 * epoch : 2 * epoch + 2] for v in batch[1].tolist()]
+        assert values == [100 * epoch + i for i in items]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(run):
+    def order(**changes):
+        return [batch[0].tolist() for batch in run(Numbers(12), **changes)[1]]
+
+    first = order(epochs=2)
+    torch.rand(3)  # the global generator plays no part
+    assert order(epochs=2) == first == order(epochs=3)[: len(first)]
+    assert first[:6] != first[6:] and order(seed=1)[:6] != first[:6]
+
+
+def test_the_updates_are_those_of_the_optimiser(run):
+    value, seen = run(Numbers(6), lr=0.02, weight_decay=0.1)
+    number = torch.nn.Parameter(torch.tensor(1.0))
+    optimizer = PolyOptimizer([number], lr=0.02, weight_decay=0.1, max_step=9)
+    for items, _ in seen:
+        optimizer.zero_grad()
+        (2 * (number - items).square().mean()).backward()
+        optimizer.step()
+    assert len(seen) == 9 and value == pytest.approx(number.item(), abs=1e-7)
+
+
+def test_fewer_items_than_a_batch_make_one_batch(run):
+    _, seen = run(Numbers(3), batch_size=16)
+    assert [len(batch[0]) for batch in seen] == [3, 3, 3]
+
+
+def test_mean_losses_of_an_epoch_are_logged(run, caplog):
+    caplog.set_level(logging.INFO)
+    run(Numbers(4), lr=1e-9, epochs=1)
+    # Items 0..3 and the number 1: squares 1, 0, 1, 4.
+    assert "toy: epoch 1 of 1, mean losses: part 1.5000, total 3.0000" in caplog.text
+
+
+# --- continuation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", range(7))
+def test_an_interrupted_training_goes_on_the_same_way(run, tmp_path, end):
+    path = tmp_path / "cam.pth"
+    value, seen = run(Numbers(4), weight_decay=0.5)
+    _, before = run(Numbers(4), 0.01, 0.5, end, path=path, checkpoint_minutes=0)
+    resumed, after = run(Numbers(4), weight_decay=0.5, path=path)
+    assert resumed == value  # to the last bit
+    assert len(before) == end and len(seen) == 6
+    for first, second in zip(seen, before + after, strict=True):
+        assert all(map(torch.equal, first, second))
+    again, nothing = run(Numbers(4), path=path)
+    assert again == value and not nothing  # it was finished, but its checkpoint not yet written
+
+
+def test_mean_losses_count_the_steps_before_the_interruption(run, tmp_path, caplog):
+    path = tmp_path / "cam.pth"
+    run(Numbers(4), 1e-9, interrupt_at=1, epochs=1, path=path, checkpoint_minutes=0)
+    caplog.set_level(logging.INFO)
+    run(Numbers(4), lr=1e-9, epochs=1, path=path)
+    assert "toy: goes on after 1 steps from" in caplog.text
+    assert "toy: epoch 1 of 1, mean losses: part 1.5000, total 3.0000" in caplog.text
+
+
+def test_the_state_is_saved_from_time_to_time_only(run, tmp_path):
+    run(Numbers(4), interrupt_at=5, path=tmp_path / "cam.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_draws_go_on_where_they_were(run, tmp_path):
+    class Draws(Numbers):
+        def __getitem__(self, index):
+            return torch.rand(()), torch.tensor(0.0)
+
+    torch.manual_seed(5)
+    value, _ = run(Draws(4))
+    torch.manual_seed(5)
+    run(Draws(4), interrupt_at=3, path=tmp_path / "cam.pth", checkpoint_minutes=0)
+    torch.manual_seed(6)
+    resumed, _ = run(Draws(4), path=tmp_path / "cam.pth")
+    assert resumed == value  # the batch that was read and not used is drawn again
+
+
+def test_a_state_of_other_settings_is_refused_early(run, tmp_path):
+    path, options = tmp_path / "cam.pth", {**OPTIONS, "seed": 1}
+    run(Numbers(4), interrupt_at=3, path=path, checkpoint_minutes=0)
+    words = "cam.pth: was trained with .*seed is 0 there and 1 now.*--overwrite"
+    file = training(path).file
+    with pytest.raises(UserError, match=words):
+        check_target(file, options, overwrite=False)
+    with pytest.raises(UserError, match=words):
+        run(Numbers(4), path=path, options=options)
+    check_target(file, OPTIONS, overwrite=False)
+    check_target(file, options, overwrite=True)
+    _, seen = run(Numbers(4), path=path, options=options, overwrite=True)
+    assert len(seen) == 6
+
+
+def test_a_damaged_state_is_left(run, tmp_path):
+    path = tmp_path / "cam.pth"
+    run(Numbers(4), interrupt_at=3, path=path, checkpoint_minutes=0)
+    state = training(path).file.partial
+    state.write_bytes(state.read_bytes()[:-50])
+    check_target(training(path).file, OPTIONS, overwrite=False)
+    _, seen = run(Numbers(4), path=path)
+    assert len(seen) == 6
+
+
+def test_a_state_of_another_network_is_refused(run, tmp_path):
+    path = tmp_path / "cam.pth"
+    run(Numbers(4), interrupt_at=3, path=path, checkpoint_minutes=0)
+    file = training(path).file
+    state = torch.load(file.partial, weights_only=True)
+    torch.save({**state, "model": {"other": torch.zeros(3)}}, file.partial)
+    with pytest.raises(UserError, match="cam.partial.pth: is of another network .*remove it"):
+        run(Numbers(4), path=path)
+    torch.save({**state, "done": "three"}, file.partial)
+    _, seen = run(Numbers(4), path=path)
+    assert len(seen) == 6
+
+
+def test_the_state_goes_when_the_checkpoint_is_there(tmp_path):
+    job = training(tmp_path / "cam.pth")
+    job.file.partial.write_bytes(b"state")
+    save_trained(job, Net(3, **THIN), save_checkpoint)
+    assert is_trained(job) and [path.name for path in tmp_path.iterdir()] == ["cam.pth"]
+    job.file.partial.write_bytes(b"state")  # a run was ended between the two
+    assert is_trained(job) and [path.name for path in tmp_path.iterdir()] == ["cam.pth"]
+
+
+def test_every_rank_needs_a_part_of_each_batch(monkeypatch):
+    check_batch("--cam_batch_size", 1)
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    check_batch("--cam_batch_size", 3)
+    with pytest.raises(UserError, match="--cam_batch_size 2: .* 3 processes"):
+        check_batch("--cam_batch_size", 2)
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    return CheckpointFile("--cam_weights_name", tmp_path / "new" / "cam.pth")
+
+
+@pytest.fixture
+def trained_file(file):
+    save_checkpoint(file.path, Net(3, **THIN), settings=settings_of(OPTIONS, INPUTS))
+    return file
+
+
+def test_a_new_checkpoint_may_be_written(file):
+    check_target(file, OPTIONS, overwrite=False)
+    assert not is_trained(training(file.path))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_checkpoint_of_the_same_settings_is_kept(trained_file, overwrite):
+    check_target(trained_file, {**OPTIONS, "cam_long": (64, 96)}, overwrite)
+    assert is_trained(
+        training(trained_file.path, {**OPTIONS, "cam_long": (64, 96)}, overwrite=overwrite)
+    )
+
+
+def test_a_checkpoint_of_other_options_is_refused_early(trained_file):
+    words = (
+        "--cam_weights_name .*cam.pth: was trained with .*seed is 0 there and 1 now.*--overwrite"
+    )
+    with pytest.raises(UserError, match=words):
+        check_target(trained_file, {**OPTIONS, "seed": 1}, overwrite=False)
+    with pytest.raises(UserError, match=words):
+        is_trained(training(trained_file.path, {**OPTIONS, "seed": 1}))
+    check_target(trained_file, {**OPTIONS, "seed": 1}, overwrite=True)
+    assert not is_trained(training(trained_file.path, {**OPTIONS, "seed": 1}, overwrite=True))
+
+
+def test_a_checkpoint_of_other_inputs_is_refused(trained_file):
+    check_target(trained_file, OPTIONS, overwrite=False)  # inputs may be made by then
+    with pytest.raises(UserError, match="labels is abc there and xyz now"):
+        is_trained(training(trained_file.path, inputs={"labels": "xyz"}))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("settings", [None, {"step": "train_irn"}])
+def test_a_checkpoint_of_another_origin_is_never_replaced(file, overwrite, settings):
+    save_checkpoint(file.path, Net(3, **THIN), settings=settings)
+    words = "cam.pth: was not written by train_cam and stays as it is"
+    with pytest.raises(UserError, match=words) as refusal:
+        check_target(file, OPTIONS, overwrite)
+    assert "--overwrite" not in str(refusal.value)
+    with pytest.raises(UserError, match=words):
+        is_trained(training(file.path, overwrite=overwrite))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_damaged_checkpoint_is_named_and_stays(trained_file, overwrite):
+    trained_file.path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="cam.pth cannot be read as network weights"):
+        check_target(trained_file, OPTIONS, overwrite)
+    with pytest.raises(UserError, match="cam.pth cannot be read as network weights"):
+        is_trained(training(trained_file.path, overwrite=overwrite))
+    assert trained_file.path.read_bytes() == b"nothing"
+
+
+def test_a_folder_cannot_be_a_checkpoint(file):
+    file.path.mkdir(parents=True)
+    with pytest.raises(UserError, match="cam.pth: is a folder"):
+        check_target(file, OPTIONS, overwrite=True)

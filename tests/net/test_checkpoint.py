@@ -1,0 +1,351 @@
+"""Checkpoints: every accepted format loads the same numbers, every other file is a clear error."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from misc.errors import UserError
+from misc.storage.torch_files import read_torch
+from net import checkpoint
+from net.checkpoint import (
+    load_backbone,
+    load_boundary_net,
+    load_classifier,
+    read_checkpoint,
+    save_checkpoint,
+)
+from net.resnet50 import ResNet50
+from net.resnet50_cam import CAM, Net
+from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
+from net.resnet50_irn import Net as BoundaryNet
+from tests.conftest import shared_path
+from tests.weights import fill_by_recipe
+
+THIN = {"width": 8, "stem": 16}
+IRN_STAGES = {"conv1": "stage1.0", "bn1": "stage1.1"} | {
+    f"layer{i}": f"stage{i + 1}.0" for i in range(1, 5)
+}
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    model = CAM(5, **THIN)
+    fill_by_recipe(model)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def boundary_net():
+    model = EdgeDisplacement(crop_size=64, **THIN)
+    fill_by_recipe(model)
+    model.mean_shift.running_mean.copy_(torch.tensor([0.25, -0.5]))
+    return model.eval()
+
+
+def plain_state(model):
+    return {name.removeprefix("resnet50."): t for name, t in model.state_dict().items()}
+
+
+def published_state(model, prefix=""):
+    """A state dict as published with IRN and RIB: all layers under several names."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        state[name] = tensor
+        if name.startswith("resnet50."):
+            first, rest = name.removeprefix("resnet50.").split(".", 1)
+            for root in ("", "backbone.0."):
+                state[f"{root}{IRN_STAGES[first]}.{rest}"] = tensor
+        elif name.startswith("classifier."):
+            state[name.replace("classifier", "newly_added.0")] = tensor
+        elif name.startswith("fc_edge"):
+            state[f"edge_layers.{name[7:]}"] = tensor
+        elif name.startswith("fc_dp"):
+            state[f"dp_layers.{name[5:]}"] = tensor
+        else:
+            state["fc_dp7.4.running_mean"] = state["dp_layers.6.4.running_mean"] = tensor
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def assert_same(model, other):
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def error_of(call, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_save_and_load_classifier(tmp_path, classifier):
+    path = tmp_path / "new" / "cam.pth"
+    save_checkpoint(path, classifier, epoch=3, note={"losses": [0.5, 0.25]})
+    assert_same(load_classifier(path, 5), classifier)
+    assert type(load_classifier(path, 5, cls=Net)) is Net
+    assert not load_classifier(path, 5).training
+    content = torch.load(path, weights_only=True)
+    assert content["arch"] == {**classifier.arch}
+    assert "conv1.weight" in content["state_dict"]
+    assert not any("num_batches_tracked" in name for name in content["state_dict"])
+    assert read_checkpoint(path)["extra"] == {"epoch": 3, "note": {"losses": [0.5, 0.25]}}
+    assert os.listdir(path.parent) == ["cam.pth"]
+
+
+def test_half_precision_networks_are_stored_and_loaded_as_float32(tmp_path):
+    half = CAM(5, **THIN).half()
+    save_checkpoint(tmp_path / "cam.pth", half)
+    stored = torch.load(tmp_path / "cam.pth", weights_only=True)["state_dict"]
+    assert {t.dtype for t in stored.values()} == {torch.float32}
+    content = {"arch": half.arch, "state_dict": plain_state(half)}
+    torch.save(content, tmp_path / "half.pth")
+    loaded = load_classifier(tmp_path / "half.pth", 5)
+    assert loaded.classifier.weight.dtype == torch.float32
+    assert torch.equal(loaded.classifier.weight, half.classifier.weight.float())
+
+
+def test_loaded_classifier_trains_what_a_new_one_trains(tmp_path, classifier):
+    save_checkpoint(tmp_path / "cam.pth", classifier)
+    loaded = load_classifier(tmp_path / "cam.pth", 5, cls=Net)
+    flags = [p.requires_grad for p in loaded.parameters()]
+    assert flags == [p.requires_grad for p in Net(5, **THIN).parameters()]
+
+
+def test_save_and_load_boundary_net(tmp_path, boundary_net):
+    save_checkpoint(tmp_path / "irn.pth", boundary_net)
+    loaded = load_boundary_net(tmp_path / "irn.pth", crop_size=None)
+    assert_same(loaded, boundary_net)
+    assert loaded.crop_size is None and not loaded.training
+    assert loaded.mean_shift.running_mean.tolist() == [0.25, -0.5]
+    trained = AffinityDisplacementLoss(checkpoint_index(), **THIN)
+    save_checkpoint(tmp_path / "trained.pth", trained)
+    assert_same(load_boundary_net(tmp_path / "trained.pth", cls=BoundaryNet), trained)
+
+
+def checkpoint_index():
+    from misc.indexing import PathIndex
+
+    return PathIndex(3, (16, 16))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_published_checkpoints(tmp_path, classifier, boundary_net, prefix):
+    torch.save(published_state(classifier, prefix), tmp_path / "cam.pth")
+    torch.save(published_state(boundary_net, prefix), tmp_path / "irn.pth")
+    assert_same(load_classifier(tmp_path / "cam.pth", 5), classifier)
+    assert_same(load_boundary_net(tmp_path / "irn.pth", crop_size=64), boundary_net)
+
+
+def test_files_of_the_older_format(tmp_path, classifier):
+    state = plain_state(classifier)
+    path = tmp_path / "cam.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert_same(load_classifier(path, 5), classifier)
+    # Python 2 wrote the items of an ordered dict as lists, and text as bytes.
+    data = path.read_bytes()
+    assert data.count(b"X\x0c\x00\x00\x00conv1.weight") == 1
+    path.write_bytes(data.replace(b"X\x0c\x00\x00\x00conv1.weight", b"U\x0cconv1.weight"))
+    assert_same(load_classifier(path, 5), classifier)
+
+
+def test_ordered_dicts_of_python_2(tmp_path):
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    items = b"\x80\x02ccollections\nOrderedDict\n]]U\x04lossK\x03ea\x85R."
+    items = items.replace(b"]]", b"]](")
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"".join(pickle.dumps(p, 2) for p in parts) + items + pickle.dumps([], 2))
+    assert read_torch(path) == {"loss": 3}
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_torchvision_checkpoint(tmp_path, tracked):
+    from torchvision.models import resnet50
+
+    state = resnet50().state_dict()
+    if not tracked:
+        state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "resnet50.pth")
+    arch, loaded = load_backbone(tmp_path / "resnet50.pth")
+    assert arch == ResNet50().arch
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
+    backbone = ResNet50(**{k: v for k, v in arch.items() if k != "name"})
+    backbone.load_state_dict(loaded)
+    assert torch.equal(backbone.layer4[2].bn3.running_var, state["layer4.2.bn3.running_var"])
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_backbone_of_thin_files_classifiers_and_boundary_nets(
+    tmp_path, classifier, boundary_net, wrapped
+):
+    for model in (classifier.resnet50, classifier, boundary_net):
+        state = plain_state(model)
+        content = {"arch": dict(model.arch), "state_dict": state} if wrapped else state
+        torch.save(content, tmp_path / "weights.pth")
+        arch, loaded = load_backbone(tmp_path / "weights.pth")
+        assert arch == classifier.resnet50.arch
+        assert loaded.keys() == plain_without_counters(classifier.resnet50).keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
+
+
+def plain_without_counters(model):
+    return {n: t for n, t in plain_state(model).items() if not n.endswith("num_batches_tracked")}
+
+
+def test_caffe_stride_is_kept(tmp_path):
+    model = CAM(5, stride_in_1x1=True, **THIN)
+    save_checkpoint(tmp_path / "cam.pth", model)
+    loaded = load_classifier(tmp_path / "cam.pth", 5)
+    assert loaded.arch == model.arch and loaded.resnet50.layer2[0].conv1.stride == (2, 2)
+
+
+def test_reference_weights():
+    imagenet = shared_path("weights/resnet50_w32_imagenet.pth")
+    classifier = load_classifier(shared_path("weights/resnet50_w32_cam_voc.pth"), 20)
+    assert classifier.arch["width"] == 32 and classifier.arch["stride_in_1x1"] is True
+    arch, state = load_backbone(imagenet)
+    assert arch == classifier.resnet50.arch
+    # The classifier was trained from this backbone, whose first half is frozen.
+    frozen = classifier.resnet50.layer2[3].conv3.weight
+    assert torch.equal(state["layer2.3.conv3.weight"], frozen)
+    trained = classifier.resnet50.layer4[2].conv3.weight
+    assert not torch.equal(state["layer4.2.conv3.weight"], trained)
+    assert "(missing: classifier.weight)" in error_of(load_classifier, imagenet, 20)
+
+
+def test_imagenet_weights_of_torchvision(monkeypatch):
+    from torchvision.models import ResNet50_Weights, resnet50
+
+    state = resnet50().state_dict()
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda self, **_: state)
+    arch, loaded = load_backbone(None)
+    assert arch == ResNet50().arch
+    ResNet50().load_state_dict(loaded)
+
+    def fail(self, **_):
+        raise OSError("no\nroute")
+
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", fail)
+    assert "--imagenet_weights FILE" in error_of(load_backbone, None)
+
+
+class Malicious:
+    """Makes a folder when it is unpickled without care."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_no_code_of_a_file_is_run(tmp_path):
+    torch.save(Malicious(tmp_path / "made"), tmp_path / "file.pth")
+    error_of(read_checkpoint, tmp_path / "file.pth")
+    assert os.listdir(tmp_path) == ["file.pth"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.zeros(3),
+        [1, 2],
+        {},
+        {"a": 1},
+        {"state_dict": {}},
+        {"state_dict": {"conv1.weight": 3}},
+        {"state_dict": {3: torch.zeros(1)}},
+        {"arch": "resnet50", "state_dict": {"conv1.weight": torch.zeros(1)}},
+    ],
+)
+def test_files_without_weights(tmp_path, content):
+    path = tmp_path / "file.pth"
+    torch.save(content, path)
+    for call in (read_checkpoint, load_backbone, load_boundary_net):
+        assert str(path) in error_of(call, path)
+    assert str(path) in error_of(load_classifier, path, 20)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"random bytes \x00\x80\xff" * 50,
+        pickle.dumps({"a": 1}, protocol=2),
+        b"PK\x03\x04broken",
+    ],
+)
+def test_damaged_files(tmp_path, data):
+    path = tmp_path / "file.pth"
+    path.write_bytes(data)
+    assert str(path) in error_of(read_checkpoint, path)
+
+
+def test_cut_off_file(tmp_path, classifier):
+    path = tmp_path / "cam.pth"
+    save_checkpoint(path, classifier)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert str(path) in error_of(load_classifier, path, 5)
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "is missing" in error_of(load_classifier, tmp_path / "none.pth", 20)
+    assert "is not a file" in error_of(load_backbone, tmp_path)
+
+
+def test_other_class_count(tmp_path, classifier):
+    save_checkpoint(tmp_path / "cam.pth", classifier)
+    message = error_of(load_classifier, tmp_path / "cam.pth", 80)
+    assert "5 classes" in message and "80" in message and "cam.pth" in message
+
+
+def test_other_networks_are_listed(tmp_path, classifier, boundary_net):
+    save_checkpoint(tmp_path / "cam.pth", classifier)
+    save_checkpoint(tmp_path / "irn.pth", boundary_net)
+    message = error_of(load_boundary_net, tmp_path / "cam.pth")
+    assert "missing: fc_edge1.0.weight, fc_edge1.1.weight, fc_edge1.1.bias and" in message
+    assert "unexpected: classifier.weight" in message and "train_irn" in message
+    message = error_of(load_classifier, tmp_path / "irn.pth", 5)
+    assert "missing: classifier.weight" in message and "train_cam" in message
+
+
+def test_other_architectures_are_listed(tmp_path, classifier):
+    from torchvision.models import resnet18
+
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    message = error_of(load_backbone, tmp_path / "resnet18.pth")
+    assert "missing: layer1.0.conv3.weight" in message
+    assert "layer1.0.conv1.weight (64 x 64 x 3 x 3 and not 64 x 64 x 1 x 1)" in message
+    assert "--imagenet_weights" in message
+    torch.save({"features.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
+    assert "unexpected: features.0.weight" in error_of(load_backbone, tmp_path / "vgg.pth")
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "resnet101"}, {"width": 64}, {"stem": "16"}, {"stride_in_1x1": "no"}]
+)
+def test_arch_that_contradicts_the_tensors(tmp_path, classifier, change):
+    content = {"arch": {**classifier.arch, **change}, "state_dict": plain_state(classifier)}
+    torch.save(content, tmp_path / "cam.pth")
+    assert next(iter(change)) in error_of(load_classifier, tmp_path / "cam.pth", 5)
+
+
+def test_failed_save_keeps_the_older_file(tmp_path, classifier, monkeypatch):
+    path = tmp_path / "cam.pth"
+    save_checkpoint(path, classifier, epoch=1)
+    with pytest.raises(TypeError, match="when"):
+        save_checkpoint(path, classifier, when=object())
+
+    def fail(content, stream):
+        stream.write(b"half")
+        raise RuntimeError("disk\nfull")
+
+    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    assert str(path) in error_of(save_checkpoint, path, classifier, epoch=2)
+    assert read_checkpoint(path)["extra"] == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["cam.pth"]

@@ -1,0 +1,83 @@
+"""The steps that make maps, where memory ends: what they save, and whom they name."""
+
+import numpy as np
+import pytest
+import torch
+
+from misc.cams import load_cam
+from misc.cli.options import parse
+from misc.errors import UserError
+from misc.runtime import memory
+from net.folded import FoldedCAM
+from step import make_cam, make_recam_with_RIB
+from tests.conftest import TINY
+from voc12.prepare import prepare
+
+STEPS = {"plain": make_cam.MakeCAM, "RIB": make_recam_with_RIB.MakeRIBCAM}
+
+
+@pytest.fixture
+def args(sample, classifier_file, tmp_path):
+    words = ["--voc12_root", sample.root, "--result_dir", tmp_path]
+    words += ["--cam_weights_name", classifier_file]
+    args = parse([*TINY, *map(str, words)])
+    prepare(args.info, args.list_dir)
+    for folder in (args.cam_out_dir, args.plain_cam_out_dir):
+        folder.mkdir()
+    return args
+
+
+def maps_of(kind, args, count=2) -> list[np.ndarray]:
+    """What a step saves for the first images."""
+    ids = args.image_ids("infer")[:count]
+    task = STEPS[kind](args, ids)
+    task.start(torch.device("cpu"), list(ids))
+    for image_id in ids:
+        task.one(image_id)
+    return [load_cam(task.outputs(image_id)[0])["high_res"] for image_id in ids]
+
+
+def limit_rows(monkeypatch, rows: int) -> None:
+    """Let every pass of more rows run out of memory."""
+    whole = FoldedCAM.maps
+
+    def maps(self, frozen):
+        if len(frozen) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, frozen)
+
+    monkeypatch.setattr(FoldedCAM, "maps", maps)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_short_memory_changes_no_map(kind, args, monkeypatch):
+    expected = maps_of(kind, args)
+    limit_rows(monkeypatch, 1)
+    for maps, same in zip(maps_of(kind, args), expected, strict=True):
+        np.testing.assert_allclose(maps, same, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_an_image_that_is_too_large_is_named(kind, args, monkeypatch):
+    limit_rows(monkeypatch, 0)
+    with pytest.raises(UserError, match="image 2012_000001: on cpu .*--max_long"):
+        maps_of(kind, args)
+
+
+@pytest.mark.parametrize("step", [make_cam, make_recam_with_RIB])
+def test_precision_and_compilation_are_noted_with_the_maps(step, args):
+    noted = step.settings(args)
+    assert noted["precision"] == "float32" and noted["compile"] is False
+
+
+def test_room_of_the_image_cache(monkeypatch):
+    monkeypatch.setattr(make_recam_with_RIB, "available_bytes", lambda: 8000)
+    assert make_recam_with_RIB.cache_bytes(parse([])) == 1000
+    assert make_recam_with_RIB.cache_bytes(parse(["--image_cache", "0.5"])) == 2**29
+    assert make_recam_with_RIB.cache_bytes(parse(["--image_cache", "0"])) == 0
+    monkeypatch.setattr(make_recam_with_RIB.distributed, "local_size", lambda: 4)
+    assert make_recam_with_RIB.cache_bytes(parse([])) == 250
+
+
+def test_available_bytes_are_those_of_a_machine():
+    assert 0 < memory.available_bytes() < 1 << 50

@@ -1,0 +1,89 @@
+"""step/make_sem_seg_labels.py against recorded label maps."""
+
+import numpy as np
+import pytest
+import torch
+
+from misc.cams import label_map
+from misc.cli.options import parse
+from step.make_sem_seg_labels import MakePseudoMask, upsample_walk
+
+
+@pytest.fixture
+def recorded(golden):
+    return golden("random_walk.npz")
+
+
+@pytest.fixture
+def made_up():
+    """Maps and boundaries of the kind of the recorded ones."""
+    rng = np.random.default_rng(0)
+    maps = {
+        name: rng.random(shape) for name, shape in (("cam", (2, 12, 15)), ("edge", (1, 12, 15)))
+    }
+    arrays = {f"seg_{name}": values.astype(np.float32) for name, values in maps.items()}
+    return {**arrays, "seg_power": 1.3, "seg_size": (45, 58)}
+
+
+def propagated(data, **changes):
+    """Scores of the maps after the random walk of the step, K x H x W."""
+    words = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
+    args = parse(["--seed_power", str(float(data["seg_power"])), *words])
+    cam, edge = torch.from_numpy(data["seg_cam"]), torch.from_numpy(data["seg_edge"])
+    size = tuple(int(side) for side in data["seg_size"])
+    return MakePseudoMask(args).propagate(cam, edge, size).numpy()
+
+
+@pytest.mark.parametrize("name, threshold", [("bg027", 0.27), ("bg022", 0.22)])
+def test_labels_are_the_recorded_ones(recorded, name, threshold):
+    labels = label_map(propagated(recorded), recorded["seg_keys"], threshold)
+    expected = recorded[f"seg_label_{name}"]
+    assert labels.dtype == np.uint8 and labels.shape == expected.shape
+    close = recorded[f"seg_close_{name}"]
+    assert close.mean() < 0.01
+    assert (labels == expected)[~close.astype(bool)].all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed_power": 1.0}, {"beta": 8}, {"exp_times": 4}, {"walk_radius": 4}]
+)
+def test_every_option_of_the_walk_counts(made_up, change):
+    assert np.abs(propagated(made_up, **change) - propagated(made_up)).max() > 1e-3
+
+
+def test_walk_to_scores_is_the_recorded_part(recorded):
+    """The recorded walk, enlarged, cut and divided by the maximum of all classes together."""
+    size = tuple(int(side) for side in recorded["seg_size"])
+    scores = upsample_walk(torch.from_numpy(recorded["seg_walk"]), size).numpy()
+    assert scores.shape == (len(recorded["seg_keys"]), *size) and scores.max() == 1
+    np.testing.assert_allclose(propagated(recorded), scores, rtol=0, atol=1e-4)
+
+
+def test_one_maximum_for_all_classes():
+    walk = torch.zeros(2, 1, 3, 4)
+    walk[0, 0, 1, 1], walk[1, 0, 1, 2] = 4.0, 2.0
+    scores = upsample_walk(walk, (11, 14))
+    assert scores.shape == (2, 11, 14)
+    assert scores[0].max() == 1 and scores[1].max() == pytest.approx(0.5)
+
+
+def test_maps_of_zeros_stay_zeros():
+    scores = upsample_walk(torch.zeros(2, 1, 3, 4), (12, 16))
+    assert scores.shape == (2, 12, 16) and not scores.any()
+    assert not label_map(scores.numpy(), np.array([3, 5]), 0.27).any()
+
+
+class Remember(torch.nn.Module):
+    """In place of the boundary network: keeps what it was asked."""
+
+    def forward(self, pair):
+        self.seen = (self.crop_size, tuple(pair.shape))
+        return torch.zeros(1, 2, 2), None
+
+
+@pytest.mark.parametrize("pad, crop_size", [(64, 64), (50, 50), (49, None), (0, None)])
+def test_images_larger_than_the_padding_are_not_cut(pad, crop_size):
+    task = MakePseudoMask(parse(["--irn_pad_size", str(pad)]))
+    task.device, task.model = torch.device("cpu"), Remember()
+    task.boundary(np.zeros((30, 50, 3), dtype=np.uint8))
+    assert task.model.seen == (crop_size, (2, 3, 30, 50))

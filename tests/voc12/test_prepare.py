@@ -1,0 +1,177 @@
+"""voc12/prepare.py: lists and image-level labels from the files of the dataset."""
+
+import logging
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from misc.cams import load_label_dict
+from misc.data.dataset_info import read_image_list
+from misc.errors import UserError
+from misc.palette import read_label_png, save_palette_png
+from tests.conftest import PROJECT
+from voc12.dataset import CLASS_NAMES, describe
+from voc12.prepare import label_from_mask, label_from_xml, prepare
+
+
+@pytest.fixture
+def info(sample, tmp_path):
+    """A copy of the drawn sample that may be changed."""
+    shutil.copytree(sample.root, tmp_path / "voc")
+    return describe(tmp_path / "voc")
+
+
+def lists(out_dir, info):
+    return [read_image_list(out_dir / f"{n}.txt", info) for n in ("train", "val", "train_aug")]
+
+
+def mask_file(info, image_id, folder="SegmentationClassAug"):
+    return info.root / folder / f"{image_id}.png"
+
+
+def test_lists_put_the_images_of_train_first(info, tmp_path):
+    split_dir = info.root / "ImageSets" / "Segmentation"
+    (split_dir / "train.txt").write_text("2012_000005\n2012_000002\n")
+    shutil.copy(mask_file(info, "2012_000001"), mask_file(info, "2012_100002"))
+    mask_file(info, "2012_000007").unlink()
+    (mask_file(info, "notes")).touch()
+    prepare(info, tmp_path / "out")
+    train, val, train_aug = lists(tmp_path / "out", info)
+    assert train == ("2012_000005", "2012_000002")
+    assert val == ("2012_100001", "2012_100002")  # has an augmented mask, and stays out
+    assert train_aug == (*train, *(f"2012_00000{n}" for n in (1, 3, 4, 6, 8)))
+    labels = load_label_dict(tmp_path / "out" / "cls_labels.npy")
+    listed = (*train_aug, *val, "2012_000007")  # the last has an annotation and no mask
+    assert labels.keys() == {info.label_key(image_id) for image_id in listed}
+
+
+def test_without_augmented_masks_train_is_all(info, tmp_path, caplog):
+    shutil.rmtree(info.root / "SegmentationClassAug")
+    prepare(info, tmp_path / "out")
+    train, _, train_aug = lists(tmp_path / "out", info)
+    assert train_aug == train and len(train) == 8
+    assert "SegmentationClassAug has no masks" in caplog.text
+
+
+def test_labels_come_from_the_annotations(info, tmp_path):
+    prepare(info, tmp_path)
+    labels = load_label_dict(tmp_path / "cls_labels.npy")
+    for image_id in (*(f"2012_00000{n}" for n in range(1, 9)), "2012_100001"):
+        text = (info.root / "Annotations" / f"{image_id}.xml").read_text()
+        expected = [f"<name>{name}</name>" in text for name in CLASS_NAMES]
+        assert labels[int(image_id.replace("_", ""))].tolist() == expected and any(expected)
+
+
+def test_difficult_objects_count_and_parts_do_not(info, tmp_path):
+    objects = "<object><name>cat</name><difficult>1</difficult></object>"
+    objects += "<object><name>dog</name><part><name>person</name></part></object>" * 2
+    path = tmp_path / "a.xml"
+    path.write_text(f"<annotation><name>boat</name>{objects}</annotation>")
+    label = label_from_xml(path, info)
+    assert label.dtype == np.float32 and label.sum() == 2
+    assert [CLASS_NAMES[i] for i in label.nonzero()[0]] == ["cat", "dog"]
+    path.write_text("<annotation></annotation>")
+    assert not label_from_xml(path, info).any()
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("<annotation><object>", "cannot be read"),
+        (
+            "<a><object><name>unicorn</name></object></a>",
+            "'unicorn' is not a class of voc12 .aeroplane, .*correct the name",
+        ),
+        ("<a><object><name/></object></a>", "'None' is not a class of voc12"),
+    ],
+)
+def test_bad_annotations_are_named(info, tmp_path, text, words):
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(UserError, match=f"a.xml: .*{words}") as raised:
+        label_from_xml(tmp_path / "a.xml", info)
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_annotations_are_counted(info, tmp_path):
+    for image_id in ("2012_000003", "2012_000006", "2012_100002"):
+        (info.root / "Annotations" / f"{image_id}.xml").unlink()
+    with pytest.raises(UserError, match="(?s)000003.xml: missing label.*000006.xml.*3 labels"):
+        prepare(info, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    prepare(info, tmp_path / "out", with_labels=False)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"train.txt", "val.txt", "train_aug.txt"}
+
+
+def test_without_annotations_labels_come_from_the_masks(info, tmp_path, caplog):
+    prepare(info, tmp_path / "xml")
+    shutil.rmtree(info.root / "Annotations")
+    # The first folder of masks counts where both have one; the other one serves the rest.
+    mask_file(info, "2012_000001", "SegmentationClass").unlink()
+    prepare(info, tmp_path / "mask")
+    from_xml, from_mask = (
+        load_label_dict(tmp_path / d / "cls_labels.npy") for d in ("xml", "mask")
+    )
+    assert from_xml.keys() == from_mask.keys()
+    for key, label in from_mask.items():
+        image_id = f"{key // 10**6}_{key % 10**6:06d}"
+        shown = set(np.unique(read_label_png(info.mask_path(image_id))).tolist()) - {0, 255}
+        assert set((label.nonzero()[0] + 1).tolist()) == shown
+        assert (label <= from_xml[key]).all()  # an object may hide behind another one
+    assert "Annotations is missing" in caplog.text
+
+
+def test_labels_of_a_mask(info, tmp_path):
+    path = tmp_path / "a.png"
+    save_palette_png(path, np.array([[0, 255, 1], [20, 20, 0]], dtype=np.uint8))
+    assert label_from_mask(path, info).nonzero()[0].tolist() == [0, 19]
+    save_palette_png(path, np.array([[0, 255, 21]], dtype=np.uint8))
+    with pytest.raises(UserError, match="a.png: has label 21, voc12 ends at 20"):
+        label_from_mask(path, info)
+
+
+def test_images_with_a_mask_of_another_size_are_left_out_on_demand(info, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    small = np.zeros((4, 4), dtype=np.uint8)
+    for image_id in ("2012_000004", "2012_100001"):
+        save_palette_png(mask_file(info, image_id, "SegmentationClass"), small)
+    prepare(info, tmp_path / "all")
+    assert [len(ids) for ids in lists(tmp_path / "all", info)] == [8, 2, 8]
+    prepare(info, tmp_path / "out", skip_mismatched=True)
+    train, val, train_aug = lists(tmp_path / "out", info)
+    assert "2012_000004" not in train + train_aug and len(train) == len(train_aug) == 7
+    assert val == ("2012_100002",)
+    assert "1 of 8 images, whose mask has another size: 2012_000004" in caplog.text
+    labels = load_label_dict(tmp_path / "out" / "cls_labels.npy")
+    assert set(labels) >= {info.label_key(image_id) for image_id in (*train_aug, *val)}
+
+
+@pytest.mark.parametrize("folder, suffix", [("JPEGImages", "jpg"), ("SegmentationClass", "png")])
+def test_a_size_that_cannot_be_read_is_named(info, tmp_path, folder, suffix):
+    path = info.root / folder / f"2012_000004.{suffix}"
+    path.write_text("nothing")
+    with pytest.raises(UserError, match=f"{path}: is not a readable image"):
+        prepare(info, tmp_path / "out", skip_mismatched=True)
+    path.unlink()
+    if folder == "JPEGImages":
+        with pytest.raises(UserError, match=f"{path}: no such"):
+            prepare(info, tmp_path / "out", skip_mismatched=True)
+
+
+def test_command_line(info, tmp_path):
+    def command(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "voc12.prepare", *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=PROJECT,
+        )
+
+    good = command("--voc12_root", info.root, "--out_dir", tmp_path / "out")
+    assert good.returncode == 0 and "train 8, val 2, train_aug 8" in good.stderr + good.stdout
+    bad = command("--voc12_root", tmp_path / "none")
+    assert bad.returncode == 2 and bad.stderr.startswith("error: --voc12_root")
+    assert bad.stderr.count("\n") == 1
