@@ -24,8 +24,8 @@ from misc.cli.options import DATASETS
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.datasets import ClassificationDataset, load_labels
 from misc.errors import UserError
+from net.backbones import FixedBatchNorm
 from net.checkpoint import save_checkpoint
-from net.resnet50 import FixedBatchNorm
 from net.resnet50_cam import Net
 
 WIDTH = 16
@@ -92,7 +92,7 @@ def _labelled(info: DatasetInfo, list_name: str) -> tuple[tuple[str, ...], np.nd
 
 def _features(model: Net, images: torch.Tensor) -> torch.Tensor:
     """Last features B x C x h x w with gradients into all layers, unlike `Net.forward`."""
-    return model.resnet50(images)[-1]
+    return model.backbone(images)[-1]
 
 
 def _set_norm(model: nn.Module, old: type, new: type) -> None:

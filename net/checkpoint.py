@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from misc.errors import UserError
 from misc.runtime.interrupts import shielded
 from misc.storage.torch_files import read_torch, write_torch
-from net.resnet50 import ResNet50
+from net.backbones import ResNet, inferred_arch
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
 
@@ -26,6 +26,8 @@ Network = TypeVar("Network", bound=nn.Module)
 # The published networks register layers several times. These are the repeated names.
 _REPEATS = ("stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "backbone.", "newly_added.")
 _REPEATS += ("edge_layers.", "dp_layers.", "fc_dp7.4.")
+# Where the backbone is in a network; the published ones have groups of layers as backbone.0, ...
+_BACKBONE = re.compile(r"^(module\.)?((resnet50|backbone)\.(?=[a-z]))?")
 _UNUSED = ("fc.", "path_indices", *_REPEATS)  # ImageNet's classes, pixel pairs of a training
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which others save weights
 _HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.")
@@ -35,15 +37,14 @@ _SHOWN = 3  # differing names of each kind in a message
 
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that are used, once each, under names without the prefix of a wrapper."""
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if not any(name.removeprefix("resnet50.") == "conv1.weight" for name in state):
+    state = {_BACKBONE.sub("", name): tensor for name, tensor in state.items()}
+    if "conv1.weight" not in state:
         state = _names_of_stages(state)
-    plain = {}
-    for name, tensor in state.items():
-        name = name.removeprefix("resnet50.")
-        if not name.startswith(_UNUSED) and not name.endswith("num_batches_tracked"):
-            plain[name] = tensor
-    return plain
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(_UNUSED) and not name.endswith("num_batches_tracked")
+    }
 
 
 def _names_of_stages(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,7 +97,7 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
     Returns `arch` (name, width, stem, stride_in_1x1 and, of a classifier, num_classes; inferred
     from the tensors where the file has none), `state_dict` (name -> float32 tensor on the CPU) and
     `extra` (further values of the file). Raises UserError for a missing file and for one that is
-    not a checkpoint of a ResNet-50.
+    not a checkpoint of a ResNet.
     """
     path = Path(path)
     content = read_torch(path)
@@ -108,11 +109,11 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
     else:
         given, state = {}, content
     if not _is_state_dict(state) or not isinstance(given, Mapping):
-        raise UserError(f"{path} holds no network weights; give a ResNet-50 checkpoint")
+        raise UserError(f"{path} holds no network weights; give a ResNet checkpoint")
     state = _plain_names(state)
     # Many names may stand for one tensor; each becomes one of its own.
     if sum(tensor.numel() for tensor in state.values()) > path.stat().st_size:
-        raise UserError(f"{path} has more weights than bytes; give a ResNet-50 checkpoint")
+        raise UserError(f"{path} has more weights than bytes; give a ResNet checkpoint")
     state = {name: tensor.float() for name, tensor in state.items()}
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
@@ -139,18 +140,9 @@ def _is_state_dict(state: Any) -> bool:
 def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> dict:
     """The file's arch, checked against its tensors, or what the tensors tell."""
 
-    def channels(name: str) -> int:
-        # A network without this tensor is no ResNet-50; the comparison of names will say so.
-        tensor = state.get(name, torch.empty(0))
-        return len(tensor) if tensor.ndim > 0 and len(tensor) > 0 else 64
-
-    inferred = {
-        "name": "resnet50",
-        "width": channels("layer1.0.conv1.weight"),
-        "stem": channels("conv1.weight"),
-    }
+    inferred = inferred_arch(state)
     if "classifier.weight" in state:
-        inferred["num_classes"] = channels("classifier.weight")
+        inferred["num_classes"] = len(state["classifier.weight"].flatten(1))
     if max(number for number in inferred.values() if isinstance(number, int)) > _MAX_CHANNELS:
         raise UserError(f"{path} has tensors of more than {_MAX_CHANNELS} channels; give another")
     arch = {"stride_in_1x1": False, **inferred, **given}
@@ -158,7 +150,7 @@ def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> d
         if type(arch[key]) is not type(value) or arch[key] != value:
             raise UserError(
                 f"{path} has an arch with {key} {arch[key]!r:.40}, but its tensors are those of "
-                f"{key} {value!r}; give a ResNet-50 checkpoint"
+                f"{key} {value!r}; give a ResNet checkpoint"
             )
     if not isinstance(arch["stride_in_1x1"], bool):
         raise UserError(f"{path} has an arch whose stride_in_1x1 is not a bool; give another file")
@@ -170,8 +162,8 @@ def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> d
 
 
 def _options(arch: Mapping) -> dict:
-    """The part of an arch that every network's constructor takes."""
-    return {key: arch[key] for key in ("width", "stem", "stride_in_1x1")}
+    """The part of an arch that every network's constructor takes: that of the backbone."""
+    return {key: value for key, value in arch.items() if key != "num_classes"}
 
 
 def _check_fit(
@@ -213,15 +205,15 @@ def _load(
     model = build()
     backbone = {name: t for name, t in state.items() if not name.startswith(_HEADS)}
     heads = {name: t for name, t in state.items() if name.startswith(_HEADS)}
-    model.load_state_dict({**{f"resnet50.{name}": t for name, t in backbone.items()}, **heads})
+    model.load_state_dict({**{f"backbone.{name}": t for name, t in backbone.items()}, **heads})
     return model.eval()
 
 
 def on_backbone(cls: type[Network], path: str | Path | None, *arguments: Any) -> Network:
     """A new network of this class, untrained but for the backbone of `load_backbone`."""
     arch, state = load_backbone(path)
-    model = cls(*arguments, **{name: arch[name] for name in ("width", "stem", "stride_in_1x1")})
-    model.resnet50.load_state_dict(state)
+    model = cls(*arguments, **arch)
+    model.backbone.load_state_dict(state)
     return model
 
 
@@ -261,24 +253,24 @@ def load_boundary_net(
 def load_backbone(path: str | Path | None) -> tuple[dict, dict[str, Tensor]]:
     """What training starts from: arch (name, width, stem, stride_in_1x1) and state dict.
 
-    path: a torchvision ResNet-50, a backbone of any width, or a network of this project, of which
+    path: a torchvision ResNet, a backbone of any width, or a network of this project, of which
     the backbone is taken; None downloads torchvision's IMAGENET1K_V1. The names are those of
-    `net.resnet50.ResNet50`, the tensors float32. Raises UserError for a file that does not fit and
+    `net.backbones.ResNet`, the tensors float32. Raises UserError for a file that does not fit and
     for a download that fails.
     """
     if path is None:
-        return ResNet50().arch, _download_imagenet()
+        return ResNet().arch, _download_imagenet()
     path = Path(path)
     checkpoint = read_checkpoint(path)
-    arch = {key: checkpoint["arch"][key] for key in ("name", "width", "stem", "stride_in_1x1")}
+    arch = _options(checkpoint["arch"])
     state = {
         name: tensor
         for name, tensor in checkpoint["state_dict"].items()
         if not name.startswith(_HEADS)
     }
     with torch.device("meta"):
-        wanted = _plain_names(ResNet50(**_options(arch)).state_dict())
-    _check_fit(path, state, wanted, "give ResNet-50 weights for --imagenet_weights")
+        wanted = _plain_names(ResNet(**arch).state_dict())
+    _check_fit(path, state, wanted, "give ResNet weights for --imagenet_weights")
     return arch, state
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from net.resnet50 import Bottleneck, FixedBatchNorm, ResNet50
+from net.backbones import FixedBatchNorm
 from net.resnet50_cam import CAM
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -60,15 +60,15 @@ class FoldedConv(nn.Module):
 
 
 def folded_copy(model: Network) -> Network:
-    """A copy of a network with a ResNet-50, whose backbone is `FoldedConv`s made of the model's."""
+    """A copy of a network with a `FoldedConv` for each convolution and its `FixedBatchNorm`."""
     folded = copy.deepcopy(model)
     for new, old in zip(list(folded.modules()), list(model.modules()), strict=True):
-        if isinstance(old, (Bottleneck, ResNet50)):
-            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
-                if hasattr(old, conv):
-                    setattr(new, conv, FoldedConv(getattr(old, conv), getattr(old, norm)))
-                    setattr(new, norm, nn.Identity())
-        if isinstance(old, Bottleneck) and old.downsample is not None:
+        layers = dict(old.named_children())
+        for name, norm in layers.items():
+            if name.startswith("bn") and isinstance(norm, FixedBatchNorm):
+                setattr(new, f"conv{name[2:]}", FoldedConv(layers[f"conv{name[2:]}"], norm))
+                setattr(new, name, nn.Identity())
+        if layers.get("downsample") is not None:
             new.downsample = FoldedConv(*old.downsample)
     return folded
 
@@ -96,7 +96,7 @@ class FoldedCAM:
             trained_layout = self._layout if conv.weight.requires_grad else torch.channels_last
             conv.to(memory_format=trained_layout)
         self._frozen_features = _compiled(self._network.frozen_features, compiled)
-        self._head_features = _compiled(self._network.head_features, compiled)
+        self._trained_features = _compiled(self._network.trained_features, compiled)
 
     def refresh(self) -> None:
         """Follow the model's trained weights."""
@@ -121,7 +121,7 @@ class FoldedCAM:
     def maps(self, frozen: Tensor) -> Tensor:
         """Layer2 features, B x C2 x h x w -> signed scores, B x C x h x w float32, stride 16."""
         with self._autocast():
-            features = self._head_features(frozen)
+            features = self._trained_features(frozen)
         return self._network.classifier(features.float())
 
     def __call__(self, images: Tensor) -> Tensor:

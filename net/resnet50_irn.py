@@ -17,8 +17,8 @@ from misc.indexing import (
     shifted,
 )
 from misc.runtime.distributed import summed
+from net.backbones import ResNet
 from net.folded import folded_copy
-from net.resnet50 import ResNet50, freeze
 
 EPSILON = 1e-5  # keeps logarithms and quotients of the losses finite
 
@@ -66,14 +66,13 @@ def _of_all(convolution: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
 
 
 class Net(nn.Module):
-    """Frozen ResNet-50 with a boundary head (fc_edge*) and a displacement head (fc_dp*)."""
+    """A frozen backbone with a boundary head (fc_edge*) and a displacement head (fc_dp*)."""
 
-    def __init__(self, width: int = 64, stride_in_1x1: bool = False, stem: int = 64):
+    def __init__(self, **arch):
         super().__init__()
-        self.resnet50 = ResNet50(width=width, stride_in_1x1=stride_in_1x1, stem=stem)
-        freeze(self.resnet50)
-        self._computed_by = (self.resnet50,)  # in a tuple: not one more module
-        c0, c1, c2, c3, c4 = self.resnet50.out_channels
+        self.backbone = ResNet(**arch).requires_grad_(False)
+        self._computed_by = (self.backbone,)  # in a tuple: not one more module
+        c0, c1, c2, c3, c4 = self.backbone.out_channels
 
         self.fc_edge1 = _block(c0, 32, groups=4)
         self.fc_edge2 = _block(c1, 32, groups=4)
@@ -95,7 +94,7 @@ class Net(nn.Module):
     @property
     def arch(self) -> dict:
         """Constructor values, as stored in a checkpoint."""
-        return self.resnet50.arch
+        return self.backbone.arch
 
     def fold_backbone(self) -> None:
         """Compute the backbone with its normalisations folded into its convolutions from now on.
@@ -103,7 +102,7 @@ class Net(nn.Module):
         To be called when it has its weights and is on its device: later changes are not followed.
         """
         layout = torch.channels_last if self._on_processor() else torch.contiguous_format
-        self._computed_by = (folded_copy(self.resnet50).to(memory_format=layout),)
+        self._computed_by = (folded_copy(self.backbone).to(memory_format=layout),)
 
     def _on_processor(self) -> bool:
         return self.fc_edge6.weight.device.type == "cpu"

@@ -115,7 +115,7 @@ def pair_labels(label_maps: np.ndarray, index: PathIndex, num_labels: int) -> li
 def irn_outputs(model: resnet50_irn.Net, images: Tensor) -> tuple[Tensor, Tensor]:
     """`net.resnet50_irn.Net.forward` with the whole batch in every layer (IRN, Sec. 4.1)."""
     with torch.no_grad():
-        features = model.resnet50(images)
+        features = model.backbone(images)
     stem, layer1, layer2, layer3, layer4 = features
 
     def joined(finer: Tensor, *maps: Tensor) -> Tensor:

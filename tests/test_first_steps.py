@@ -285,11 +285,11 @@ def in_stages(state, stages, prefix="stage{}."):
     """The names of IRN's groups of layers, whose lists of layers are given."""
     renamed = {}
     for name, tensor in state.items():
-        layer, _, rest = name.removeprefix("resnet50.").partition(".")
+        layer, _, rest = name.removeprefix("backbone.").partition(".")
         for number, layers in enumerate(stages, start=1):
-            if name.startswith("resnet50.") and layer in layers:
+            if name.startswith("backbone.") and layer in layers:
                 renamed[f"{prefix.format(number)}{layers.index(layer)}.{rest}"] = tensor
-        if not name.startswith("resnet50."):
+        if not name.startswith("backbone."):
             renamed[name] = tensor
     return renamed
 

@@ -111,7 +111,7 @@ def test_checkpoints(run):
     classifier = load_classifier(run.folder / "res50_cam.pth", 20)
     assert classifier.arch["width"] == 8
     started = load_classifier(run.words[5], 20)
-    first, last = "resnet50.layer2.3.conv3.weight", "resnet50.layer4.2.conv3.weight"
+    first, last = "backbone.layer2.3.conv3.weight", "backbone.layer4.2.conv3.weight"
     old, new = started.state_dict(), classifier.state_dict()
     assert old[first].equal(new[first]) and not old[last].equal(new[last])
     network = load_boundary_net(run.folder / "res50_irn.pth")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def recipe_tensor(name: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
-    """The float32 tensor that belongs to a name (without `resnet50.`), drawn in float64."""
+    """The float32 tensor that belongs to a name (without `backbone.`), drawn in float64."""
     random = np.random.RandomState(zlib.crc32(f"{name}#{seed}".encode()))
     if name.endswith("running_var"):
         value = 1 + 0.5 * random.rand(*shape)
@@ -34,8 +34,7 @@ def fill_by_recipe(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
     }
     plain = {}
     for name, tensor in own.items():
-        plain[name.removeprefix("resnet50.")] = value = recipe_tensor(
-            name.removeprefix("resnet50."), tuple(tensor.shape), seed
-        )
-        tensor.copy_(value)
+        name = name.removeprefix("backbone.")
+        plain[name] = recipe_tensor(name, tuple(tensor.shape), seed)
+        tensor.copy_(plain[name])
     return plain

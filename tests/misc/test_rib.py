@@ -40,7 +40,7 @@ def test_recorded_run(golden, run):
     data = golden("rib_process.npz")
     model = CAM(20)
     fill_by_recipe(model, int(data["weight_seed"]))
-    initial = {n: p.detach().clone() for n, p in model.resnet50.named_parameters()}
+    initial = {n: p.detach().clone() for n, p in model.backbone.named_parameters()}
     rib = RIB(model, recorded_settings(data, run))
     pairs = [torch.from_numpy(data[f"input_scale{i}"]) for i in range(4)]
     batches = zip(
@@ -66,7 +66,7 @@ def test_recorded_run(golden, run):
     np.testing.assert_allclose(high_res, data[f"{run}_save_high_res"], atol=1e-4)
 
     close(model.classifier.weight.detach()[:, :, 0, 0].sum(1), data[f"{run}_final_classifier_sum"])
-    trained = model.resnet50.state_dict()
+    trained = model.backbone.state_dict()
     changes = dict(zip(data["param_names"], data[f"{run}_change_norm"], strict=True))
     for name, start in initial.items():
         change = (trained[name] - start).double().norm().item()
@@ -81,7 +81,7 @@ def test_recorded_run(golden, run):
 def compare_final_weights(model: CAM, data, run: str) -> None:
     """The recorded blocks of the weights after the last step."""
     close(model.classifier.weight.detach()[:, :, 0, 0], data[f"{run}_final_classifier"])
-    state = model.resnet50.state_dict()
+    state = model.backbone.state_dict()
     for name in ("layer4.2.conv3", "layer3.0.conv1", "layer3.0.downsample.0"):
         block = state[f"{name}.weight"][:64, :64, 0, 0]
         close(block, data[f"{run}_final_{name}"])
@@ -167,7 +167,7 @@ def test_small_scale_takes_no_part_in_the_loss_and_frozen_layers_get_no_gradient
     (state,) = rib.iterate(pairs, label, iter([batch]))
     assert scores[1] != 0
     assert state.target_score == pytest.approx(scores[0] + scores[2], rel=1e-5)
-    assert all(p.grad is None for p in model.resnet50.layer2.parameters())
+    assert all(p.grad is None for p in model.backbone.layer2.parameters())
 
 
 # --- memory that ends ---------------------------------------------------------------------------
@@ -200,9 +200,9 @@ class SmallMemory(CAM):
         self._needs(len(images) * images.shape[-2] * images.shape[-1] / 64)
         return super().frozen_features(images)
 
-    def head_features(self, frozen):
+    def trained_features(self, frozen):
         self._needs(len(frozen) * frozen.shape[-2] * frozen.shape[-1])
-        features = super().head_features(frozen)
+        features = super().trained_features(frozen)
         if features.requires_grad:
             features = _FailsInBackward.apply(features, self.rows)
         return features

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from misc.errors import UserError
 from misc.storage.torch_files import read_torch
 from net import checkpoint
+from net.backbones import ResNet
 from net.checkpoint import (
     load_backbone,
     load_boundary_net,
@@ -16,7 +18,6 @@ from net.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from net.resnet50 import ResNet50
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from net.resnet50_irn import Net as BoundaryNet
@@ -45,13 +46,14 @@ def boundary_net():
 
 
 def plain_state(model):
-    return {name.removeprefix("resnet50."): t for name, t in model.state_dict().items()}
+    return {name.removeprefix("backbone."): t for name, t in model.state_dict().items()}
 
 
 def published_state(model, prefix=""):
     """A state dict as published with IRN and RIB: all layers under several names."""
     state = {}
     for name, tensor in model.state_dict().items():
+        name = re.sub("^backbone", "resnet50", name)
         state[name] = tensor
         if name.startswith("resnet50."):
             first, rest = name.removeprefix("resnet50.").split(".", 1)
@@ -172,9 +174,9 @@ def test_torchvision_checkpoint(tmp_path, tracked):
         state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "resnet50.pth")
     arch, loaded = load_backbone(tmp_path / "resnet50.pth")
-    assert arch == ResNet50().arch
+    assert arch == ResNet().arch
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
-    backbone = ResNet50(**{k: v for k, v in arch.items() if k != "name"})
+    backbone = ResNet(**arch)
     backbone.load_state_dict(loaded)
     assert torch.equal(backbone.layer4[2].bn3.running_var, state["layer4.2.bn3.running_var"])
 
@@ -183,13 +185,13 @@ def test_torchvision_checkpoint(tmp_path, tracked):
 def test_backbone_of_thin_files_classifiers_and_boundary_nets(
     tmp_path, classifier, boundary_net, wrapped
 ):
-    for model in (classifier.resnet50, classifier, boundary_net):
+    for model in (classifier.backbone, classifier, boundary_net):
         state = plain_state(model)
         content = {"arch": dict(model.arch), "state_dict": state} if wrapped else state
         torch.save(content, tmp_path / "weights.pth")
         arch, loaded = load_backbone(tmp_path / "weights.pth")
-        assert arch == classifier.resnet50.arch
-        assert loaded.keys() == plain_without_counters(classifier.resnet50).keys()
+        assert arch == classifier.backbone.arch
+        assert loaded.keys() == plain_without_counters(classifier.backbone).keys()
         assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
 
 
@@ -201,7 +203,7 @@ def test_caffe_stride_is_kept(tmp_path):
     model = CAM(5, stride_in_1x1=True, **THIN)
     save_checkpoint(tmp_path / "cam.pth", model)
     loaded = load_classifier(tmp_path / "cam.pth", 5)
-    assert loaded.arch == model.arch and loaded.resnet50.layer2[0].conv1.stride == (2, 2)
+    assert loaded.arch == model.arch and loaded.backbone.layer2[0].conv1.stride == (2, 2)
 
 
 def test_reference_weights():
@@ -209,11 +211,11 @@ def test_reference_weights():
     classifier = load_classifier(shared_path("weights/resnet50_w32_cam_voc.pth"), 20)
     assert classifier.arch["width"] == 32 and classifier.arch["stride_in_1x1"] is True
     arch, state = load_backbone(imagenet)
-    assert arch == classifier.resnet50.arch
+    assert arch == classifier.backbone.arch
     # The classifier was trained from this backbone, whose first half is frozen.
-    frozen = classifier.resnet50.layer2[3].conv3.weight
+    frozen = classifier.backbone.layer2[3].conv3.weight
     assert torch.equal(state["layer2.3.conv3.weight"], frozen)
-    trained = classifier.resnet50.layer4[2].conv3.weight
+    trained = classifier.backbone.layer4[2].conv3.weight
     assert not torch.equal(state["layer4.2.conv3.weight"], trained)
     assert "(missing: classifier.weight)" in error_of(load_classifier, imagenet, 20)
 
@@ -224,8 +226,8 @@ def test_imagenet_weights_of_torchvision(monkeypatch):
     state = resnet50().state_dict()
     monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda self, **_: state)
     arch, loaded = load_backbone(None)
-    assert arch == ResNet50().arch
-    ResNet50().load_state_dict(loaded)
+    assert arch == ResNet().arch
+    ResNet().load_state_dict(loaded)
 
     def fail(self, **_):
         raise OSError("no\nroute")
@@ -315,12 +317,11 @@ def test_other_networks_are_listed(tmp_path, classifier, boundary_net):
 
 
 def test_other_architectures_are_listed(tmp_path, classifier):
-    from torchvision.models import resnet18
+    from torchvision.models import wide_resnet50_2
 
-    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
-    message = error_of(load_backbone, tmp_path / "resnet18.pth")
-    assert "missing: layer1.0.conv3.weight" in message
-    assert "layer1.0.conv1.weight (64 x 64 x 3 x 3 and not 64 x 64 x 1 x 1)" in message
+    torch.save(wide_resnet50_2().state_dict(), tmp_path / "wide.pth")
+    message = error_of(load_backbone, tmp_path / "wide.pth")
+    assert "layer1.0.conv3.weight (256 x 128 x 1 x 1 and not 512 x 128 x 1 x 1)" in message
     assert "--imagenet_weights" in message
     torch.save({"features.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
     assert "unexpected: features.0.weight" in error_of(load_backbone, tmp_path / "vgg.pth")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from net.backbones import FixedBatchNorm
 from net.folded import FoldedCAM, FoldedConv
-from net.resnet50 import FixedBatchNorm
 from net.resnet50_cam import CAM
 from tests.weights import fill_by_recipe
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from net.resnet50 import FixedBatchNorm, ResNet50
+from net.backbones import FixedBatchNorm, ResNet
 from net.resnet50_cam import CAM, Net
 from tests.weights import fill_by_recipe
 
@@ -67,12 +67,12 @@ def test_backbone_names_and_strides_are_torchvisions():
         return {k: v.shape for k, v in model.state_dict().items() if not k.startswith(ignored)}
 
     with torch.device("meta"):
-        assert shapes(ResNet50()) == shapes(resnet50())
+        assert shapes(ResNet()) == shapes(resnet50())
 
 
 @pytest.mark.parametrize("stride_in_1x1", [False, True])
 def test_output_sizes_channels_and_stride_position(images, stride_in_1x1):
-    backbone = ResNet50(width=8, stem=16, stride_in_1x1=stride_in_1x1)
+    backbone = ResNet(width=8, stem=16, stride_in_1x1=stride_in_1x1)
     outputs = backbone(images)
     assert tuple(o.shape[1] for o in outputs) == backbone.out_channels == (16, 32, 64, 128, 256)
     sizes = [tuple(o.shape[2:]) for o in outputs]
@@ -89,7 +89,7 @@ def test_output_sizes_channels_and_stride_position(images, stride_in_1x1):
 
 
 def test_strides_can_be_chosen(images):
-    outputs = ResNet50(width=8, stem=16, strides=(1, 1, 2, 2))(images)
+    outputs = ResNet(width=8, stem=16, strides=(1, 1, 2, 2))(images)
     assert [tuple(o.shape[2:]) for o in outputs][1:] == [(31, 38), (31, 38), (16, 19), (8, 10)]
 
 
@@ -126,7 +126,7 @@ def test_only_layer3_layer4_and_classifier_train(images):
     expected = {
         name
         for name, _ in net.named_parameters()
-        if name.startswith(("resnet50.layer3.", "resnet50.layer4.", "classifier."))
+        if name.startswith(("backbone.layer3.", "backbone.layer4.", "classifier."))
     }
     assert trained == expected
     backbone, new = net.trainable_parameters()

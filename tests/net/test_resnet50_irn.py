@@ -171,7 +171,7 @@ def test_training_touches_the_heads_only():
     edge, displacement = model.trainable_parameters()
     assert len(edge) == 5 * 3 + 2 and len(displacement) == 7 * 3 + 1
     assert all(p.grad is not None for p in (*edge, *displacement))
-    assert all(p.grad is None and not p.requires_grad for p in model.resnet50.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in model.backbone.parameters())
     trained = {id(p) for p in (*edge, *displacement)}
     assert trained == {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for p in edge} == {
@@ -241,7 +241,7 @@ def test_a_folded_backbone_gives_the_same_and_is_no_part_of_the_checkpoint():
     before, names = model(images), list(model.state_dict())
     model.fold_backbone()
     assert list(model.state_dict()) == names and all(output.is_contiguous() for output in before)
-    model.resnet50.conv1.weight.zero_()  # not what computes any more
+    model.backbone.conv1.weight.zero_()  # not what computes any more
     for folded, plain in zip(model(images), before, strict=True):
         assert folded.is_contiguous() and not torch.equal(folded, plain)
         torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,61 @@
+"""net/backbones.py: every backbone against torchvision's, and through the networks built on it."""
+
+import pytest
+import torch
+import torchvision
+
+from net.backbones import KINDS, ResNet, inferred_arch
+from net.checkpoint import load_boundary_net, load_classifier, on_backbone, save_checkpoint
+from net.resnet50_cam import CAM
+from net.resnet50_irn import EdgeDisplacement, Net
+
+
+@pytest.fixture(params=list(KINDS))
+def published(request):
+    """Name of a backbone and torchvision's network of that name, with statistics of its own."""
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, request.param)().eval()
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+    return request.param, model
+
+
+def test_torchvisions_weights_give_torchvisions_features(published):
+    name, theirs = published
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
+    assert inferred_arch(state) == {"name": name, "width": 64, "stem": 64}
+    ours = ResNet(name, strides=(2, 2, 2, 2)).eval()
+    ours.load_state_dict(state)
+    images = torch.randn(1, 3, 64, 96)
+    theirs.avgpool = theirs.fc = torch.nn.Identity()
+    with torch.no_grad():
+        outputs = ours(images)
+        torch.testing.assert_close(outputs[-1].flatten(1), theirs(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.trained_features(outputs[2]), outputs[-1])
+    assert [o.shape[1] for o in outputs] == list(ours.out_channels)
+    assert [96 // o.shape[-1] for o in outputs] == ours.out_strides == [4, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_classifier_and_boundary_net_take_any_backbone(name, tmp_path):
+    torch.save(ResNet(name, width=8, stem=8).state_dict(), tmp_path / "backbone.pth")
+    classifier = on_backbone(CAM, tmp_path / "backbone.pth", 5)
+    save_checkpoint(tmp_path / "cam.pth", classifier)
+    loaded = load_classifier(tmp_path / "cam.pth", 5)
+    assert loaded.arch == classifier.arch and loaded.arch["name"] == name
+    assert loaded(torch.randn(1, 3, 64, 64)).shape == (1, 5, 4, 4)
+    boundary = on_backbone(Net, tmp_path / "cam.pth")
+    save_checkpoint(tmp_path / "irn.pth", boundary)
+    edge, field = load_boundary_net(tmp_path / "irn.pth", EdgeDisplacement, crop_size=None)(
+        torch.randn(2, 3, 64, 64)
+    )
+    assert edge.shape == (1, 16, 16) and field.shape == (2, 16, 16)
+
+
+def test_dilation_keeps_the_resolution():
+    images = torch.randn(1, 3, 65, 65)
+    dilated = ResNet(width=8, strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4))
+    assert dilated.out_strides == [4, 4, 8, 8, 8]
+    assert dilated(images)[-1].shape[-2:] == (9, 9)
+    assert dilated.layer4[1].conv2.dilation == (4, 4)
