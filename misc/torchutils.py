@@ -6,40 +6,12 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-
-def gap2d(x: torch.Tensor, keepdims: bool = False) -> torch.Tensor:
-    """Global average pooling, B x C x H x W -> B x C (B x C x 1 x 1 with keepdims)."""
-    return x.mean(dim=(2, 3), keepdim=keepdims)
+from misc.rib import gndp2d  # noqa: F401 - by this name users of the original know it
 
 
-def gndp2d(
-    x: torch.Tensor,
-    present: torch.Tensor,
-    score_th: float = 0.4,
-    keepdims: bool = False,
-    num_pooled_classes: int | None = None,
-) -> torch.Tensor:
-    """Global non-discriminative region pooling (RIB, Sec. 3), B x C x H x W -> B x C.
-
-    x: raw class maps, negative scores included.
-    present: B x C, or C for all images alike, bool or 0/1: the classes whose discriminative pixels
-        are left out, i.e. count as zero in the average over the whole map. The others are averaged
-        in full.
-    score_th: threshold tau; a pixel is kept when its score divided by the map's maximum is strictly
-        below it. The choice of pixels carries no gradient. The maximum is taken with its sign: a
-        map that is negative everywhere keeps no pixel.
-    num_pooled_classes: leaves pixels out for the first so many classes only. 20 gives what the
-        original implementation does on COCO; None treats all classes.
-    """
-    present = present.bool()
-    if num_pooled_classes is not None:
-        first = torch.arange(x.shape[1], device=present.device) < num_pooled_classes
-        present = present & first
-    with torch.no_grad():
-        # With a maximum of 0 the quotient is -inf (kept) or, at the maximum itself, nan (left out).
-        kept = x / x.amax(dim=(2, 3), keepdim=True) < score_th
-        kept |= ~present[..., None, None]
-    return torch.where(kept, x, 0).mean(dim=(2, 3), keepdim=keepdims)
+def gap2d(x: torch.Tensor) -> torch.Tensor:
+    """Global average pooling, B x C x H x W -> B x C."""
+    return x.mean(dim=(2, 3))
 
 
 class PolyOptimizer(torch.optim.SGD):

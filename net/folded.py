@@ -78,7 +78,8 @@ class FoldedCAM:
 
     precision: "bf16" computes the backbone in bfloat16 where autocast finds that safe; the
     classifier, whose scores are compared with thresholds, all weights and their gradients stay
-    float32. compiled: by torch.compile, once for all sizes of images.
+    float32. trained: the parameters that gradients are taken for, of the folded convolutions and of
+    the classifier. compiled: by torch.compile, once for all sizes of images.
     """
 
     def __init__(self, model: CAM, precision: str = "float32", compiled: bool = False):
@@ -86,6 +87,7 @@ class FoldedCAM:
         self._network.classifier = model.classifier
         self._convs = [m for m in self._network.modules() if isinstance(m, FoldedConv)]
         self._trained = [conv for conv in self._convs if conv.weight.requires_grad]
+        self.trained = [p for p in self._network.parameters() if p.requires_grad]
         self._device = model.classifier.weight.device
         self._bf16 = precision == "bf16"
         # On the CPU oneDNN trains layer3 and layer4 faster in its own layout.
@@ -103,12 +105,10 @@ class FoldedCAM:
         for conv in self._trained:
             conv.refresh()
 
-    def zero_grad(self) -> None:
-        """Forget the gradients collected so far."""
-        self._network.zero_grad()
-
-    def return_gradients(self) -> None:
-        """Give the model's parameters the gradients of all passes since `zero_grad`."""
+    def set_gradients(self, gradients: list[Tensor]) -> None:
+        """Give the model's parameters the gradients of `trained`, in that order; used up."""
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            parameter.grad = gradient
         for conv in self._trained:
             conv.return_gradient()
 

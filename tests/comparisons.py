@@ -29,7 +29,7 @@ from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
 from misc.metrics import ThresholdScores
 from misc.palette import read_label_png, save_label_png
-from misc.rib import RIB, RIBSettings
+from misc.rib import RIBSettings, fine_tune
 from misc.runtime.image_task import run_over_images
 from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import cpu_count
@@ -39,6 +39,7 @@ from misc.storage.outputs import Output, output_state
 from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
 from net.checkpoint import save_checkpoint
+from net.engine import Engine
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from step.cam_to_ir_label import MakeIRLabel, confident_labels
@@ -576,10 +577,11 @@ class RIBIterations(Comparison):
         super().use(device)
         self.pairs = [pair.to(device) for pair in self.pairs]
         self.batches = [tuple(part.to(device) for part in batch) for batch in self.batches]
-        self.rib = RIB(self.model, self.settings)
+        self.engine = Engine(self.model)
 
     def here(self) -> Results:
-        for state in self.rib.iterate(self.pairs, self.label, iter(self.batches)):
+        batches = iter(self.batches)
+        for state in fine_tune(self.engine, self.pairs, self.label, batches, self.settings):
             map_sums = state.map_sums
         return map_sums
 

@@ -5,11 +5,22 @@ import pytest
 import torch
 
 from misc.cams import merge_scales, pair_map
-from misc.rib import RIB, RIBSettings
+from misc.rib import RIBSettings, fine_tune, gndp2d
 from misc.runtime.memory import RowTooLargeError
-from misc.torchutils import gndp2d
+from net.engine import Engine
 from net.resnet50_cam import CAM
 from tests.weights import fill_by_recipe
+
+
+class RIB:
+    """A model and settings; every image starts from the model's first weights."""
+
+    def __init__(self, model, settings):
+        self.engine, self.settings = Engine(model), settings
+
+    def iterate(self, pairs, label, batches):
+        return fine_tune(self.engine, pairs, label, batches, self.settings)
+
 
 RUNS = ("normal", "gap", "stop", "explode", "large")
 
@@ -221,7 +232,7 @@ def small_memory_run(thin, room=float("inf"), rows=float("inf"), images=1):
     rib = RIB(small, settings(iterations=3, learning_rate=1e-3))
     other = (batch[0].flip(0), batch[1].flip(0))
     runs = [list(rib.iterate(pairs, label, iter([batch, other, batch]))) for _ in range(images)]
-    return runs, [p.detach().clone() for p in small.parameters()], rib.budget
+    return runs, [p.detach().clone() for p in small.parameters()], rib.engine.budget
 
 
 def assert_same_run(one, other, rtol):

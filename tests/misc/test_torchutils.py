@@ -105,13 +105,6 @@ def test_special_maps_and_strict_threshold():
     assert maps.grad.view(3, 4).tolist() == kept
 
 
-def test_keepdims():
-    x = torch.randn(2, 3, 4, 5)
-    assert gap2d(x, keepdims=True).shape == (2, 3, 1, 1)
-    kept = gndp2d(x, torch.ones(2, 3), keepdims=True)
-    assert torch.equal(kept[:, :, 0, 0], gndp2d(x, torch.ones(2, 3)))
-
-
 def parameters(data):
     a, b, c = (torch.nn.Parameter(torch.from_numpy(data[f"init_{name}"])) for name in "abc")
     return a, b, c
