@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from Dataset.make_sample import make_sample
-from misc.cli.options import DATASETS
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.datasets import ClassificationDataset, load_labels
+from misc.data.registry import describe, preparation
 from misc.errors import UserError
 from net.backbones import FixedBatchNorm
 from net.checkpoint import save_checkpoint
@@ -128,13 +128,13 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sample = SAMPLES[args.layout]
-    out, (describe, preparation) = args.out or sample.checkpoint, DATASETS[sample.dataset]
+    out = args.out or sample.checkpoint
     try:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "images"
             make_sample(root, args.images, 100, args.seed, args.borrowed, args.layout)
-            info = describe(root)
-            preparation.prepare(info, root / "lists")
+            info = describe(sample.dataset, root)
+            preparation(sample.dataset).prepare(info, root / "lists")
             model = train(info, args.epochs, args.seed)
             score = mean_average_precision(model, info, sample.val_list)
             save_checkpoint(out, model, torch.float16)

@@ -6,7 +6,7 @@ all pairs of one offset is therefore a shifted view of the map, and no index arr
 """
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from misc.cams import CAM_STRIDE
 from misc.errors import UserError
 
 Offset = tuple[int, int]  # (rows, columns) from a start pixel
@@ -38,37 +39,6 @@ class PathIndex:
         lengths = sorted({len(path) for path in paths})
         self.search_paths = [np.stack([p for p in paths if len(p) == n]) for n in lengths]
         self.search_dst = np.concatenate([group[:, 0] for group in self.search_paths])
-
-    @cached_property
-    def paths(self) -> list[list[Offset]]:
-        """The offsets of every pair's path as plain numbers, in the order of search_dst."""
-        return [path for group in self.search_paths for path in group.tolist()]
-
-    @cached_property
-    def path_indices(self) -> list[np.ndarray]:
-        """One n x length x starts array of flat pixel indices for every group of search_paths."""
-        return self.get_path_indices(self.default_size)[0]
-
-    @cached_property
-    def src_indices(self) -> np.ndarray:
-        """Flat indices of the start pixels, starts."""
-        return self.get_path_indices(self.default_size)[1]
-
-    @cached_property
-    def dst_indices(self) -> np.ndarray:
-        """Flat indices of the end pixels, pairs x starts."""
-        return self.get_path_indices(self.default_size)[2]
-
-    def get_path_indices(
-        self, size: tuple[int, int]
-    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """path_indices, src_indices and dst_indices for a map of size (H, W)."""
-        height, width = size
-        rows, columns = start_size(height, width, self.radius_floor)
-        pixels = np.arange(height * width).reshape(height, width)
-        starts = pixels[:rows, self.radius_floor : self.radius_floor + columns].reshape(-1)
-        paths = [(group @ np.array([width, 1]))[:, :, None] + starts for group in self.search_paths]
-        return paths, starts, np.concatenate([group[:, 0] for group in paths])
 
 
 def _directions(radius: int) -> Iterable[Offset]:
@@ -271,3 +241,32 @@ def propagate_to_edge(
     seed = x.reshape(-1, height, width) * (1 - edge_probability)
     walk = walk_by_windows if edge.is_cuda else walk_by_offsets
     return walk(seed, stencil, 2**exp_times).unsqueeze(1).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class WalkSettings:
+    """Numbers of the random walk; the values are IRN's and the paper's for VOC."""
+
+    radius: int = 5  # one step reaches pixels closer than this
+    beta: float = 10.0  # power of the affinities
+    exp_times: int = 8  # 2^exp_times steps
+    seed_power: float = 1.3  # power of the maps that start the walk
+    background: float = 0.27  # score of the background in the pseudo mask
+    norm: str = "joint"  # maximum that scores are divided by: of all classes, or of each ("class")
+
+
+def walked_scores(cam: Tensor, edge: Tensor, size: tuple[int, int], s: WalkSettings) -> Tensor:
+    """Scores of the classes of an image after the random walk, K x H x W in 0..1 (IRN, Sec. 5.2).
+
+    cam: maps at stride 4, K x h4 x w4. edge: boundary probabilities, 1 x h4 x w4. size: (H, W).
+    """
+    walk = propagate_to_edge(cam**s.seed_power, edge, s.radius, s.beta, s.exp_times)
+    return upsampled_walk(walk, size, s.norm)
+
+
+def upsampled_walk(walk: Tensor, size: tuple[int, int], norm: str = "joint") -> Tensor:
+    """Walk K x 1 x h4 x w4 to K x H x W: bilinear, cut to size, divided by its maximum."""
+    full = F.interpolate(walk, scale_factor=CAM_STRIDE, mode="bilinear", align_corners=False)
+    full = full[:, 0, : size[0], : size[1]]
+    peak = full.max() if norm == "joint" else full.amax(dim=(1, 2), keepdim=True)
+    return full / peak.clamp_min(torch.finfo(full.dtype).tiny)  # maps may be all zero

@@ -132,6 +132,25 @@ class ThresholdScores:
         self._histogram[:, columns, levels] += counts[: self.num_labels]
 
 
+def score_of(confusions: np.ndarray, thresholds: Sequence[float], names: Sequence[str]) -> dict:
+    """What scores.json keeps of the confusion matrices of some thresholds, T x L x L.
+
+    names: of the labels, background first. IoU, precision and recall are those of the threshold
+    with the highest mean IoU, by label; all shares are 0..1, nan where nothing is defined.
+    """
+    mious = mean_iou(confusions)
+    best = int(np.nanargmax(mious)) if np.isfinite(mious).any() else 0
+    agreed, truth, predicted = _marginals(confusions[best])
+    by_label = {"iou": iou(confusions[best]), "precision": _ratio(agreed, predicted),
+                "recall": _ratio(agreed, truth)}  # fmt: skip
+    return {
+        "thresholds": [float(t) for t in thresholds],
+        "miou": mious.tolist(),
+        "best": best,
+        **{k: dict(zip(names, v.tolist(), strict=True)) for k, v in by_label.items()},
+    }
+
+
 def _marginals(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels of each label that agree, in the truth, and in the prediction."""
     agreed = np.diagonal(confusion, axis1=-2, axis2=-1)

@@ -41,13 +41,17 @@ class Engine:
         raw, _ = self._pass(self._network, pair.to(self.device), None, pair.shape[-2:], None)
         return pair_map(raw)
 
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the model the weights that it had in the beginning."""
+        torch._foreach_copy_(self._trained, self._initial)
+
     def start(self, pairs: list[Tensor], label: Tensor, settings: RIBSettings) -> None:
         """Return to the trained classifier, and get ready to fine-tune it on one image.
 
         pairs: the image and its mirror image at each scale, 2 x 3 x h x w. label: multi-hot C.
         """
-        with torch.no_grad():
-            torch._foreach_copy_(self._trained, self._initial)
+        self.restore()
         rate, decay = settings.learning_rate, settings.weight_decay
         groups = parameter_groups(*self._groups, rate, decay)
         self._optimizer = PolyOptimizer(groups, rate, decay, settings.iterations)

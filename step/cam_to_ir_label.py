@@ -13,6 +13,8 @@ from misc.palette import save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, folder_digest
 
+LISTS = ("infer",)
+
 
 def folder(args: Options) -> OutputFolder:
     """Where the labels go."""
@@ -21,7 +23,8 @@ def folder(args: Options) -> OutputFolder:
 
 def settings(args: Options) -> dict:
     """The options that the labels depend on."""
-    return {"step": "cam_to_ir_label", **args.settings("conf_fg_thres", "conf_bg_thres")}
+    options = args.settings("conf_fg_thres", "conf_bg_thres")
+    return {"step": "cam_to_ir_label", "version": 3, **options}
 
 
 def writes(args: Options) -> dict[str, Path]:
@@ -33,7 +36,7 @@ def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     preflight.output(folder(args), settings(args))
     preflight.images(args.image_ids("infer"))
-    preflight.cams(args.image_ids("infer"), args.cam_out_dir, "make_recam_with_RIB")
+    preflight.cams(args.image_ids("infer"), args.cam_out_dir)
 
 
 def confident_labels(

@@ -1,6 +1,8 @@
 """Score the seed: mIoU of CAMs and of RIB maps over all background thresholds."""
 
 import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,16 @@ from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.errors import about
-from misc.metrics import ThresholdScores, iou
+from misc.metrics import ThresholdScores, score_of
 from misc.palette import read_label_png
+from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
-from misc.storage.manifest import read_manifest
+from misc.storage.manifest import ids_digest, read_manifest
+from misc.storage.scores import save_score
 
 log = logging.getLogger(__name__)
+
+LISTS = ("eval",)
 
 
 def writes(args: Options) -> dict[str, Path]:
@@ -25,9 +31,9 @@ def writes(args: Options) -> dict[str, Path]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     ids = args.scored_ids()
-    preflight.cams(ids, args.cam_out_dir, "make_recam_with_RIB")
-    if "make_cam" in preflight.planned or scores_plain_maps(args):
-        preflight.cams(ids, args.plain_cam_out_dir, "make_cam")
+    preflight.cams(ids, args.cam_out_dir)
+    if preflight.is_made(args.plain_cam_out_dir) or scores_plain_maps(args):
+        preflight.cams(ids, args.plain_cam_out_dir)
     preflight.images(ids)
     preflight.masks(ids)
 
@@ -78,24 +84,50 @@ def run(args: Options) -> dict[str, ThresholdScores]:
     folders = {"RIB seed": args.cam_out_dir}
     if scores_plain_maps(args):
         folders = {"CAM seed": args.plain_cam_out_dir, **folders}
-    results = {row: score(args, cam_dir) for row, cam_dir in folders.items()}
-    for row, scores in results.items():
-        best = scores.best()
-        log.info(
-            "%s (%s): mIoU %.2f %% at threshold %.2f; %.1f %% of predicted foreground is "
-            "background",
-            row,
-            folders[row],
-            100 * scores.mean_ious()[best],
-            scores.thresholds[best],
-            100 * scores.false_foreground()[best],
-        )
-        log_class_ious(iou(scores.confusions[best]), args)
+    results = {}
+    for row, cam_dir in folders.items():
+        start = time.perf_counter()
+        results[row] = scores = score(args, cam_dir)
+        entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}
+        entry["false_foreground"] = scores.false_foreground().tolist()
+        save_row(args, row, scores.confusions, scores.thresholds, start, entry)
     return results
 
 
-def log_class_ious(ious: np.ndarray, args: Options) -> None:
-    """One line with the IoU of every class that occurs, in per cent."""
-    names = ("background", *args.info.class_names)
-    parts = [f"{n} {100 * v:.1f}" for n, v in zip(names, ious, strict=True) if not np.isnan(v)]
+def save_row(
+    args: Options,
+    row: str,
+    confusions: np.ndarray,
+    at: Sequence[float],
+    start: float,
+    entry: dict,
+) -> None:
+    """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
+
+    confusions: T x L x L at the thresholds `at`. start: when scoring began. entry: what else is
+    kept of how the row was made.
+    """
+    ids, info = args.scored_ids(), args.info
+    kept = score_of(confusions, at, info.label_names)
+    best = kept["best"]
+    official = info.is_official(info.eval_split, ids) and info.is_official(
+        info.train_split, args.image_ids("infer")
+    )
+    kept |= {
+        "dataset": info.name,
+        "list": str(args.eval_list),
+        "list_digest": ids_digest(ids),
+        "images": len(ids),
+        "official": official,
+        "options": args.changed_plainly(),
+        **entry,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    share = entry["false_foreground"][best]
+    log.info(
+        "%s (%s): mIoU %.2f %% at threshold %.2f; %.1f %% of predicted foreground is background",
+        *(row, entry["folder"], 100 * kept["miou"][best], kept["thresholds"][best], 100 * share),
+    )
+    parts = [f"{n} {100 * v:.1f}" for n, v in kept["iou"].items() if not np.isnan(v)]
     log.info("IoU: %s", ", ".join(parts))
+    distributed.on_first_rank(lambda: save_score(args.result_dir, row, kept))

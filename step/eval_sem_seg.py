@@ -1,6 +1,7 @@
 """Score the pseudo masks: mIoU, IoU of the classes, false positives and negatives."""
 
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import numpy as np
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.errors import about
-from misc.metrics import false_positive_negative, iou, mean_iou, pseudo_mask_confusion
+from misc.metrics import false_positive_negative, pseudo_mask_confusion
 from misc.palette import read_label_png
 from misc.runtime.image_task import ImageTask, run_over_images
-from step.eval_cam import log_class_ious
+from step.eval_cam import save_row
 
 log = logging.getLogger(__name__)
+
+LISTS = ("eval",)
 
 
 def writes(args: Options) -> dict[str, Path]:
@@ -26,7 +29,7 @@ def check(args: Options, preflight: Preflight) -> None:
     ids = args.scored_ids()
     preflight.images(ids)
     preflight.masks(ids)
-    preflight.label_maps(ids, args.sem_seg_out_dir, "make_sem_seg_labels")
+    preflight.label_maps(ids, args.sem_seg_out_dir)
 
 
 class ScoreMasks(ImageTask):
@@ -51,17 +54,17 @@ class ScoreMasks(ImageTask):
 
 def run(args: Options) -> np.ndarray:
     """Confusion matrix L x L of the pseudo masks on the evaluation list (row truth)."""
+    start = time.perf_counter()
     confusion = sum(run_over_images(ScoreMasks(args), args.scored_ids(), args.resources))
+    wrong = confusion[0, 1:].sum() / max(1, confusion[:, 1:].sum())
+    entry = {"folder": str(args.sem_seg_out_dir), "crf": False, "false_foreground": [float(wrong)]}
+    save_row(args, "pseudo masks", confusion[None], [args.sem_seg_bg_thres], start, entry)
     positive, negative = false_positive_negative(confusion)
     log.info(
-        "pseudo masks (%s): mIoU %.2f %%; false positives and negatives in per cent: "
-        "background %.1f, %.1f, classes %.1f, %.1f",
-        args.sem_seg_out_dir,
-        100 * mean_iou(confusion),
+        "false positives and negatives in per cent: background %.1f, %.1f, classes %.1f, %.1f",
         100 * positive[0],
         100 * negative[0],
         100 * np.nanmean(positive[1:]),
         100 * np.nanmean(negative[1:]),
     )
-    log_class_ious(iou(confusion), args)
     return confusion

@@ -18,9 +18,11 @@ from misc.runtime.training import (
     train,
 )
 from misc.storage.manifest import file_digest, ids_digest, settings_of, weights_digest
-from misc.torchutils import parameter_groups
+from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_cam import Net
+
+LISTS = ("train",)
 
 
 def target(args: Options) -> CheckpointFile:
@@ -31,16 +33,10 @@ def target(args: Options) -> CheckpointFile:
 def settings(args: Options) -> dict:
     """The options that the classifier depends on."""
     names = (
-        "dataset",
-        "cam_crop_size",
-        "cam_long",
-        "cam_batch_size",
-        "cam_num_epoches",
-        "cam_learning_rate",
-        "cam_weight_decay",
-        "seed",
-    )
-    return {"step": "train_cam", **args.settings(*names)}
+        "dataset", "cam_crop_size", "cam_long", "cam_batch_size", "cam_num_epoches",
+        "cam_learning_rate", "cam_weight_decay", "seed",
+    )  # fmt: skip
+    return {"step": "train_cam", "version": 3, **args.settings(*names)}
 
 
 def writes(args: Options) -> dict[str, Path]:
@@ -85,8 +81,8 @@ def run(args: Options) -> None:
         images, present = (tensor.to(device, non_blocking=True) for tensor in batch)
         return {"total": part * F.multilabel_soft_margin_loss(network(images), present)}
 
-    groups = parameter_groups(
-        *model.trainable_parameters(), args.cam_learning_rate, args.cam_weight_decay
-    )
-    train(training, model, groups, dataset, losses_of)
+    rate, decay = args.cam_learning_rate, args.cam_weight_decay
+    groups = parameter_groups(*model.trainable_parameters(), rate, decay)
+    optimizer = PolyOptimizer(groups, rate, decay, training.steps(len(dataset))[1])
+    train(training, model, optimizer, dataset, losses_of)
     save_trained(training, model, save_checkpoint)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Subset
 
+from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
@@ -23,9 +24,11 @@ from misc.runtime.training import (
     train,
 )
 from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
-from misc.torchutils import parameter_groups
+from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
-from net.resnet50_irn import AffinityDisplacementLoss, Net
+from net.resnet50_irn import Net
+
+LISTS = ("train", "infer")
 
 
 def target(args: Options) -> CheckpointFile:
@@ -36,16 +39,10 @@ def target(args: Options) -> CheckpointFile:
 def settings(args: Options) -> dict:
     """The options that the network depends on."""
     names = (
-        "dataset",
-        "irn_crop_size",
-        "irn_batch_size",
-        "irn_num_epoches",
-        "irn_learning_rate",
-        "irn_weight_decay",
-        "irn_radius",
-        "seed",
-    )
-    return {"step": "train_irn", **args.settings(*names)}
+        "dataset", "irn_crop_size", "irn_batch_size", "irn_num_epoches", "irn_learning_rate",
+        "irn_weight_decay", "irn_radius", "seed",
+    )  # fmt: skip
+    return {"step": "train_irn", "version": 3, **args.settings(*names)}
 
 
 def writes(args: Options) -> dict[str, Path]:
@@ -60,7 +57,7 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.collect(lambda: check_batch("--irn_batch_size", args.irn_batch_size))
     preflight.backbone(args.imagenet_weights)
     preflight.images((*ids, *args.image_ids("infer")))
-    preflight.label_maps(ids, args.ir_label_out_dir, "cam_to_ir_label")
+    preflight.label_maps(ids, args.ir_label_out_dir)
 
 
 def run(args: Options) -> None:
@@ -83,7 +80,8 @@ def run(args: Options) -> None:
     device = main_device(args.resources)
     side = args.irn_crop_size // CAM_STRIDE  # of boundary map and displacement field
     paths = PathIndex(args.irn_radius, (side, side))
-    model = on_backbone(AffinityDisplacementLoss, args.imagenet_weights, paths)
+    model = on_backbone(Net, args.imagenet_weights)
+    pair_loss = PairLoss(paths)
     model.to(device).train()
     model.fold_backbone()
     dataset = AffinityDataset(
@@ -92,18 +90,19 @@ def run(args: Options) -> None:
 
     def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
         images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-        return network(images, affinity_labels(labels, paths, args.info.num_labels))._asdict()
+        pairs = affinity_labels(labels, paths, args.info.num_labels)
+        return pair_loss(*network(images), pairs)._asdict()
 
-    groups = parameter_groups(
-        *model.trainable_parameters(), args.irn_learning_rate, args.irn_weight_decay
-    )
-    train(training, model, groups, dataset, losses_of)
+    rate, decay = args.irn_learning_rate, args.irn_weight_decay
+    groups = parameter_groups(*model.trainable_parameters(), rate, decay)
+    optimizer = PolyOptimizer(groups, rate, decay, training.steps(len(dataset))[1])
+    train(training, model, optimizer, dataset, losses_of)
     store_mean_displacement(model, args, device)
     save_trained(training, model, save_checkpoint)
 
 
 @torch.no_grad()
-def store_mean_displacement(model: AffinityDisplacementLoss, args: Options, device) -> None:
+def store_mean_displacement(model: Net, args: Options, device) -> None:
     """Mean displacement over the inference set, which inference subtracts from every field.
 
     Every image counts; the original implementation drops the last incomplete batch.
@@ -119,7 +118,7 @@ def store_mean_displacement(model: AffinityDisplacementLoss, args: Options, devi
     model.mean_shift.running_mean.zero_()
     with progress(len(loader), "mean displacement", "batch", hidden=distributed.rank() > 0) as bar:
         for images in loader:
-            _, displacement = Net.forward(model, images.to(device))  # without the loss
+            _, displacement = model(images.to(device))
             total += displacement.mean(dim=(2, 3)).sum(dim=0)
             bar.update()
     model.mean_shift.running_mean.copy_(distributed.summed(total) / len(dataset))

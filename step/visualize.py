@@ -6,83 +6,105 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.data.datasets import read_image
 from misc.errors import UserError
-from misc.metrics import ThresholdScores
 from misc.palette import read_label_png, voc_palette
 from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.scores import load_scores
 from misc.storage.seals import sealed
-from step.make_recam_with_RIB import SHOWN_ITERATIONS, shown_path
+from step.refine import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)
 
 # Bounds of a strip, for images of any size and shape.
 _MAX_SIDE = 1000  # pixels of a panel's data
 _MAX_HEIGHT = 6.0  # inches; a panel is 2 inches wide
+_MAX_ROWS = 6  # classes
 
 
-def run(args: Options, seed_scores: dict[str, ThresholdScores] | None = None) -> None:
-    """One strip for each of the first images, from what is there; the curves if there are scores.
-
-    seed_scores: rows of the table and their scores, as `eval_cam.run` returns them.
-    """
-    out_dir = args.result_dir / "visualize"
+def run(args: Options) -> None:
+    """One strip for each of the first images, and the curves, from the files that are there."""
+    out_dir, scores = args.result_dir / "visualize", load_scores(args.result_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out_dir)
     for image_id in args.image_ids("infer")[: args.visualize]:
-        save_figure(strip(args, image_id), out_dir / f"{image_id}.png")
-    if seed_scores:
-        save_figure(score_curves(seed_scores), out_dir / "miou_over_threshold.png")
+        save_figure(strip(args, image_id, scores), out_dir / f"{image_id}.png")
+    save_curves(args)
     log.info("pictures: %s", out_dir)
 
 
-def strip(args: Options, image_id: str) -> Figure:
-    """Image, CAM, RIB maps, confident labels, pseudo mask, ground truth; only those that exist."""
+def save_curves(args: Options) -> None:
+    """Draw mIoU over the background threshold from scores.json, where it has any such row."""
+    scores = load_scores(args.result_dir)
+    seeds = {row: score for row, score in scores.items() if len(score["thresholds"]) > 1}
+    if seeds:
+        path = args.result_dir / "visualize" / "miou_over_threshold.png"
+        path.parent.mkdir(exist_ok=True)
+        save_figure(score_curves(seeds), path)
+
+
+def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:
+    """By title of the panel: a file of maps, and the row of the table that it belongs to."""
+    files = {"CAM": (args.plain_cam_out_dir / f"{image_id}.npy", "CAM seed")}
+    for k in SHOWN_ITERATIONS:
+        if k <= args.RIB_iter:
+            path = shown_path(args, "make_recam_with_RIB", image_id, k)
+            files[f"RIB, {k} it."] = (path, "RIB seed")
+    return {title: pair for title, pair in files.items() if pair[0].is_file()}
+
+
+def strip(args: Options, image_id: str, scores: dict[str, dict] | None = None) -> Figure:
+    """Image, CAM, RIB maps, confident labels, pseudo mask, truth; a row for each class.
+
+    White contours show where a map exceeds the best threshold of its row in `scores`. Only what
+    exists is drawn.
+    """
     image = read_image(args.info.image_path(image_id))
     step = -(-max(image.shape[:2]) // _MAX_SIDE)  # every so many pixels are shown
     image = image[::step, ::step]
-    maps = {"CAM": args.plain_cam_out_dir / f"{image_id}.npy"}
-    maps |= {
-        f"RIB, {k} it.": shown_path(args, image_id, k)
-        for k in SHOWN_ITERATIONS
-        if k <= args.RIB_iter
-    }
     masks = {
         "IR label": args.ir_label_out_dir / f"{image_id}.png",
         "pseudo mask": args.sem_seg_out_dir / f"{image_id}.png",
         "ground truth": args.info.mask_path(image_id),
     }
-    panels = {"image": image}
-    panels |= {
-        name: heat_map(image, load_cam(p)["high_res"][:, ::step, ::step])
-        for name, p in maps.items()
-        if p.is_file()
-    }
-    panels |= {
-        name: coloured(image, read_label_png(p)[::step, ::step])
-        for name, p in masks.items()
-        if p.is_file()
-    }
+    masks = {title: path for title, path in masks.items() if path.is_file()}
+    files = map_files(args, image_id)
+    maps = {title: load_cam(path) for title, (path, _) in files.items()}
+    rows = min(_MAX_ROWS, max([1, *(len(m["keys"]) for m in maps.values())]))
     height = min(2.0 * image.shape[0] / image.shape[1], _MAX_HEIGHT)
-    figure = Figure(figsize=(2.0 * len(panels), height + 0.3), dpi=100, layout="constrained")
-    for axis, (name, picture) in zip(
-        np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
-    ):
-        axis.imshow(picture)
-        axis.set_title(name, fontsize=9)
+    count = 1 + len(maps) + len(masks)
+    figure = Figure(figsize=(2.0 * count, rows * (height + 0.3)), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, count, squeeze=False)
+    for axis in axes.flat:
         axis.axis("off")
+    _show(axes[0, 0], image, "image")
+    for column, (title, content) in enumerate(maps.items(), start=1):
+        score = (scores or {}).get(files[title][1])
+        for row, key in enumerate(content["keys"][:rows]):
+            name = args.info.class_names[key] if rows > 1 else ""
+            cam = content["high_res"][row, ::step, ::step]
+            _show(axes[row, column], heat_map(image, cam), " ".join([title, name]).strip())
+            if score and cam.min() < (level := score["thresholds"][score["best"]]) < cam.max():
+                axes[row, column].contour(cam, levels=[level], colors="white", linewidths=0.8)
+    for column, (title, path) in enumerate(masks.items(), start=1 + len(maps)):
+        _show(axes[0, column], coloured(image, read_label_png(path)[::step, ::step]), title)
     return figure
 
 
-def heat_map(image: np.ndarray, cams: np.ndarray) -> np.ndarray:
-    """The strongest map of K x H x W in 0..1 laid over an image; H x W x 3 in 0..1."""
-    strongest = cams.max(axis=0) if len(cams) else np.zeros(image.shape[:2])
-    return 0.45 * image / 255 + 0.55 * colormaps["jet"](strongest)[..., :3]
+def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
+    axis.imshow(picture)
+    axis.set_title(title, fontsize=9)
+
+
+def heat_map(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """A map H x W in 0..1 laid over an image; H x W x 3 in 0..1."""
+    return 0.45 * image / 255 + 0.55 * colormaps["jet"](cam)[..., :3]
 
 
 def coloured(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -92,14 +114,14 @@ def coloured(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 0.3 * image / 255 + 0.7 * colours
 
 
-def score_curves(seed_scores: dict[str, ThresholdScores]) -> Figure:
+def score_curves(scores: dict[str, dict]) -> Figure:
     """mIoU over the background threshold, one curve for each row of the table."""
     figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
     axis = figure.subplots()
-    for row, scores in seed_scores.items():
-        mious, best = 100 * scores.mean_ious(), scores.best()
-        (line,) = axis.plot(scores.thresholds, mious, label=f"{row} (best {mious[best]:.1f})")
-        axis.plot(scores.thresholds[best], mious[best], "o", color=line.get_color())
+    for row, score in scores.items():
+        mious, best = [100 * (m or 0) for m in score["miou"]], score["best"]
+        (line,) = axis.plot(score["thresholds"], mious, label=f"{row} (best {mious[best]:.1f})")
+        axis.plot(score["thresholds"][best], mious[best], "o", color=line.get_color())
     axis.set_xlabel("background threshold")
     axis.set_ylabel("mIoU (%)")
     axis.grid(alpha=0.3)

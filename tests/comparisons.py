@@ -21,12 +21,13 @@ from scipy.ndimage import gaussian_filter
 from Dataset.make_sample import make_sample
 from Dataset.objects import CAT, DOG, smooth_noise
 from Dataset.scene import draw_scene
+from misc.affinity_loss import PairLoss
 from misc.cams import label_map, load_cam, save_cam
 from misc.cli.options import parse
 from misc.data.datasets import Crops, byte_crop, multi_scale_pairs, read_image
 from misc.data.image_cache import ImageCache
 from misc.imutils import get_strided_size
-from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
+from misc.indexing import PathIndex, affinity_labels, propagate_to_edge, upsampled_walk
 from misc.metrics import ThresholdScores
 from misc.palette import read_label_png, save_label_png
 from misc.rib import RIBSettings, fine_tune
@@ -44,7 +45,6 @@ from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from step.cam_to_ir_label import MakeIRLabel, confident_labels
 from step.make_recam_with_RIB import MakeRIBCAM
-from step.make_sem_seg_labels import upsample_walk
 from tests import references
 from tests.weights import fill_by_recipe
 from voc12.prepare import prepare
@@ -338,7 +338,7 @@ class IRNLoss(Comparison):
         self.what = f"IRN labels and loss, batch {batch} x {side} x {side}, radius {radius}"
         self.images = batch
         self.paths = PathIndex(radius, (side, side))
-        self.model = AffinityDisplacementLoss(self.paths, width=8, stem=8)
+        self.loss = PairLoss(self.paths)
         self.edge = torch.randn(batch, 1, side, side, generator=generator)
         self.displacement = 5 * torch.randn(batch, 2, side, side, generator=generator)
         self.label_maps = made_up_label_maps(batch, side)
@@ -353,7 +353,7 @@ class IRNLoss(Comparison):
     def here(self) -> Results:
         label_maps = self.label_maps.to(self.device)
         labels = affinity_labels(label_maps, self.paths, self.num_labels)
-        return self._with_gradient(lambda *outputs: self.model.losses(*outputs, labels))
+        return self._with_gradient(lambda *outputs: self.loss(*outputs, labels))
 
     def plain(self) -> Results:
         made = references.pair_labels(self.label_maps.numpy(), self.paths, self.num_labels)
@@ -528,7 +528,7 @@ class PseudoMask(Comparison):
     @torch.no_grad()
     def here(self) -> Results:
         edge, _ = self.model(self.pair)
-        scores = upsample_walk(propagate_to_edge(self.cam**1.3, edge), self.size)
+        scores = upsampled_walk(propagate_to_edge(self.cam**1.3, edge), self.size)
         return [self._compared(label_map(scores.cpu().numpy(), self.keys, self.threshold))]
 
     @torch.no_grad()
@@ -688,7 +688,7 @@ class RIBLoading(Comparison):
         shutil.rmtree(args.cam_out_dir, ignore_errors=True)
         args.cam_out_dir.mkdir(parents=True)
         ids = args.image_ids("infer")[: self.images]
-        task = MakeRIBCAM(args, ids)
+        task = MakeRIBCAM(args)
         task.start(self.device, list(ids))
         task.batches = _TimedBatches(task.batches)
         seconds, _ = timed(lambda: [task.one(image_id) for image_id in ids], self.device)

@@ -18,7 +18,7 @@ from pydensecrf.utils import unary_from_labels
 from torch import Tensor
 
 from misc.imutils import IMAGENET_MEAN, IMAGENET_STD, random_crop
-from misc.indexing import PathIndex
+from misc.indexing import PathIndex, start_size
 from misc.palette import read_label_png
 from misc.rib import RIBSettings
 from net import resnet50_irn
@@ -38,10 +38,29 @@ class PairIndices(NamedTuple):
     @classmethod
     def of(cls, index: PathIndex, device: torch.device) -> "PairIndices":
         """Makes the tensors on a device."""
-        groups = [torch.from_numpy(group).to(device) for group in index.path_indices]
-        starts, ends = torch.from_numpy(index.src_indices), torch.from_numpy(index.dst_indices)
+        arrays = IndexArrays(index)
+        groups = [torch.from_numpy(group).to(device) for group in arrays.path_indices]
+        starts, ends = torch.from_numpy(arrays.src_indices), torch.from_numpy(arrays.dst_indices)
         offsets = torch.from_numpy(index.search_dst.T[:, :, None].copy())
         return cls(groups, *(tensor.to(device) for tensor in (starts, ends, offsets)))
+
+
+class IndexArrays:
+    """Flat pixel indices of all paths and pairs on a map of size (H, W), as IRN has them.
+
+    path_indices: one n x length x starts array for every group of search_paths. src_indices:
+    starts. dst_indices: pairs x starts.
+    """
+
+    def __init__(self, index: PathIndex, size: tuple[int, int] | None = None):
+        height, width = size or index.default_size
+        rows, columns = start_size(height, width, index.radius_floor)
+        pixels = np.arange(height * width).reshape(height, width)
+        starts = pixels[:rows, index.radius_floor : index.radius_floor + columns].reshape(-1)
+        groups = index.search_paths
+        paths = [(group @ np.array([width, 1]))[:, :, None] + starts for group in groups]
+        self.path_indices, self.src_indices = paths, starts
+        self.dst_indices = np.concatenate([group[:, 0] for group in paths])
 
 
 def gathered_maximum(maps: Tensor, groups: Sequence[Tensor]) -> Tensor:
@@ -101,10 +120,10 @@ def pair_labels(label_maps: np.ndarray, index: PathIndex, num_labels: int) -> li
 
     In the order of `misc.indexing.AffinityLabels`. label_maps: B x H x W uint8.
     """
-    batch = []
+    batch, arrays = [], IndexArrays(index)
     for label_map in label_maps:
         pixels = label_map.reshape(-1)
-        start, end = pixels[index.src_indices][None], pixels[index.dst_indices]
+        start, end = pixels[arrays.src_indices][None], pixels[arrays.dst_indices]
         valid = (start < num_labels) & (end < num_labels)
         same = (start == end) & valid
         labels = same & (start == 0), same & (start > 0), (start != end) & valid

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from misc.cams import load_label_dict, save_cam, save_label_dict
+from misc.cams import save_cam
 from misc.palette import save_label_png, save_palette_png
+from misc.storage.cam_files import load_label_dict, save_label_dict
 from misc.storage.manifest import read_manifest, write_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from coco14.dataset import describe as describe_coco
-from misc.cams import load_cam, save_cam, save_label_dict
+from misc.cams import load_cam, save_cam
 from misc.cli.options import parse
 from misc.errors import UserError
+from misc.storage.cam_files import save_label_dict
 from misc.storage.npydict import save_dict
 from misc.storage.untrusted import MAX_PIXELS, check_jpeg, read_bytes
 from net.checkpoint import read_checkpoint, save_checkpoint

@@ -77,7 +77,7 @@ def test_counts_and_places_are_named(call, tmp_path):
     assert "make_cam: 1 image, 1 process on cpu, 1 thread each" in said
     assert f"eval_cam of {cam}: 1 image in " in said
     assert not re.search(r"\b1 (images|processes|threads)\b", said)
-    assert f"RIB iterations {tmp_path / 'result' / 'visualize' / 'iterations'}" in said
+    assert re.search(f"pictures +{tmp_path / 'result' / 'visualize'}\n", said)
 
 
 def test_no_bar_in_a_file_but_a_line_for_slow_work(monkeypatch, caplog):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from misc.cams import load_cam, load_label_dict
+from misc.cams import load_cam
 from misc.cli.options import STEPS, parse
 from misc.imutils import get_strided_size
 from misc.palette import read_label_png, voc_palette
+from misc.storage.cam_files import load_label_dict
 from misc.storage.manifest import read_manifest
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
 from tests.conftest import TINY
@@ -146,7 +147,8 @@ def test_pictures(run):
     assert all(min(Image.open(folder / name).size) > 100 for name in names)
     width = Image.open(folder / f"{IDS[0]}.png").size[0]
     assert width == 6 * 200  # image, CAM, RIB after one iteration, IR label, mask, truth
-    assert [path.name for path in (folder / "iterations").iterdir()] == [f"{IDS[0]}_1.npy"]
+    shown = folder / "iterations" / "make_recam_with_RIB"
+    assert [path.name for path in shown.iterdir()] == [f"{IDS[0]}_1.npy"]
 
 
 # --- the same command again ---------------------------------------------------------------------

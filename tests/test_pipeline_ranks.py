@@ -106,7 +106,7 @@ def test_a_killed_rank_costs_no_result(two_ranks, sample, tmp_path):
     os.kill(children(ranks.process.pid)[-1], signal.SIGKILL)
     code, screen = ranks.end()
     assert code == 0, screen
-    assert "train_irn: goes on after" in (result_dir / "run.log").read_text()
+    assert "train_irn: resumes after" in (result_dir / "run.log").read_text()
     for name in ("cam", "ir_label"):
         assert files(result_dir / name) == files(two_ranks / name)
     for name in ("res50_cam.pth", "res50_irn.pth"):

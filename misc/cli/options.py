@@ -2,26 +2,18 @@
 
 import argparse
 import functools
+import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
-from coco14 import prepare as coco14_prepare
-from coco14.dataset import describe as describe_coco14
 from misc.data.dataset_info import DatasetInfo, read_image_list
+from misc.data.registry import dataset_names, default_root, describe
 from misc.errors import UserError
 from misc.runtime.resources import Resources
-from voc12 import prepare as voc12_prepare
-from voc12.dataset import describe as describe_voc12
-
-# What the option --dataset chooses: (description from a root, preparation of lists and labels).
-DATASETS: dict[str, tuple[Callable, ModuleType]] = {
-    "voc12": (describe_voc12, voc12_prepare),
-    "coco14": (describe_coco14, coco14_prepare),
-}
 
 # Step modules in the order of the method, with what --help says of them.
 STEPS = {
@@ -33,16 +25,6 @@ STEPS = {
     "train_irn": "5  train IRN",
     "make_sem_seg_labels": "6  random walk: pseudo masks",
     "eval_sem_seg": "   score the pseudo masks",
-}
-_LISTS_OF = {
-    "train_cam": ("train",),
-    "make_cam": ("infer",),
-    "make_recam_with_RIB": ("train", "infer"),
-    "eval_cam": ("eval",),
-    "cam_to_ir_label": ("infer",),
-    "train_irn": ("train", "infer"),
-    "make_sem_seg_labels": ("infer",),
-    "eval_sem_seg": ("eval",),
 }
 # The flags of IRN for two of the steps are shorter than the names of their modules.
 PASS_ALIASES = {
@@ -73,6 +55,10 @@ class Options(argparse.Namespace):
     def changed(self) -> dict[str, object]:
         """The options that were given with another value than their default."""
         return {name: value for name, value in self.plain().items() if name in self.given}
+
+    def changed_plainly(self) -> dict[str, object]:
+        """`changed` as JSON has it."""
+        return json.loads(json.dumps(self.changed(), default=str))
 
     def image_ids(self, role: str, limited: bool = True) -> tuple[str, ...]:
         """Ids of the "train", "infer" or "eval" list, cut to --limit unless told not to."""
@@ -225,7 +211,7 @@ def _both(name: str) -> str:
 
 
 def _by_dataset(value: Callable[[DatasetInfo], object]) -> str:
-    infos = (describe("") for describe, _ in DATASETS.values())
+    infos = (describe(name, Path()) for name in dataset_names())
     return f"(default: {', '.join(f'{info.name} {value(info)}' for info in infos)})"
 
 
@@ -283,11 +269,10 @@ def _environment_options(group: argparse._ArgumentGroup) -> None:
 
 def _dataset_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--dataset", choices=tuple(DATASETS), default="voc12", help="(default: %(default)s)")
-    add("--voc12_root", type=Path, default=Path("Dataset/VOC2012_SEG_AUG"), metavar="DIR",
-        help="folder with JPEGImages/ (default: %(default)s)")
-    add("--coco14_root", type=Path, default=Path("Dataset/coco_2017"), metavar="DIR",
-        help="folder with JPEGImages/ and annotations/ (default: %(default)s)")
+    add("--dataset", choices=dataset_names(), default="voc12", help="(default: %(default)s)")
+    for name in dataset_names():
+        add(f"--{name}_root", type=Path, default=default_root(name), metavar="DIR",
+            help="folder with JPEGImages/ (default: %(default)s)")
     train, scored = _by_dataset(lambda i: i.train_split), _by_dataset(lambda i: i.eval_split)
     for role, what in (("train", f"training {train}"),
                        ("infer", f"images that get maps and pseudo masks {train}"),
@@ -408,6 +393,9 @@ def _walk_options(group: argparse._ArgumentGroup) -> None:
         help="power of the maps that start the walk (default: %(default)s)")
     add("--sem_seg_bg_thres", type=_fraction, metavar="X",
         help=f"background score {_both('sem_seg_bg_thres')}")
+    add("--walk_norm", choices=("joint", "class"), default="joint",
+        help="joint: walked maps are divided by the maximum over all classes together, as in the "
+        "original; class: each by its own (default: %(default)s)")
     add("--irn_pad_size", type=_count_or_zero, metavar="PX",
         help=f"pad images to this size for IRN, 0: no padding {_both('irn_pad_size')}")
 
@@ -427,6 +415,8 @@ def _output_options(group: argparse._ArgumentGroup) -> None:
     add("--visualize", type=_count_or_zero, default=0, metavar="N",
         help="draw the maps and masks of the first N images side by side, and the curves of the "
         "scores, into RESULT_DIR/visualize")
+    add("--report", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="print the table of the scores that RESULT_DIR has, draw their curves, and end")
     add("--overwrite", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="redo outputs that were made with other settings (otherwise that is an error)")
 
@@ -454,8 +444,7 @@ def parse(argv: list[str] | None = None) -> Options:
     parser = build_parser()
     args = parser.parse_args(argv, namespace=Options())
     args.given = tuple(k for k, v in vars(args).items() if v != parser.get_default(k))
-    describe, _ = DATASETS[args.dataset]
-    args.info = info = describe(getattr(args, f"{args.dataset}_root"))
+    args.info = info = describe(args.dataset, getattr(args, f"{args.dataset}_root"))
     args.result_dir = args.result_dir or Path("result") / args.dataset
     args.list_dir = args.result_dir / "lists"
     for name, file in _RESULT_NAMES.items():
@@ -507,9 +496,9 @@ def chosen_steps(args: Options) -> list[str]:
     return steps
 
 
-def unread_lists(args: Options, steps: Iterable[str]) -> list[str]:
+def unread_lists(args: Options, steps: Mapping[str, ModuleType]) -> list[str]:
     """The options of lists that were given and that none of these steps reads."""
-    read = {f"{role}_list" for name in steps for role in _LISTS_OF[name]}
+    read = {f"{role}_list" for step in steps.values() for role in step.LISTS}
     lists = ("train_list", "infer_list", "eval_list")
     return [f"--{name}" for name in lists if name in args.given and name not in read]
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from misc.cams import CAM_STRIDE, load_cam
 from misc.cli.options import Options
+from misc.cli.steps import makers
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.datasets import load_labels
-from misc.data.disjoint import DisjointIndex
+from misc.data.rib_batches import DisjointIndex
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.palette import read_label_png
@@ -48,7 +49,7 @@ class Preflight:
     """
 
     def __init__(self, args: Options, planned: list[str]):
-        self.args, self.info, self.planned = args, args.info, planned
+        self.args, self.info, self._makers, self._planned = args, args.info, makers(args), planned
         self._problems = Problems()
         self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
         # Kind of file -> check of one image and the images, for `finish`. The photographs come
@@ -85,27 +86,32 @@ class Preflight:
             image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
         self._later("mask", image_ids, partial(check_mask, self.info))
 
-    def label_maps(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
+    def is_made(self, path: Path) -> bool:
+        """Whether a planned step writes a folder or file, so that it need not be there yet."""
+        return self._makers.get(path.resolve()) in self._planned
+
+    def label_maps(self, image_ids: Iterable[str], folder: Path) -> None:
         """Label maps of an earlier step are there, unless this run makes them."""
-        if not self._made_here(made_by, image_ids):
+        if not self._made_here(folder, image_ids):
             self.collect(lambda: read_manifest(folder))
+            made_by = self._makers.get(folder.resolve())
             check = partial(check_label_map, self.info, folder, made_by)
             self._later(f"label map in {folder}", image_ids, check)
 
-    def cams(self, image_ids: Iterable[str], folder: Path, made_by: str) -> None:
+    def cams(self, image_ids: Iterable[str], folder: Path) -> None:
         """Saved maps are there and belong to these images, unless this run makes them."""
-        if not self._made_here(made_by, image_ids):
+        if not self._made_here(folder, image_ids):
             self.collect(lambda: read_manifest(folder))
             self._later(f"map in {folder}", image_ids, partial(check_cam, self.info, folder))
 
     def classifier(self, path: Path) -> None:
         """The classifier's checkpoint fits, unless this run trains it."""
-        if "train_cam" not in self.planned:
+        if not self.is_made(path):
             self._checkpoint(("classifier", path), partial(_load_classifier, path, self.info))
 
     def boundary_net(self, path: Path) -> None:
         """IRN's checkpoint fits, unless this run trains it."""
-        if "train_irn" not in self.planned:
+        if not self.is_made(path):
             self._checkpoint(("boundary net", path), partial(load_boundary_net, path))
 
     def backbone(self, path: Path | None) -> None:
@@ -166,9 +172,9 @@ class Preflight:
             self._looked_at["checkpoint"].add(key)
             self.collect(load, "checkpoint")
 
-    def _made_here(self, step: str, image_ids: Iterable[str]) -> bool:
-        """Whether a step of this run makes something; the images that it leaves out are noted."""
-        if step not in self.planned:
+    def _made_here(self, folder: Path, image_ids: Iterable[str]) -> bool:
+        """Whether a planned step fills a folder; the images that it leaves out are noted."""
+        if not self.is_made(folder):
             return False
         missing = set(image_ids) - set(self.args.image_ids("infer"))
         if missing:
@@ -229,14 +235,15 @@ def check_mask(info: DatasetInfo, image_id: str) -> None:
     _check_values(info, path, mask)
 
 
-def check_label_map(info: DatasetInfo, folder: Path, made_by: str, image_id: str) -> None:
+def check_label_map(info: DatasetInfo, folder: Path, made_by: str | None, image_id: str) -> None:
     """Raise UserError unless a step has made the label map of an image, and it fits."""
     path = folder / f"{image_id}.png"
     if not path.is_file():
-        raise UserError(f"{path}: missing; run --{made_by}_pass first or give its folder")
+        first = f"run --{made_by}_pass first or " if made_by else ""
+        raise UserError(f"{path}: missing; {first}give the folder that has it")
     labels = read_label_png(path)
     if labels.shape != info.image_size(image_id):
-        raise UserError(f"{path}: has another size than its image; run --{made_by}_pass again")
+        raise UserError(f"{path}: has another size than its image; make it again")
     _check_values(info, path, labels)
 
 

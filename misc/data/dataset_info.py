@@ -29,12 +29,14 @@ class DatasetInfo:
     id_pattern: str  # regular expression of a whole image id
     defaults: Mapping[str, object] = field(hash=False)  # options whose value differs by dataset
     paper_scores: Mapping[str, float] = field(hash=False)  # mIoU in per cent, by row of the table
-    official_eval_size: int  # images of the list that the paper's figures are measured on
+    official_sizes: Mapping[str, int] = field(hash=False)  # images of the official lists, by split
     train_split: str  # images that get maps and pseudo masks, and that networks train on
     eval_split: str  # images on which seeds and pseudo masks are scored
     image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
     draws_masks: bool = False  # whether its preparation draws the masks that are missing
     label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
+    list_dir: Path | None = None  # official lists that come with the project, as SPLIT.txt
+    paper_note: str = ""  # what has to be known where the paper's figures are compared
 
     @property
     def num_classes(self) -> int:
@@ -45,6 +47,22 @@ class DatasetInfo:
     def num_labels(self) -> int:
         """Labels in a mask: C + 1, background included."""
         return len(self.class_names) + 1
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels in a mask, by value."""
+        return ("background", *self.class_names)
+
+    def official_ids(self, split: str) -> tuple[str, ...]:
+        """The official list of a split that comes with the project; empty where none does."""
+        path = self.list_dir / f"{split}.txt" if self.list_dir else None
+        return tuple(path.read_text().split()) if path and path.is_file() else ()
+
+    def is_official(self, split: str, image_ids: tuple[str, ...]) -> bool:
+        """Whether these are the images of the official list of a split."""
+        official = self.official_ids(split)
+        same = not official or set(official) == set(image_ids)
+        return same and len(image_ids) == self.official_sizes[split]
 
     def image_path(self, image_id: str) -> Path:
         """Where the photograph of an image is."""

@@ -1,23 +1,18 @@
 """Torch datasets, once for every DatasetInfo: they find and decode; `misc.imutils` changes."""
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from misc import imutils
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
-from misc.data.disjoint import DisjointIndex
-from misc.data.image_cache import ImageCache
 from misc.data.label_file import load_label_file
 from misc.errors import UserError, raise_problems
 from misc.palette import read_label_png
-from misc.runtime.processes import set_up_reader
 from misc.storage.untrusted import decode_image
 from misc.torchutils import worker_rng
 
@@ -197,110 +192,3 @@ class TopLeftDataset(Dataset):
         image = read_image(self.info.image_path(self.image_ids[index]))
         canvas = imutils.top_left_crop(imutils.normalize(image), self.canvas_size, 0)
         return torch.from_numpy(imutils.HWC_to_CHW(canvas))
-
-
-@dataclass(frozen=True)
-class CropSource:
-    """The images that RIB draws its batches from, and how they are cropped."""
-
-    info: DatasetInfo
-    image_ids: tuple[str, ...]
-    labels: np.ndarray  # N x C multi-hot
-    long_range: tuple[int, int]
-    crop_size: int
-    seed: int
-    cache: ImageCache  # by position in image_ids
-
-    def image(self, index: int) -> np.ndarray:
-        """An image, H x W x 3 uint8, not to be changed."""
-        path = self.info.image_path(self.image_ids[index])
-        return self.cache.get(index, lambda: read_image(path))
-
-
-class _DrawnCrops(Dataset):
-    """Crops by (index of the image, id of the target, iteration, row in the batch)."""
-
-    def __init__(self, source: CropSource):
-        self.source = source
-
-    def __getitem__(self, draw: tuple) -> tuple[Crops, torch.Tensor, str]:
-        source, (index, target_id, iteration, row) = self.source, draw
-        rng = worker_rng(source.seed, "RIB crop", target_id, iteration, row)
-        crop = byte_crop(source.image(index), source.long_range, source.crop_size, rng)
-        return crop, torch.from_numpy(source.labels[index]), target_id
-
-
-class RIBBatches:
-    """Batches of other images for RIB, read ahead by worker processes over all targets.
-
-    pin_memory: keep them where a GPU can copy from while it computes.
-    targets: label (C,) of each image that will be fine-tuned on, by its id, in the order in which
-    `of` will be called. Draws depend on (seed, id of the target) alone.
-    """
-
-    def __init__(
-        self,
-        source: CropSource,
-        targets: dict[str, np.ndarray],
-        iterations: int,
-        batch_size: int,
-        disjoint_prob: float = 1.0,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-    ):
-        self._source, self._targets, self._index = source, targets, DisjointIndex(source.labels)
-        self._iterations, self._batch_size = iterations, batch_size
-        self._disjoint_prob = disjoint_prob
-        self._ended: set[str] = set()
-        crops = _DrawnCrops(source)
-        loader = DataLoader(
-            crops,
-            batch_sampler=self._draws(),
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            worker_init_fn=set_up_reader,
-        )
-        self._loaded = iter(loader)
-
-    def of(self, target_id: str) -> Iterator[tuple[Crops, torch.Tensor]]:
-        """The batches of one target: (B crops, B x C), one for each iteration.
-
-        Close the iterator (contextlib.closing) when the target ends early.
-        """
-        taken = 0
-        try:
-            while taken < self._iterations:
-                crops, labels, owners = next(self._loaded)
-                if owners[0] == target_id:  # others were read ahead for a target that ended early
-                    taken += 1
-                    yield crops, labels
-        finally:
-            self._ended.add(target_id)
-
-    def _draws(self) -> Iterator[list[tuple]]:
-        """What the loader shall read; nothing more for a target once it has ended."""
-        for target_id, label in self._targets.items():
-            members = self.members(target_id, label)
-            for iteration in range(self._iterations):
-                if target_id in self._ended:
-                    break
-                batch = enumerate(next(members))
-                yield [(member, target_id, iteration, row) for row, member in batch]
-
-    def members(self, target_id: str, label: np.ndarray) -> Iterator[list[int]]:
-        """Positions of B images at a time, without end: shuffled passes over the eligible ones.
-
-        The original implementation ends the iterations with the first pass; here drawing goes on.
-        """
-        rng = worker_rng(self._source.seed, "RIB batch", target_id)
-        left: dict[bool, list[int]] = {True: [], False: []}
-        while True:
-            disjoint = rng.random() < self._disjoint_prob
-            pool = left[disjoint]
-            while len(pool) < self._batch_size:
-                query = self._index.disjoint if disjoint else self._index.joint
-                again = query(label).tolist() or self._index.disjoint(label).tolist()
-                rng.shuffle(again)
-                pool.extend(again)
-            yield pool[: self._batch_size]
-            del pool[: self._batch_size]

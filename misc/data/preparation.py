@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from misc.cams import save_label_dict
 from misc.data.dataset_info import DatasetInfo
 from misc.errors import UserError
+from misc.storage.cam_files import save_label_dict
 from misc.storage.files import atomic_path
 from misc.storage.seals import require_own, sealed
 

@@ -1,13 +1,16 @@
 """The loop that the classifier, IRN and later networks are trained with: resumed, on many ranks."""
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from misc.errors import StoppedError, UserError
@@ -18,7 +21,6 @@ from misc.runtime.progress import progress
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import settings_difference, settings_of
 from misc.storage.torch_files import read_torch, write_torch
-from misc.torchutils import PolyOptimizer
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +45,28 @@ class Training:
     name: str
     file: CheckpointFile
     settings: dict  # what the result depends on; see misc.storage.manifest.settings_of
-    epochs: int
     batch_size: int  # of all ranks together
     seed: int
     num_workers: int
     checkpoint_minutes: float  # between two saved states
+    epochs: int = 0
+    iterations: int = 0  # steps, in place of epochs
+    accumulate: int = 1  # passes that a step's batch is cut into
     overwrite: bool = False
+
+    def step_size(self, dataset: Dataset) -> int:
+        """Images of a step."""
+        return min(self.batch_size, len(dataset))
+
+    @property
+    def micro_batch(self) -> int:
+        """Images of a pass, of all ranks together."""
+        return -(-self.batch_size // self.accumulate)
+
+    def steps(self, images: int) -> tuple[int, int]:
+        """Steps of an epoch, whose incomplete batch is dropped as in IRN, and of the training."""
+        per_epoch = max(1, images // self.batch_size)
+        return per_epoch, self.iterations or self.epochs * per_epoch
 
 
 def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
@@ -123,59 +141,65 @@ def _require_same(file: CheckpointFile, noted: dict, settings: dict) -> None:
 def train(
     training: Training,
     model: nn.Module,
-    parameter_groups: list[dict],
+    optimizer: Optimizer,
     dataset: Dataset,
     losses_of: Callable[[nn.Module, list[torch.Tensor], float], dict[str, torch.Tensor]],
+    schedule: LRScheduler | None = None,
+    after_step: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Train with SGD and polynomial decay; incomplete batches are dropped, as in IRN.
+    """Train a network; the loop of every network of the project.
 
-    Every rank has to call it, with the same model; each treats its part of every batch. The state
-    is saved from time to time, and what an earlier run of the same settings saved is continued:
+    Every rank has to call it, with the same model; each processes its part of every batch. The
+    state is saved from time to time, and what an earlier run of the same settings saved is resumed:
     the trajectory is the same.
 
-    parameter_groups: {"params", "lr", "weight_decay"} each.
+    schedule: moves the optimizer's rates after every step, where it does not do so itself.
+    after_step: called with the number of steps done, for instance to validate now and then.
     dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image)
     alone.
     losses_of: the network, this rank's part of a batch and the share of the batch that it is, 0..1
     -> named losses, whose sums over the ranks are those of the batch; "total" is minimised.
     Raises UserError, with the images of the batch, where that is not finite.
     """
-    batch_size = min(training.batch_size, len(dataset))
-    check_batch(f"{training.name} batches of", batch_size)
-    steps = len(dataset) // batch_size
-    optimizer = PolyOptimizer(
-        parameter_groups,
-        lr=parameter_groups[0]["lr"],
-        weight_decay=parameter_groups[0]["weight_decay"],
-        max_step=steps * training.epochs,
-    )
-    done, sums = _resume(training, model, optimizer)
+    check_batch(f"{training.name} batches of", min(training.micro_batch, len(dataset)))
+    per_epoch, total = training.steps(len(dataset))
+    done, sums = _resume(training, model, optimizer, schedule)
     network = distributed.data_parallel(model)
     saved = time.monotonic()
-    hidden = distributed.rank() > 0
-    bar = progress(steps * training.epochs, training.name, "step", done, hidden)
+    bar = progress(total, training.name, "step", done, hidden=distributed.rank() > 0)
     with bar, freed_memory_kept():
-        for epoch in range(done // steps, training.epochs):
-            sums = sums if done % steps else {}
-            members = _members(dataset, training, batch_size, epoch)[done % steps :]
-            for batch, indices in zip(_batches(dataset, training, members), members, strict=True):
-                losses = losses_of(network, batch, len(batch[0]) / batch_size)
-                values = _over_ranks(losses)
-                if not values["total"].isfinite():
-                    _diverged(training, epoch, done, [dataset.image_ids[i] for i in indices])
-                _step(optimizer, losses["total"])
-                for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + value
+        while done < total:
+            epoch, first = divmod(done, per_epoch)
+            sums = sums if first else {}
+            for step in _steps_of(dataset, training, epoch, first, total - done):
+                optimizer.zero_grad()
+                for batch, indices in step:
+                    losses = losses_of(network, batch, len(batch[0]) / training.step_size(dataset))
+                    values = _over_ranks(losses)
+                    if not values["total"].isfinite():
+                        _diverged(training, epoch, done, [dataset.image_ids[i] for i in indices])
+                    # The gradients of the ranks are averaged; the loss is the sum of their parts.
+                    (losses["total"] * distributed.size()).backward()
+                    for name, value in values.items():
+                        sums[name] = sums.get(name, 0.0) + value
+                optimizer.step()
+                if schedule:
+                    schedule.step()
                 done += 1
+                after_step(done)
                 interrupts.check()
                 if time.monotonic() - saved >= 60 * training.checkpoint_minutes:
-                    _save(training, done, model, optimizer, sums)
+                    _save(training, done, model, optimizer, schedule, sums)
                     saved = time.monotonic()
                 bar.update()
-            means = (f"{name} {float(value) / steps:.4f}" for name, value in sums.items())
-            text = "%s: epoch %d of %d, mean losses: %s"
-            log.info(text, training.name, epoch + 1, training.epochs, ", ".join(means))
-    _save(training, done, model, optimizer, sums)
+            _log_means(training, epoch, -(-total // per_epoch), sums, done - epoch * per_epoch)
+    _save(training, done, model, optimizer, schedule, sums)
+
+
+def _log_means(training: Training, epoch: int, epochs: int, sums: dict, steps: int) -> None:
+    means = (f"{name} {float(value) / steps:.4f}" for name, value in sums.items())
+    text = "%s: epoch %d of %d, mean losses: %s"
+    log.info(text, training.name, epoch + 1, epochs, ", ".join(means))
 
 
 def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable) -> None:
@@ -196,13 +220,6 @@ def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable
     distributed.on_first_rank(save)
 
 
-def _step(optimizer: PolyOptimizer, loss: torch.Tensor) -> None:
-    optimizer.zero_grad()
-    # The gradients of the ranks are averaged, and the loss is the sum of their parts.
-    (loss * distributed.size()).backward()
-    optimizer.step()
-
-
 def _diverged(training: Training, epoch: int, done: int, image_ids: list[str]) -> None:
     """End a training whose loss is not finite; every rank is here, and nothing is saved."""
 
@@ -220,31 +237,30 @@ def _over_ranks(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return dict(zip(losses, values, strict=True))
 
 
-def _members(dataset: Dataset, training: Training, batch_size: int, epoch: int) -> list[list[int]]:
-    """Indices of the images of every batch of an epoch."""
+def _steps_of(
+    dataset: Dataset, training: Training, epoch: int, first: int, most: int
+) -> Iterator[Iterable[tuple[list[torch.Tensor], list[int]]]]:
+    """Of each step from `first` on, at most so many: its batches, each with its indices."""
+    size, micro = training.step_size(dataset), training.micro_batch
     generator = torch.Generator().manual_seed(training.seed * 1000 + epoch)
     dataset.set_epoch(epoch)
     order = torch.randperm(len(dataset), generator=generator)
-    return order[: len(order) // batch_size * batch_size].view(-1, batch_size).tolist()
-
-
-def _batches(
-    dataset: Dataset, training: Training, members: list[list[int]]
-) -> Iterator[list[torch.Tensor]]:
-    """This rank's part of the batches."""
-    mine = [distributed.share(batch) for batch in members]
+    steps = order[: len(order) // size * size].view(-1, size).tolist()[first : first + most]
+    members = [step[at : at + micro] for step in steps for at in range(0, size, micro)]
     # Its own generator, so that the loader draws nothing from the global one.
     loader = DataLoader(
         dataset,
-        batch_sampler=mine,
+        batch_sampler=[distributed.share(batch) for batch in members],
         num_workers=training.num_workers,
         generator=torch.Generator().manual_seed(training.seed),
         worker_init_fn=set_up_reader,
     )
-    return iter(loader)
+    batches = zip(loader, members, strict=True)
+    for _ in steps:
+        yield itertools.islice(batches, -(-size // micro))
 
 
-def _save(training: Training, done: int, model, optimizer: PolyOptimizer, sums: dict) -> None:
+def _save(training: Training, done: int, model, optimizer, schedule, sums: dict) -> None:
     """Keep the state after `done` steps; the first rank writes it."""
     if distributed.rank() > 0:
         return
@@ -254,6 +270,7 @@ def _save(training: Training, done: int, model, optimizer: PolyOptimizer, sums: 
         "done": done,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict() if schedule else None,
         "sums": sums,
         "rng": torch.get_rng_state(),
         "cuda rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -262,7 +279,7 @@ def _save(training: Training, done: int, model, optimizer: PolyOptimizer, sums: 
         write_torch(training.file.partial, state)
 
 
-def _resume(training: Training, model, optimizer: PolyOptimizer) -> tuple[int, dict]:
+def _resume(training: Training, model, optimizer, schedule) -> tuple[int, dict]:
     """Load the state of an earlier run; returns its steps and sums of losses, or 0 and none."""
     path = training.file.partial
     state = _read_state(path)
@@ -279,6 +296,8 @@ def _resume(training: Training, model, optimizer: PolyOptimizer) -> tuple[int, d
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if schedule:
+            schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"])
         if device.type == "cuda" and state["cuda rng"] is not None:
             torch.cuda.set_rng_state(state["cuda rng"], device)
@@ -286,7 +305,7 @@ def _resume(training: Training, model, optimizer: PolyOptimizer) -> tuple[int, d
         raise UserError(
             f"{path}: is of another network ({type(error).__name__}); remove it to train anew"
         ) from error
-    log.info("%s: goes on after %d steps from %s", training.name, state["done"], path)
+    log.info("%s: resumes after %d steps from %s", training.name, state["done"], path)
     return state["done"], {name: value.to(device) for name, value in state["sums"].items()}
 
 
@@ -300,6 +319,6 @@ def _read_state(path: Path) -> dict | None:
         log.warning("%s is damaged; training starts anew", path)
         return None
     types = {"settings": dict, "done": int, "model": dict, "optimizer": dict, "sums": dict}
-    whole = isinstance(state, dict) and {*types, "rng", "cuda rng"} <= set(state)
+    whole = isinstance(state, dict) and {*types, "schedule", "rng", "cuda rng"} <= set(state)
     whole = whole and all(isinstance(state[name], kind) for name, kind in types.items())
     return state if whole else None

@@ -16,8 +16,6 @@ log = logging.getLogger(__name__)
 
 NAME = "manifest.json"
 _MAX_BYTES = 1 << 20
-# Raised with every change of the code by which the same options give other files.
-VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class OutputFolder:
 
 
 def settings_of(options: dict, inputs: dict | None) -> dict:
-    """What is noted of the making of files: options, digests of the inputs, version of the code."""
-    return {"version": VERSION, **options, "inputs": inputs}
+    """What a manifest records: step, its version and options, digests of the inputs."""
+    return {**options, "inputs": inputs}
 
 
 def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: bool) -> None:

@@ -18,10 +18,10 @@ from coco14 import masks
 from coco14.dataset import CATEGORY_IDS, CLASS_NAMES, describe
 from coco14.instances import Annotation
 from coco14.prepare import prepare
-from misc.cams import load_label_dict
 from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
 from misc.palette import read_label_png, save_palette_png, voc_palette
+from misc.storage.cam_files import load_label_dict
 from tests.conftest import PROJECT, shared_path
 
 PERSON, CAR, CUP, TABLE = (

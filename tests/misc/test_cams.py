@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from misc import cams
 from misc.errors import UserError
+from misc.storage import cam_files
 from misc.storage.npydict import save_dict
 
 
@@ -182,8 +183,8 @@ def test_missing_cams_say_what_to_run(tmp_path):
 
 def test_label_dict_comes_back(tmp_path):
     labels = {2007000032: np.eye(20)[3], np.int64(139): np.eye(20)[19]}
-    cams.save_label_dict(tmp_path / "cls_labels.npy", labels)
-    loaded = cams.load_label_dict(tmp_path / "cls_labels.npy")
+    cam_files.save_label_dict(tmp_path / "cls_labels.npy", labels)
+    loaded = cam_files.load_label_dict(tmp_path / "cls_labels.npy")
     assert list(loaded) == [2007000032, 139] and all(type(image) is int for image in loaded)
     assert all(row.dtype == np.float32 for row in loaded.values())
     np.testing.assert_array_equal(list(loaded.values()), np.eye(20)[[3, 19]])
@@ -191,7 +192,7 @@ def test_label_dict_comes_back(tmp_path):
 
 def test_label_dict_of_another_tool_is_read(tmp_path):
     save_dict(tmp_path / "a.npy", {np.int64(139): np.array([0, 1], dtype=np.uint8)})
-    loaded = cams.load_label_dict(tmp_path / "a.npy")
+    loaded = cam_files.load_label_dict(tmp_path / "a.npy")
     assert loaded[139].tolist() == [0.0, 1.0] and loaded[139].dtype == np.float32
 
 
@@ -207,4 +208,4 @@ def test_label_dict_of_another_tool_is_read(tmp_path):
 def test_label_dicts_that_do_not_fit_are_refused(tmp_path, content):
     save_dict(tmp_path / "a.npy", content)
     with pytest.raises(UserError, match="a.npy is not a"):
-        cams.load_label_dict(tmp_path / "a.npy")
+        cam_files.load_label_dict(tmp_path / "a.npy")

@@ -9,6 +9,7 @@ import torch
 from misc import indexing
 from misc.errors import UserError
 from misc.indexing import PathIndex, affinity_labels, path_maximum, propagate_to_edge
+from tests.references import IndexArrays
 
 WALKS = [indexing.walk_by_offsets, indexing.walk_by_windows]
 
@@ -17,9 +18,14 @@ def random_map(*shape, seed=0, dtype=torch.float64):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def paths_of(index):
+    """The offsets of every pair's path, in the order of search_dst."""
+    return [path for group in index.search_paths for path in group.tolist()]
+
+
 def gathered_maximum(maps, path_index):
     """The maxima by explicit index arrays, B x pairs x starts."""
-    groups = path_index.get_path_indices(tuple(maps.shape[-2:]))[0]
+    groups = IndexArrays(path_index, tuple(maps.shape[-2:])).path_indices
     flat = maps.flatten(1)
     return torch.cat([flat[:, torch.from_numpy(g)].amax(dim=2) for g in groups], dim=1)
 
@@ -30,11 +36,12 @@ def test_recorded_paths_and_indices(golden):
     assert index.radius_floor == data["r5_radius_floor"]
     np.testing.assert_array_equal(index.search_dst, data["r5_search_dst"])
     assert len(index.search_paths) == len(data["r5_path_shapes"])
-    for i, (path, indices) in enumerate(zip(index.search_paths, index.path_indices, strict=True)):
+    arrays = IndexArrays(index)
+    for i, (path, indices) in enumerate(zip(index.search_paths, arrays.path_indices, strict=True)):
         np.testing.assert_array_equal(path, data[f"r5_search_path_{i}"])
         np.testing.assert_array_equal(indices, data[f"r5_path_indices_{i}"])
-    np.testing.assert_array_equal(index.src_indices, data["r5_src_indices"])
-    np.testing.assert_array_equal(index.dst_indices, data["r5_dst_indices"])
+    np.testing.assert_array_equal(arrays.src_indices, data["r5_src_indices"])
+    np.testing.assert_array_equal(arrays.dst_indices, data["r5_dst_indices"])
 
 
 def test_recorded_paths_of_the_training_radius(golden):
@@ -42,8 +49,9 @@ def test_recorded_paths_of_the_training_radius(golden):
     index = PathIndex(int(data["big_radius"]), tuple(data["big_size"].tolist()))
     assert index.radius_floor == data["big_radius_floor"]
     np.testing.assert_array_equal(index.search_dst, data["big_search_dst"])
-    assert [p.shape for p in index.path_indices] == [tuple(s) for s in data["big_path_shapes"]]
-    assert index.dst_indices.shape == tuple(data["big_dst_shape"])
+    arrays = IndexArrays(index)
+    assert [p.shape for p in arrays.path_indices] == [tuple(s) for s in data["big_path_shapes"]]
+    assert arrays.dst_indices.shape == tuple(data["big_dst_shape"])
     for i, path in enumerate(index.search_paths):
         np.testing.assert_array_equal(path, data[f"big_search_path_{i}"])
 
@@ -57,15 +65,16 @@ def test_paths_of_radius_three_by_hand():
         [1, -2], [1, 2], [2, -1], [2, 1],
         [2, -2], [2, 2],
     ]  # fmt: skip
-    assert index.paths[2] == [[0, 2], [0, 1], [0, 0]]
-    assert index.paths[4] == [[1, -1], [0, -1], [1, 0], [0, 0]]
-    assert index.src_indices.tolist() == [2, 3, 4, 9, 10, 11, 16, 17, 18]
-    assert index.dst_indices[6].tolist() == [7, 8, 9, 14, 15, 16, 21, 22, 23]
+    assert paths_of(index)[2] == [[0, 2], [0, 1], [0, 0]]
+    assert paths_of(index)[4] == [[1, -1], [0, -1], [1, 0], [0, 0]]
+    arrays = IndexArrays(index)
+    assert arrays.src_indices.tolist() == [2, 3, 4, 9, 10, 11, 16, 17, 18]
+    assert arrays.dst_indices[6].tolist() == [7, 8, 9, 14, 15, 16, 21, 22, 23]
 
 
 def test_pixels_at_distance_one_are_not_on_the_path():
     index = PathIndex(6, (6, 11))
-    path = index.paths[index.search_dst.tolist().index([3, 4])]
+    path = paths_of(index)[index.search_dst.tolist().index([3, 4])]
     assert sorted(path) == [
         [0, 0], [0, 1], [1, 0], [1, 1], [1, 2],
         [2, 2], [2, 3], [2, 4], [3, 3], [3, 4],
@@ -102,7 +111,7 @@ def test_path_maximum_gradient_of_equal_values_goes_to_the_last_pixel_of_the_pat
     weights = torch.arange(1.0, 1 + maxima.numel()).view_as(maxima)
     (maxima * weights).sum().backward()
     expected = torch.zeros(28)
-    last = np.concatenate([pixels.max(axis=1) for pixels in index.path_indices])
+    last = np.concatenate([pixels.max(axis=1) for pixels in IndexArrays(index).path_indices])
     expected.index_add_(0, torch.from_numpy(last).reshape(-1), weights.reshape(-1))
     assert torch.equal(maps.grad.reshape(-1), expected)
 
@@ -127,10 +136,12 @@ def test_pair_labels_equal_a_loop_over_pairs():
     values = np.array([0, 1, 2, 20, 30, 255])
     label_map = values[np.random.default_rng(0).integers(0, 6, (2, 6, 8))]
     labels = affinity_labels(torch.from_numpy(label_map.astype(np.uint8)), index, 21)
-    pairs = itertools.product(range(2), range(len(index.search_dst)), range(len(index.src_indices)))
+    arrays = IndexArrays(index)
+    counts = (2, len(index.search_dst), len(arrays.src_indices))
+    pairs = itertools.product(*map(range, counts))
     for image, pair, start in pairs:
-        a = label_map[image].flat[index.src_indices[start]]
-        b = label_map[image].flat[index.dst_indices[pair, start]]
+        a = label_map[image].flat[arrays.src_indices[start]]
+        b = label_map[image].flat[arrays.dst_indices[pair, start]]
         valid = a < 21 and b < 21
         expected = (valid and a == b == 0, valid and a == b > 0, valid and a != b)
         assert tuple(label[image, pair, start].item() for label in labels) == expected
@@ -141,7 +152,7 @@ def dense_walk(scores, edge, radius, beta, exp_times):
     height, width = edge.shape[-2:]
     index = PathIndex(radius, (height, width))
     affinity = np.eye(height * width)
-    for (row, column), path in itertools.product(np.ndindex(height, width), index.paths):
+    for (row, column), path in itertools.product(np.ndindex(height, width), paths_of(index)):
         pixels = np.array(path) + (row, column)
         if (pixels >= 0).all() and (pixels < (height, width)).all():
             start, end = row * width + column, pixels[0] @ (width, 1)

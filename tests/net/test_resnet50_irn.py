@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from misc.affinity_loss import PairLoss
 from misc.errors import UserError
-from misc.indexing import AffinityLabels, PathIndex, affinity_labels
+from misc.indexing import (
+    AffinityLabels,
+    PathIndex,
+    affinity_labels,
+    pair_ends,
+    path_maximum,
+    shifted,
+)
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement, Net
 from tests import references
 from tests.weights import fill_by_recipe
@@ -65,7 +73,7 @@ def test_recorded_raw_outputs_and_mean_shift_mode(recorded_net):
 
 @pytest.fixture(scope="module")
 def pair_loss():
-    return thin(AffinityDisplacementLoss, PathIndex(5, (16, 16)))
+    return PairLoss(PathIndex(5, (16, 16)))
 
 
 def test_recorded_losses_and_gradients(golden, pair_loss):
@@ -74,7 +82,7 @@ def test_recorded_losses_and_gradients(golden, pair_loss):
     displacement = torch.from_numpy(data["dp"]).requires_grad_()
     label_maps = torch.from_numpy(data["label_maps"])
     labels = affinity_labels(label_maps, pair_loss.path_index, 21)
-    losses = pair_loss.losses(edge, displacement, labels)
+    losses = pair_loss(edge, displacement, labels)
     names = {"bg_pos": "bg_pos_aff", "fg_pos": "fg_pos_aff", "pos": "pos_aff", "neg": "neg_aff"}
     for field, value in losses._asdict().items():
         recorded = data[f"scalar_{names.get(field, field)}"].item()
@@ -82,16 +90,23 @@ def test_recorded_losses_and_gradients(golden, pair_loss):
     losses.total.backward()
     assert_close(edge.grad, data["grad_edge_logits"])
     assert_close(displacement.grad, data["grad_dp"])
-    assert_close(pair_loss.to_affinity(torch.sigmoid(edge.detach())), data["affinity"])
-    pair_displacement = pair_loss.to_pair_displacement(displacement.detach())
+    probability = torch.sigmoid(edge.detach()).squeeze(1)
+    assert_close(1 - path_maximum(probability, pair_loss.path_index), data["affinity"])
+    pair_displacement = changes(displacement.detach(), pair_loss.path_index)
     assert_close(pair_displacement, data["pair_displacement"])
+
+
+def changes(displacement, paths):
+    """Displacement at the start of a pair minus that at its end, B x 2 x pairs x starts."""
+    start = shifted(displacement, (0, 0), paths.radius_floor)
+    return (start.unsqueeze(2) - pair_ends(displacement, paths)).flatten(3)
 
 
 @pytest.mark.parametrize("radius, size", [(2, (5, 9)), (5, (16, 18)), (7, (13, 30))])
 def test_losses_and_gradients_are_those_of_the_maps_of_all_pairs(radius, size):
     generator = torch.Generator().manual_seed(radius)
     paths = PathIndex(radius, size)
-    model = thin(AffinityDisplacementLoss, paths)
+    pair_loss = PairLoss(paths)
     values = torch.tensor([0, 0, 3, 7, 255], dtype=torch.uint8)
     label_maps = values[torch.randint(0, 5, (3, *size), generator=generator)]
     indices = references.PairIndices.of(paths, torch.device("cpu"))
@@ -106,7 +121,7 @@ def test_losses_and_gradients_are_those_of_the_maps_of_all_pairs(radius, size):
             labels = references.pair_labels(label_maps.numpy(), paths, 21)
             losses = references.irn_losses(edge, displacement, labels, indices)
         else:
-            losses = model.losses(edge, displacement, affinity_labels(label_maps, paths, 21))
+            losses = pair_loss(edge, displacement, affinity_labels(label_maps, paths, 21))
         # Every term with a weight of its own, so that none hides behind another.
         sum(weight * term for weight, term in enumerate(losses, start=1)).backward()
         results.append((torch.stack(list(losses)).detach(), edge.grad, displacement.grad))
@@ -117,14 +132,14 @@ def test_losses_and_gradients_are_those_of_the_maps_of_all_pairs(radius, size):
 def test_large_displacements_lose_no_accuracy(pair_loss):
     labels = affinity_labels(torch.zeros(1, 12, 12, dtype=torch.uint8), pair_loss.path_index, 21)
     small = torch.rand(1, 2, 12, 12, generator=torch.Generator().manual_seed(0)).mul(64).round()
-    expected = pair_loss.losses(torch.zeros(1, 1, 12, 12), small, labels).dp_bg.item()
-    moved = pair_loss.losses(torch.zeros(1, 1, 12, 12), small + 2.0**20, labels).dp_bg.item()
+    expected = pair_loss(torch.zeros(1, 1, 12, 12), small, labels).dp_bg.item()
+    moved = pair_loss(torch.zeros(1, 1, 12, 12), small + 2.0**20, labels).dp_bg.item()
     assert expected > 1 and moved == pytest.approx(expected, rel=1e-6)
 
 
 def test_pair_displacement_of_a_linear_field(pair_loss):
     rows, columns = torch.meshgrid(torch.arange(10.0), torch.arange(12.0), indexing="ij")
-    pairs = pair_loss.to_pair_displacement(torch.stack([rows, 2 * columns])[None])
+    pairs = changes(torch.stack([rows, 2 * columns])[None], pair_loss.path_index)
     offsets = torch.from_numpy(pair_loss.path_index.search_dst).float()
     assert pairs.shape == (1, 2, 34, 6 * 4)
     assert torch.equal(
@@ -136,7 +151,7 @@ def test_losses_by_hand_in_a_batch_of_two(pair_loss):
     bg, fg, neg = torch.zeros(3, 2, 34, 6 * 4)
     bg[0, 1, 0] = fg[0, 0, 0] = fg[1, 5, 3] = neg[1, 2, 0] = 1
     edge_logits = torch.stack([torch.zeros(1, 10, 12), torch.full((1, 10, 12), math.log(3))])
-    losses = pair_loss.losses(edge_logits, torch.ones(2, 2, 10, 12), AffinityLabels(bg, fg, neg))
+    losses = pair_loss(edge_logits, torch.ones(2, 2, 10, 12), AffinityLabels(bg, fg, neg))
     # Affinity 1/2 in the first image and 1/4 in the second; the displacements are all equal.
     offsets = np.abs(pair_loss.path_index.search_dst)
     expected = {
@@ -157,14 +172,14 @@ def test_losses_without_any_label_are_zero(pair_loss):
     labels = affinity_labels(
         torch.full((1, 12, 12), 255, dtype=torch.uint8), pair_loss.path_index, 21
     )
-    losses = pair_loss.losses(torch.randn(1, 1, 12, 12), torch.randn(1, 2, 12, 12), labels)
+    losses = pair_loss(torch.randn(1, 1, 12, 12), torch.randn(1, 2, 12, 12), labels)
     assert all(value.item() == 0 for value in losses)
 
 
 def test_training_touches_the_heads_only():
     model = thin(AffinityDisplacementLoss, PathIndex(3, (16, 16))).train()
     maps = torch.randint(0, 3, (2, 16, 16), dtype=torch.uint8)
-    labels = affinity_labels(maps, model.path_index, 21)
+    labels = affinity_labels(maps, model.loss.path_index, 21)
     images = torch.randn(2, 3, 64, 64, requires_grad=True)
     model(images, labels).total.backward()
     assert images.grad is None
@@ -181,7 +196,7 @@ def test_training_touches_the_heads_only():
 
 def test_too_small_training_maps_are_a_clear_error(pair_loss):
     with pytest.raises(UserError, match="--irn_crop_size"):
-        pair_loss.to_affinity(torch.rand(1, 1, 8, 8))
+        affinity_labels(torch.zeros(1, 8, 8, dtype=torch.uint8), pair_loss.path_index, 21)
 
 
 @torch.no_grad()

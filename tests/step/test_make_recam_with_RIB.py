@@ -30,7 +30,7 @@ def args(sample, classifier_file, tmp_path):
 def maps_of(kind, args, count=2) -> list[np.ndarray]:
     """What a step saves for the first images."""
     ids = args.image_ids("infer")[:count]
-    task = STEPS[kind](args, ids)
+    task = STEPS[kind](args)
     task.start(torch.device("cpu"), list(ids))
     for image_id in ids:
         task.one(image_id)

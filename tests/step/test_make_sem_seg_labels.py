@@ -6,7 +6,9 @@ import torch
 
 from misc.cams import label_map
 from misc.cli.options import parse
-from step.make_sem_seg_labels import MakePseudoMask, upsample_walk
+from misc.indexing import upsampled_walk, walked_scores
+from net.inference import pseudo_mask
+from step.make_sem_seg_labels import walk_settings
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def propagated(data, **changes):
     args = parse(["--seed_power", str(float(data["seg_power"])), *words])
     cam, edge = torch.from_numpy(data["seg_cam"]), torch.from_numpy(data["seg_edge"])
     size = tuple(int(side) for side in data["seg_size"])
-    return MakePseudoMask(args).propagate(cam, edge, size).numpy()
+    return walked_scores(cam, edge, size, walk_settings(args)).numpy()
 
 
 @pytest.mark.parametrize("name, threshold", [("bg027", 0.27), ("bg022", 0.22)])
@@ -45,7 +47,14 @@ def test_labels_are_the_recorded_ones(recorded, name, threshold):
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed_power": 1.0}, {"beta": 8}, {"exp_times": 4}, {"walk_radius": 4}]
+    "change",
+    [
+        {"seed_power": 1.0},
+        {"beta": 8},
+        {"exp_times": 4},
+        {"walk_radius": 4},
+        {"walk_norm": "class"},
+    ],
 )
 def test_every_option_of_the_walk_counts(made_up, change):
     assert np.abs(propagated(made_up, **change) - propagated(made_up)).max() > 1e-3
@@ -54,7 +63,7 @@ def test_every_option_of_the_walk_counts(made_up, change):
 def test_walk_to_scores_is_the_recorded_part(recorded):
     """The recorded walk, enlarged, cut and divided by the maximum of all classes together."""
     size = tuple(int(side) for side in recorded["seg_size"])
-    scores = upsample_walk(torch.from_numpy(recorded["seg_walk"]), size).numpy()
+    scores = upsampled_walk(torch.from_numpy(recorded["seg_walk"]), size).numpy()
     assert scores.shape == (len(recorded["seg_keys"]), *size) and scores.max() == 1
     np.testing.assert_allclose(propagated(recorded), scores, rtol=0, atol=1e-4)
 
@@ -62,13 +71,15 @@ def test_walk_to_scores_is_the_recorded_part(recorded):
 def test_one_maximum_for_all_classes():
     walk = torch.zeros(2, 1, 3, 4)
     walk[0, 0, 1, 1], walk[1, 0, 1, 2] = 4.0, 2.0
-    scores = upsample_walk(walk, (11, 14))
+    scores = upsampled_walk(walk, (11, 14))
     assert scores.shape == (2, 11, 14)
     assert scores[0].max() == 1 and scores[1].max() == pytest.approx(0.5)
+    by_class = upsampled_walk(walk, (11, 14), "class")
+    assert torch.equal(by_class[0], scores[0]) and by_class[1].max() == 1
 
 
 def test_maps_of_zeros_stay_zeros():
-    scores = upsample_walk(torch.zeros(2, 1, 3, 4), (12, 16))
+    scores = upsampled_walk(torch.zeros(2, 1, 3, 4), (12, 16))
     assert scores.shape == (2, 12, 16) and not scores.any()
     assert not label_map(scores.numpy(), np.array([3, 5]), 0.27).any()
 
@@ -76,14 +87,18 @@ def test_maps_of_zeros_stay_zeros():
 class Remember(torch.nn.Module):
     """In place of the boundary network: keeps what it was asked."""
 
+    def __init__(self):
+        super().__init__()
+        self.device_of = torch.nn.Parameter(torch.zeros(1))
+
     def forward(self, pair):
         self.seen = (self.crop_size, tuple(pair.shape))
-        return torch.zeros(1, 2, 2), None
+        return torch.zeros(1, *((n - 1) // 4 + 1 for n in pair.shape[-2:])), None
 
 
 @pytest.mark.parametrize("pad, crop_size", [(64, 64), (50, 50), (49, None), (0, None)])
 def test_images_larger_than_the_padding_are_not_cut(pad, crop_size):
-    task = MakePseudoMask(parse(["--irn_pad_size", str(pad)]))
-    task.device, task.model = torch.device("cpu"), Remember()
-    task.boundary(np.zeros((30, 50, 3), dtype=np.uint8))
-    assert task.model.seen == (crop_size, (2, 3, 30, 50))
+    network = Remember()
+    maps = {"keys": np.array([3]), "cam": np.ones((1, 8, 13), dtype=np.float32)}
+    pseudo_mask(network, np.zeros((30, 50, 3), dtype=np.uint8), maps, pad_size=pad)
+    assert network.seen == (crop_size, (2, 3, 30, 50))

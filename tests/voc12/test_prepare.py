@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from misc.cams import load_label_dict
 from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
 from misc.palette import read_label_png, save_palette_png
+from misc.storage.cam_files import load_label_dict
 from tests.conftest import PROJECT
 from voc12.dataset import CLASS_NAMES, describe
 from voc12.prepare import label_from_mask, label_from_xml, prepare

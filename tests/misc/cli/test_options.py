@@ -1,11 +1,13 @@
 """misc/cli/options.py: what the command line means."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from misc.cli.options import DATASETS, STEPS, build_parser, chosen_steps, parse
+from misc.cli.options import STEPS, build_parser, chosen_steps, parse
+from misc.data.registry import describe
 from misc.errors import UserError
 from misc.runtime.devices import check_device
 from step.eval_cam import thresholds
@@ -188,7 +190,7 @@ def test_help_tells_every_option_and_its_default():
     text = build_parser().format_help()
     words = " ".join(text.split())
     assert all(f"--{name}_pass" in words for name in STEPS)
-    for name in DATASETS["voc12"][0]("").defaults:
+    for name in describe("voc12", Path()).defaults:
         assert f"--{name} " in words
     assert "(default: voc12 0.27" in words and "(default: voc12 8e-06" in words
 

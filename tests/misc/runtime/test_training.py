@@ -83,7 +83,8 @@ def run(tmp_path):
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.pth"
         job = training(changes.pop("path", path), **changes)
         try:
-            train(job, model, groups, dataset, losses_of)
+            optimizer = PolyOptimizer(groups, lr, weight_decay, job.steps(len(dataset))[1])
+            train(job, model, optimizer, dataset, losses_of)
         except KeyboardInterrupt:
             pass
         return model.value.item(), seen
@@ -157,7 +158,7 @@ def test_mean_losses_count_the_steps_before_the_interruption(run, tmp_path, capl
     run(Numbers(4), 1e-9, interrupt_at=1, epochs=1, path=path, checkpoint_minutes=0)
     caplog.set_level(logging.INFO)
     run(Numbers(4), lr=1e-9, epochs=1, path=path)
-    assert "toy: goes on after 1 steps from" in caplog.text
+    assert "toy: resumes after 1 steps from" in caplog.text
     assert "toy: epoch 1 of 1, mean losses: part 1.5000, total 3.0000" in caplog.text
 
 

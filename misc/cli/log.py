@@ -1,0 +1,68 @@
+"""The log of a run: on the screen and in a file."""
+
+import contextlib
+import json
+import logging
+import stat
+import sys
+from pathlib import Path
+
+from misc.cli.options import Options
+from misc.errors import UserError
+from misc.storage.manifest import make_writable
+
+log = logging.getLogger("run_sample")
+
+LOG_MARK = "RIB run log"  # the first line of a log
+
+
+class _LogFile(logging.FileHandler):
+    """Ends the run where it cannot be written, instead of a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        with contextlib.suppress(OSError):  # it would try to write the rest again
+            self.close()
+        raise
+
+
+def start_log(args: Options, first_rank: bool) -> None:
+    """Log to the screen and to a file; the file gets all options, the screen those that differ.
+
+    Of several ranks the first does; the others show warnings only.
+    """
+    if not first_rank:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+        return
+    make_writable(args.log_name.parent, "--log_name")
+    require_log(args.log_name)
+    try:
+        handlers = [logging.StreamHandler(sys.stdout), _LogFile(args.log_name)]
+    except OSError as error:
+        raise UserError(
+            f"--log_name {args.log_name}: cannot be written ({error.strerror}); give another file"
+        ) from None
+    form = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **form)
+    handlers[0].setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
+    if args.log_name.stat().st_size == 0:
+        handlers[1].stream.write(f"{LOG_MARK}\n")
+    log.debug("all options: %s", json.dumps(args.plain(), default=str))
+    log.info("options: %s", json.dumps(args.changed(), default=str))
+
+
+def log_to_screen() -> None:
+    """Messages alone, on the screen alone."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+
+
+def require_log(path: Path) -> None:
+    """Raise UserError where a file is not a log of this program, nor a device such as /dev/null."""
+    mode = path.stat().st_mode if path.exists() else 0
+    if stat.S_ISREG(mode) and path.stat().st_size:
+        with open(path, "rb") as file:
+            if file.read(len(LOG_MARK)) == LOG_MARK.encode():
+                return
+    elif not mode or stat.S_ISREG(mode) or stat.S_ISCHR(mode):
+        return
+    raise UserError(f"--log_name {path}: is not a log of this program; give another file")

@@ -1,0 +1,47 @@
+"""The table and the curves of a result folder, from its scores.json alone."""
+
+import logging
+
+from misc.cli.options import Options
+from misc.errors import UserError, counted
+from misc.storage.scores import NAME, load_scores
+
+log = logging.getLogger(__name__)
+
+# Rows of the table in the order of the method.
+ROWS = ("CAM seed", "RIB seed", "pseudo masks")
+
+
+def print_report(args: Options) -> None:
+    """Print the table; UserError where nothing was scored yet."""
+    rows = load_scores(args.result_dir)
+    if not rows:
+        raise UserError(
+            f"{args.result_dir / NAME}: no scores yet; run --eval_cam_pass or --eval_sem_seg_pass"
+        )
+    log.info("\n%s", "\n".join(table(args, rows)))
+
+
+def table(args: Options, rows: dict[str, dict]) -> list[str]:
+    """Lines of the table; the paper's figures stand beside rows of the official lists."""
+    names = [row for row in ROWS if row in rows] + sorted(set(rows) - set(ROWS))
+    official = any(rows[row].get("official") for row in names)
+    lines = [f"{'':14}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
+    for row in names:
+        score, paper = rows[row], ""
+        best = score["best"]
+        if score.get("official") and row in args.info.paper_scores:
+            paper = f"{args.info.paper_scores[row]:8.1f}"
+        miou = float("nan") if score["miou"][best] is None else 100 * score["miou"][best]
+        lines.append(f"{row:14}{miou:9.2f}{score['thresholds'][best]:11.2f}{paper}")
+    for where in dict.fromkeys(_where(rows[row]) for row in names):
+        lines.append(where)
+    if official:
+        lines.append(args.info.paper_note)
+    if args.info.draws_masks:
+        lines.append("masks drawn from annotations are another ground truth than published ones")
+    return lines
+
+
+def _where(score: dict) -> str:
+    return f"on {counted({'image': score.get('images', 0)})} of {score.get('list', 'another list')}"

@@ -1,0 +1,127 @@
+"""A run: everything is looked at first, then the chosen steps follow each other."""
+
+import contextlib
+import importlib
+import logging
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
+from misc.cli.log import log_to_screen, start_log
+from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
+from misc.cli.places import check_places, claimed
+from misc.cli.preflight import Preflight
+from misc.cli.report import print_report
+from misc.cli.steps import load_steps, makers
+from misc.errors import StoppedError, UserError
+from misc.runtime import distributed, interrupts
+from misc.runtime.devices import (
+    check_device,
+    main_device,
+    set_up_process,
+    training_threads,
+    uses_cuda,
+)
+from misc.runtime.image_task import readers_can_end
+
+log = logging.getLogger("run_sample")
+
+
+def execute(args: Options, ends_process: bool = False) -> int:
+    """Run what the options say; returns the exit code, after one line for what ended the run.
+
+    ends_process: the caller does nothing but exit with it; see `interrupts.noticed`.
+    """
+    try:
+        with interrupts.noticed(ends_process):
+            if args.report:
+                log_to_screen()
+                print_report(args)
+                importlib.import_module("step.visualize").save_curves(args)
+                return 0
+            check_device(args.device)
+            with distributed.joined(uses_cuda(args.resources)):
+                run(args)
+    except UserError as error:
+        if not isinstance(error, distributed.SaidElsewhereError):
+            _say_each("error", str(error))
+        return 2
+    except (StoppedError, OSError) as error:  # such as a full disk, or a folder that is gone
+        _say_each("stopped", f"{error}; the same command resumes where it stopped")
+        return 1
+    except interrupts.Interrupted as interrupt:
+        if distributed.rank() == 0:
+            _say_each("interrupted", "the same command resumes where it stopped")
+        return 128 + interrupt.number
+    return 0
+
+
+def _say_each(kind: str, text: str) -> None:
+    for line in text.splitlines():
+        print(f"{kind}: {line}", file=sys.stderr)
+
+
+def run(args: Options) -> None:
+    """All of a run; every rank calls it."""
+    first = distributed.on_first_rank
+    args.info.require_root()
+    steps = load_steps(chosen_steps(args))
+    first(lambda: check_places(args, steps))
+    set_up_process(
+        main_device(args.resources), training_threads(args.resources), args.deterministic
+    )
+    if args.check:
+        first(lambda: check_only(args, steps))
+        return
+    with contextlib.ExitStack() as stack:
+        first(lambda: stack.enter_context(claimed(args, steps)))
+        start_log(args, distributed.rank() == 0)
+        with_masks = any("eval" in step.LISTS for step in steps.values())
+        first(lambda: prepare_lists(args, with_masks))
+        first(lambda: check_steps(args, steps))
+        run_steps(args, steps)
+
+
+def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
+    """What `--check` does: nothing is written but lists that are missing, into a passing folder."""
+    log_to_screen()
+    with tempfile.TemporaryDirectory() as scratch:
+        checked = args
+        try:
+            if args.made_lists() and lists_are_missing(args):
+                checked = args.with_list_dir(Path(scratch))
+                make_lists(checked, with_masks=False)
+            check_steps(checked, steps)
+        except UserError as error:
+            raise UserError(str(error).replace(scratch, str(args.list_dir))) from None
+
+
+def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
+    """Look at everything that the steps will read and write; one UserError for all problems."""
+    preflight = Preflight(args, list(steps))
+    for step in steps.values():
+        preflight.collect(partial(step.check, args, preflight))
+    if unread := unread_lists(args, steps):
+        log.warning("%s: no step of this run reads it", ", ".join(unread))
+    preflight.finish()
+
+
+def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
+    """Run the steps in the order of the method, then draw pictures and print the table."""
+    for number, (name, step) in enumerate(steps.items(), start=1):
+        log.info("[%d/%d] %s: %s", number, len(steps), name, STEPS[name].lstrip("0123456789 "))
+        interrupts.check()
+        with readers_can_end(name):
+            step.run(args)
+    if args.visualize:
+        importlib.import_module("step.visualize").run(args)
+    if any("eval" in step.LISTS for step in steps.values()):
+        print_report(args)
+    written = {name: path for path, name in makers(args).items()}
+    pictures = args.result_dir / "visualize"
+    for name, path in {**written, "pictures": pictures, "log": args.log_name}.items():
+        if path.exists():
+            log.info("%-20s %s", name, path)

@@ -1,0 +1,22 @@
+"""The step modules by name, and which of them makes what."""
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from misc.cli.options import STEPS, Options
+
+
+def load_steps(names: Iterable[str] = tuple(STEPS)) -> dict[str, ModuleType]:
+    """Step modules by name: LISTS, `writes(args)`, `check(args, preflight)`, `run(args)`."""
+    return {name: importlib.import_module(f"step.{name}") for name in names}
+
+
+def makers(args: Options) -> dict[Path, str]:
+    """The step that makes each folder and file that any step would write with these options."""
+    return {
+        path.resolve(): name
+        for name, step in reversed(load_steps().items())  # of two the first in the sequence counts
+        for path in step.writes(args).values()
+    }

@@ -1,0 +1,153 @@
+"""RIB's batches of other images, which share no class with the target (RIB, Sec. 3.2)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from misc.data.dataset_info import DatasetInfo
+from misc.data.datasets import Crops, byte_crop, read_image
+from misc.data.image_cache import ImageCache
+from misc.runtime.processes import set_up_reader
+from misc.torchutils import worker_rng
+
+
+class DisjointIndex:
+    """Images grouped by their set of classes, once; queries then look at the groups only.
+
+    labels: N x C multi-hot. Results are positions in it, ascending (list order).
+    """
+
+    def __init__(self, labels: np.ndarray):
+        self._groups, member = np.unique(labels > 0, axis=0, return_inverse=True)
+        member = member.reshape(-1)
+        ends = np.cumsum(np.bincount(member, minlength=len(self._groups)))
+        self._members = np.split(np.argsort(member, kind="stable"), ends[:-1])
+        self._answers: dict[tuple[str, bytes], np.ndarray] = {}
+
+    def disjoint(self, label: np.ndarray) -> np.ndarray:
+        """Images without any class of a multi-hot label (C,). Without classes, all images are."""
+        return self._query("disjoint", label, lambda shared, wanted: shared == 0)
+
+    def joint(self, label: np.ndarray) -> np.ndarray:
+        """Images with all classes of a multi-hot label (C,)."""
+        return self._query("joint", label, lambda shared, wanted: shared == wanted)
+
+    def _query(self, kind: str, label: np.ndarray, chosen: Callable) -> np.ndarray:
+        classes = np.asarray(label) > 0
+        key = (kind, classes.tobytes())
+        if key not in self._answers:
+            shared = (self._groups & classes).sum(axis=1)
+            groups = np.flatnonzero(chosen(shared, classes.sum()))
+            members = [self._members[group] for group in groups]
+            self._answers[key] = np.sort(np.concatenate([np.empty(0, int), *members]))
+        return self._answers[key]
+
+
+@dataclass(frozen=True)
+class CropSource:
+    """The images that RIB draws its batches from, and how they are cropped."""
+
+    info: DatasetInfo
+    image_ids: tuple[str, ...]
+    labels: np.ndarray  # N x C multi-hot
+    long_range: tuple[int, int]
+    crop_size: int
+    seed: int
+    cache: ImageCache  # by position in image_ids
+
+    def image(self, index: int) -> np.ndarray:
+        """An image, H x W x 3 uint8, not to be changed."""
+        path = self.info.image_path(self.image_ids[index])
+        return self.cache.get(index, lambda: read_image(path))
+
+
+class _DrawnCrops(Dataset):
+    """Crops by (index of the image, id of the target, iteration, row in the batch)."""
+
+    def __init__(self, source: CropSource):
+        self.source = source
+
+    def __getitem__(self, draw: tuple) -> tuple[Crops, torch.Tensor, str]:
+        source, (index, target_id, iteration, row) = self.source, draw
+        rng = worker_rng(source.seed, "RIB crop", target_id, iteration, row)
+        crop = byte_crop(source.image(index), source.long_range, source.crop_size, rng)
+        return crop, torch.from_numpy(source.labels[index]), target_id
+
+
+class RIBBatches:
+    """Batches of other images for RIB, read ahead by worker processes over all targets.
+
+    pin_memory: keep them where a GPU can copy from while it computes.
+    targets: label (C,) of each image that will be fine-tuned on, by its id, in the order in which
+    `of` will be called. Draws depend on (seed, id of the target) alone.
+    """
+
+    def __init__(
+        self,
+        source: CropSource,
+        targets: dict[str, np.ndarray],
+        iterations: int,
+        batch_size: int,
+        disjoint_prob: float = 1.0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        self._source, self._targets, self._index = source, targets, DisjointIndex(source.labels)
+        self._iterations, self._batch_size = iterations, batch_size
+        self._disjoint_prob = disjoint_prob
+        self._ended: set[str] = set()
+        crops = _DrawnCrops(source)
+        loader = DataLoader(
+            crops,
+            batch_sampler=self._draws(),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=set_up_reader,
+        )
+        self._loaded = iter(loader)
+
+    def of(self, target_id: str) -> Iterator[tuple[Crops, torch.Tensor]]:
+        """The batches of one target: (B crops, B x C), one for each iteration.
+
+        Close the iterator (contextlib.closing) when the target ends early.
+        """
+        taken = 0
+        try:
+            while taken < self._iterations:
+                crops, labels, owners = next(self._loaded)
+                if owners[0] == target_id:  # others were read ahead for a target that ended early
+                    taken += 1
+                    yield crops, labels
+        finally:
+            self._ended.add(target_id)
+
+    def _draws(self) -> Iterator[list[tuple]]:
+        """What the loader shall read; nothing more for a target once it has ended."""
+        for target_id, label in self._targets.items():
+            members = self.members(target_id, label)
+            for iteration in range(self._iterations):
+                if target_id in self._ended:
+                    break
+                batch = enumerate(next(members))
+                yield [(member, target_id, iteration, row) for row, member in batch]
+
+    def members(self, target_id: str, label: np.ndarray) -> Iterator[list[int]]:
+        """Positions of B images at a time, without end: shuffled passes over the eligible ones.
+
+        The original implementation ends the iterations with the first pass; here drawing goes on.
+        """
+        rng = worker_rng(self._source.seed, "RIB batch", target_id)
+        left: dict[bool, list[int]] = {True: [], False: []}
+        while True:
+            disjoint = rng.random() < self._disjoint_prob
+            pool = left[disjoint]
+            while len(pool) < self._batch_size:
+                query = self._index.disjoint if disjoint else self._index.joint
+                again = query(label).tolist() or self._index.disjoint(label).tolist()
+                rng.shuffle(again)
+                pool.extend(again)
+            yield pool[: self._batch_size]
+            del pool[: self._batch_size]

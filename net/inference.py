@@ -1,0 +1,82 @@
+"""Maps and masks from Python, without options, folders or a run: arrays in, arrays out.
+
+Images are H x W x 3 uint8 (RGB). Maps are dicts with `keys` (K,) int64, `cam` K x H/4 x W/4 and
+`high_res` K x H x W, float32 in 0..1, as in the files that the steps write.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from misc.cams import label_map, merge_scales
+from misc.data.datasets import multi_scale_pairs
+from misc.indexing import WalkSettings, walked_scores
+from misc.rib import Maps, RIBSettings, fine_tune
+from net.engine import Engine
+from net.resnet50_cam import CAM
+from net.resnet50_irn import EdgeDisplacement
+
+Arrays = dict[str, np.ndarray]
+
+
+def plain_maps(
+    network: CAM, image: np.ndarray, scales: tuple[float, ...] = RIBSettings.scales
+) -> Arrays:
+    """Class activation maps of an image, of all classes of the classifier."""
+    engine, pairs = Engine(network), multi_scale_pairs(image, scales)
+    maps = [engine.plain_map(pair) for pair in pairs]
+    return merged(maps, image, torch.arange(len(maps[0])))
+
+
+def rib_maps(
+    network: CAM,
+    image: np.ndarray,
+    label: np.ndarray,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    settings: RIBSettings | None = None,
+) -> Arrays:
+    """RIB maps of an image, of the classes of its multi-hot label (C,), which has one at least.
+
+    batches: normalised images B x 3 x S x S and labels B x C that share no class with the image,
+    one for each iteration. The network is left as it was. Raises RowTooLargeError where the image
+    does not fit into memory.
+    """
+    settings = settings or RIBSettings()
+    engine, target = Engine(network), torch.from_numpy(np.asarray(label, dtype=np.float32))
+    pairs = multi_scale_pairs(image, settings.scales)
+    states: Iterator = fine_tune(engine, pairs, target.to(engine.device), iter(batches), settings)
+    *_, last = states
+    engine.restore()
+    return merged(last.map_sums, image, target.nonzero()[:, 0])
+
+
+def merged(maps: Maps, image: np.ndarray, keys: torch.Tensor) -> Arrays:
+    """Maps of all scales, C x h x w each, as the arrays of the classes `keys` of an image."""
+    cam, high_res = merge_scales(maps, image.shape[:2], keys.to(maps[0].device))
+    return {"keys": keys.numpy(), "cam": cam.cpu().numpy(), "high_res": high_res.cpu().numpy()}
+
+
+@torch.no_grad()
+def pseudo_mask(
+    network: EdgeDisplacement,
+    image: np.ndarray,
+    maps: Arrays,
+    settings: WalkSettings | None = None,
+    pad_size: int = 512,
+) -> np.ndarray:
+    """Pseudo mask of an image, H x W uint8: 0 background, class + 1 (IRN, Sec. 5).
+
+    maps: `keys` and `cam`. pad_size: images are padded to it at the right and below, 0 for not.
+    """
+    settings, keys = settings or WalkSettings(), maps["keys"]
+    if len(keys) == 0:
+        return np.zeros(image.shape[:2], dtype=np.uint8)
+    device = next(network.parameters()).device
+    # Padding would cut an image that is larger, and its maps would not fit.
+    network.crop_size = pad_size if pad_size >= max(image.shape[:2]) else None
+    (pair,) = multi_scale_pairs(image, (1.0,))
+    edge, _ = network(pair.to(device))
+    cam = torch.from_numpy(maps["cam"]).to(device)
+    scores = walked_scores(cam, edge, image.shape[:2], settings)
+    return label_map(scores.cpu().numpy(), keys, settings.background)

@@ -1,0 +1,15 @@
+"""Labels of the drawn sample's training images."""
+
+import numpy as np
+import pytest
+
+from voc12.prepare import label_from_xml
+
+IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
+
+
+@pytest.fixture(scope="package")
+def labels(sample):
+    """Multi-hot labels of IDS, 8 x 20."""
+    paths = [sample.root / "Annotations" / f"{image_id}.xml" for image_id in IDS]
+    return np.stack([label_from_xml(path, sample) for path in paths])
