@@ -57,7 +57,9 @@ def golden():
     """Loads arrays recorded from the original implementation, e.g. golden("eval.npz")."""
 
     def load(name: str):
-        return np.load(shared_path(f"golden/{name}"), allow_pickle=False)
+        own = PROJECT / "tests" / "golden" / name
+        given = "RIB_TEST_DATA" in os.environ or not own.is_file()
+        return np.load(shared_path(f"golden/{name}") if given else own, allow_pickle=False)
 
     return load
 

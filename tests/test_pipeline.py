@@ -1,5 +1,7 @@
 """All steps on eight drawn images with a thin network, once; then what was written is looked at."""
 
+import json
+import os
 import shutil
 
 import numpy as np
@@ -7,13 +9,15 @@ import pytest
 from PIL import Image
 
 from misc.cams import load_cam
+from misc.cli import lists
 from misc.cli.options import STEPS, parse
+from misc.cli.steps import load_steps
 from misc.imutils import get_strided_size
 from misc.palette import read_label_png, voc_palette
 from misc.storage.cam_files import load_label_dict
 from misc.storage.manifest import read_manifest
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
-from tests.conftest import TINY
+from tests.conftest import PROJECT, TINY
 
 IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
 
@@ -149,6 +153,64 @@ def test_pictures(run):
     assert width == 6 * 200  # image, CAM, RIB after one iteration, IR label, mask, truth
     shown = folder / "iterations" / "make_recam_with_RIB"
     assert [path.name for path in shown.iterdir()] == [f"{IDS[0]}_1.npy"]
+
+
+# --- versions of the steps ----------------------------------------------------------------------
+
+RECORDED = PROJECT / "tests" / "step_outputs.json"
+FILES = {
+    "train_cam": ["res50_cam.pth"],
+    "make_cam": ["cam_plain/*.npy"],
+    "make_recam_with_RIB": ["cam/*.npy"],
+    "cam_to_ir_label": ["ir_label/*.png"],
+    "train_irn": ["res50_irn.pth"],
+    "make_sem_seg_labels": ["sem_seg/*.png"],
+    "lists": ["lists/*.txt", "lists/*.npy"],
+}
+
+
+def numbers_of(path) -> np.ndarray:
+    """All numbers of a file that a step has written."""
+    if path.suffix == ".npy":
+        content = load_label_dict(path) if path.parent.name == "lists" else load_cam(path)
+        return np.concatenate([np.ravel(array) for _, array in sorted(content.items())])
+    if path.suffix == ".png":
+        return np.bincount(read_label_png(path).ravel(), minlength=256)
+    if path.suffix == ".txt":
+        lines = path.read_text().splitlines()
+        return np.array([int(line.replace("_", "")) for line in lines if not line.startswith("#")])
+    state = read_checkpoint(path)["state_dict"]
+    return np.concatenate([state[name].numpy().ravel() for name in sorted(state)])
+
+
+def summary(folder, patterns) -> list[float]:
+    """Some weighted sums of everything that a step has written."""
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    numbers = np.concatenate([numbers_of(path).astype(np.float64) for path in paths])
+    waves = (1.0, np.sin(np.arange(len(numbers))), np.cos(0.01 * np.arange(len(numbers))))
+    return [len(paths), len(numbers), *(float((np.abs(numbers) * wave).sum()) for wave in waves)]
+
+
+def version_of(step: str, args) -> int:
+    return lists.VERSION if step == "lists" else load_steps()[step].settings(args)["version"]
+
+
+def test_every_output_is_that_of_the_version_of_its_step(run):
+    """RIB_RECORD=1 writes the file anew, after a version was raised."""
+    args = run.options()
+    found = {
+        step: {"version": version_of(step, args), "output": summary(run.folder, patterns)}
+        for step, patterns in FILES.items()
+    }
+    if "RIB_RECORD" in os.environ:
+        RECORDED.write_text(json.dumps(found, indent=1) + "\n")
+    recorded = json.loads(RECORDED.read_text())
+    for step, entry in found.items():
+        same = np.allclose(entry["output"], recorded[step]["output"], rtol=2e-3, atol=1e-2)
+        if entry["version"] == recorded[step]["version"]:
+            assert same, f"raise the version of step {step}: the same options give other files"
+        else:
+            assert same, f"version of {step} was raised: run this test with RIB_RECORD=1"
 
 
 # --- the same command again ---------------------------------------------------------------------

@@ -34,7 +34,8 @@ def prepare(
 
     skip_mismatched leaves out images whose mask has another size (it is that of another image).
     train_aug has the images of train first, then every image that has an augmented mask and is not
-    in val: so the first images of any run can be scored. Labels come from the object names of
+    in val: so the first images of any run can be scored. Where there are no augmented masks the
+    official list, which comes with the project, stands in. Labels come from the object names of
     Annotations/ (difficult objects included), or from the masks where there are no annotations.
     with_masks is for datasets whose masks have to be drawn.
     """
@@ -42,10 +43,7 @@ def prepare(
     split_dir = info.root / "ImageSets" / "Segmentation"
     train = read_image_list(split_dir / "train.txt", info)
     val = read_image_list(split_dir / "val.txt", info)
-    augmented_dir = info.root / "SegmentationClassAug"
-    augmented = sorted(path.stem for path in augmented_dir.glob("*.png") if info.is_id(path.stem))
-    if not augmented:
-        log.warning("%s has no masks: train_aug is the same as train", augmented_dir)
+    augmented = _augmented(info, log)
     if skip_mismatched:
         train, val, augmented = (matched(ids, info) for ids in (train, val, augmented))
     extra = set(augmented) - set(train) - set(val)
@@ -54,6 +52,21 @@ def prepare(
     if with_labels:
         save_labels(out_dir, info, _labels({*train_aug, *val}, info, log))
     save_lists(out_dir, dict(zip(LISTS, (train, val, train_aug), strict=True)))
+
+
+def _augmented(info: DatasetInfo, log: logging.Logger) -> list[str]:
+    """Images with an augmented mask; where none has, those of the official list that are here."""
+    folder = info.root / "SegmentationClassAug"
+    found = sorted(path.stem for path in folder.glob("*.png") if info.is_id(path.stem))
+    if found:
+        return found
+    official = info.official_ids("train_aug")
+    here = [image_id for image_id in official if info.image_path(image_id).is_file()]
+    log.warning(
+        "%s has no masks: train_aug is the official list, of whose %d images %d are in %s",
+        folder, len(official), len(here), info.image_dir,
+    )  # fmt: skip
+    return here
 
 
 def _labels(listed: set[str], info: DatasetInfo, log: logging.Logger) -> dict[str, np.ndarray]:

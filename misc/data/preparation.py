@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 def matched(image_ids: Iterable[str], info: DatasetInfo) -> list[str]:
-    """The images whose mask has their size; the log names those that are left out."""
+    """The images whose mask has their size, or is not here; the log names those left out."""
     image_ids = list(image_ids)
-    kept = [image_id for image_id in image_ids if info.mask_fits(image_id)]
+    kept = [i for i in image_ids if not info.mask_path(i).is_file() or info.mask_fits(i)]
     left_out = sorted(set(image_ids) - set(kept))
     if left_out:
         log.warning(

@@ -1,5 +1,7 @@
 """Parts of the drawn objects: shapes, textures and the table of classes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,9 @@ from Dataset.objects import (
     OBJECT_CLASSES,
     PATTERNS,
     Skin,
+    _limb,
+    _polygon,
     ellipse,
-    limb,
-    polygon,
     smooth_noise,
 )
 from voc12 import dataset as voc12
@@ -24,8 +26,16 @@ ALL_CLASSES = (*OBJECT_CLASSES, *COCO_OBJECT_CLASSES)
     [
         (ellipse((0.5, 0.0), (0.4, 0.2)), (0.8, 0.0), (0.5, 0.3)),
         (ellipse((0.0, 0.0), (0.4, 0.1), tilt=np.pi / 2), (0.0, 0.3), (0.3, 0.0)),
-        (limb((0.0, 0.0), (1.0, 0.0), (0.1, 0.3)), (1.0, 0.25), (0.0, 0.25)),
-        (polygon((0, 0), (1, 0), (1, 1), (0, 1), rounding=0.0), (0.9, 0.9), (1.1, 0.5)),
+        (
+            partial(_limb, start=(0, 0), end=(1, 0), radii=(0.1, 0.3)),
+            (1.0, 0.25),
+            (0.0, 0.25),
+        ),
+        (
+            partial(_polygon, corners=[(0, 0), (1, 0), (1, 1), (0, 1)], rounding=0.0),
+            (0.9, 0.9),
+            (1.1, 0.5),
+        ),
     ],
 )
 def test_shapes_are_negative_inside_only(shape, inside, outside):

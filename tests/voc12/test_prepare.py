@@ -54,6 +54,22 @@ def test_without_augmented_masks_train_is_all(info, tmp_path, caplog):
     train, _, train_aug = lists(tmp_path / "out", info)
     assert train_aug == train and len(train) == 8
     assert "SegmentationClassAug has no masks" in caplog.text
+    assert "10582 images 0 are in" in caplog.text
+
+
+def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, caplog):
+    shutil.rmtree(info.root / "SegmentationClassAug")
+    official = info.official_ids("train_aug")
+    assert len(official) == 10582 and not set(official) & set(info.official_ids("val"))
+    here = (official[0], official[-1])
+    for image_id in here:
+        shutil.copy(info.image_path("2012_000001"), info.image_dir / f"{image_id}.jpg")
+        annotation = info.root / "Annotations" / "2012_000001.xml"
+        shutil.copy(annotation, annotation.with_name(f"{image_id}.xml"))
+    prepare(info, tmp_path / "out", skip_mismatched=True)
+    train, _, train_aug = lists(tmp_path / "out", info)
+    assert train_aug == (*train, *here)
+    assert "of whose 10582 images 2 are in" in caplog.text
 
 
 def test_labels_come_from_the_annotations(info, tmp_path):

@@ -1,0 +1,101 @@
+"""How the project is built: which part may import which, and that no option is forgotten."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from misc.cli.options import STEPS, parse
+from misc.cli.steps import load_steps
+from tests.conftest import PROJECT
+
+# Parts from the ground up; each may import itself and what stands before it.
+PARTS = ("errors", "storage", "runtime", "method", "data", "net", "cli", "step", "dataset", "top")
+
+
+def part_of(module: str) -> str | None:
+    """The part that a module belongs to; None for other packages."""
+    names = module.split(".")
+    if names[0] == "misc":
+        if len(names) > 1 and names[1] in ("storage", "runtime", "data", "cli"):
+            return names[1]
+        return "errors" if names[1:2] == ["errors"] else "method"
+    packages = {"net": "net", "step": "step", "voc12": "dataset", "coco14": "dataset"}
+    packages |= {"Dataset": "top", "run_sample": "top"}
+    return packages.get(names[0])
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            if node.module in ("misc", "misc.runtime", "misc.data", "misc.storage", "misc.cli"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def product_files() -> list[Path]:
+    folders = ("misc", "net", "step", "voc12", "coco14", "Dataset")
+    return [p for folder in folders for p in sorted((PROJECT / folder).rglob("*.py"))]
+
+
+def test_imports_run_one_way():
+    wrong = []
+    for path in product_files():
+        module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+        own = part_of(module)
+        for name in imports(path):
+            other = part_of(name)
+            if other and PARTS.index(other) > PARTS.index(own):
+                wrong.append(f"{module} ({own}) imports {name} ({other})")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", ["", "data", "storage", "runtime", "cli"])
+def test_no_folder_is_a_drawer(package):
+    assert len(list((PROJECT / "misc" / package).glob("*.py"))) <= 16
+
+
+# Options that change no file between the steps, or that are no options of a step at all.
+WITHOUT_EFFECT = {
+    "device", "num_processes", "num_workers", "num_threads", "deterministic", "image_cache",
+    "checkpoint_minutes", "limit", "check", "report", "overwrite", "visualize", "log_name",
+    "cam_eval_thres",  # scores.json has the thresholds themselves
+    # Places; digests of what is there are in the manifests.
+    "voc12_root", "coco14_root", "train_list", "infer_list", "eval_list", "cls_labels",
+    "result_dir", "imagenet_weights", "cam_weights_name", "irn_weights_name", "plain_cam_out_dir", "cam_out_dir",
+    "ir_label_out_dir", "sem_seg_out_dir", "skip_mismatched",
+}  # fmt: skip
+
+
+def test_every_option_is_in_the_settings_of_a_step_or_changes_no_file():
+    args = parse([])
+    names = {name for name in args.plain() if not name.endswith("_pass")} - {"list_dir"}
+    recorded = set()
+    for step in load_steps().values():
+        if hasattr(step, "settings"):
+            recorded |= set(step.settings(args))
+    assert names - recorded - WITHOUT_EFFECT == set()
+    assert WITHOUT_EFFECT & recorded == set() and names >= WITHOUT_EFFECT
+
+
+def test_every_step_has_what_a_run_asks_for():
+    for name, step in load_steps(STEPS).items():
+        assert step.__doc__, name
+        assert all(hasattr(step, what) for what in ("LISTS", "writes", "check", "run")), name
+
+
+def test_help_loads_neither_torch_nor_pycocotools():
+    program = (
+        "import sys, run_sample\n"
+        "try: run_sample.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'pycocotools', 'matplotlib') if m in sys.modules])"
+    )
+    end = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True)
+    assert end.stdout.decode().splitlines()[-1] == "[]"
