@@ -74,7 +74,7 @@ def _load(path: Path) -> dict[str, list]:
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror}); check the file") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"is no valid JSON ({reason(error)}); {ADVICE}") from None
+        raise UserError(f"is not valid JSON ({reason(error)}); {ADVICE}") from None
     tables = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(t), list) for t in tables):
         raise UserError(f"has no lists of images, annotations and categories; {ADVICE}")
@@ -138,7 +138,7 @@ def _class_index(categories: list, info: DatasetInfo) -> dict[int, int]:
     for category in categories:
         known = isinstance(category, dict) and category.get("name") in info.class_names
         if not known or not isinstance(category.get("id"), int):
-            raise UserError(f"{_brief(category)} is no category of {info.name}; {ADVICE}")
+            raise UserError(f"{_brief(category)} is not a category of {info.name}; {ADVICE}")
         index[category["id"]] = info.class_names.index(category["name"])
     return index
 
@@ -158,7 +158,9 @@ def _images(sizes: list, info: DatasetInfo) -> list[AnnotatedImage]:
     ids = [image.image_id for image in images]
     for image_id, following in zip(ids, [*ids[1:], ""], strict=True):
         if image_id == following or not info.is_id(image_id):
-            raise UserError(f"image {image_id} stands there twice, or is none of COCO; {ADVICE}")
+            raise UserError(
+                f"image {image_id} is listed twice, or is not an image of COCO; {ADVICE}"
+            )
     return images
 
 

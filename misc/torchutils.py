@@ -18,7 +18,7 @@ class PolyOptimizer(torch.optim.SGD):
     """SGD whose rates follow initial rate x (1 - step / max_step)^power.
 
     From step max_step on the rates stay as they are. `global_step` counts the steps taken; it is
-    part of the state dict, so that a resumed training goes on with the right rates. Each parameter
+    part of the state dict, so that a resumed training continues at the right rates. Each parameter
     group may bring its own `lr`.
     """
 

@@ -130,7 +130,7 @@ def score_curves(scores: dict[str, dict]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, complete or not at all; UserError where that is somebody's file."""
+    """Write a figure as PNG, complete or not at all; UserError where the file is not ours."""
     if is_foreign(path):
         raise UserError(foreign_line(path))
     stream = io.BytesIO()

@@ -68,7 +68,8 @@ WITHOUT_EFFECT = {
     "cam_eval_thres",  # scores.json has the thresholds themselves
     # Places; digests of what is there are in the manifests.
     "voc12_root", "coco14_root", "train_list", "infer_list", "eval_list", "cls_labels",
-    "result_dir", "imagenet_weights", "cam_weights_name", "irn_weights_name", "plain_cam_out_dir", "cam_out_dir",
+    "result_dir", "imagenet_weights", "cam_weights_name", "irn_weights_name", "plain_cam_out_dir",
+    "cam_out_dir",
     "ir_label_out_dir", "sem_seg_out_dir", "skip_mismatched",
 }  # fmt: skip
 

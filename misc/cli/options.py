@@ -83,8 +83,8 @@ class Options(argparse.Namespace):
         ids = self.image_ids("eval", limited=False)
         if self.limit is None:
             return ids
-        treated = set(self.image_ids("infer"))
-        chosen = tuple(image_id for image_id in ids if image_id in treated)
+        with_maps = set(self.image_ids("infer"))
+        chosen = tuple(image_id for image_id in ids if image_id in with_maps)
         if not chosen:
             raise UserError(
                 f"--limit {self.limit}: none of these images is in the evaluation "
@@ -180,7 +180,7 @@ def _numbers(kind: type, low: float, high: float, count: int | None = None):
 def _scales(text: str) -> tuple[float, ...]:
     values = _numbers(float, 0.05, 8.0)(text)
     if values[0] != 1.0:
-        # RIB's early stop looks at scale 1.0 before it goes on to the others.
+        # RIB's early stop looks at scale 1.0 before it computes the others.
         raise argparse.ArgumentTypeError(f"{text!r} must start with 1.0")
     if len(set(values)) != len(values):
         raise argparse.ArgumentTypeError(f"{text!r} names a scale twice")

@@ -137,7 +137,7 @@ class RIBBatches:
     def members(self, target_id: str, label: np.ndarray) -> Iterator[list[int]]:
         """Positions of B images at a time, without end: shuffled passes over the eligible ones.
 
-        The original implementation ends the iterations with the first pass; here drawing goes on.
+        The original implementation ends the iterations with the first pass; here drawing continues.
         """
         rng = worker_rng(self._source.seed, "RIB batch", target_id)
         left: dict[bool, list[int]] = {True: [], False: []}

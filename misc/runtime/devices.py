@@ -81,7 +81,7 @@ def _processes_that_fit() -> int:
 
 
 def check_device(name: str) -> None:
-    """Raise UserError for a device that is not there, or a name that is none."""
+    """Raise UserError for a device that does not exist, or a name that is not one."""
     if name in ("auto", "cpu"):
         return
     kind, _, index = name.partition(":")

@@ -49,7 +49,7 @@ def joined(with_cuda: bool) -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=number, world_size=count)
     _Joined.waiting_room = dist.new_group(backend="gloo", timeout=_PATIENCE)
     yield
-    gathered(None)  # nobody leaves while another one may still need him
+    gathered(None)  # a rank must not leave while another may need it
     _Joined.waiting_room = None
     dist.destroy_process_group()  # not after an error: it could wait for ranks that are gone
 

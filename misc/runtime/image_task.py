@@ -1,4 +1,4 @@
-"""One driver for every step that treats images one by one.
+"""One driver for every step that processes images one by one.
 
 A step supplies what is done with one image and how it is saved (`ImageTask`); the driver splits the
 images over the ranks of the run and the processes of each, shows progress, leaves out what is
@@ -6,23 +6,19 @@ complete, and names the image when something goes wrong.
 """
 
 import logging
-import queue
-import signal
-import sys
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
 
 from misc.errors import StoppedError, UserError, counted, raise_problems
 from misc.runtime import distributed, interrupts
 from misc.runtime.devices import pick_devices, set_up_process, threads_per_process
-from misc.runtime.processes import end_with_parent
+from misc.runtime.processes import in_processes
 from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
 from misc.storage.files import remove_leftovers
@@ -31,7 +27,7 @@ from misc.storage.outputs import Output, foreign_line, output_state
 
 log = logging.getLogger(__name__)
 
-_SECONDS_TO_END = 5.0  # what a process gets before it is killed
+_DONE = "image"  # what a process reports after each
 
 
 class ImageTask:
@@ -77,12 +73,12 @@ def readers_can_end(name: str) -> Iterator[None]:
 
 
 def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Resources) -> list:
-    """Treat every image that is not complete; returns what `finish` gave in each process.
+    """Process every image that is not complete; returns what `finish` gave in each process.
 
-    All ranks have to call it; each treats its share and gets the results of all. Errors of a task
+    All ranks have to call it; each does its share and gets the results of all. Errors of a task
     leave here as UserError, StoppedError or RuntimeError with the image's name in front.
     """
-    # One rank looks: two could see different states, and then some image would be nobody's.
+    # One rank looks: two could see different states and leave an image to each other.
     todo = distributed.on_first_rank(lambda: _not_complete(task, image_ids))
     if len(todo) < len(image_ids):
         done = len(image_ids) - len(todo)
@@ -109,12 +105,12 @@ def _not_complete(task: ImageTask, image_ids: tuple[str, ...]) -> list[str]:
     raise_problems("output", [foreign_line(p) for p, state in pairs if state is Output.FOREIGN])
     for path, state in pairs:
         if state is Output.DAMAGED:
-            log.warning("%s: is damaged and made again", path)
+            log.warning("%s: is damaged; it is made again", path)
     return [i for i, of_image in found.items() if set(of_image.values()) != {Output.WHOLE}]
 
 
 def _run_share(task: ImageTask, image_ids: list[str], resources: Resources) -> list:
-    """Treat the images of this rank."""
+    """Process the images of this rank."""
     if not image_ids:
         return []
     devices = pick_devices(resources, len(image_ids) // task.images_worth_a_process)
@@ -161,89 +157,24 @@ def _named(task: ImageTask, image_id: str) -> Iterator[None]:
 
 
 def _run_in_processes(task: ImageTask, image_ids: list[str], settings: list[tuple], bar) -> list:
-    """Process r treats images r, r + n, r + 2n, ...; a failure of one ends them all."""
-    context = mp.get_context("spawn")
-    reports = context.Queue()
-    shares = [image_ids[number :: len(settings)] for number in range(len(settings))]
-    processes = [
-        context.Process(target=_work, args=(number, task, share, setting, reports))
-        for number, (share, setting) in enumerate(zip(shares, settings, strict=True))
-    ]
-    try:
-        with _interrupts_blocked():  # a new process inherits that: this one ends them all
-            for process in processes:
-                process.start()
-        results = _collect(task.name, processes, reports, bar)
-        for process in processes:  # what has finished ends by itself
-            process.join(_SECONDS_TO_END)
-        return results
-    finally:
-        _end(processes)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block; ignored, it would be lost."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end(processes: list) -> None:
-    """End processes within seconds, whatever they do."""
-    started = [process for process in processes if process.pid]
-    for process in started:
-        process.terminate()
-    deadline = time.monotonic() + _SECONDS_TO_END
-    for process in started:
-        process.join(max(0.0, deadline - time.monotonic()))
-        process.kill()
-        process.join()
-
-
-def _collect(name: str, processes: list, reports, bar) -> list:
-    """Follow the reports of all processes until each has finished."""
+    """Process r does images r, r + n, r + 2n, ...; what `finish` gave in each, by r."""
+    shares = [(image_ids[r :: len(settings)], setting) for r, setting in enumerate(settings)]
     results: dict[int, object] = {}
-    while len(results) < len(processes):
-        interrupts.check()
-        try:
-            kind, number, content = reports.get(timeout=1.0)
-        except queue.Empty:
-            dead = [p for n, p in enumerate(processes) if n not in results and p.exitcode]
-            if dead:
-                raise StoppedError(
-                    f"{name}: a process ended with code {dead[0].exitcode} (killed, or out of "
-                    f"memory? then give fewer --num_processes)"
-                ) from None
-            continue
-        if kind == "image":
+    for number, report in in_processes(partial(_do_share, task), shares, task.name):
+        if report == _DONE:
             bar.update()
-        elif kind == "finished":
-            results[number] = content
         else:
-            raise kind(content)
+            (results[number],) = report
     return [results[number] for number in sorted(results)]
 
 
-def _work(number: int, task: ImageTask, image_ids: list[str], setting: tuple, reports) -> None:
-    """Body of one process."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its own processes end with it
-    end_with_parent()
-    device = setting[0]
-    image_id = "start"
-    try:
-        set_up_process(*setting)
-        task.start(device, image_ids)
-        for image_id in image_ids:
-            with _named(task, image_id):
-                task.one(image_id)
-            reports.put(("image", number, None))
-        reports.put(("finished", number, task.finish()))
-    except (UserError, StoppedError) as error:
-        reports.put((type(error), number, str(error)))
-    except Exception as error:
-        details = traceback.format_exc()
-        reports.put((RuntimeError, number, f"{task.name}: image {image_id}: {error}\n{details}"))
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception would meet Python's own ending
+def _do_share(task: ImageTask, share: tuple[list[str], tuple], report: Callable) -> None:
+    """In a process of its own: the images of a share; reports each, and last what `finish` gave."""
+    image_ids, (device, threads, deterministic) = share
+    set_up_process(device, threads, deterministic)
+    task.start(device, image_ids)
+    for image_id in image_ids:
+        with _named(task, image_id):
+            task.one(image_id)
+        report(_DONE)
+    report([task.finish()])

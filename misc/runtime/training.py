@@ -301,7 +301,7 @@ def _resume(training: Training, model, optimizer, schedule) -> tuple[int, dict]:
         torch.set_rng_state(state["rng"])
         if device.type == "cuda" and state["cuda rng"] is not None:
             torch.cuda.set_rng_state(state["cuda rng"], device)
-    except Exception as error:  # the file is somebody else's: anything may stand there
+    except Exception as error:  # the file may be anybody's: it can hold anything
         raise UserError(
             f"{path}: is of another network ({type(error).__name__}); remove it to train anew"
         ) from error
@@ -310,7 +310,7 @@ def _resume(training: Training, model, optimizer, schedule) -> tuple[int, dict]:
 
 
 def _read_state(path: Path) -> dict | None:
-    """The state of an unfinished training; None where there is none, or a damaged one."""
+    """The state of an unfinished training; None where it is missing or damaged."""
     if not path.is_file():
         return None
     try:

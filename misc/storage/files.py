@@ -60,7 +60,7 @@ def _is_alive(pid: int) -> bool:
         return not _is_zombie(pid)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # a process of somebody else
+    except OSError:  # a process of another user
         return True
 
 

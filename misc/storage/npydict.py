@@ -121,9 +121,9 @@ class _PickledArray:
         _, self.shape, self.type, self.fortran, self.data = state
 
     def nbytes(self) -> int:
-        """Size of the array; ValueError where its shape is none."""
+        """Size of the array; ValueError where its shape is not valid."""
         if not all(type(length) is int and 0 <= length < _MAX_LENGTH for length in self.shape):
-            raise ValueError("an array whose shape is none")
+            raise ValueError("an array whose shape is not valid")
         return math.prod(self.shape) * self.type.numpy().itemsize
 
     def numpy(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What stands where a step writes: its own whole output, a damaged one, or somebody else's file."""
+"""The state of an output file: whole, damaged, or made by another program."""
 
 import enum
 from pathlib import Path

@@ -25,7 +25,7 @@ class _Dispatch(dict):
 class PlainUnpickler(pickle._Unpickler):
     """Reads numbers, text and the built-in containers.
 
-    Every name that a file refers to is refused, unless a subclass ADMITs it: what stands there is
+    Every name that a file refers to is refused, unless a subclass ADMITs it: what it names is
     put in its place. STATEFUL are the types whose `__setstate__` a file may call. The memory is at
     most some 200 bytes for each byte of the file.
     """

@@ -1,6 +1,6 @@
-"""Files of `torch.save` that somebody else may have made: checked before torch reads them.
+"""Files of `torch.save` from untrusted sources: checked before torch reads them.
 
-With `weights_only` torch runs no code of a file, but it believes the sizes that stand there. Here
+With `weights_only` torch runs no code of a file, but it trusts the sizes written in it. Here
 the file is read once without making a tensor, and tensors that it does not hold are refused.
 """
 
@@ -139,7 +139,7 @@ def _check_tensor(
 ) -> _Stub:
     """Refuses a tensor that reaches beyond its storage, or is larger, as `expand` makes them."""
     if not all(type(number) is int and number >= 0 for number in (offset, *size, *strides)):
-        raise pickle.UnpicklingError("a tensor whose shape is none")
+        raise pickle.UnpicklingError("a tensor whose shape is not valid")
     elements, count = storage.size // storage.item_size, math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, strides, strict=True))
     if offset > elements or count > elements or (count > 0 and last >= elements):
@@ -169,7 +169,7 @@ class _Outline(PlainUnpickler):
         kind, item_size, key, _, count, *view = pid
         plain = kind == "storage" and type(item_size) is int and type(key) is str and key.isalnum()
         if not plain or type(count) is not int or count < 0 or any(view):
-            raise pickle.UnpicklingError("a storage that is none")
+            raise pickle.UnpicklingError("a storage that is not valid")
         size = count * item_size
         if self.sizes.setdefault(key, size) != size:
             raise pickle.UnpicklingError(f"two sizes of storage {key}")

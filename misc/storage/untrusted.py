@@ -1,4 +1,4 @@
-"""Reading files that somebody else may have made: what a small file can cost is bounded here."""
+"""Reading files from untrusted sources: what a small file can cost is bounded here."""
 
 import io
 import os

@@ -418,10 +418,10 @@ def test_missing_file(coco, split):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("", "is no valid JSON"),
-        ('{"images": [', "is no valid JSON"),
-        ("[" * 100_000, "is no valid JSON"),
-        ("\ufeff{}", "is no valid JSON"),
+        ("", "is not valid JSON"),
+        ('{"images": [', "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("\ufeff{}", "is not valid JSON"),
         ("[]", "has no lists of images, annotations and categories"),
         ('{"images": 3}', "has no lists of"),
     ],
@@ -433,7 +433,7 @@ def test_broken_file(coco, text, words):
 
 def test_file_that_is_no_text(coco):
     coco.path().write_bytes(b"\xff\xfe\x00")
-    assert "is no valid JSON" in coco.refused()
+    assert "is not valid JSON" in coco.refused()
 
 
 CUP_ENTRY = entry(CUP, [box(0, 0, 4, 4)], 16)
@@ -493,15 +493,15 @@ def test_problems_are_counted(coco):
     "change, words",
     [
         (lambda c: c["images"].clear(), "has no images"),
-        (lambda c: c["images"].append(c["images"][0]), f"image {NINE} stands there twice"),
-        (lambda c: c["images"][0].update(id=-9), "is none of COCO"),
-        (lambda c: c["images"][0].update(id=10**12), "is none of COCO"),
+        (lambda c: c["images"].append(c["images"][0]), f"image {NINE} is listed twice"),
+        (lambda c: c["images"][0].update(id=-9), "is not an image of COCO"),
+        (lambda c: c["images"][0].update(id=10**12), "is not an image of COCO"),
         (lambda c: c["images"][0].update(height=0), "image 9 is 32x0 pixels"),
         (lambda c: c["images"][0].update(width="wide"), "the entry with id 9 is wrong"),
         (lambda c: c["images"][0].pop("width"), "an image has no height or width"),
         (lambda c: c["images"][0].pop("id"), "has no 'id'"),
-        (lambda c: c["categories"][0].update(name="unicorn"), "'unicorn'} is no category"),
-        (lambda c: c["categories"].append(3), "3 is no category of coco14"),
+        (lambda c: c["categories"][0].update(name="unicorn"), "'unicorn'} is not a category"),
+        (lambda c: c["categories"].append(3), "3 is not a category of coco14"),
     ],
 )
 def test_wrong_tables(coco, change, words):

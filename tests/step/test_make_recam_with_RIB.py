@@ -68,6 +68,10 @@ def test_an_image_that_is_too_large_is_named(kind, args, monkeypatch):
 def test_precision_and_compilation_are_noted_with_the_maps(step, args):
     noted = step.settings(args)
     assert noted["precision"] == "float32" and noted["compile"] is False
+    names = set(noted) - {"step", "version"}
+    assert names >= {"cam_scales", "max_long"} and len(names) == (5 if step is make_cam else 18)
+    for name in names:
+        assert noted[name] == args.settings(name)[name], name
 
 
 def test_room_of_the_image_cache(monkeypatch):
@@ -79,5 +83,12 @@ def test_room_of_the_image_cache(monkeypatch):
     assert make_recam_with_RIB.cache_bytes(parse([])) == 250
 
 
-def test_available_bytes_are_those_of_a_machine():
-    assert 0 < memory.available_bytes() < 1 << 50
+def test_available_bytes_are_those_of_the_group_where_it_has_fewer(monkeypatch):
+    files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 4096 kB\n"}
+    monkeypatch.setattr(memory.Path, "exists", lambda path: str(path) in files)
+    monkeypatch.setattr(memory.Path, "read_text", lambda path: files[str(path)])
+    assert memory.available_bytes() == 4096 << 10
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert memory.available_bytes() == 4096 << 10
+    files |= {"/sys/fs/cgroup/memory.max": "5000\n", "/sys/fs/cgroup/memory.current": "2000\n"}
+    assert memory.available_bytes() == 3000
