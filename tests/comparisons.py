@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from Dataset.make_sample import make_sample
-from Dataset.objects import CAT, DOG, smooth_noise
+from Dataset.objects import OBJECT_CLASSES, smooth_noise
 from Dataset.scene import draw_scene
 from misc.affinity_loss import PairLoss
 from misc.cams import label_map, load_cam, save_cam
@@ -209,7 +209,7 @@ class Scoring(Comparison):
 
 def photograph_and_cams(number: int, size: Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An image H x W x 3 uint8, made-up CAMs of it K x H x W, 0..1, and their classes (K,)."""
-    scene = draw_scene(np.random.default_rng(number), [CAT, DOG][: 1 + number % 2], size)
+    scene = draw_scene(np.random.default_rng(number), OBJECT_CLASSES[3 : 4 + number % 2], size)
     blurred = [
         gaussian_filter(instance.mask.astype(np.float32), sigma=max(size) / 40)
         for instance in scene.instances

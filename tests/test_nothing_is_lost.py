@@ -159,7 +159,7 @@ def test_a_flipped_byte_in_a_map_is_found_by_every_reader(call, refused, result_
             assert f"{path} is not a dict of arrays (damaged" in line
     assert call("--make_recam_pass", "--eval_cam_pass")[0] == 0
     assert path.read_bytes() == whole
-    assert f"{path}: is damaged and made again" in (result_dir / "run.log").read_text()
+    assert f"{path}: is damaged; it is made again" in (result_dir / "run.log").read_text()
 
 
 def test_two_outputs_in_one_place_are_found_before_the_run(refused, result_dir):

@@ -10,7 +10,6 @@ from misc.cli.report import table
 from misc.errors import UserError
 from misc.metrics import score_of
 from misc.storage.scores import NAME, load_scores, save_score
-from run_sample import main
 
 SCORE = {"thresholds": [0.2, 0.3], "miou": [0.5, 0.5625], "best": 1, "images": 3, "list": "a.txt"}
 
@@ -67,11 +66,11 @@ def test_official_lists_are_known_by_their_images():
     assert coco.is_official("val14", ("000000000001",) * 40504)
 
 
-def test_report_prints_what_was_scored_before(tmp_path, capsys):
-    assert main(["--report", "--result_dir", str(tmp_path)]) == 2
+def test_report_prints_what_was_scored_before(tmp_path, capsys, tiny_run):
+    assert tiny_run("--report", "--result_dir", tmp_path) == 2
     assert "no scores yet; run --eval_cam_pass" in capsys.readouterr().err
     save_score(tmp_path, "RIB seed", SCORE)
-    assert main(["--report", "--result_dir", str(tmp_path)]) == 0
+    assert tiny_run("--report", "--result_dir", tmp_path) == 0
     assert "RIB seed          56.25       0.30" in capsys.readouterr().out
     assert (tmp_path / "visualize" / "miou_over_threshold.png").is_file()
     assert json.loads((tmp_path / NAME).read_text())["made_by"] == "RIB"
