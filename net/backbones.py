@@ -111,7 +111,7 @@ class ResNet(nn.Module):
     stride_in_1x1: a bottleneck's stride is on its first 1x1 convolution (Caffe) and not on the 3x3
     one (torchvision). strides: of the first convolution, layer2, layer3 and layer4; the default
     (IRN) gives outputs at strides 4, 4, 8, 16, 16. dilations: of the 3x3 convolutions of layer1 ..
-    layer4.
+    layer4. ceil_pool: the stem's pooling counts a last incomplete window (Caffe).
 
     arch: the values that a checkpoint stores. out_channels, out_strides: of the five outputs.
     """
@@ -127,6 +127,7 @@ class ResNet(nn.Module):
         stride_in_1x1: bool = False,
         strides: tuple[int, int, int, int] = (2, 2, 2, 1),
         dilations: tuple[int, int, int, int] = (1, 1, 1, 1),
+        ceil_pool: bool = False,
     ):
         super().__init__()
         self.arch = {"name": name, "width": width, "stem": stem, "stride_in_1x1": stride_in_1x1}
@@ -137,7 +138,7 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, stem, 7, stride=strides[0], padding=3, bias=False)
         self.bn1 = FixedBatchNorm(stem)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_pool)
         for i, stride in enumerate((1, *strides[1:])):
             inputs = (self.out_channels[i], *[self.out_channels[i + 1]] * (counts[i] - 1))
             blocks = [

@@ -7,8 +7,8 @@ import numpy as np
 from misc.cams import label_map, load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
+from misc.crf import refine_label_maps
 from misc.data.datasets import read_image
-from misc.imutils import refine_label_maps
 from misc.palette import save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, folder_digest

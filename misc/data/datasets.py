@@ -121,7 +121,7 @@ def multi_scale_pairs(
     return [torch.from_numpy(np.stack([view, view[:, :, ::-1]])) for view in chw]
 
 
-class _EpochDataset(Dataset):
+class EpochDataset(Dataset):
     """Images whose random draws depend on (seed, epoch, image id) alone."""
 
     def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], seed: int):
@@ -141,7 +141,7 @@ class _EpochDataset(Dataset):
         return read_image(self.info.image_path(image_id)), rng
 
 
-class ClassificationDataset(_EpochDataset):
+class ClassificationDataset(EpochDataset):
     """Random crops with multi-hot labels: (3 x S x S float, C float32).
 
     The draw of an image depends on (seed, epoch, image id) alone; call `set_epoch` before each.
@@ -157,7 +157,7 @@ class ClassificationDataset(_EpochDataset):
         return crop, torch.from_numpy(self.labels[index])
 
 
-class AffinityDataset(_EpochDataset):
+class AffinityDataset(EpochDataset):
     """Random crops with confident labels for IRN: (3 x S x S float, S/4 x S/4 uint8).
 
     255 in the labels is "undecided". Image and label are scaled together by 0.5..1.5, mirrored and

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from misc import imutils
+from misc import crf, imutils
 from misc.errors import UserError
 from tests.references import crf_labels
 
@@ -187,7 +187,7 @@ def test_crf_of_confident_labels_is_the_recorded_one(golden):
     given, recorded = (
         np.stack([data[f"conf_{kind}_crf_{end}"] for kind in ("fg", "bg")]) for end in ("in", "out")
     )
-    refined = imutils.refine_label_maps(data["img"], given, len(data["cams_keys"]) + 1)
+    refined = crf.refine_label_maps(data["img"], given, len(data["cams_keys"]) + 1)
     np.testing.assert_array_equal(refined, recorded)
 
 
@@ -197,7 +197,7 @@ def test_crf_equals_the_librarys_own_inference_for_each_map(num_labels):
     image = photo(40, 56)
     image[:, 28:] //= 2
     maps = np.stack([blocks(40, 56, num_labels, seed) for seed in range(3)])
-    refined = imutils.refine_label_maps(image, maps, num_labels)
+    refined = crf.refine_label_maps(image, maps, num_labels)
     assert refined.dtype == np.uint8 and refined.shape == (3, 40, 56)
     assert (refined != maps).mean() > 0.001
     assert not np.array_equal(refined[0], refined[1])
@@ -221,7 +221,7 @@ def test_crf_removes_a_speck_but_not_the_background():
 def test_crf_without_iterations_leaves_the_maps_as_they_are():
     image = photo()
     maps = np.stack([blocks(20, 30, 3, seed) for seed in range(2)])
-    np.testing.assert_array_equal(imutils.refine_label_maps(image, maps, 3, t=0), maps)
+    np.testing.assert_array_equal(crf.refine_label_maps(image, maps, 3, t=0), maps)
 
 
 def test_crf_refuses_a_label_too_many():
