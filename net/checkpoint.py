@@ -18,6 +18,7 @@ from misc.errors import UserError
 from misc.runtime.interrupts import shielded
 from misc.storage.torch_files import read_torch, write_torch
 from net.backbones import ResNet, inferred_arch
+from net.deeplab_v2 import COLOURS, DeepLabV2
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
 
@@ -30,7 +31,10 @@ _REPEATS += ("edge_layers.", "dp_layers.", "fc_dp7.4.")
 _BACKBONE = re.compile(r"^(module\.)?((resnet50|backbone)\.(?=[a-z]))?")
 _UNUSED = ("fc.", "path_indices", *_REPEATS)  # ImageNet's classes, pixel pairs of a training
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which others save weights
-_HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.")
+_HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.", "aspp.")
+_ARCH = ("name", "width", "stem", "stride_in_1x1")  # of a backbone
+# deeplab-pytorch's names of the layers in a block, and torchvision's.
+_OF_DEEPLAB = {"reduce": "conv1", "conv3x3": "conv2", "increase": "conv3"}
 _MAX_CHANNELS = 1 << 16  # of a layer, above all classes
 _SHOWN = 3  # differing names of each kind in a message
 
@@ -38,13 +42,35 @@ _SHOWN = 3  # differing names of each kind in a message
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that are used, once each, under names without the prefix of a wrapper."""
     state = {_BACKBONE.sub("", name): tensor for name, tensor in state.items()}
-    if "conv1.weight" not in state:
+    if _is_deeplab(state):
+        state = {_name_in_deeplab(name): tensor for name, tensor in state.items()}
+    elif "conv1.weight" not in state:
         state = _names_of_stages(state)
     return {
         name: tensor
         for name, tensor in state.items()
         if not name.startswith(_UNUSED) and not name.endswith("num_batches_tracked")
     }
+
+
+def _is_deeplab(state: Mapping[str, Tensor]) -> bool:
+    """Whether a file is one of deeplab-pytorch: what it starts from, or a trained network."""
+    return any(name.removeprefix("base.") == "layer1.conv1.conv.weight" for name in state)
+
+
+def _name_in_deeplab(name: str) -> str:
+    """torchvision's name for one of deeplab-pytorch, which has aspp or (COCO) fc as its head."""
+    name = re.sub(r"^(aspp|fc)\.c(\d)", r"aspp.\2", name.removeprefix("base."))
+    name = re.sub(r"^layer1\.conv1\.", "stem.conv1.", name)
+    if found := re.match(r"^(stem|layer(\d)\.block(\d+))\.(\w+)\.(conv|bn)\.(.*)", name):
+        part, layer, block, kind, module, rest = found.groups()
+        if kind == "shortcut":
+            own = "downsample.0" if module == "conv" else "downsample.1"
+        else:
+            own = _OF_DEEPLAB.get(kind, kind).replace("conv", module)
+        prefix = "" if part == "stem" else f"layer{int(layer) - 1}.{int(block) - 1}."
+        name = f"{prefix}{own}.{rest}"
+    return name
 
 
 def _names_of_stages(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -110,6 +136,8 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
         given, state = {}, content
     if not _is_state_dict(state) or not isinstance(given, Mapping):
         raise UserError(f"{path} holds no network weights; give a ResNet checkpoint")
+    if _is_deeplab({_BACKBONE.sub("", name): None for name in state}):
+        given = {"stride_in_1x1": True, "colours": "caffe", **given}
     state = _plain_names(state)
     # Many names may stand for one tensor; each becomes one of its own.
     if sum(tensor.numel() for tensor in state.values()) > path.stat().st_size:
@@ -141,6 +169,8 @@ def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> d
     """The file's arch, checked against its tensors, or what the tensors tell."""
 
     inferred = inferred_arch(state)
+    if "aspp.0.weight" in state:
+        inferred["num_labels"] = len(state["aspp.0.weight"].flatten(1))
     if "classifier.weight" in state:
         inferred["num_classes"] = len(state["classifier.weight"].flatten(1))
     if max(number for number in inferred.values() if isinstance(number, int)) > _MAX_CHANNELS:
@@ -154,16 +184,15 @@ def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> d
             )
     if not isinstance(arch["stride_in_1x1"], bool):
         raise UserError(f"{path} has an arch whose stride_in_1x1 is not a bool; give another file")
-    return {
-        key: arch[key]
-        for key in ("name", "width", "stem", "stride_in_1x1", "num_classes")
-        if key in arch
-    }
+    if arch.setdefault("colours", "torchvision") not in tuple(COLOURS):
+        raise UserError(f"{path} has an arch whose colours are not known; give another file")
+    names = (*_ARCH, "num_classes", "num_labels", "colours")
+    return {key: arch[key] for key in names if key in arch}
 
 
 def _options(arch: Mapping) -> dict:
     """The part of an arch that every network's constructor takes: that of the backbone."""
-    return {key: value for key, value in arch.items() if key != "num_classes"}
+    return {key: arch[key] for key in _ARCH}
 
 
 def _check_fit(
@@ -250,7 +279,41 @@ def load_boundary_net(
     return _load(path, checkpoint["state_dict"], build, advice)
 
 
-def load_backbone(path: str | Path | None) -> tuple[dict, dict[str, Tensor]]:
+def load_segmentation(path: str | Path, num_labels: int, **options: Any) -> DeepLabV2:
+    """A trained segmentation network, in evaluation mode on the CPU.
+
+    options: further constructor arguments. Raises UserError for a file that does not fit.
+    """
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    arch = checkpoint["arch"]
+    found = arch.get("num_labels", num_labels)
+    if found != num_labels:
+        raise UserError(
+            f"{path} tells {found} labels apart, but the data set has {num_labels}; give the one "
+            "that train_seg wrote for this data set"
+        )
+    build = partial(DeepLabV2, num_labels, colours=arch["colours"], **options, **_options(arch))
+    advice = "give a segmentation network, as train_seg writes it"
+    return _load(path, checkpoint["state_dict"], build, advice)
+
+
+def segmentation_on(path: str | Path | None, num_labels: int, **options: Any) -> DeepLabV2:
+    """A new segmentation network, untrained but for its backbone.
+
+    path: as in `load_backbone`, or a file of deeplab-pytorch; None downloads torchvision's
+    ResNet-101.
+    """
+    arch, state = load_backbone(path, "--seg_init", "ResNet101")
+    colours = read_checkpoint(path)["arch"]["colours"] if path else "torchvision"
+    model = DeepLabV2(num_labels, colours=colours, **options, **arch)
+    model.backbone.load_state_dict(state)
+    return model
+
+
+def load_backbone(
+    path: str | Path | None, flag: str = "--imagenet_weights", network: str = "ResNet50"
+) -> tuple[dict, dict[str, Tensor]]:
     """What training starts from: arch (name, width, stem, stride_in_1x1) and state dict.
 
     path: a torchvision ResNet, a backbone of any width, or a network of this project, of which
@@ -259,7 +322,7 @@ def load_backbone(path: str | Path | None) -> tuple[dict, dict[str, Tensor]]:
     for a download that fails.
     """
     if path is None:
-        return ResNet().arch, _download_imagenet()
+        return ResNet(network.lower()).arch, _download(network)
     path = Path(path)
     checkpoint = read_checkpoint(path)
     arch = _options(checkpoint["arch"])
@@ -270,20 +333,21 @@ def load_backbone(path: str | Path | None) -> tuple[dict, dict[str, Tensor]]:
     }
     with torch.device("meta"):
         wanted = _plain_names(ResNet(**arch).state_dict())
-    _check_fit(path, state, wanted, "give ResNet weights for --imagenet_weights")
+    _check_fit(path, state, wanted, f"give ResNet weights for {flag}")
     return arch, state
 
 
-def _download_imagenet() -> dict[str, Tensor]:
+def _download(name: str) -> dict[str, Tensor]:
     # Importing torchvision takes seconds, which every process of a step would spend.
-    from torchvision.models import ResNet50_Weights
+    from torchvision import models
 
     try:
-        state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        weights = getattr(models, f"{name}_Weights").IMAGENET1K_V1
+        state = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"the ImageNet weights of torchvision cannot be downloaded ({reason}); download "
-            "them elsewhere and give --imagenet_weights FILE"
+            "them elsewhere and give --imagenet_weights FILE (--seg_init FILE)"
         ) from error
     return _plain_names(state)

@@ -101,21 +101,24 @@ def save_row(
     at: Sequence[float],
     start: float,
     entry: dict,
+    role: str = "eval",
 ) -> None:
     """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
 
     confusions: T x L x L at the thresholds `at`. start: when scoring began. entry: what else is
-    kept of how the row was made.
+    kept of how the row was made. role: of the list that was scored.
     """
-    ids, info = args.scored_ids(), args.info
+    info = args.info
+    ids = args.scored_ids() if role == "eval" else args.image_ids(role)
+    split = info.eval_split if role == "eval" else info.seg_split
     kept = score_of(confusions, at, info.label_names)
     best = kept["best"]
-    official = info.is_official(info.eval_split, ids) and info.is_official(
+    official = info.is_official(split, ids) and info.is_official(
         info.train_split, args.image_ids("infer")
     )
     kept |= {
         "dataset": info.name,
-        "list": str(args.eval_list),
+        "list": str(getattr(args, f"{role}_list")),
         "list_digest": ids_digest(ids),
         "images": len(ids),
         "official": official,
@@ -123,7 +126,8 @@ def save_row(
         **entry,
         "seconds": round(time.perf_counter() - start, 3),
     }
-    share = entry["false_foreground"][best]
+    of_foreground = confusions[best][:, 1:].sum(axis=1)
+    share = of_foreground[0] / max(1, of_foreground.sum())
     log.info(
         "%s (%s): mIoU %.2f %% at threshold %.2f; %.1f %% of predicted foreground is background",
         *(row, entry["folder"], 100 * kept["miou"][best], kept["thresholds"][best], 100 * share),

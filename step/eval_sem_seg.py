@@ -33,13 +33,13 @@ def check(args: Options, preflight: Preflight) -> None:
 
 
 class ScoreMasks(ImageTask):
-    """Adds the pseudo mask of one image to the confusion matrix."""
+    """Adds the label map of one image to the confusion matrix."""
 
     images_worth_a_process = 200
 
-    def __init__(self, args: Options):
-        self.name = f"eval_sem_seg of {args.sem_seg_out_dir}"
-        self.info, self.mask_dir = args.info, args.sem_seg_out_dir
+    def __init__(self, args: Options, mask_dir: Path, step: str):
+        self.name = f"{step} of {mask_dir}"
+        self.info, self.mask_dir = args.info, mask_dir
         self.confusion = np.zeros((self.info.num_labels, self.info.num_labels), dtype=np.int64)
 
     def one(self, image_id: str) -> None:
@@ -55,9 +55,9 @@ class ScoreMasks(ImageTask):
 def run(args: Options) -> np.ndarray:
     """Confusion matrix L x L of the pseudo masks on the evaluation list (row truth)."""
     start = time.perf_counter()
-    confusion = sum(run_over_images(ScoreMasks(args), args.scored_ids(), args.resources))
-    wrong = confusion[0, 1:].sum() / max(1, confusion[:, 1:].sum())
-    entry = {"folder": str(args.sem_seg_out_dir), "crf": False, "false_foreground": [float(wrong)]}
+    task = ScoreMasks(args, args.sem_seg_out_dir, "eval_sem_seg")
+    confusion = sum(run_over_images(task, args.scored_ids(), args.resources))
+    entry = {"folder": str(args.sem_seg_out_dir), "crf": False}
     save_row(args, "pseudo masks", confusion[None], [args.sem_seg_bg_thres], start, entry)
     positive, negative = false_positive_negative(confusion)
     log.info(

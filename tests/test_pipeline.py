@@ -10,7 +10,7 @@ from PIL import Image
 
 from misc.cams import load_cam
 from misc.cli import lists
-from misc.cli.options import STEPS, parse
+from misc.cli.options import SEQUENCE, parse
 from misc.cli.steps import load_steps
 from misc.imutils import get_strided_size
 from misc.palette import read_label_png, voc_palette
@@ -136,10 +136,10 @@ def test_manifests_say_what_made_the_files(run):
 
 def test_the_log_has_the_options_the_steps_and_the_table(run):
     assert '"RIB_iter": 2' in run.first_log
-    for number, name in enumerate(STEPS, start=1):
+    for number, name in enumerate(SEQUENCE, start=1):
         assert f"[{number}/8] {name}: " in run.first_log
     table = run.first_log[run.first_log.index("mIoU (%)") :].splitlines()
-    assert [line[:14].strip() for line in table[1:4]] == ["CAM seed", "RIB seed", "pseudo masks"]
+    assert [line[:18].strip() for line in table[1:4]] == ["CAM seed", "RIB seed", "pseudo masks"]
     assert all(0 < float(line.split()[-2]) < 100 for line in table[1:4])
     assert table[3].split()[-1] == "0.27" and "paper" not in table[0]
     assert table[4].startswith("on 8 images of ")
@@ -225,7 +225,7 @@ def test_a_second_run_redoes_nothing(run):
     assert len(tables) >= 3 and tables[1].splitlines()[1:5] == tables[-1].splitlines()[1:5]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", SEQUENCE)
 def test_every_step_alone(copied, run, step):
     """It makes again all that it writes, and nothing else, to the same bytes."""
     own = {p for pattern in FILES.get(step, []) for p in copied.folder.glob(pattern)}

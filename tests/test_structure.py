@@ -71,6 +71,8 @@ WITHOUT_EFFECT = {
     "result_dir", "imagenet_weights", "cam_weights_name", "irn_weights_name", "plain_cam_out_dir",
     "cam_out_dir",
     "ir_label_out_dir", "sem_seg_out_dir", "skip_mismatched",
+    "with_seg", "seg_list", "seg_init", "seg_weights_name", "seg_label_dir", "seg_out_dir",
+    "seg_submission", "seg_skip_missing", "seg_runs", "seg_val_every",
 }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def prepare_lists(args: Options, with_masks: bool) -> None:
 
 def masks_are_missing(args: Options) -> bool:
     """Whether ground truth has to be drawn."""
-    ids = args.image_ids("eval", limited=False) if args.info.draws_masks else ()
+    roles = ("eval", "seg") if args.info.draws_masks else ()
+    ids = [image_id for role in roles for image_id in args.image_ids(role, limited=False)]
     return any(not args.info.mask_path(image_id).is_file() for image_id in ids)
 
 

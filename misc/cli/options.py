@@ -25,7 +25,41 @@ STEPS = {
     "train_irn": "5  train IRN",
     "make_sem_seg_labels": "6  random walk: pseudo masks",
     "eval_sem_seg": "   score the pseudo masks",
+    "train_seg": "7  train the segmentation network (DeepLab-v2) on the pseudo masks",
+    "make_seg": "8  predict the images of --seg_list",
+    "eval_seg": "9  score these predictions",
 }
+# These run where they are asked for, by name or all together by --with_seg.
+SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
+SEQUENCE = tuple(name for name in STEPS if name not in SEG_STEPS)
+
+# Published settings of the segmentation network, by name and dataset; README has their sources.
+_RIB = {
+    "batch_size": 10,
+    "accumulate": 1,
+    "iterations": 30_000,
+    "learning_rate": 2.5e-4,
+    "crop_size": 321,
+    "scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+    "loss": "balanced",
+}
+_PLAIN = {
+    **_RIB,
+    "accumulate": 2,
+    "iterations": 20_000,
+    "scales": (0.5, 0.75, 1.0, 1.25, 1.5),
+    "loss": "ce",
+}
+SEG_PRESETS = {
+    "rib": _RIB,
+    "recam": _PLAIN,
+    "clims": {**_RIB, "batch_size": 20, "accumulate": 2},
+    "deeplab-pytorch": _PLAIN,
+    "lpcam": {**_PLAIN, "batch_size": 20, "iterations": 100_000, "learning_rate": 2e-4},
+}
+SEG_PRESETS_BY_DATASET = {
+    "coco14": {"rib": {**_RIB, "iterations": 100_000, "crop_size": 481}},
+}  # fmt: skip
 # The flags of IRN for two of the steps are shorter than the names of their modules.
 PASS_ALIASES = {
     "make_sem_seg_labels": ("--make_sem_seg_pass",),
@@ -68,7 +102,7 @@ class Options(argparse.Namespace):
 
     def made_lists(self) -> list[Path]:
         """The lists and labels that were not given, and are made in `list_dir`."""
-        used = (self.train_list, self.infer_list, self.eval_list, self.cls_labels)
+        used = (self.train_list, self.infer_list, self.eval_list, self.seg_list, self.cls_labels)
         return [path for path in used if path.parent == self.list_dir]
 
     def with_list_dir(self, folder: Path) -> "Options":
@@ -77,6 +111,12 @@ class Options(argparse.Namespace):
         values = {name: value for name, value in vars(self).items() if name != "_frozen"}
         moved = {name: folder / value.name for name, value in values.items() if value in made}
         return Options(**{**values, **moved, "list_dir": folder}).freeze()
+
+    def seg_differences(self) -> dict[str, object]:
+        """What differs from --seg_preset."""
+        presets = {**SEG_PRESETS, **SEG_PRESETS_BY_DATASET.get(self.dataset, {})}
+        own = {name: getattr(self, f"seg_{name}") for name in presets[self.seg_preset]}
+        return {name: v for name, v in own.items() if v != presets[self.seg_preset][name]}
 
     def scored_ids(self) -> tuple[str, ...]:
         """Images to score: the evaluation list; under --limit, those of it that get maps."""
@@ -233,6 +273,7 @@ def build_parser() -> argparse.ArgumentParser:
     _score_options(parser.add_argument_group("scores (3, eval_sem_seg)"))
     _irn_options(parser.add_argument_group("inter-pixel relations (4, 5)"))
     _walk_options(parser.add_argument_group("random walk and pseudo masks (6)"))
+    _segmentation_options(parser.add_argument_group("segmentation network (7 to 9)"))
     _output_options(parser.add_argument_group("output"))
     return parser
 
@@ -400,6 +441,59 @@ def _walk_options(group: argparse._ArgumentGroup) -> None:
         help=f"pad images to this size for IRN, 0: no padding {_both('irn_pad_size')}")
 
 
+def _segmentation_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--with_seg", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="the whole sequence runs on into 7 to 9")
+    add("--seg_preset", choices=tuple(SEG_PRESETS), default="rib",
+        help="settings of a published training, each of which the options below replace "
+        "(default: %(default)s)")
+    add("--seg_init", type=Path, metavar="FILE",
+        help="backbone that 7 starts from: torchvision's format, a thin one, or a file of "
+        "deeplab-pytorch (default: torchvision downloads its ResNet-101)")
+    add("--seg_weights_name", type=Path, metavar="FILE",
+        help="segmentation network: written by 7, read by 8 (default: RESULT_DIR/deeplab_v2.pth)")
+    add("--seg_label_dir", type=Path, metavar="DIR",
+        help="label PNGs to train on, of any method (default: --sem_seg_out_dir)")
+    add("--seg_skip_missing", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="leave images of --infer_list out of 7 that have no label PNG (otherwise an error)")
+    add("--seg_list", type=Path, metavar="FILE",
+        help=f"images that 8 predicts and 9 scores {_by_dataset(lambda i: i.seg_split)}")
+    add("--seg_batch_size", type=_count, metavar="N",
+        help="images of a step, on all processes together")
+    add("--seg_accumulate", type=_count, metavar="N",
+        help="passes that a step is cut into, whose losses are averaged")
+    add("--seg_iterations", type=_count, metavar="N", help="steps")
+    add("--seg_learning_rate", type=_rate, metavar="X",
+        help="backbone; the classifiers' weights learn 10 times and their biases 20 times faster")
+    add("--seg_crop_size", type=_number(int, 16), metavar="PX", help="crop of training images")
+    add("--seg_scales", type=_numbers(float, 0.05, 8.0), metavar="S,S,...",
+        help="training images are scaled by one of these")
+    add("--seg_loss", choices=("ce", "balanced"),
+        help="cross entropy of all pixels, or half that of the background and half that of the "
+        "foreground")
+    add("--seg_momentum", type=_fraction, default=0.9, metavar="X", help="(default: %(default)s)")
+    add("--seg_weight_decay", type=_decay, default=5e-4, metavar="X",
+        help="(default: %(default)s)")
+    add("--seg_scale_by", choices=("size", "factor"), default="size",
+        help="how inputs are resized to the scales 0.5 and 0.75: by the ratio of the sizes, or by "
+        "the factor, as deeplab-pytorch does (default: %(default)s)")
+    add("--seg_val_every", type=_count_or_zero, default=0, metavar="N",
+        help="score on the first 100 images of --seg_list after every N steps of 7, and keep the "
+        "best weights beside the last, as *.best.pth (default: never)")
+    add("--seg_runs", type=_count, default=1, metavar="N",
+        help="train with N seeds, and report their mean and spread (default: %(default)s)")
+    add("--seg_flip", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="8 averages with the mirror image")
+    add("--seg_crf", choices=("none", "proper", "wrapped"), default="proper",
+        help="dense CRF of 8, written beside the plain predictions; wrapped: on the colours that "
+        "deeplab-pytorch's evaluation hands over (default: %(default)s)")
+    add("--seg_scores", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="8 also saves the probabilities, float16 in npz")
+    add("--seg_submission", type=Path, metavar="FILE",
+        help="pack the predictions of 8 for the VOC test server into this .tar.gz")
+
+
 def _output_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--result_dir", type=Path, metavar="DIR",
@@ -411,6 +505,8 @@ def _output_options(group: argparse._ArgumentGroup) -> None:
     add("--ir_label_out_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/ir_label)")
     add("--sem_seg_out_dir", type=Path, metavar="DIR",
         help="pseudo masks; coloured ones in its folder palette/ (default: RESULT_DIR/sem_seg)")
+    add("--seg_out_dir", type=Path, metavar="DIR",
+        help="predictions of 8; with the CRF in DIR_crf (default: RESULT_DIR/seg)")
     add("--log_name", type=Path, metavar="FILE", help="(default: RESULT_DIR/run.log)")
     add("--visualize", type=_count_or_zero, default=0, metavar="N",
         help="draw the maps and masks of the first N images side by side, and the curves of the "
@@ -430,6 +526,8 @@ _RESULT_NAMES = {
     "cam_out_dir": "cam",
     "ir_label_out_dir": "ir_label",
     "sem_seg_out_dir": "sem_seg",
+    "seg_weights_name": "deeplab_v2.pth",
+    "seg_out_dir": "seg",
     "log_name": "run.log",
 }
 
@@ -454,6 +552,12 @@ def parse(argv: list[str] | None = None) -> Options:
     for role, split in splits.items():
         if getattr(args, f"{role}_list") is None:
             setattr(args, f"{role}_list", args.list_dir / f"{split}.txt")
+    args.seg_list = args.seg_list or args.list_dir / f"{info.seg_split}.txt"
+    args.seg_label_dir = args.seg_label_dir or args.sem_seg_out_dir
+    presets = {**SEG_PRESETS, **SEG_PRESETS_BY_DATASET.get(args.dataset, {})}
+    for name, value in presets[args.seg_preset].items():
+        if getattr(args, f"seg_{name}") is None:
+            setattr(args, f"seg_{name}", value)
     args.cls_labels = args.cls_labels or args.list_dir / info.label_file
     for name, value in info.defaults.items():
         if getattr(args, name) is None:
@@ -488,7 +592,8 @@ def chosen_steps(args: Options) -> list[str]:
     flags = {name: getattr(args, f"{name}_pass") for name in STEPS}
     if any(flags.values()):
         return [name for name in STEPS if flags[name]]
-    steps = [name for name in STEPS if flags[name] is not False]
+    asked = STEPS if args.with_seg else SEQUENCE
+    steps = [name for name in asked if flags[name] is not False]
     if "cam_weights_name" in args.given and "train_cam" in steps:
         steps.remove("train_cam")
     if not steps:
@@ -499,7 +604,7 @@ def chosen_steps(args: Options) -> list[str]:
 def unread_lists(args: Options, steps: Mapping[str, ModuleType]) -> list[str]:
     """The options of lists that were given and that none of these steps reads."""
     read = {f"{role}_list" for step in steps.values() for role in step.LISTS}
-    lists = ("train_list", "infer_list", "eval_list")
+    lists = ("train_list", "infer_list", "eval_list", "seg_list")
     return [f"--{name}" for name in lists if name in args.given and name not in read]
 
 

@@ -13,7 +13,8 @@ from misc.storage.lock import locked
 from misc.storage.manifest import make_writable
 
 _GIVEN_FILES = ("train_list", "infer_list", "eval_list", "cls_labels", "imagenet_weights",
-                "cam_weights_name", "irn_weights_name")  # fmt: skip
+                "cam_weights_name", "irn_weights_name", "seg_list", "seg_init",
+                "seg_weights_name")  # fmt: skip
 
 
 def written(args: Options, steps: Mapping[str, ModuleType]) -> dict[str, Path]:

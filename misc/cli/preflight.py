@@ -28,7 +28,12 @@ from misc.storage.manifest import (
 )
 from misc.storage.outputs import foreign_line, is_foreign
 from misc.storage.untrusted import check_jpeg, is_rotated
-from net.checkpoint import load_backbone, load_boundary_net, load_classifier
+from net.checkpoint import (
+    load_backbone,
+    load_boundary_net,
+    load_classifier,
+    load_segmentation,
+)
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +95,14 @@ class Preflight:
         """Whether a planned step writes a folder or file, so that it need not be there yet."""
         return self._makers.get(path.resolve()) in self._planned
 
-    def label_maps(self, image_ids: Iterable[str], folder: Path) -> None:
+    def label_maps(self, image_ids: Iterable[str], folder: Path, advice: str = "") -> None:
         """Label maps of an earlier step are there, unless this run makes them."""
         if not self._made_here(folder, image_ids):
             self.collect(lambda: read_manifest(folder))
             made_by = self._makers.get(folder.resolve())
-            check = partial(check_label_map, self.info, folder, made_by)
+            if made_by:
+                advice = f"run --{made_by}_pass first"
+            check = partial(check_label_map, self.info, folder, advice or "give another folder")
             self._later(f"label map in {folder}", image_ids, check)
 
     def cams(self, image_ids: Iterable[str], folder: Path) -> None:
@@ -114,15 +121,23 @@ class Preflight:
         if not self.is_made(path):
             self._checkpoint(("boundary net", path), partial(load_boundary_net, path))
 
-    def backbone(self, path: Path | None) -> None:
+    def segmentation(self, path: Path) -> None:
+        """The segmentation network's checkpoint fits, unless this run trains it."""
+        if not self.is_made(path):
+            load = partial(load_segmentation, path, self.info.num_labels)
+            self._checkpoint(("segmentation", path), load)
+
+    def backbone(
+        self, path: Path | None, network: str = "ResNet50", flag: str = "--imagenet_weights"
+    ) -> None:
         """The file that training starts from fits; torchvision's download is tried here.
 
         Not under --check, which writes nothing: there it is only said.
         """
         if path is None and self.args.check:
-            log.info("--imagenet_weights is not given: a run takes torchvision's, from the network")
+            log.info("%s is not given: a run takes torchvision's, from the network", flag)
             return
-        self._checkpoint(("backbone", path), partial(load_backbone, path))
+        self._checkpoint((network, path), partial(load_backbone, path, flag, network))
 
     def disjoint_images(self) -> None:
         """Every image to fine-tune on has others without its classes to draw batches from."""
@@ -130,14 +145,17 @@ class Preflight:
         self.labels((*drawn, *targets))
         self.collect(lambda: self._check_disjoint(drawn, targets), "label")
 
-    def output(self, folder: OutputFolder, options: dict) -> None:
+    def output(
+        self, folder: OutputFolder, options: dict, image_ids: Iterable[str] | None = None
+    ) -> None:
         """An output folder can be written and does not hold foreign files, or of other options."""
         self.collect(lambda: check_folder(folder, options, self.args.overwrite), "output")
-        self.collect(lambda: self._check_own(folder), "output")
+        ids = self.args.image_ids("infer") if image_ids is None else image_ids
+        self.collect(lambda: self._check_own(folder, ids), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
 
-    def _check_own(self, folder: OutputFolder) -> None:
-        paths = [folder.path / f"{i}{folder.suffix}" for i in self.args.image_ids("infer")]
+    def _check_own(self, folder: OutputFolder, image_ids: Iterable[str]) -> None:
+        paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]
         raise_problems("output", [foreign_line(path) for path in paths if is_foreign(path)])
 
     def output_file(self, file: CheckpointFile, options: dict) -> None:
@@ -235,12 +253,11 @@ def check_mask(info: DatasetInfo, image_id: str) -> None:
     _check_values(info, path, mask)
 
 
-def check_label_map(info: DatasetInfo, folder: Path, made_by: str | None, image_id: str) -> None:
+def check_label_map(info: DatasetInfo, folder: Path, advice: str, image_id: str) -> None:
     """Raise UserError unless a step has made the label map of an image, and it fits."""
     path = folder / f"{image_id}.png"
     if not path.is_file():
-        first = f"run --{made_by}_pass first or " if made_by else ""
-        raise UserError(f"{path}: missing; {first}give the folder that has it")
+        raise UserError(f"{path}: missing; {advice}")
     labels = read_label_png(path)
     if labels.shape != info.image_size(image_id):
         raise UserError(f"{path}: has another size than its image; make it again")

@@ -9,7 +9,7 @@ from misc.storage.scores import NAME, load_scores
 log = logging.getLogger(__name__)
 
 # Rows of the table in the order of the method.
-ROWS = ("CAM seed", "RIB seed", "pseudo masks")
+ROWS = ("CAM seed", "RIB seed", "pseudo masks", "segmentation", "segmentation + CRF")
 
 
 def print_report(args: Options) -> None:
@@ -26,14 +26,14 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
     """Lines of the table; the paper's figures stand beside rows of the official lists."""
     names = [row for row in ROWS if row in rows] + sorted(set(rows) - set(ROWS))
     official = any(rows[row].get("official") for row in names)
-    lines = [f"{'':14}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
+    lines = [f"{'':18}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
     for row in names:
         score, paper = rows[row], ""
         best = score["best"]
         if score.get("official") and row in args.info.paper_scores:
             paper = f"{args.info.paper_scores[row]:8.1f}"
         miou = float("nan") if score["miou"][best] is None else 100 * score["miou"][best]
-        lines.append(f"{row:14}{miou:9.2f}{score['thresholds'][best]:11.2f}{paper}")
+        lines.append(f"{row:18}{miou:9.2f}{score['thresholds'][best]:11.2f}{paper}")
     for where in dict.fromkeys(_where(rows[row]) for row in names):
         lines.append(where)
     if official:

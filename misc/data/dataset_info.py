@@ -32,6 +32,7 @@ class DatasetInfo:
     official_sizes: Mapping[str, int] = field(hash=False)  # images of the official lists, by split
     train_split: str  # images that get maps and pseudo masks, and that networks train on
     eval_split: str  # images on which seeds and pseudo masks are scored
+    seg_split: str  # images on which the segmentation network is scored
     image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
     draws_masks: bool = False  # whether its preparation draws the masks that are missing
     label_file: str = "cls_labels.npy"  # image-level labels, beside the lists

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from misc.cli.options import STEPS, build_parser, chosen_steps, parse
+from misc.cli.options import SEG_STEPS, SEQUENCE, STEPS, build_parser, chosen_steps, parse
 from misc.data.registry import describe
 from misc.errors import UserError
 from misc.runtime.devices import check_device
@@ -27,7 +27,9 @@ def refusal(capsys, *argv):
 
 
 def test_all_steps_without_any_flag():
-    assert chosen_steps(parse([])) == list(STEPS)
+    assert chosen_steps(parse([])) == list(SEQUENCE)
+    assert chosen_steps(parse(["--with_seg"])) == list(STEPS)
+    assert SEQUENCE + SEG_STEPS == tuple(STEPS)
 
 
 @pytest.mark.parametrize("words", [["--eval_cam_pass"], ["--eval_cam_pass", "True"]])
@@ -37,7 +39,9 @@ def test_a_flag_chooses_its_step_alone(words):
 
 @pytest.mark.parametrize("word", ["False", "false", "0", "no"])
 def test_a_false_flag_leaves_its_step_out(word):
-    assert chosen_steps(parse(["--eval_cam_pass", word])) == [s for s in STEPS if s != "eval_cam"]
+    assert chosen_steps(parse(["--eval_cam_pass", word])) == [
+        s for s in SEQUENCE if s != "eval_cam"
+    ]
 
 
 def test_true_flags_win_over_false_ones_and_keep_the_order():
@@ -56,7 +60,7 @@ def test_every_step_has_its_flag(flag, step):
 
 def test_a_given_classifier_is_not_trained_unless_told_to():
     given = ["--cam_weights_name", "c.pth"]
-    assert chosen_steps(parse(given)) == [s for s in STEPS if s != "train_cam"]
+    assert chosen_steps(parse(given)) == [s for s in SEQUENCE if s != "train_cam"]
     assert chosen_steps(parse([*given, "--train_cam_pass"])) == ["train_cam"]
     assert "make_cam" not in chosen_steps(parse([*given, "--make_cam_pass", "False"]))
 

@@ -108,6 +108,7 @@ def test_each_file_is_looked_at_once(begin, tmp_path, monkeypatch):
     looked_at = []
     for name in ("check_image", "check_mask", "load_backbone", "load_labels"):
         monkeypatch.setattr(preflight, name, lambda *what, **_: looked_at.append(str(what[-1])))
+    monkeypatch.setattr(preflight, "load_backbone", lambda path, *_: looked_at.append(str(path)))
     monkeypatch.setattr(preflight, "load_labels", lambda _, ids, info: looked_at.extend(ids))
     checks = begin()
     for ids in (IDS[:5], IDS[3:], IDS):

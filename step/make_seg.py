@@ -1,0 +1,142 @@
+"""Predict with the segmentation network: whole images, all scales, with and without a dense CRF."""
+
+import io
+import logging
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.crf import dense_crf, wrapped_image
+from misc.data.datasets import read_image
+from misc.errors import UserError
+from misc.palette import read_label_png, save_label_png, save_palette_png
+from misc.runtime import distributed
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.storage.files import atomic_path
+from misc.storage.manifest import OutputFolder, file_digest
+from net.checkpoint import load_segmentation
+from net.deeplab_v2 import COLOURS, probabilities
+from step.train_seg import target
+
+log = logging.getLogger(__name__)
+
+LISTS = ("seg",)
+SUBMISSION = "results/VOC2012/Segmentation/comp6_test_cls"
+TEST_IMAGES = 1456  # of VOC 2012's test list
+
+
+def folders(args: Options, run: int) -> dict[str, Path]:
+    """Where the predictions of a run go: plain, and with the CRF where there is one."""
+    name = args.seg_out_dir.name + (f"_run{run + 1}" if run else "")
+    plain = args.seg_out_dir.with_name(name)
+    crf = {"crf": plain.with_name(f"{name}_crf")} if args.seg_crf != "none" else {}
+    return {"plain": plain, **crf}
+
+
+def settings(args: Options, kind: str = "plain") -> dict:
+    """The options that predictions depend on, plain ones or those with the CRF."""
+    names = ("dataset", "seg_scale_by", "seg_flip", "seg_scores", "precision")
+    own = {"seg_crf": args.seg_crf if kind == "crf" else "none"}
+    return {"step": "make_seg", "version": 1, **args.settings(*names), **own}
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    places = {}
+    for run in range(args.seg_runs):
+        for kind, path in folders(args, run).items():
+            about = f"{kind}, run {run + 1}, of --seg_out_dir"
+            places |= {about: path, f"palette/ ({about})": path / "palette"}
+    return places
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    for run in range(args.seg_runs):
+        for kind, path in folders(args, run).items():
+            out = OutputFolder("--seg_out_dir", path, ".png")
+            preflight.output(out, settings(args, kind), args.image_ids("seg"))
+        preflight.segmentation(target(args, run).path)
+    preflight.images(args.image_ids("seg"))
+    if args.seg_submission:
+        preflight.collect(lambda: require_new(args))
+
+
+def require_new(args: Options) -> None:
+    """Raise UserError where an archive would be replaced."""
+    if args.seg_submission.exists() and not args.overwrite:
+        raise UserError(f"--seg_submission {args.seg_submission}: exists; give another name")
+
+
+class MakeSegmentation(ImageTask):
+    """Predicts one image."""
+
+    def __init__(self, args: Options, run: int):
+        self.args, self.folders = args, folders(args, run)
+        self.name = "make_seg" + (f", run {run + 1}" if run else "")
+        self.weights = target(args, run).path
+
+    def outputs(self, image_id: str) -> list[Path]:
+        names = [f"{image_id}.png", f"palette/{image_id}.png"]
+        paths = [folder / name for folder in self.folders.values() for name in names]
+        scores = [self.folders["plain"] / f"{image_id}.npz"] if self.args.seg_scores else []
+        return [*paths, *scores]
+
+    def start(self, device: torch.device, image_ids: list[str]) -> None:
+        args = self.args
+        model = load_segmentation(self.weights, args.info.num_labels, scale_by=args.seg_scale_by)
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+
+    def one(self, image_id: str) -> None:
+        image = read_image(self.args.info.image_path(image_id))
+        with self.bf16:
+            scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
+        self._save("plain", image_id, scores)
+        if "crf" in self.folders:
+            shown = image
+            if self.args.seg_crf == "wrapped":
+                shown = wrapped_image(image[..., ::-1], COLOURS["caffe"].mean)
+            self._save("crf", image_id, dense_crf(shown, scores))
+        if self.args.seg_scores:
+            with atomic_path(self.folders["plain"] / f"{image_id}.npz") as path:
+                stream = io.BytesIO()
+                np.savez_compressed(stream, probabilities=scores.astype(np.float16))
+                path.write_bytes(stream.getvalue())
+
+    def _save(self, kind: str, image_id: str, scores: np.ndarray) -> None:
+        labels = scores.argmax(axis=0).astype(np.uint8)
+        save_palette_png(self.folders[kind] / "palette" / f"{image_id}.png", labels)
+        save_label_png(self.folders[kind] / f"{image_id}.png", labels)
+
+
+def run(args: Options) -> None:
+    """Predict every image of --seg_list with the network of every run."""
+    ids = args.image_ids("seg")
+    for number in range(args.seg_runs):
+        inputs = {"network": file_digest(target(args, number).path)}
+        for kind, path in folders(args, number).items():
+            for place in (path, path / "palette"):
+                folder = OutputFolder("--seg_out_dir", place, ".png")
+                claim(folder, settings(args, kind), inputs, args.overwrite)
+        run_over_images(MakeSegmentation(args, number), ids, args.resources)
+    if args.seg_submission:
+        distributed.on_first_rank(lambda: pack(args, ids))
+
+
+def pack(args: Options, ids: tuple[str, ...]) -> None:
+    """The first run's predictions as the archive that the VOC test server takes."""
+    folder = list(folders(args, 0).values())[-1]
+    args.seg_submission.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(args.seg_submission) as path, tarfile.open(path, "w:gz") as archive:
+        for image_id in ids:
+            if read_label_png(folder / f"{image_id}.png").max() > args.info.num_classes:
+                raise UserError(f"{folder / image_id}.png: has a label beyond the classes")
+            archive.add(folder / "palette" / f"{image_id}.png", f"{SUBMISSION}/{image_id}.png")
+    log.info("%s: %d files of %s", args.seg_submission, len(ids), folder)
+    if len(ids) != TEST_IMAGES:
+        log.warning("the test server of VOC 2012 asks for %d images", TEST_IMAGES)

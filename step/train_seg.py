@@ -1,0 +1,174 @@
+"""Train the segmentation network on pseudo masks (DeepLab-v2; RIB, Sec. 4)."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import read_image
+from misc.data.segmentation import SegCrop, SegmentationDataset
+from misc.errors import UserError
+from misc.metrics import confusion_matrix, mean_iou
+from misc.palette import read_label_png
+from misc.runtime import distributed
+from misc.runtime.devices import main_device, read_ahead_workers
+from misc.runtime.training import (
+    CheckpointFile,
+    Training,
+    check_batch,
+    is_trained,
+    save_trained,
+    train,
+)
+from misc.seg_loss import IGNORE, scale_losses, stepwise_poly
+from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
+from net.checkpoint import read_checkpoint, save_checkpoint, segmentation_on
+from net.deeplab_v2 import COLOURS, DeepLabV2, network_input, probabilities
+
+log = logging.getLogger(__name__)
+
+LISTS = ("infer",)
+VALIDATED = 100  # images
+
+
+def target(args: Options, run: int) -> CheckpointFile:
+    """The checkpoint of a run, counted from 0; the first has the name that is given."""
+    path = args.seg_weights_name
+    named = path.with_name(f"{path.stem}.run{run + 1}{path.suffix}") if run else path
+    return CheckpointFile("--seg_weights_name", named)
+
+
+def settings(args: Options, run: int = 0) -> dict:
+    """The options that the network of a run depends on."""
+    names = (
+        "dataset", "seg_preset", "seg_batch_size", "seg_accumulate", "seg_iterations",
+        "seg_learning_rate", "seg_crop_size", "seg_scales", "seg_loss", "seg_momentum",
+        "seg_weight_decay", "seg_scale_by", "precision",
+    )  # fmt: skip
+    return {"step": "train_seg", "version": 1, "seed": args.seed + run, **args.settings(*names)}
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    paths = [target(args, run).path for run in range(args.seg_runs)]
+    names = ("--seg_weights_name", *(f"--seg_runs_{r + 1}_name" for r in range(1, len(paths))))
+    return dict(zip(names, paths, strict=True))
+
+
+def label_files(args: Options) -> dict[str, Path]:
+    """Label PNG of every image to train on; --seg_skip_missing leaves out those that have none."""
+    files = {i: args.seg_label_dir / f"{i}.png" for i in args.image_ids("infer")}
+    if args.seg_skip_missing:
+        files = {image_id: path for image_id, path in files.items() if path.is_file()}
+    if not files:
+        raise UserError(f"--seg_label_dir {args.seg_label_dir}: has no label PNG of --infer_list")
+    return files
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first batch."""
+    for run in range(args.seg_runs):
+        preflight.output_file(target(args, run), settings(args, run))
+    micro = -(-args.seg_batch_size // args.seg_accumulate)
+    preflight.collect(lambda: check_batch("--seg_batch_size", micro))
+    preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
+    if preflight.is_made(args.seg_label_dir):
+        ids = args.image_ids("infer")
+    else:
+        ids = tuple(label_files(args))
+        preflight.collect(lambda: require_labels(label_files(args)))
+    preflight.images(ids)
+    preflight.label_maps(ids, args.seg_label_dir, "--seg_skip_missing leaves such images out")
+
+
+def require_labels(files: dict[str, Path]) -> None:
+    """Raise UserError where no pixel of any image has a label."""
+    there = (path for path in files.values() if path.is_file())
+    first = next(there, None)
+    if first and not any((read_label_png(path) != IGNORE).any() for path in (first, *there)):
+        raise UserError(f"{first.parent}: all labels are 255 (undecided); give other labels")
+
+
+def run(args: Options) -> None:
+    """Train one network for each of --seg_runs seeds."""
+    changed = args.seg_differences()
+    log.info("preset %s, apart from: %s", args.seg_preset, changed or "nothing")
+    log.info("a step has %d images in %d passes, on all processes together",
+             args.seg_batch_size, args.seg_accumulate)  # fmt: skip
+    for number in range(args.seg_runs):
+        train_run(args, number)
+
+
+def train_run(args: Options, number: int) -> None:
+    """Train the network of one seed, unless it is there already."""
+    files = label_files(args)
+    inputs = {
+        "init": weights_digest(args.seg_init),
+        "labels": folder_digest(args.seg_label_dir),
+        "images": ids_digest(tuple(files)),
+    }
+    training = Training(
+        name="train_seg",
+        file=target(args, number),
+        settings=settings_of(settings(args, number), inputs),
+        batch_size=args.seg_batch_size,
+        seed=args.seed + number,
+        num_workers=read_ahead_workers(args.resources),
+        checkpoint_minutes=args.checkpoint_minutes,
+        iterations=args.seg_iterations,
+        accumulate=args.seg_accumulate,
+        overwrite=args.overwrite,
+    )
+    if is_trained(training):
+        return
+    torch.manual_seed(training.seed)
+    device = main_device(args.resources)
+    model = segmentation_on(args.seg_init, args.info.num_labels, scale_by=args.seg_scale_by)
+    model.to(device, memory_format=torch.channels_last).train()
+    colours = COLOURS[model.colours]
+    crop = SegCrop(args.seg_crop_size, colours.mean, args.seg_scales)
+    to_input = partial(network_input, colours=colours)
+    dataset = SegmentationDataset(args.info, files, crop, to_input, colours.bgr, training.seed)
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+
+    def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
+        images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+        with bf16:
+            outputs = network(images.contiguous(memory_format=torch.channels_last))
+        losses = scale_losses([output.float() for output in outputs], labels, args.seg_loss)
+        return {"total": sum(losses) / args.seg_accumulate}
+
+    groups = model.parameter_groups(args.seg_learning_rate, args.seg_weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=args.seg_learning_rate, momentum=args.seg_momentum)
+    schedule = stepwise_poly(optimizer, args.seg_iterations)
+    validate = partial(keep_best, args, model, training.file.path)
+    train(training, model, optimizer, dataset, losses_of, schedule, validate)
+    save_trained(training, model, save_checkpoint)
+
+
+def keep_best(args: Options, model: DeepLabV2, path: Path, done: int) -> None:
+    """Every --seg_val_every steps: score some images, keep the weights if none were better."""
+    if not args.seg_val_every or done % args.seg_val_every:
+        return
+    ids = distributed.share(args.image_ids("seg")[:VALIDATED])
+    confusion = np.zeros((args.info.num_labels,) * 2, dtype=np.int64)
+    model.eval()
+    for image_id in ids:
+        predicted = probabilities(model, read_image(args.info.image_path(image_id))).argmax(dim=0)
+        truth = read_label_png(args.info.mask_path(image_id))
+        confusion += confusion_matrix(truth, predicted.cpu().numpy(), len(confusion))
+    model.train()
+    miou = float(mean_iou(sum(distributed.gathered(confusion))))
+    best = path.with_name(f"{path.stem}.best{path.suffix}")
+    log.info("train_seg: step %d, mIoU %.2f %% on %d images", done, 100 * miou, len(ids))
+
+    def save() -> None:
+        before = read_checkpoint(best)["extra"].get("miou", 0.0) if best.is_file() else 0.0
+        if miou > before:
+            save_checkpoint(best, model, miou=miou, steps=done)
+
+    distributed.on_first_rank(save)
