@@ -32,7 +32,7 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.masks(ids)
     for number in range(args.seg_runs):
         for folder in folders(args, number).values():
-            preflight.label_maps(ids, folder)
+            preflight.label_maps(ids, folder, role="seg")
 
 
 def run(args: Options) -> None:

@@ -95,9 +95,11 @@ class Preflight:
         """Whether a planned step writes a folder or file, so that it need not be there yet."""
         return self._makers.get(path.resolve()) in self._planned
 
-    def label_maps(self, image_ids: Iterable[str], folder: Path, advice: str = "") -> None:
-        """Label maps of an earlier step are there, unless this run makes them."""
-        if not self._made_here(folder, image_ids):
+    def label_maps(
+        self, image_ids: Iterable[str], folder: Path, advice: str = "", role: str = "infer"
+    ) -> None:
+        """Label maps of an earlier step are there, unless this run makes them for a list."""
+        if not self._made_here(folder, image_ids, role):
             self.collect(lambda: read_manifest(folder))
             made_by = self._makers.get(folder.resolve())
             if made_by:
@@ -190,14 +192,14 @@ class Preflight:
             self._looked_at["checkpoint"].add(key)
             self.collect(load, "checkpoint")
 
-    def _made_here(self, folder: Path, image_ids: Iterable[str]) -> bool:
+    def _made_here(self, folder: Path, image_ids: Iterable[str], role: str = "infer") -> bool:
         """Whether a planned step fills a folder; the images that it leaves out are noted."""
         if not self.is_made(folder):
             return False
-        missing = set(image_ids) - set(self.args.image_ids("infer"))
+        missing = set(image_ids) - set(self.args.image_ids(role))
         if missing:
             message = (
-                f"--infer_list {self.args.infer_list}: has no {min(missing)}, nor "
+                f"--{role}_list {getattr(self.args, f'{role}_list')}: has no {min(missing)}, nor "
                 f"{len(missing) - 1} more images that are needed later; give lists that agree "
                 f"(--eval_list, --train_list)"
             )
