@@ -132,7 +132,7 @@ def dense_crf(
     crf.addPairwiseBilateral(
         sxy=s.bilateral_sxy,
         srgb=s.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image),
+        rgbim=np.require(image, requirements=["C", "W"]),
         compat=s.bilateral_weight,
     )
     return np.array(crf.inference(s.iterations), np.float32).reshape(labels, height, width)

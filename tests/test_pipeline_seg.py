@@ -1,0 +1,236 @@
+"""The segmentation network on eight drawn images: trained, resumed, predicted, scored, refused."""
+
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from misc.cli.options import SEG_PRESETS, parse
+from misc.errors import UserError
+from misc.palette import read_label_png, save_label_png
+from misc.runtime import interrupts
+from misc.storage.scores import load_scores
+from net.backbones import ResNet
+from net.checkpoint import load_segmentation, read_checkpoint, segmentation_on
+from net.deeplab_v2 import COLOURS, network_input, probabilities
+from step import train_seg
+
+TINY_SEG = (
+    *("--seg_crop_size", 65, "--seg_batch_size", 4, "--seg_accumulate", 2, "--seg_iterations", 3),
+    *("--seg_learning_rate", 1e-3, "--seg_scales", "0.5,1.0"),
+)
+PASSES = ("--train_seg_pass", "--make_seg_pass", "--eval_seg_pass")
+
+
+class Seg:
+    """A folder of results and the commands that fill it."""
+
+    def __init__(self, folder, sample, init, tiny_run):
+        self.folder, self.sample, self._run = folder, sample, tiny_run
+        self.words = ["--voc12_root", sample.root, "--result_dir", folder, "--seg_init", init]
+        self.words += ["--seg_label_dir", sample.root / "SegmentationClassAug", *TINY_SEG]
+
+    def __call__(self, *more):
+        return self._run(*self.words, *more)
+
+
+@pytest.fixture(scope="module")
+def run(sample, tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seg")
+    torch.manual_seed(0)
+    torch.save(ResNet(width=8, stem=8).state_dict(), folder / "init.pth")
+    seg = Seg(folder / "r", sample, folder / "init.pth", tiny_run)
+    assert seg(*PASSES, "--seg_scores", "--seg_submission", folder / "to" / "server.tar.gz") == 0
+    return seg
+
+
+@pytest.fixture
+def fresh(run, tmp_path, tiny_run):
+    """The same commands with an empty result folder."""
+    return Seg(tmp_path / "r", run.sample, run.words[5], tiny_run)
+
+
+def test_predictions_and_scores(run):
+    ids = [line for line in (run.folder / "lists" / "val.txt").read_text().split() if "_" in line]
+    rows = load_scores(run.folder)
+    assert set(rows) == {"segmentation", "segmentation + CRF"}
+    assert rows["segmentation"]["images"] == len(ids) and rows["segmentation + CRF"]["crf"]
+    network = load_segmentation(run.folder / "deeplab_v2.pth", 21)
+    for image_id in ids:
+        image = np.asarray(Image.open(run.sample.image_path(image_id)))
+        scores = probabilities(network, image).numpy()
+        labels = read_label_png(run.folder / "seg" / f"{image_id}.png")
+        assert labels.shape == image.shape[:2] and (labels == scores.argmax(axis=0)).mean() > 0.999
+        saved = np.load(run.folder / "seg" / f"{image_id}.npz")["probabilities"]
+        assert saved.dtype == np.float16 and np.abs(saved - scores).max() < 2e-3
+        palette = Image.open(run.folder / "seg_crf" / "palette" / f"{image_id}.png")
+        assert palette.mode == "P"
+        crf = read_label_png(run.folder / "seg_crf" / f"{image_id}.png")
+        assert np.array_equal(np.array(palette), crf)
+    with tarfile.open(run.folder.parent / "to" / "server.tar.gz") as archive:
+        names = archive.getnames()
+    assert names == [f"results/VOC2012/Segmentation/comp6_test_cls/{i}.png" for i in ids]
+    log = (run.folder / "run.log").read_text()
+    assert "preset rib, apart from: {" in log and "a step has 4 images in 2 passes" in log
+    assert "the test server of VOC 2012 asks for 1456 images" in log
+
+
+def test_the_checkpoint_knows_its_network(run):
+    checkpoint = read_checkpoint(run.folder / "deeplab_v2.pth")
+    assert checkpoint["arch"]["num_labels"] == 21 and checkpoint["arch"]["width"] == 8
+    assert checkpoint["arch"]["colours"] == "torchvision"
+    start = segmentation_on(run.words[5], 21).state_dict()
+    trained = checkpoint["state_dict"]
+    assert not trained["conv1.weight"].equal(start["backbone.conv1.weight"])
+    frozen = "layer1.0.bn1.weight"
+    assert trained[frozen].equal(start[f"backbone.{frozen}"])
+    assert checkpoint["extra"]["settings"]["step"] == "train_seg"
+
+
+def test_an_interrupted_training_ends_in_the_same_weights(run, fresh, monkeypatch):
+    """The state is kept after every step; the third step is never reached the first time."""
+    check, count = interrupts.check, []
+
+    def stop():
+        check()
+        count.append(0)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("misc.runtime.training.interrupts.check", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fresh("--train_seg_pass", "--checkpoint_minutes", 0)
+    monkeypatch.undo()
+    assert (fresh.folder / "deeplab_v2.partial.pth").exists()
+    assert fresh("--train_seg_pass") == 0
+    assert "train_seg: resumes after" in (fresh.folder / "run.log").read_text()
+    one, other = (read_checkpoint(f / "deeplab_v2.pth") for f in (run.folder, fresh.folder))
+    assert all(one["state_dict"][n].equal(t) for n, t in other["state_dict"].items())
+
+
+def test_several_runs_have_several_seeds(fresh):
+    options = ("--seg_runs", 2, "--seg_iterations", 1, "--seg_crf", "none", "--seg_val_every", 1)
+    assert fresh(*PASSES, *options) == 0
+    names = {path.name for path in fresh.folder.glob("*.pth")}
+    assert names >= {"deeplab_v2.pth", "deeplab_v2.run2.pth", "deeplab_v2.best.pth"}
+    states = [read_checkpoint(fresh.folder / n) for n in ("deeplab_v2.pth", "deeplab_v2.run2.pth")]
+    first, second = (state["state_dict"]["aspp.0.weight"] for state in states)
+    assert not first.equal(second)
+    assert (fresh.folder / "seg_run2").is_dir() and not (fresh.folder / "seg_crf").exists()
+    rows = load_scores(fresh.folder)
+    assert len(rows["segmentation, run 2"]["runs"]) == 2
+    assert "% in 2 runs" in (fresh.folder / "run.log").read_text()
+    assert read_checkpoint(fresh.folder / "deeplab_v2.best.pth")["extra"]["steps"] == 1
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def refused(capsys, code):
+    assert code == 2
+    return capsys.readouterr().err
+
+
+def labels_of(run, tmp_path):
+    folder = tmp_path / "labels"
+    shutil.copytree(run.sample.root / "SegmentationClassAug", folder)
+    return folder, "2012_000003"
+
+
+@pytest.mark.parametrize("kind", ["size", "label", "missing", "ignore"])
+def test_labels_that_do_not_fit(run, fresh, tmp_path, capsys, kind):
+    folder, image_id = labels_of(run, tmp_path)
+    path = folder / f"{image_id}.png"
+    label = read_label_png(path)
+    words = {"size": "has another size", "label": "has label 30", "missing": "--seg_skip_missing",
+             "ignore": "all labels are 255"}[kind]  # fmt: skip
+    if kind == "missing":
+        path.unlink()
+    elif kind == "ignore":
+        for each in folder.glob("*.png"):
+            save_label_png(each, np.full_like(read_label_png(each), 255))
+    else:
+        save_label_png(path, label[:-1] if kind == "size" else np.full_like(label, 30))
+    line = refused(capsys, fresh("--train_seg_pass", "--seg_label_dir", folder))
+    assert words in line and (str(path) in line or kind == "ignore")
+    assert not (fresh.folder / "deeplab_v2.pth").exists()
+    if kind == "missing":
+        assert fresh("--train_seg_pass", "--seg_label_dir", folder, "--seg_skip_missing") == 0
+
+
+def test_networks_that_do_not_fit(run, fresh, capsys, tmp_path):
+    words = ("--make_seg_pass", "--seg_weights_name", run.words[5])
+    assert "of another network (missing: aspp.0.weight" in refused(capsys, fresh(*words))
+    (tmp_path / "bad.pth").write_bytes(b"nothing")
+    line = refused(capsys, fresh("--train_seg_pass", "--seg_init", tmp_path / "bad.pth"))
+    assert "bad.pth cannot be read" in line
+    assert "at least 16" in refused(capsys, fresh("--train_seg_pass", "--seg_crop_size", 8))
+    assert fresh("--make_seg_pass") == 2
+    line = refused(capsys, fresh("--eval_seg_pass"))
+    assert "run --make_seg_pass first" in line
+
+
+def test_a_loss_that_is_not_finite_names_its_images(fresh, capsys):
+    line = refused(capsys, fresh("--train_seg_pass", "--seg_learning_rate", 99))
+    assert "is not finite, with the images 2012_" in line
+
+
+# --- presets and files of others ----------------------------------------------------------------
+
+
+def test_presets_are_those_that_were_published():
+    def of(*words):
+        args = parse(list(words))
+        names = ("batch_size", "accumulate", "iterations", "learning_rate", "crop_size", "loss")
+        return tuple(getattr(args, f"seg_{n}") for n in names), args.seg_scales[-1]
+
+    assert of() == ((10, 1, 30_000, 2.5e-4, 321, "balanced"), 2.0)
+    assert of("--dataset", "coco14") == ((10, 1, 100_000, 2.5e-4, 481, "balanced"), 2.0)
+    for name in ("recam", "deeplab-pytorch"):
+        assert of("--seg_preset", name) == ((10, 2, 20_000, 2.5e-4, 321, "ce"), 1.5)
+    assert of("--seg_preset", "clims") == ((20, 2, 30_000, 2.5e-4, 321, "balanced"), 2.0)
+    assert of("--seg_preset", "lpcam") == ((20, 2, 100_000, 2e-4, 321, "ce"), 1.5)
+    assert parse(["--seg_batch_size", "4"]).seg_differences() == {"batch_size": 4}
+    assert set(SEG_PRESETS) == {"rib", "recam", "clims", "deeplab-pytorch", "lpcam"}
+
+
+def test_files_of_deeplab_pytorch_are_read(golden, tmp_path):
+    data = golden("deeplab_forward.npz")
+    names = [n for n in data["ref_names"].tolist() if not n.startswith("aspp")]
+    theirs = dict(zip(data["ref_names"].tolist(), data["torchvision_names"].tolist(), strict=True))
+    sizes = {n: s[s > 0].tolist() for n, s in zip(theirs, data["weight_shapes"], strict=True)}
+    state = {n: torch.zeros(sizes[n]).half() for n in names}
+    marked = "layer4.block23.increase.conv.weight"
+    state[marked] += 1
+    fc = {f"fc.c{k}.{kind}": torch.zeros(91, 2048, 3, 3)[:, :, 0, 0] * 0 for k in range(1)
+          for kind in ("other",)}  # fmt: skip
+    torch.save({**state, **fc}, tmp_path / "start.pth")
+    model = segmentation_on(tmp_path / "start.pth", 21)
+    assert model.colours == "caffe" and model.arch["stride_in_1x1"] is True
+    assert model.arch["name"] == "resnet101"
+    assert model.state_dict()[f"backbone.{theirs[marked]}"].unique().tolist() == [1.0]
+    heads = {n: torch.full(sizes[n], 2.0).half() for n in theirs if n.startswith("aspp")}
+    torch.save({f"base.{n}": t for n, t in {**state, **heads}.items()}, tmp_path / "done.pth")
+    trained = load_segmentation(tmp_path / "done.pth", 21)
+    assert trained.aspp[3].weight.unique().tolist() == [2.0]
+    with pytest.raises(UserError, match="tells 21 labels apart, but the data set has 81"):
+        load_segmentation(tmp_path / "done.pth", 81)
+
+
+def test_colours_of_both_kinds_of_network():
+    image = np.full((1, 1, 3), 128.0)
+    caffe, torchvision = (network_input(image, COLOURS[n])[:, 0, 0] for n in COLOURS)
+    np.testing.assert_allclose(caffe, [128 - 104.008, 128 - 116.669, 128 - 122.675], rtol=1e-6)
+    np.testing.assert_allclose(torchvision[0], (128 / 255 - 0.485) / 0.229, rtol=1e-5)
+
+
+def test_labels_of_a_folder_are_checked_at_its_first_label(tmp_path):
+    for name, value in (("a", 255), ("b", 3)):
+        save_label_png(tmp_path / f"{name}.png", np.full((2, 2), value, np.uint8))
+    files = {name: tmp_path / f"{name}.png" for name in "ab"}
+    train_seg.require_labels(files)
+    with pytest.raises(UserError, match="all labels are 255"):
+        train_seg.require_labels({"a": files["a"]})
