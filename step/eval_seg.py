@@ -17,7 +17,6 @@ from step.make_seg import folders
 log = logging.getLogger(__name__)
 
 LISTS = ("seg", "eval")
-ROWS = {"plain": "segmentation", "crf": "segmentation + CRF"}
 
 
 def writes(args: Options) -> dict[str, Path]:
@@ -46,9 +45,15 @@ def run(args: Options) -> None:
             mious.setdefault(kind, []).append(float(mean_iou(confusion)))
             entry = {"folder": str(folder), "crf": kind == "crf", "preset": args.seg_preset}
             entry["runs"] = mious[kind]
-            row = ROWS[kind] + (f", run {number + 1}" if number else "")
+            row = row_of(args, kind) + (f", run {number + 1}" if number else "")
             save_row(args, row, confusion[None], [0.0], start, entry, "seg")
     for kind, values in mious.items():
         if len(values) > 1:
             mean, spread = 100 * np.mean(values), 100 * np.std(values, ddof=1)
-            log.info("%s: mIoU %.2f +- %.2f %% in %d runs", ROWS[kind], mean, spread, len(values))
+            row = row_of(args, kind)
+            log.info("%s: mIoU %.2f +- %.2f %% in %d runs", row, mean, spread, len(values))
+
+
+def row_of(args: Options, kind: str) -> str:
+    """Name of the row of plain predictions, or of those with the CRF."""
+    return args.seg_row + (" + CRF" if kind == "crf" else "")

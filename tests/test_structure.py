@@ -73,6 +73,7 @@ WITHOUT_EFFECT = {
     "ir_label_out_dir", "sem_seg_out_dir", "skip_mismatched",
     "with_seg", "seg_list", "seg_init", "seg_weights_name", "seg_label_dir", "seg_out_dir",
     "seg_submission", "seg_skip_missing", "seg_runs", "seg_val_every",
+    "seg_row",
 }  # fmt: skip
 
 

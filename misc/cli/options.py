@@ -483,6 +483,9 @@ def _segmentation_options(group: argparse._ArgumentGroup) -> None:
         "best weights beside the last, as *.best.pth (default: never)")
     add("--seg_runs", type=_count, default=1, metavar="N",
         help="train with N seeds, and report their mean and spread (default: %(default)s)")
+    add("--seg_row", default="segmentation", metavar="NAME",
+        help="name of 9's row in the table (default: %(default)s); beside one of the name \"upper "
+        "bound\", trained on ground truth, the table has their ratio")
     add("--seg_flip", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="8 averages with the mirror image")
     add("--seg_crf", choices=("none", "proper", "wrapped"), default="proper",

@@ -26,13 +26,23 @@ pseudo_gt() {
     (cd "$project" && "$PYTHON" -m Dataset.make_sample --layout "$layout" --out "Dataset/$name")
     # The sample's images are small and few and its classifier thin (width 16), hence these sizes.
     # Stride 16 is coarse for them: their maps spread wider, so background scores are higher.
-    run_ranks --dataset "$dataset" \
+    local options=(--dataset "$dataset"
         "--${dataset}_root" "${own}Dataset/$name" --result_dir "${own}result/$name" \
         --cam_weights_name "$own$classifier" --imagenet_weights "$own$classifier" \
         --cam_crop_size 192 --cam_long 160,320 --RIB_batch_size 8 \
         --conf_fg_thres 0.45 --conf_bg_thres 0.3 --sem_seg_bg_thres 0.45 \
         --irn_crop_size 192 --irn_batch_size 4 --irn_num_epoches 30 \
-        --visualize 4 "${SAMPLE_OPTIONS[@]}" "$@"
+        --seg_init "$own$classifier" --seg_crop_size 161 --seg_batch_size 8 --seg_iterations 150 \
+        --seg_learning_rate 1e-3 --visualize 4 "${SAMPLE_OPTIONS[@]}")
+    if [[ " $given " == *" with_seg "* ]]; then
+        # The upper bound: the same network trained on ground truth.
+        (run_ranks "${options[@]}" "$@")
+        run_ranks "${options[@]}" "$@" --train_seg_pass --make_seg_pass --eval_seg_pass \
+            --seg_label_dir "${own}Dataset/$name/$TRUTH" --seg_row "upper bound" \
+            --seg_weights_name "${own}result/$name/upper_bound.pth" \
+            --seg_out_dir "${own}result/$name/upper_bound"
+    fi
+    run_ranks "${options[@]}" "$@"
 }
 
 # Ends with a line unless NPROC, where it is set, is a number of processes.

@@ -9,7 +9,8 @@ from misc.storage.scores import NAME, load_scores
 log = logging.getLogger(__name__)
 
 # Rows of the table in the order of the method.
-ROWS = ("CAM seed", "RIB seed", "pseudo masks", "segmentation", "segmentation + CRF")
+SEG, BOUND = "segmentation", "upper bound"
+ROWS = ("CAM seed", "RIB seed", "pseudo masks", SEG, f"{SEG} + CRF", BOUND, f"{BOUND} + CRF")
 
 
 def print_report(args: Options) -> None:
@@ -32,8 +33,11 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
         best = score["best"]
         if score.get("official") and row in args.info.paper_scores:
             paper = f"{args.info.paper_scores[row]:8.1f}"
-        miou = float("nan") if score["miou"][best] is None else 100 * score["miou"][best]
-        lines.append(f"{row:18}{miou:9.2f}{score['thresholds'][best]:11.2f}{paper}")
+        lines.append(f"{row:18}{100 * _best(score):9.2f}{score['thresholds'][best]:11.2f}{paper}")
+    for crf in ("", " + CRF"):
+        if f"{SEG}{crf}" in rows and f"{BOUND}{crf}" in rows:
+            ratio = _best(rows[f"{SEG}{crf}"]) / _best(rows[f"{BOUND}{crf}"])
+            lines.append(f"{SEG}{crf} reaches {ratio:.3f} of its upper bound")
     for where in dict.fromkeys(_where(rows[row]) for row in names):
         lines.append(where)
     if official:
@@ -41,6 +45,11 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
     if args.info.draws_masks:
         lines.append("masks drawn from annotations are another ground truth than published ones")
     return lines
+
+
+def _best(score: dict) -> float:
+    miou = score["miou"][score["best"]]
+    return float("nan") if miou is None else miou
 
 
 def _where(score: dict) -> str:
