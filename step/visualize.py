@@ -18,6 +18,7 @@ from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.outputs import foreign_line, is_foreign
 from misc.storage.scores import load_scores
 from misc.storage.seals import sealed
+from step.make_seg import folders
 from step.refine import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ def run(args: Options) -> None:
     remove_leftovers(out_dir)
     for image_id in args.image_ids("infer")[: args.visualize]:
         save_figure(strip(args, image_id, scores), out_dir / f"{image_id}.png")
+    if args.seg_out_dir.is_dir():
+        for image_id in args.image_ids("seg")[: args.visualize]:
+            save_figure(seg_strip(args, image_id), out_dir / f"seg_{image_id}.png")
     save_curves(args)
     log.info("pictures: %s", out_dir)
 
@@ -94,6 +98,26 @@ def strip(args: Options, image_id: str, scores: dict[str, dict] | None = None) -
                 axes[row, column].contour(cam, levels=[level], colors="white", linewidths=0.8)
     for column, (title, path) in enumerate(masks.items(), start=1 + len(maps)):
         _show(axes[0, column], coloured(image, read_label_png(path)[::step, ::step]), title)
+    return figure
+
+
+def seg_strip(args: Options, image_id: str) -> Figure:
+    """Image, predictions of the segmentation network without and with CRF, truth."""
+    image = read_image(args.info.image_path(image_id))
+    step = -(-max(image.shape[:2]) // _MAX_SIDE)
+    image = image[::step, ::step]
+    masks = {kind: path / f"{image_id}.png" for kind, path in folders(args, 0).items()}
+    masks["ground truth"] = args.info.mask_path(image_id)
+    masks = {title: path for title, path in masks.items() if path.is_file()}
+    height = min(2.0 * image.shape[0] / image.shape[1], _MAX_HEIGHT)
+    size = (2.0 * (1 + len(masks)), height + 0.3)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    axes = figure.subplots(1, 1 + len(masks), squeeze=False)[0]
+    _show(axes[0], image, "image")
+    for axis, (title, path) in zip(axes[1:], masks.items(), strict=True):
+        _show(axis, coloured(image, read_label_png(path)[::step, ::step]), title)
+    for axis in axes:
+        axis.axis("off")
     return figure
 
 

@@ -32,7 +32,8 @@ OPTIONS = (
     *("--RIB_iter", "3", "--RIB_batch_size", "2", "--conf_fg_thres", "0.3"),
     *("--conf_bg_thres", "0.05", "--irn_crop_size", "64", "--irn_radius", "4"),
     *("--irn_batch_size", "2", "--irn_num_epoches", "2", "--irn_pad_size", "0"),
-    *("--exp_times", "2"),
+    *("--exp_times", "2", "--with_seg", "--seg_init", str(CHECKPOINT), "--seg_crop_size", "65"),
+    *("--seg_batch_size", "4", "--seg_iterations", "4", "--seg_learning_rate", "0.0001"),
 )
 
 # What a step writes, in the result folder; the pictures come after the last step.
@@ -43,10 +44,12 @@ PRODUCTS = {
     "cam_to_ir_label": ("ir_label",),
     "train_irn": ("res50_irn.pth",),
     "make_sem_seg_labels": ("sem_seg",),
+    "train_seg": ("deeplab_v2.pth",),
+    "make_seg": ("seg", "seg_crf"),
 }
 MOMENTS = ("start", *STEPS, "pictures", "end")
 # Steps that hand their images to processes of their own.
-SPLIT = ("make_cam", "make_recam_with_RIB", "cam_to_ir_label", "make_sem_seg_labels")
+SPLIT = ("make_cam", "make_recam_with_RIB", "cam_to_ir_label", "make_sem_seg_labels", "make_seg")
 
 _MARK = "FAULTS_RUN"  # in the environment of all processes of a run
 _PATIENCE = 600.0  # seconds that a run may take
