@@ -59,17 +59,38 @@ class FoldedConv(nn.Module):
         return torch.rsqrt(norm.running_var + norm.eps)
 
 
-def folded_copy(model: Network) -> Network:
+class LiveFoldedConv(nn.Module):
+    """A trained convolution and the frozen normalisation after it, computed as one convolution.
+
+    The gradient reaches the convolution itself, whose weights may change at any time.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: FixedBatchNorm):
+        super().__init__()
+        self._made_of = (conv, norm)  # in a tuple: not modules of this one
+
+    def forward(self, features: Tensor) -> Tensor:
+        """B x C x H x W -> B x C' x h x w."""
+        conv, norm = self._made_of
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight, bias = (
+            conv.weight * scale[:, None, None, None],
+            norm.bias - norm.running_mean * scale,
+        )
+        return F.conv2d(features, weight, bias, conv.stride, conv.padding, conv.dilation)
+
+
+def folded_copy(model: Network, kind: type[nn.Module] = FoldedConv) -> Network:
     """A copy of a network with a `FoldedConv` for each convolution and its `FixedBatchNorm`."""
     folded = copy.deepcopy(model)
     for new, old in zip(list(folded.modules()), list(model.modules()), strict=True):
         layers = dict(old.named_children())
         for name, norm in layers.items():
             if name.startswith("bn") and isinstance(norm, FixedBatchNorm):
-                setattr(new, f"conv{name[2:]}", FoldedConv(layers[f"conv{name[2:]}"], norm))
+                setattr(new, f"conv{name[2:]}", kind(layers[f"conv{name[2:]}"], norm))
                 setattr(new, name, nn.Identity())
         if layers.get("downsample") is not None:
-            new.downsample = FoldedConv(*old.downsample)
+            new.downsample = kind(*old.downsample)
     return folded
 
 

@@ -90,6 +90,7 @@ class MakeSegmentation(ImageTask):
         args = self.args
         model = load_segmentation(self.weights, args.info.num_labels, scale_by=args.seg_scale_by)
         self.model = model.to(device, memory_format=torch.channels_last)
+        self.model.fold_backbone()
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def one(self, image_id: str) -> None:

@@ -129,6 +129,7 @@ def train_run(args: Options, number: int) -> None:
     device = main_device(args.resources)
     model = segmentation_on(args.seg_init, args.info.num_labels, scale_by=args.seg_scale_by)
     model.to(device, memory_format=torch.channels_last).train()
+    model.fold_backbone()
     colours = COLOURS[model.colours]
     crop = SegCrop(args.seg_crop_size, colours.mean, args.seg_scales)
     to_input = partial(network_input, colours=colours)

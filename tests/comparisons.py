@@ -35,11 +35,13 @@ from misc.runtime.image_task import run_over_images
 from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import cpu_count
 from misc.runtime.threads import SPINS
+from misc.seg_loss import scale_losses
 from misc.storage.files import atomic_path
 from misc.storage.outputs import Output, output_state
 from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
 from net.checkpoint import save_checkpoint
+from net.deeplab_v2 import DeepLabV2
 from net.engine import Engine
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
@@ -413,6 +415,54 @@ class IRNStep(IRNLoss):
         self.optimizer.step()
         gradients = torch.cat([parameter.grad.flatten() for parameter in self.parameters])
         return [losses.detach(), gradients]
+
+
+class SegStep(Comparison):
+    """A training step of DeepLab-v2: forward at three scales, losses, backward, optimiser."""
+
+    with_flops = True
+    tolerance = 1e-3
+
+    def __init__(self, batch: int, crop: int, width: int):
+        self.what = f"DeepLab-v2 training step, ResNet-50 of width {width}, batch {batch} x {crop}"
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(batch, 3, crop, crop, generator=generator)
+        size = (batch, crop, crop)
+        self.labels = torch.randint(0, 21, size, generator=generator, dtype=torch.uint8)
+        arch = {"name": "resnet50", "width": width, "stem": min(width, 64)}
+        self.model, self.plain_model = (DeepLabV2(**arch).train() for _ in range(2))
+        with torch.no_grad():
+            fill_by_recipe(self.model)
+            fill_by_recipe(self.plain_model)
+
+    def use(self, device: torch.device) -> None:
+        super().use(device)
+        self.model.to(memory_format=torch.channels_last)
+        self.model.fold_backbone()
+        # Rate 0: the work is the same, and so are the weights in all runs.
+        self.optimizers = [
+            torch.optim.SGD(model.parameter_groups(0.0, 5e-4), lr=0.0, momentum=0.9)
+            for model in (self.model, self.plain_model)
+        ]
+
+    def here(self) -> Results:
+        images = self.images.contiguous(memory_format=torch.channels_last)
+        with freed_memory_kept():  # as the training loop does
+            return self._step(0, lambda: scale_losses(self.model(images), self.labels))
+
+    def plain(self) -> Results:
+        return self._step(
+            1, lambda: references.seg_losses(self.plain_model, self.images, self.labels)
+        )
+
+    def _step(self, which: int, losses_of: Callable[[], list[torch.Tensor]]) -> Results:
+        optimizer = self.optimizers[which]
+        optimizer.zero_grad()
+        losses = torch.stack(losses_of())
+        losses.sum().backward()
+        optimizer.step()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        return [losses.detach(), torch.cat([p.grad.flatten() for p in parameters])]
 
 
 class Neighbour(Comparison):
@@ -806,6 +856,12 @@ COMPARISONS = {
         goal_ratio=1.1,
         goal_share=0.65,
         at=lambda side: {"size": photo_size(side), **_RIB},
+    ),
+    "seg_step": Entry(
+        SegStep,
+        {"batch": 5, "crop": 161, "width": 32},
+        {"batch": 2, "crop": 33, "width": 8},
+        goal_ratio=1.3,
     ),
     "crops": Entry(
         CropLoading,

@@ -22,6 +22,7 @@ from misc.indexing import PathIndex, start_size
 from misc.palette import read_label_png
 from misc.rib import RIBSettings
 from net import resnet50_irn
+from net.deeplab_v2 import DeepLabV2
 from net.resnet50_cam import CAM
 
 # --- random walk and affinity ---------------------------------------------------------------------
@@ -250,6 +251,20 @@ def training_crop(path: Path, long_range: tuple[int, int], crop_size: int, rng: 
         pixels = np.fliplr(pixels)
     crop = random_crop(pixels, crop_size, 0, rng=rng)
     return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+
+
+def seg_losses(model: DeepLabV2, images: Tensor, labels: Tensor) -> list[Tensor]:
+    """The losses of DeepLab-v2 as its published loop computes them: labels resized on the host."""
+    losses = []
+    for output in model(images):
+        size = output.shape[:-3:-1]  # width, height
+        resized = [
+            np.array(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+            for label in labels.cpu().numpy()
+        ]
+        target = torch.from_numpy(np.stack(resized)).long().to(images.device)
+        losses.append(F.cross_entropy(output, target, ignore_index=255))
+    return losses
 
 
 def looped_pooling(x: Tensor, present: Tensor, tau: float) -> Tensor:

@@ -13,7 +13,8 @@ import pytest
 from Dataset.train_sample_classifier import SAMPLES
 from tests.conftest import PROJECT, TINY
 
-STEPS = ("train_cam", "make_recam_with_RIB", "eval_cam", "cam_to_ir_label", "train_irn")
+STEPS = ("train_cam", "make_recam_with_RIB", "eval_cam", "cam_to_ir_label", "train_irn",
+         "train_seg", "make_seg", "eval_seg")  # fmt: skip
 
 
 def options(sample, result_dir):
@@ -25,6 +26,9 @@ def options(sample, result_dir):
         *("--imagenet_weights", str(weights), "--num_threads", "1"),
         *("--cam_num_epoches", "2", "--cam_learning_rate", "0.001", "--checkpoint_minutes", "0"),
         *("--conf_fg_thres", "0.3", "--conf_bg_thres", "0.05", "--irn_num_epoches", "2"),
+        *("--seg_init", str(weights), "--seg_label_dir", str(sample.root / "SegmentationClassAug")),
+        *("--seg_crop_size", "65", "--seg_batch_size", "4", "--seg_accumulate", "2"),
+        *("--seg_iterations", "4", "--seg_learning_rate", "0.0001", "--seg_val_every", "2"),
         *(f"--{step}_pass" for step in STEPS),
     ]
 
@@ -70,7 +74,7 @@ def two_ranks(sample, tmp_path_factory):
 
 
 def losses(result_dir):
-    """Mean losses of all epochs of both trainings, from the log."""
+    """Mean losses of all epochs of the trainings, from the log."""
     lines = re.findall(r"mean losses: (.*)", (result_dir / "run.log").read_text())
     return [float(value) for line in lines for value in re.findall(r"\d+\.\d+", line)]
 
@@ -81,7 +85,7 @@ def files(folder):
 
 def test_two_ranks_train_to_the_losses_of_one_process(one_process, two_ranks):
     expected, found = losses(one_process), losses(two_ranks)
-    assert len(expected) == 2 * 1 + 2 * 7 and min(expected) > 0
+    assert len(expected) == 2 * 1 + 2 * 7 + 2 and min(expected) > 0
     assert found == pytest.approx(expected, rel=1e-3, abs=2e-4)  # the log shows four digits
 
 
