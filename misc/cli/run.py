@@ -117,6 +117,7 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
         with readers_can_end(name):
             step.run(args)
     if args.visualize:
+        log.info("drawing pictures")
         importlib.import_module("step.visualize").run(args)
     if any("eval" in step.LISTS for step in steps.values()):
         print_report(args)

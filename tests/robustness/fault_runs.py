@@ -68,11 +68,11 @@ class FaultError(Exception):
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder but the log, by relative path."""
+    """SHA-256 of every file below a folder, by relative path; log and scores tell times."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("run.log", LOCK)
+        if path.is_file() and path.name not in ("run.log", "scores.json", LOCK)
     }
 
 
@@ -133,9 +133,9 @@ class Run:
         text = self.screen()
         if _REPORTED.search(text):
             return "end"
-        if "pseudo masks (" in text:
+        if " drawing pictures" in text:
             return "pictures"
-        steps = re.findall(r"^[\d:]+ \[\d/\d\] (\w+):", text, re.MULTILINE)
+        steps = re.findall(r"^[\d:]+ \[\d+/\d+\] (\w+):", text, re.MULTILINE)
         return steps[-1] if steps else "start"
 
     def reach(self, moment: str) -> bool:
