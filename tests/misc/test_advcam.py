@@ -1,0 +1,128 @@
+"""misc/advcam.py against the recorded climbs of one image, in double precision."""
+
+import numpy as np
+import pytest
+import torch
+
+from misc.advcam import AdvCAMSettings, advcam, climb, climb_step
+from misc.cams import merge_scales
+from net.resnet50_cam import CAM
+from tests.weights import fill_by_recipe
+
+RUNS = ("default", "strong", "noreg", "single", "dead", "mid", "long")
+
+
+@pytest.fixture(scope="module")
+def network(golden):
+    model = CAM(20)
+    with torch.no_grad():
+        fill_by_recipe(model, int(golden("advcam_process.npz")["weight_seed"]))
+    return model.double().requires_grad_(False)
+
+
+def scores_of(model):
+    return lambda pair: model.classifier(model.backbone(pair)[-1])
+
+
+def settings_of(data, run) -> AdvCAMSettings:
+    config = dict(zip(data["config_names"].tolist(), data[f"{run}_config"].tolist(), strict=True))
+    return AdvCAMSettings(
+        int(config["adv_iter"]), config["AD_coeff"], config["AD_stepsize"], config["score_th"]
+    )
+
+
+def pairs_of(data):
+    from misc.imutils import normalize
+
+    pairs = []
+    for i in range(4):
+        if f"input_scale{i}" in data:
+            pairs.append(torch.from_numpy(data[f"input_scale{i}"]).double())
+        else:
+            view = normalize(data[f"rescaled_scale{i}"]).transpose(2, 0, 1)
+            pairs.append(torch.from_numpy(np.stack([view, view[:, :, ::-1]])).double())
+    return pairs
+
+
+def close(actual, expected, share=1e-6):
+    expected = np.asarray(expected)
+    largest = max(np.abs(expected).max(), 1e-30)
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=share * largest)
+
+
+@torch.no_grad()
+def test_recorded_scores(golden, network):
+    data = golden("advcam_process.npz")
+    for i, pair in enumerate(pairs_of(data)):
+        close(scores_of(network)(pair), data[f"default_scores_scale{i}"])
+
+
+@pytest.mark.parametrize("run", ["default", "strong", "dead"])
+def test_recorded_climbs(golden, network, run):
+    data = golden("advcam_process.npz")
+    settings, pairs = settings_of(data, run), pairs_of(data)
+    classes = np.flatnonzero(data[f"{run}_label"]).tolist()
+    assert settings.factor == int(data[f"{run}_factor"])
+    counts = [settings.iterations_at(scale) for scale in settings.scales]
+    assert counts == data[f"{run}_iterations"].tolist()
+    positive = (network.classifier.weight > 0).flatten(1).sum(dim=1)
+    for i, pair in enumerate(pairs):
+        sample = data[f"sample_index_scale{i}"]
+        for n, c in enumerate(classes):
+
+            def recorded(name, i=i, n=n):
+                return data[f"{run}_{name}_scale{i}"][n]
+
+            states = climb(scores_of(network), pair, c, int(positive[c]), counts[i], settings)
+            bounds = (pair.min().item(), pair.max().item())
+            for k, state in enumerate(states):
+                close(state.map, recorded("map")[k], 2e-6)
+                assert np.array_equal(state.mask, recorded("mask")[k].astype(bool))
+                assert state.active.tolist() == recorded("active")[k].tolist()
+                close(state.logits, recorded("logits")[k])
+                for name, value in (
+                    ("score_loss", state.score_loss), ("ad", state.difference),
+                    ("objective", state.objective),
+                    ("grad_absmax", state.gradient.abs().max()),
+                    ("grad_norm", state.gradient.norm()),
+                    ("change_norm", (state.pair - pair).norm()),
+                ):  # fmt: skip
+                    wanted = recorded(name)[k]
+                    assert value.item() == pytest.approx(wanted, rel=1e-6, abs=1e-9), (name, k)
+                np.testing.assert_allclose(bounds, recorded("bounds")[k], rtol=1e-6)
+                bounds = (state.pair.min().item(), state.pair.max().item())
+                close(state.gradient.flatten()[sample], recorded("grad_sample")[k], 2e-6)
+                moved = state.pair.flatten()[sample]
+                np.testing.assert_allclose(moved, recorded("image_sample")[k], atol=2e-6)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_recorded_saved_maps(golden, network, run):
+    data = golden("advcam_process.npz")
+    label = torch.from_numpy(np.asarray(data[f"{run}_label"])).double()
+    states = advcam(
+        scores_of(network), network.classifier.weight, pairs_of(data), label, settings_of(data, run)
+    )
+    *_, sums = states
+    keys = label.nonzero()[:, 0]
+    for i, of_scale in enumerate(sums):
+        close(of_scale[keys], data[f"{run}_sum_scale{i}"], 2e-6)
+    cam, high_res = merge_scales(sums, data["image"].shape[:2], keys)
+    assert keys.tolist() == data[f"{run}_save_keys"].tolist()
+    np.testing.assert_allclose(cam, data[f"{run}_save_cam"], atol=2e-6)
+    np.testing.assert_allclose(high_res, data[f"{run}_save_high_res"], atol=2e-6)
+
+
+def test_recorded_steps(golden):
+    data = golden("advcam_process.npz")
+    pair = torch.from_numpy(data["climb_image"])
+    for gradient, expected in zip(data["climb_grads"], data["climb_results"], strict=True):
+        pair = climb_step(pair, torch.from_numpy(gradient), float(data["climb_stepsize"]))
+        np.testing.assert_allclose(pair, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("iterations, small", [(4, 4), (5, 5), (6, 5), (10, 5), (11, 5), (27, 13)])
+def test_iterations_of_the_small_scale(iterations, small):
+    settings = AdvCAMSettings(iterations)
+    assert settings.iterations_at(0.5) == small and settings.iterations_at(1.0) == iterations
+    assert settings.factor == (2 if iterations > 10 else 1)
