@@ -24,7 +24,7 @@ from Dataset.scene import Scene, draw_scene
 from misc.errors import UserError
 from misc.storage.manifest import read_manifest, settings_difference, write_manifest
 
-VERSION = 1  # to be raised when the drawing changes, so that an older sample is not taken for new
+VERSION = 2  # to be raised when the drawing changes, so that an older sample is not taken for new
 TRAIN_IMAGES, VAL_IMAGES, SEED = 24, 12, 0
 SPLITS = ("train", "val")
 MAX_IMAGES = 99_999  # of a split: an id of VOC is 2012_ and the split's digit and five more

@@ -14,7 +14,8 @@ from voc12.dataset import CLASS_NAMES
 
 SPLITS = ("train", "val")
 LIST_FOLDER = "ImageSets/Segmentation"
-FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationClassAug", LIST_FOLDER)
+FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationClassAug",
+           "SegmentationObject", LIST_FOLDER)  # fmt: skip
 VOID = 255
 
 
@@ -36,6 +37,7 @@ def _write_image(folder: Path, split: str, image_id: str, scene: Scene) -> None:
     tree.write(folder / "Annotations" / f"{image_id}.xml", encoding="utf-8")
     labels = label_map(scene)
     save_palette_png(folder / "SegmentationClass" / f"{image_id}.png", labels)
+    save_palette_png(folder / "SegmentationObject" / f"{image_id}.png", object_map(scene, labels))
     if split == "train":
         save_palette_png(folder / "SegmentationClassAug" / f"{image_id}.png", labels)
 
@@ -54,6 +56,15 @@ def label_map(scene: Scene, class_names: Sequence[str] = CLASS_NAMES) -> np.ndar
         ring |= ndimage.binary_dilation(instance.mask) & ~inner
     labels[ring] = VOID
     return labels
+
+
+def object_map(scene: Scene, labels: np.ndarray) -> np.ndarray:
+    """Mask of the objects of a scene, H x W uint8: 1, 2, ... and 255 where `labels` has that."""
+    objects = np.zeros(labels.shape, np.uint8)
+    for number, instance in enumerate(scene.instances, start=1):
+        objects[instance.mask] = number
+    objects[labels == VOID] = VOID
+    return objects
 
 
 def annotation(image_id: str, scene: Scene) -> ElementTree.Element:

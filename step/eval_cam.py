@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +31,24 @@ def writes(args: Options) -> dict[str, Path]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     ids = args.scored_ids()
-    preflight.cams(ids, args.cam_out_dir)
-    if preflight.is_made(args.plain_cam_out_dir) or scores_plain_maps(args):
-        preflight.cams(ids, args.plain_cam_out_dir)
+    for path in seed_folders(args, preflight.is_made).values():
+        preflight.cams(ids, path)
     preflight.images(ids)
     preflight.masks(ids)
 
 
-def scores_plain_maps(args: Options) -> bool:
-    """Whether there is a second folder to score: the plain maps are optional."""
-    there = read_manifest(args.plain_cam_out_dir) is not None
-    return there and args.plain_cam_out_dir != args.cam_out_dir
+def seed_folders(
+    args: Options, is_made: Callable[[Path], bool] = lambda path: False
+) -> dict[str, Path]:
+    """Folders of maps by row of the table: that of --recam, beside RIB also the plain maps.
+
+    is_made: whether a planned step fills a folder.
+    """
+    plain = args.plain_cam_out_dir
+    there = read_manifest(plain) is not None or is_made(plain)
+    beside = args.recam == "rib" and there and plain != args.cam_out_dir
+    chosen = {"rib": "RIB seed", "advcam": "AdvCAM seed", "none": "CAM seed"}[args.recam]
+    return {**({"CAM seed": plain} if beside else {}), chosen: args.cam_out_dir}
 
 
 def thresholds(args: Options) -> np.ndarray:
@@ -80,12 +87,9 @@ def score(args: Options, cam_dir: Path) -> ThresholdScores:
 
 
 def run(args: Options) -> dict[str, ThresholdScores]:
-    """Scores of the plain maps (where there are some) and of the RIB maps, by row of the table."""
-    folders = {"RIB seed": args.cam_out_dir}
-    if scores_plain_maps(args):
-        folders = {"CAM seed": args.plain_cam_out_dir, **folders}
+    """Scores of the plain and of the refined maps that are there, by row of the table."""
     results = {}
-    for row, cam_dir in folders.items():
+    for row, cam_dir in seed_folders(args).items():
         start = time.perf_counter()
         results[row] = scores = score(args, cam_dir)
         entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}

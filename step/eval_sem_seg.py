@@ -58,7 +58,8 @@ def run(args: Options) -> np.ndarray:
     task = ScoreMasks(args, args.sem_seg_out_dir, "eval_sem_seg")
     confusion = sum(run_over_images(task, args.scored_ids(), args.resources))
     entry = {"folder": str(args.sem_seg_out_dir), "crf": False}
-    save_row(args, "pseudo masks", confusion[None], [args.sem_seg_bg_thres], start, entry)
+    row = "pseudo masks" + {"rib": "", "advcam": ", AdvCAM", "none": ", CAM"}[args.recam]
+    save_row(args, row, confusion[None], [args.sem_seg_bg_thres], start, entry)
     positive, negative = false_positive_negative(confusion)
     log.info(
         "false positives and negatives in per cent: background %.1f, %.1f, classes %.1f, %.1f",

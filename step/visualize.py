@@ -60,6 +60,10 @@ def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:
         if k <= args.RIB_iter:
             path = shown_path(args, "make_recam_with_RIB", image_id, k)
             files[f"RIB, {k} it."] = (path, "RIB seed")
+    for k in SHOWN_ITERATIONS:
+        if k <= args.adv_iter:
+            path = shown_path(args, "make_recam_with_AdvCAM", image_id, k)
+            files[f"AdvCAM, {k} it."] = (path, "AdvCAM seed")
     return {title: pair for title, pair in files.items() if pair[0].is_file()}
 
 

@@ -20,18 +20,32 @@ STEPS = {
     "train_cam": "1  train the image classifier",
     "make_cam": "   plain class activation maps of the classifier (baseline)",
     "make_recam_with_RIB": "2  RIB: fine-tune per image, sum the maps of all iterations",
-    "eval_cam": "3  score plain maps and RIB maps over all background thresholds",
+    "make_recam_with_AdvCAM": "   AdvCAM maps: every image climbs towards its classes",
+    "eval_cam": "3  score plain and refined maps over all background thresholds",
+    "eval_seed_crf": "   score these seeds after a dense CRF",
     "cam_to_ir_label": "4  confident labels for the inter-pixel relation network (IRN)",
     "train_irn": "5  train IRN",
     "make_sem_seg_labels": "6  random walk: pseudo masks",
     "eval_sem_seg": "   score the pseudo masks",
+    "make_ins_seg_labels": "   instance labels",
+    "eval_ins_seg": "   score the instance labels",
     "train_seg": "7  train the segmentation network (DeepLab-v2) on the pseudo masks",
     "make_seg": "8  predict the images of --seg_list",
     "eval_seg": "9  score these predictions",
 }
 # These run where they are asked for, by name or all together by --with_seg.
 SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
-SEQUENCE = tuple(name for name in STEPS if name not in SEG_STEPS)
+CRF_STEPS = ("eval_seed_crf",)
+INS_STEPS = ("make_ins_seg_labels", "eval_ins_seg")
+OPTIONAL = ("make_recam_with_AdvCAM", *CRF_STEPS, *INS_STEPS, *SEG_STEPS)
+SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
+
+# What --recam chooses: its step, and an ending for the names of what is made from its maps.
+RECAM = {"rib": ("make_recam_with_RIB", ""), "advcam": ("make_recam_with_AdvCAM", "_adv"),
+         "none": (None, "_plain")}  # fmt: skip
+# AdvCAM's published settings of the later steps, for VOC.
+ADVCAM_DEFAULTS = {"cam_eval_thres": (0.15, 0.34), "conf_bg_thres": 0.15, "seed_power": 1.5,
+                   "sem_seg_bg_thres": 0.25}  # fmt: skip
 
 # Published settings of the segmentation network, by name and dataset; README has their sources.
 _RIB = {
@@ -64,6 +78,7 @@ SEG_PRESETS_BY_DATASET = {
 PASS_ALIASES = {
     "make_sem_seg_labels": ("--make_sem_seg_pass",),
     "make_recam_with_RIB": ("--make_recam_pass",),
+    "make_ins_seg_labels": ("--make_ins_seg_pass",),
 }
 
 
@@ -270,9 +285,11 @@ def build_parser() -> argparse.ArgumentParser:
     _step_options(parser.add_argument_group("which steps to run (numbers: the method's order)"))
     _classifier_options(parser.add_argument_group("classifier and maps (1, make_cam)"))
     _rib_options(parser.add_argument_group("RIB (2)"))
+    _advcam_options(parser.add_argument_group("AdvCAM (make_recam_with_AdvCAM)"))
     _score_options(parser.add_argument_group("scores (3, eval_sem_seg)"))
     _irn_options(parser.add_argument_group("inter-pixel relations (4, 5)"))
     _walk_options(parser.add_argument_group("random walk and pseudo masks (6)"))
+    _instance_options(parser.add_argument_group("instance labels"))
     _segmentation_options(parser.add_argument_group("segmentation network (7 to 9)"))
     _output_options(parser.add_argument_group("output"))
     return parser
@@ -396,7 +413,27 @@ def _rib_options(group: argparse._ArgumentGroup) -> None:
         "original implementation does on COCO; default: all)")
 
 
+def _advcam_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--recam", choices=tuple(RECAM), default="rib",
+        help="maps that the later steps start from: those of RIB, of AdvCAM (with its published "
+        "thresholds), or plain ones (IRN); each has folders of its own (default: %(default)s)")
+    add("--adv_iter", type=_count, default=27, metavar="N",
+        help="iterations; below scale 1.0 half as many (default: %(default)s)")
+    add("--AD_coeff", type=_not_negative, default=7.0, metavar="X",
+        help="weight of the regularisation (default: %(default)s)")
+    add("--AD_stepsize", type=_positive, default=0.08, metavar="X", help="(default: %(default)s)")
+    add("--AD_score_th", type=_fraction, default=0.5, metavar="X",
+        help="pixels above this share of a map's peak are regularised (default: %(default)s)")
+
+
 def _score_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--with_crf", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="the whole sequence also scores the seeds after a dense CRF")
+    group.add_argument(
+        "--seed_crf", choices=("irn", "deeplab"), default="irn",
+        help="whose pairwise terms that CRF has (default: %(default)s)")
     group.add_argument(
         "--cam_eval_thres", type=_numbers(float, 0.0, 1.0, count=2), metavar="LO,HI",
         help=f"background thresholds, from LO to HI by 0.01 {_both('cam_eval_thres')}")
@@ -439,6 +476,17 @@ def _walk_options(group: argparse._ArgumentGroup) -> None:
         "original; class: each by its own (default: %(default)s)")
     add("--irn_pad_size", type=_count_or_zero, metavar="PX",
         help=f"pad images to this size for IRN, 0: no padding {_both('irn_pad_size')}")
+
+
+def _instance_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--with_ins", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="the whole sequence makes and scores instance labels too")
+    add("--ins_seg_bg_thres", type=_fraction, default=0.25, metavar="X",
+        help="background score of instance labels (default: %(default)s)")
+    add("--ins_seg_out_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/ins_seg)")
+    add("--ins_seg_json", type=Path, metavar="FILE",
+        help="eval_ins_seg also writes them as COCO's JSON (RLE; category = class + 1)")
 
 
 def _segmentation_options(group: argparse._ArgumentGroup) -> None:
@@ -505,6 +553,8 @@ def _output_options(group: argparse._ArgumentGroup) -> None:
         help="maps of make_cam (default: RESULT_DIR/cam_plain)")
     add("--cam_out_dir", type=Path, metavar="DIR",
         help="maps of 2, read by 3, 4 and 6 (default: RESULT_DIR/cam)")
+    add("--adv_cam_out_dir", type=Path, metavar="DIR",
+        help="maps of AdvCAM (default: RESULT_DIR/cam_adv)")
     add("--ir_label_out_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/ir_label)")
     add("--sem_seg_out_dir", type=Path, metavar="DIR",
         help="pseudo masks; coloured ones in its folder palette/ (default: RESULT_DIR/sem_seg)")
@@ -526,13 +576,15 @@ _RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth",
     "irn_weights_name": "res50_irn.pth",
     "plain_cam_out_dir": "cam_plain",
+    "adv_cam_out_dir": "cam_adv",
     "cam_out_dir": "cam",
     "ir_label_out_dir": "ir_label",
     "sem_seg_out_dir": "sem_seg",
     "seg_weights_name": "deeplab_v2.pth",
     "seg_out_dir": "seg",
-    "log_name": "run.log",
+    "ins_seg_out_dir": "ins_seg",
 }
+_MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_out_dir")
 
 
 def parse(argv: list[str] | None = None) -> Options:
@@ -548,9 +600,17 @@ def parse(argv: list[str] | None = None) -> Options:
     args.info = info = describe(args.dataset, getattr(args, f"{args.dataset}_root"))
     args.result_dir = args.result_dir or Path("result") / args.dataset
     args.list_dir = args.result_dir / "lists"
+    ending = RECAM[args.recam][1]
     for name, file in _RESULT_NAMES.items():
         if getattr(args, name) is None:
-            setattr(args, name, args.result_dir / file)
+            path = args.result_dir / file
+            own = path if name in _MAPS_ALONE else path.with_stem(f"{path.stem}{ending}")
+            setattr(args, name, own)
+    args.log_name = args.log_name or args.result_dir / "run.log"
+    if args.recam != "rib" and "cam_out_dir" not in args.given:
+        args.cam_out_dir = (
+            args.adv_cam_out_dir if args.recam == "advcam" else args.plain_cam_out_dir
+        )
     splits = {"train": info.train_split, "infer": info.train_split, "eval": info.eval_split}
     for role, split in splits.items():
         if getattr(args, f"{role}_list") is None:
@@ -562,6 +622,10 @@ def parse(argv: list[str] | None = None) -> Options:
         if getattr(args, f"seg_{name}") is None:
             setattr(args, f"seg_{name}", value)
     args.cls_labels = args.cls_labels or args.list_dir / info.label_file
+    if args.recam == "advcam":
+        for name, value in ADVCAM_DEFAULTS.items():
+            if name not in args.given:
+                setattr(args, name, value)
     for name, value in info.defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -595,8 +659,11 @@ def chosen_steps(args: Options) -> list[str]:
     flags = {name: getattr(args, f"{name}_pass") for name in STEPS}
     if any(flags.values()):
         return [name for name in STEPS if flags[name]]
-    asked = STEPS if args.with_seg else SEQUENCE
-    steps = [name for name in asked if flags[name] is not False]
+    asked = set(SEQUENCE) - {"make_recam_with_RIB"} | {RECAM[args.recam][0]}
+    for wanted, names in ((args.with_crf, CRF_STEPS), (args.with_ins, INS_STEPS),
+                          (args.with_seg, SEG_STEPS)):  # fmt: skip
+        asked |= set(names) if wanted else set()
+    steps = [name for name in STEPS if name in asked and flags[name] is not False]
     if "cam_weights_name" in args.given and "train_cam" in steps:
         steps.remove("train_cam")
     if not steps:

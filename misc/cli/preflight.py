@@ -54,7 +54,8 @@ class Preflight:
     """
 
     def __init__(self, args: Options, planned: list[str]):
-        self.args, self.info, self._makers, self._planned = args, args.info, makers(args), planned
+        self.args, self.info = args, args.info
+        self._makers, self._planned = makers(args), makers(args, planned)
         self._problems = Problems()
         self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
         # Kind of file -> check of one image and the images, for `finish`. The photographs come
@@ -93,7 +94,7 @@ class Preflight:
 
     def is_made(self, path: Path) -> bool:
         """Whether a planned step writes a folder or file, so that it need not be there yet."""
-        return self._makers.get(path.resolve()) in self._planned
+        return path.resolve() in self._planned
 
     def label_maps(
         self, image_ids: Iterable[str], folder: Path, advice: str = "", role: str = "infer"

@@ -13,10 +13,10 @@ def load_steps(names: Iterable[str] = tuple(STEPS)) -> dict[str, ModuleType]:
     return {name: importlib.import_module(f"step.{name}") for name in names}
 
 
-def makers(args: Options) -> dict[Path, str]:
-    """The step that makes each folder and file that any step would write with these options."""
+def makers(args: Options, names: Iterable[str] = tuple(STEPS)) -> dict[Path, str]:
+    """The step that makes each folder and file that these steps would write with these options."""
     return {
         path.resolve(): name
-        for name, step in reversed(load_steps().items())  # of two the first in the sequence counts
+        for name, step in reversed(load_steps(names).items())  # of two the first counts
         for path in step.writes(args).values()
     }

@@ -28,8 +28,14 @@ def refusal(capsys, *argv):
 
 def test_all_steps_without_any_flag():
     assert chosen_steps(parse([])) == list(SEQUENCE)
-    assert chosen_steps(parse(["--with_seg"])) == list(STEPS)
-    assert SEQUENCE + SEG_STEPS == tuple(STEPS)
+    assert chosen_steps(parse(["--with_seg"])) == [*SEQUENCE, *SEG_STEPS]
+    every = ("--with_crf", "--with_ins", "--with_seg")
+    without = [name for name in STEPS if name != "make_recam_with_AdvCAM"]
+    assert chosen_steps(parse(list(every))) == without
+    advcam = chosen_steps(parse(["--recam", "advcam"]))
+    assert "make_recam_with_AdvCAM" in advcam and "make_recam_with_RIB" not in advcam
+    assert len(advcam) == len(SEQUENCE)
+    assert len(chosen_steps(parse(["--recam", "none"]))) == len(SEQUENCE) - 1
 
 
 @pytest.mark.parametrize("words", [["--eval_cam_pass"], ["--eval_cam_pass", "True"]])

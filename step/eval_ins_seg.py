@@ -1,0 +1,137 @@
+"""Score the instance labels: average precision at IoU 0.5 and 0.75 (PASCAL VOC's protocol)."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.errors import UserError
+from misc.instance_metrics import InstanceScores, objects_of
+from misc.palette import read_label_png
+from misc.runtime import distributed
+from misc.runtime.image_task import ImageTask, run_over_images
+from misc.storage.files import atomic_path
+from misc.storage.manifest import ids_digest
+from misc.storage.npydict import load_dict
+from misc.storage.scores import save_score
+
+log = logging.getLogger(__name__)
+
+LISTS = ("eval",)
+ROW, FIX = "instances AP", "run --make_ins_seg_pass first or give --ins_seg_out_dir"
+LOWEST = 1e-5  # score of what the COCO file leaves out: fragments
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {}
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    ids = args.scored_ids()
+    preflight.masks(ids)
+    preflight.collect(lambda: require_objects(args, ids))
+    if not preflight.is_made(args.ins_seg_out_dir):
+        preflight.collect(lambda: load_instances(args, ids[0]))
+
+
+def require_objects(args: Options, ids: tuple[str, ...]) -> None:
+    """Raise UserError unless every image has a mask of its objects."""
+    missing = [i for i in ids if not object_path(args, i).is_file()]
+    if missing:
+        raise UserError(
+            f"{object_path(args, missing[0])}: no mask of the objects, nor {len(missing) - 1} "
+            "others; give an --eval_list of images that have one in SegmentationObject/"
+        )
+
+
+def object_path(args: Options, image_id: str) -> Path:
+    """Where the mask of the objects of an image is."""
+    return args.info.root / "SegmentationObject" / f"{image_id}.png"
+
+
+def load_instances(args: Options, image_id: str) -> dict[str, np.ndarray]:
+    """`score` (N,), `mask` N x H x W bool, `class` (N,) of an image; UserError otherwise."""
+    path = args.ins_seg_out_dir / f"{image_id}.npy"
+    content = load_dict(path, FIX)
+    fits = set(content) == {"score", "mask", "class"} and content["mask"].ndim == 3
+    if not fits or not len(content["score"]) == len(content["mask"]) == len(content["class"]):
+        raise UserError(f"{path}: does not hold instance labels; {FIX}")
+    return {**content, "mask": content["mask"].astype(bool)}
+
+
+class ScoreInstances(ImageTask):
+    """Adds the instances of one image to the scores."""
+
+    images_worth_a_process = 1 << 30  # ties go by the order of the images: one process
+
+    def __init__(self, args: Options):
+        self.name, self.args = f"eval_ins_seg of {args.ins_seg_out_dir}", args
+        self.scores = InstanceScores()
+
+    def one(self, image_id: str) -> None:
+        found = load_instances(self.args, image_id)
+        truth = read_label_png(object_path(self.args, image_id))
+        labels = read_label_png(self.args.info.mask_path(image_id))
+        try:
+            masks, kinds = objects_of(truth, labels)
+        except ValueError as error:
+            raise UserError(f"{object_path(self.args, image_id)}: {error}; correct it") from None
+        self.scores.add(found["score"], found["mask"], found["class"], masks, kinds)
+
+    def finish(self) -> InstanceScores:
+        return self.scores
+
+
+def run(args: Options) -> None:
+    """Log and keep the average precisions; write the COCO file that is asked for."""
+    start, ids = time.perf_counter(), args.scored_ids()
+    first, *others = run_over_images(ScoreInstances(args), ids, args.resources)
+    for other in others:
+        first.merge(other)
+    for which, threshold in enumerate(first.thresholds):
+        found = first.average_precisions(which)
+        mean = float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+        names = zip(args.info.class_names, found.tolist(), strict=False)
+        by_class = {name: value for name, value in names if value == value}
+        log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * mean)
+        log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in by_class.items()))
+        entry = {"thresholds": [threshold], "miou": [mean], "best": 0, "ap": by_class}
+        entry |= {"images": len(ids), "list": str(args.eval_list), "list_digest": ids_digest(ids)}
+        entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
+        row = f"{ROW}{round(100 * threshold)}"
+        distributed.on_first_rank(lambda r=row, e=entry: save_score(args.result_dir, r, e))
+    if args.ins_seg_json:
+        distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))
+
+
+def write_coco(args: Options, ids: tuple[str, ...]) -> None:
+    """All instances but fragments as COCO's JSON, with masks in RLE; categories are class + 1."""
+    info, images, annotations = args.info, [], []
+    for image_id in ids:
+        found = load_instances(args, image_id)
+        height, width = info.image_size(image_id)
+        number = info.label_key(image_id)
+        file = info.image_path(image_id).name
+        images.append({"id": number, "file_name": file, "height": height, "width": width})
+        for score, mask, kind in zip(*(found[n] for n in ("score", "mask", "class")), strict=True):
+            if score >= LOWEST and mask.any():
+                code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+                annotations.append({
+                    "id": len(annotations) + 1, "image_id": number, "category_id": int(kind) + 1,
+                    "iscrowd": 0, "score": float(score), "area": int(mask.sum()),
+                    "bbox": coco_mask.toBbox(code).tolist(),
+                    "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
+                })  # fmt: skip
+    categories = [{"id": i, "name": n} for i, n in enumerate(info.class_names, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(args.ins_seg_json) as path:
+        path.write_text(json.dumps(content), encoding="utf-8")
+    log.info("%s: %d instances of %d images", args.ins_seg_json, len(annotations), len(images))

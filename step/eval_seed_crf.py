@@ -1,0 +1,85 @@
+"""Score the seeds after a dense CRF: the column "+ CRF" of the paper's table."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from misc.cams import label_map, load_cam
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.crf import CRFSettings, dense_crf, refine_label_maps
+from misc.data.datasets import read_image
+from misc.metrics import confusion_matrix
+from misc.palette import read_label_png
+from misc.runtime import distributed
+from misc.runtime.image_task import ImageTask, run_over_images
+from misc.storage.scores import load_scores
+from step.eval_cam import check as check_seeds
+from step.eval_cam import save_row, seed_folders
+
+LISTS = ("eval",)
+GT_PROB = 0.7  # of a label of the seed, the others share the rest
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {}
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    check_seeds(args, preflight)
+
+
+def crf_labels(
+    image: np.ndarray, cams: np.ndarray, keys: np.ndarray, threshold: float, kind: str
+) -> np.ndarray:
+    """The seed's label map of an image, H x W uint8, after a dense CRF.
+
+    image: H x W x 3 uint8. cams: K x H x W. keys: (K,). kind: "irn" or "deeplab", by whose
+    pairwise terms; the unary ones trust the seed's labels with 0.7.
+    """
+    local = label_map(cams, np.arange(len(keys)), threshold)
+    count = len(keys) + 1
+    if len(keys) == 0:
+        return np.zeros(image.shape[:2], dtype=np.uint8)
+    if kind == "irn":
+        refined = refine_label_maps(image, local[None], count, gt_prob=GT_PROB)[0]
+    else:
+        trust = np.full((count, *local.shape), (1 - GT_PROB) / (count - 1), np.float32)
+        np.put_along_axis(trust, local[None].astype(np.intp), GT_PROB, axis=0)
+        refined = dense_crf(image, trust, CRFSettings()).argmax(axis=0)
+    return np.concatenate([[0], np.asarray(keys) + 1]).astype(np.uint8)[refined]
+
+
+class ScoreCRF(ImageTask):
+    """Adds the refined seed of one image to the confusion matrix."""
+
+    def __init__(self, args: Options, cam_dir: Path, threshold: float):
+        self.name = f"eval_seed_crf of {cam_dir}"
+        self.info, self.cam_dir, self.threshold = args.info, cam_dir, threshold
+        self.kind = args.seed_crf
+        self.confusion = np.zeros((self.info.num_labels,) * 2, dtype=np.int64)
+
+    def one(self, image_id: str) -> None:
+        image = read_image(self.info.image_path(image_id))
+        maps = load_cam(self.cam_dir / f"{image_id}.npy")
+        labels = crf_labels(image, maps["high_res"], maps["keys"], self.threshold, self.kind)
+        truth = read_label_png(self.info.mask_path(image_id))
+        self.confusion += confusion_matrix(truth, labels, self.info.num_labels)
+
+    def finish(self) -> np.ndarray:
+        return self.confusion
+
+
+def run(args: Options) -> None:
+    """Score every seed at the best threshold that eval_cam has found for it."""
+    scores = distributed.on_first_rank(lambda: load_scores(args.result_dir))
+    for row, cam_dir in seed_folders(args).items():
+        start, seed = time.perf_counter(), scores.get(row)
+        threshold = seed["thresholds"][seed["best"]] if seed else args.cam_eval_thres[0]
+        task = ScoreCRF(args, cam_dir, threshold)
+        confusion = sum(run_over_images(task, args.scored_ids(), args.resources))
+        entry = {"folder": str(cam_dir), "crf": args.seed_crf}
+        save_row(args, f"{row} + CRF", confusion[None], [threshold], start, entry)

@@ -1,0 +1,56 @@
+"""AdvCAM maps: every image climbs towards its classes, the maps on the way are summed."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from misc.advcam import AdvCAMSettings, advcam
+from misc.cli.options import Options
+from misc.rib import Maps
+from net.checkpoint import load_classifier
+from step.refine import Refiner, step_of
+
+
+class MakeAdvCAM(Refiner):
+    """AdvCAM on one image: see `misc.advcam.advcam`."""
+
+    name = "make_recam_with_AdvCAM"
+    options = ("adv_iter", "AD_coeff", "AD_stepsize", "AD_score_th")
+    flag = "--adv_cam_out_dir"
+    images_worth_a_process = 1
+
+    @classmethod
+    def iterations(cls, args: Options) -> int:
+        return args.adv_iter
+
+    def start(self, device: torch.device, image_ids: list[str]) -> None:
+        args, self.device = self.args, device
+        model = load_classifier(args.cam_weights_name, args.info.num_classes)
+        self.model = model.to(device).requires_grad_(False)
+        self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+
+    def scores(self, pair: Tensor) -> Tensor:
+        """2 x 3 x H x W -> raw scores 2 x C x h x w, differentiable down to the image."""
+        with self.bf16:
+            features = self.model.backbone(pair)[-1]
+        return self.model.classifier(features.float())
+
+    def maps(self, image_id: str, pairs: list[Tensor]) -> Iterator[Maps]:
+        pairs = [pair.to(self.device) for pair in pairs]
+        label = torch.from_numpy(self.labels[image_id])
+        weights = self.model.classifier.weight
+        return advcam(self.scores, weights, pairs, label, advcam_settings(self.args))
+
+
+def advcam_settings(args: Options) -> AdvCAMSettings:
+    """AdvCAM's numbers from the options."""
+    return AdvCAMSettings(
+        args.adv_iter, args.AD_coeff, args.AD_stepsize, args.AD_score_th, args.cam_scales
+    )
+
+
+_step = step_of(MakeAdvCAM)
+LISTS, settings, writes, check, run = (
+    _step.LISTS, _step.settings, _step.writes, _step.check, _step.run,
+)  # fmt: skip

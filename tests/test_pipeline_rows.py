@@ -1,0 +1,118 @@
+"""The rows of the paper's table on eight drawn images: AdvCAM, plain maps, CRF, instances."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from misc.cams import load_cam
+from misc.cli.options import parse
+from misc.storage.scores import load_scores
+from step.eval_ins_seg import load_instances
+from step.eval_seed_crf import crf_labels
+
+ADVCAM = ("--adv_iter", 2, "--AD_stepsize", 0.3, "--visualize", 1)
+
+
+@pytest.fixture(scope="module")
+def run(sample, classifier_file, tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    given = ("--voc12_root", sample.root, "--result_dir", folder / "r", *ADVCAM, "--with_crf")
+    given += ("--cam_weights_name", classifier_file, "--imagenet_weights", classifier_file)
+    assert tiny_run(*given, "--with_ins", "--ins_seg_json", folder / "ins.json") == 0
+    for recam in ("advcam", "none"):
+        assert tiny_run(*given, "--recam", recam, "--with_ins") == 0
+    return folder / "r", given
+
+
+def test_every_method_has_its_rows(run):
+    rows = load_scores(run[0])
+    seeds = {f"{maps} seed{crf}" for maps in ("CAM", "RIB", "AdvCAM") for crf in ("", " + CRF")}
+    masks = {"pseudo masks", "pseudo masks, AdvCAM", "pseudo masks, CAM"}
+    assert set(rows) == seeds | masks | {"instances AP50", "instances AP75"}
+    for maps in ("CAM", "RIB", "AdvCAM"):
+        seed, crf = rows[f"{maps} seed"], rows[f"{maps} seed + CRF"]
+        assert crf["thresholds"] == [seed["thresholds"][seed["best"]]] and crf["crf"] == "irn"
+    assert rows["AdvCAM seed"]["thresholds"][0] == 0.15
+
+
+def test_every_method_has_its_files(run):
+    folder, _ = run
+    for name in ("cam", "cam_adv", "cam_plain", "ir_label", "ir_label_adv", "ir_label_plain"):
+        assert len(list((folder / name).iterdir())) >= 8, name
+    for name in ("res50_irn.pth", "res50_irn_adv.pth", "res50_irn_plain.pth"):
+        assert (folder / name).is_file()
+    shown = folder / "visualize" / "iterations" / "make_recam_with_AdvCAM"
+    assert [path.name for path in shown.iterdir()] == ["2012_000001_1.npy"]
+    one, other = (load_cam(folder / n / "2012_000001.npy")["cam"] for n in ("cam_adv", "cam_plain"))
+    assert one.shape == other.shape and np.abs(one - other).max() > 1e-3
+
+
+def test_a_second_run_makes_nothing_again(run, tiny_run):
+    folder, given = run
+    before = {p: p.stat().st_mtime_ns for p in (folder / "cam_adv").glob("*.npy")}
+    assert tiny_run(*given, "--make_recam_with_AdvCAM_pass") == 0
+    assert {p: p.stat().st_mtime_ns for p in (folder / "cam_adv").glob("*.npy")} == before
+
+
+def test_instances_go_to_cocos_json_and_back(run, sample):
+    folder, given = run
+    args = parse(list(map(str, given)))
+    path = folder.parent / "ins.json"
+    content = json.loads(path.read_text())
+    assert len(content["images"]) == 8 and content["categories"][0] == {
+        "id": 1,
+        "name": "aeroplane",
+    }
+    ids = [entry["id"] for entry in content["annotations"]]
+    assert len(set(ids)) == len(ids)
+    coco, kept = COCO(path), 0
+    for image in content["images"]:
+        image_id = f"{str(image['id'])[:4]}_{str(image['id'])[4:]}"
+        found = load_instances(args, image_id)
+        keep = found["score"] >= 1e-5
+        entries = coco.imgToAnns[image["id"]]
+        assert len(entries) == keep.sum()
+        kept += len(entries)
+        for entry, mask, kind in zip(
+            entries, found["mask"][keep], found["class"][keep], strict=True
+        ):
+            assert np.array_equal(coco_mask.decode(entry["segmentation"]).astype(bool), mask)
+            assert entry["category_id"] == kind + 1 and entry["area"] == mask.sum()
+    assert kept > 0
+
+
+def test_objects_of_the_sample_are_its_classes(sample):
+    path = sample.root / "SegmentationObject" / "2012_000001.png"
+    objects, labels = np.array(Image.open(path)), np.array(Image.open(sample.mask_path(path.stem)))
+    assert np.array_equal(objects == 255, labels == 255)
+    assert np.array_equal((objects > 0) & (objects < 255), (labels > 0) & (labels < 255))
+    for value in set(np.unique(objects)) - {0, 255}:
+        assert len(np.unique(labels[objects == value])) == 1
+
+
+def test_a_root_without_objects_is_said_before_the_run(run, tiny_run, tmp_path, capsys, sample):
+    folder, given = run
+    hidden = sample.root / "SegmentationObject"
+    hidden.rename(tmp_path / "hidden")
+    try:
+        assert tiny_run(*given, "--eval_ins_seg_pass") == 2
+    finally:
+        (tmp_path / "hidden").rename(hidden)
+    assert "no mask of the objects, nor 7 others" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["irn", "deeplab"])
+def test_crf_of_a_seed_keeps_clear_colours_apart(kind):
+    image = np.zeros((40, 60, 3), dtype=np.uint8)
+    image[:, 30:] = 200
+    cams = np.zeros((1, 40, 60), dtype=np.float32)
+    cams[0, 4:36, 34:58] = 1.0  # a little less than the bright half
+    labels = crf_labels(image, cams, np.array([6]), 0.5, kind)
+    assert set(np.unique(labels)) == {0, 7}
+    assert (labels[:, 31:] == 7).mean() > (cams[0, :, 31:] > 0.5).mean()
+    assert not labels[:, :29].any()
+    assert not crf_labels(image, cams[:0], np.array([], dtype=int), 0.5, kind).any()
