@@ -21,6 +21,8 @@ from scipy.ndimage import gaussian_filter
 from Dataset.make_sample import make_sample
 from Dataset.objects import OBJECT_CLASSES, smooth_noise
 from Dataset.scene import draw_scene
+from misc import instances
+from misc.advcam import AdvCAMSettings, advcam
 from misc.affinity_loss import PairLoss
 from misc.cams import label_map, load_cam, save_cam
 from misc.cli.options import parse
@@ -415,6 +417,53 @@ class IRNStep(IRNLoss):
         self.optimizer.step()
         gradients = torch.cat([parameter.grad.flatten() for parameter in self.parameters])
         return [losses.detach(), gradients]
+
+
+class AdvCAMClimb(Comparison):
+    """AdvCAM on one image: maps from the scores at hand, or by Grad-CAM with a second pass back."""
+
+    tolerance = 1e-2  # single precision: entries of the gradient change sides
+
+    def __init__(self, size: Size, width: int, iterations: int):
+        self.what = (
+            f"AdvCAM, {iterations} iterations, 2 classes, width {width}, {size[0]} x {size[1]}"
+        )
+        self.settings = AdvCAMSettings(iterations, scales=(1.0, 0.5))
+        image, _, _ = photograph_and_cams(1, size)
+        self.pairs = multi_scale_pairs(image, self.settings.scales)
+        self.label = torch.zeros(20)
+        self.label[[7, 11]] = 1
+        self.model = CAM(20, width=width).requires_grad_(False)
+        fill_by_recipe(self.model)
+
+    def here(self) -> Results:
+        weights = self.model.classifier.weight
+        *_, sums = advcam(self._scores, weights, self.pairs, self.label, self.settings)
+        return sums
+
+    def _scores(self, pair: torch.Tensor) -> torch.Tensor:
+        return self.model.classifier(self.model.backbone(pair)[-1])
+
+    def plain(self) -> Results:
+        return references.advcam_maps(self.model, self.pairs, self.label, self.settings)
+
+
+class Centroids(Comparison):
+    """Where all pixels of a displacement field end: all at once, or one after the other."""
+
+    tolerance = 1e-4
+
+    def __init__(self, size: Size, moves: int):
+        self.what = f"centroids, {size[0]} x {size[1]}, {moves} moves"
+        rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float32)
+        self.field = np.stack([size[0] / 2 - rows, size[1] / 3 - columns]) * np.float32(0.1)
+        self.moves = moves
+
+    def here(self) -> Results:
+        return [torch.from_numpy(instances.centroids(self.field, self.moves))]
+
+    def plain(self) -> Results:
+        return [torch.from_numpy(references.centroids(self.field, self.moves))]
 
 
 class SegStep(Comparison):
@@ -856,6 +905,17 @@ COMPARISONS = {
         goal_ratio=1.1,
         goal_share=0.65,
         at=lambda side: {"size": photo_size(side), **_RIB},
+    ),
+    "advcam": Entry(
+        AdvCAMClimb,
+        {"size": (240, 320), "width": 32, "iterations": 4},
+        {"size": (48, 64), "width": 8, "iterations": 2},
+    ),
+    "centroids": Entry(
+        Centroids,
+        {"size": (24, 32), "moves": 100},
+        {"size": (6, 8), "moves": 10},
+        goal_ratio=10,
     ),
     "seg_step": Entry(
         SegStep,

@@ -17,6 +17,7 @@ from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from torch import Tensor
 
+from misc.advcam import AdvCAMSettings
 from misc.imutils import IMAGENET_MEAN, IMAGENET_STD, random_crop
 from misc.indexing import PathIndex, start_size
 from misc.palette import read_label_png
@@ -265,6 +266,64 @@ def seg_losses(model: DeepLabV2, images: Tensor, labels: Tensor) -> list[Tensor]
         target = torch.from_numpy(np.stack(resized)).long().to(images.device)
         losses.append(F.cross_entropy(output, target, ignore_index=255))
     return losses
+
+
+def advcam_maps(
+    model: CAM, pairs: list[Tensor], label: Tensor, settings: AdvCAMSettings
+) -> list[Tensor]:
+    """Sums of AdvCAM's maps by Grad-CAM on the last features, with two backward passes each."""
+    sums = []
+    for pair, scale in zip(pairs, settings.scales, strict=True):
+        of_scale = None
+        for index in label.nonzero()[:, 0].tolist():
+            x, first = pair, None
+            for _ in range(settings.iterations_at(scale)):
+                x = x.detach().requires_grad_()
+                features = model.backbone(x)[-1]
+                raw = model.classifier(features)
+                (slope,) = torch.autograd.grad(
+                    F.relu(raw[:, index]).sum(), features, retain_graph=True
+                )
+                weights = slope.sum(dim=(2, 3), keepdim=True) / (slope > 0).sum().clamp_min(1)
+                image, mirrored = F.relu((features * weights).sum(dim=1))
+                current = image + mirrored.flip(-1)
+                first = current.detach() if first is None else first
+                mask = current.detach() / current.detach().max() > settings.tau
+                logits = F.relu(raw).mean(dim=(2, 3))
+                own = logits[:, index].sum()
+                kept = ((current - first).abs() * mask).sum()
+                objective = 2 * own - logits.sum() - settings.coefficient * kept
+                (gradient,) = torch.autograd.grad(objective, x)
+                step = settings.step_size * gradient / (gradient.abs().max() + 1e-12)
+                if of_scale is None:
+                    of_scale = torch.zeros(len(label), *current.shape)
+                of_scale[index] += settings.factor * current.detach()
+                x = (x.detach() + step).clamp(x.detach().min(), x.detach().max())
+        sums.append(of_scale)
+    return sums
+
+
+def centroids(displacement: np.ndarray, moves: int) -> np.ndarray:
+    """`misc.instances.centroids`, pixel by pixel."""
+    _, height, width = displacement.shape
+    ends = np.zeros((2, height, width), np.float32)
+    for row, column in np.ndindex(height, width):
+        y, x = np.float32(row), np.float32(column)
+        for _ in range(moves):
+            top, left = int(np.floor(y)), int(np.floor(x))
+            down, right = float(y) - top, float(x) - left
+            below, beside = min(top + 1, height - 1), min(left + 1, width - 1)
+            change = [
+                field[top, left] * (1 - down) * (1 - right)
+                + field[top, beside] * (1 - down) * right
+                + field[below, left] * down * (1 - right)
+                + field[below, beside] * down * right
+                for field in displacement.astype(np.float64)
+            ]
+            y = np.float32(min(max(y + change[0], 0), height - 1))
+            x = np.float32(min(max(x + change[1], 0), width - 1))
+        ends[:, row, column] = y, x
+    return ends
 
 
 def looped_pooling(x: Tensor, present: Tensor, tau: float) -> Tensor:
