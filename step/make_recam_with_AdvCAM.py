@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from misc.advcam import AdvCAMSettings, advcam
+from misc.advcam import AdvCAMSettings, advcam, climbed
 from misc.cli.options import Options
 from misc.rib import Maps
 from net.checkpoint import load_classifier
@@ -41,6 +41,14 @@ class MakeAdvCAM(Refiner):
         label = torch.from_numpy(self.labels[image_id])
         weights = self.model.classifier.weight
         return advcam(self.scores, weights, pairs, label, advcam_settings(self.args))
+
+    def climbed(self, pairs: list[Tensor], label: Tensor) -> list[Tensor]:
+        """The pairs of all scales, each after its climb."""
+        weights, settings = self.model.classifier.weight, advcam_settings(self.args)
+        return [
+            climbed(self.scores, weights, pair.to(self.device), label, scale, settings)
+            for pair, scale in zip(pairs, settings.scales, strict=True)
+        ]
 
 
 def advcam_settings(args: Options) -> AdvCAMSettings:

@@ -17,6 +17,7 @@ from misc.runtime.memory import available_bytes
 from misc.storage.manifest import ids_digest
 from net.checkpoint import load_classifier
 from net.engine import Engine
+from step.make_recam_with_AdvCAM import MakeAdvCAM
 from step.refine import Refiner, step_of
 
 
@@ -28,7 +29,7 @@ class MakeRIBCAM(Refiner):
     options = (
         "cam_crop_size", "cam_long", "cam_weight_decay", "RIB_iter", "RIB_lr", "RIB_batch_size",
         "score_th", "stop_th", "explode_th", "explode_ratio", "disjoint_prob",
-        "num_pooled_classes", "seed",
+        "num_pooled_classes", "seed", "RIB_climbed",
     )  # fmt: skip
     lists = ("train", "infer")
     images_worth_a_process = 1
@@ -56,6 +57,9 @@ class MakeRIBCAM(Refiner):
         args, self.device = self.args, device
         model = load_classifier(args.cam_weights_name, args.info.num_classes)
         self.engine = Engine(model.to(device), args.precision, args.compile)
+        if args.RIB_climbed:
+            self.climber = MakeAdvCAM(args)
+            self.climber.start(device, image_ids)
         self.batches = RIBBatches(
             CropSource(
                 args.info,
@@ -76,6 +80,8 @@ class MakeRIBCAM(Refiner):
 
     def maps(self, image_id: str, pairs: list[torch.Tensor]) -> Iterator[Maps]:
         label = torch.from_numpy(self.labels[image_id]).to(self.device)
+        if self.args.RIB_climbed:
+            pairs = self.climber.climbed(pairs, label)
         with contextlib.closing(self.batches.of(image_id)) as batches:
             for state in fine_tune(self.engine, pairs, label, batches, rib_settings(self.args)):
                 yield state.map_sums

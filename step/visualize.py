@@ -15,6 +15,7 @@ from misc.data.datasets import read_image
 from misc.errors import UserError
 from misc.palette import read_label_png, voc_palette
 from misc.storage.files import atomic_path, remove_leftovers
+from misc.storage.npydict import load_dict
 from misc.storage.outputs import foreign_line, is_foreign
 from misc.storage.scores import load_scores
 from misc.storage.seals import sealed
@@ -86,7 +87,8 @@ def strip(args: Options, image_id: str, scores: dict[str, dict] | None = None) -
     maps = {title: load_cam(path) for title, (path, _) in files.items()}
     rows = min(_MAX_ROWS, max([1, *(len(m["keys"]) for m in maps.values())]))
     height = min(2.0 * image.shape[0] / image.shape[1], _MAX_HEIGHT)
-    count = 1 + len(maps) + len(masks)
+    found = instance_map(args, image_id, step)
+    count = 1 + len(maps) + len(masks) + (found is not None)
     figure = Figure(figsize=(2.0 * count, rows * (height + 0.3)), dpi=100, layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     for axis in axes.flat:
@@ -102,7 +104,22 @@ def strip(args: Options, image_id: str, scores: dict[str, dict] | None = None) -
                 axes[row, column].contour(cam, levels=[level], colors="white", linewidths=0.8)
     for column, (title, path) in enumerate(masks.items(), start=1 + len(maps)):
         _show(axes[0, column], coloured(image, read_label_png(path)[::step, ::step]), title)
+    if found is not None:
+        _show(axes[0, -1], coloured(image, found), "instances")
     return figure
+
+
+def instance_map(args: Options, image_id: str, step: int) -> np.ndarray | None:
+    """Number of the instance at every step-th pixel, 0 for none; None without instance labels."""
+    path = args.ins_seg_out_dir / f"{image_id}.npy"
+    if not path.is_file():
+        return None
+    found = load_dict(path, "")
+    numbers = np.zeros(found["mask"].shape[1:], np.uint8)
+    for number, (mask, score) in enumerate(zip(found["mask"], found["score"], strict=True)):
+        if score > 0:
+            numbers[mask] = 1 + number % 254
+    return numbers[::step, ::step]
 
 
 def seg_strip(args: Options, image_id: str) -> Figure:

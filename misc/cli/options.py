@@ -405,6 +405,9 @@ def _rib_options(group: argparse._ArgumentGroup) -> None:
         help=f"early stop: a pixel above this share of the peak is covered {_both('explode_th')}")
     add("--explode_ratio", type=_fraction, metavar="X",
         help=f"early stop: covered share of the image {_both('explode_ratio')}")
+    add("--RIB_climbed", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="an experiment of no paper: fine-tune on images that AdvCAM has climbed first, class "
+        "after class (--adv_iter, ...)")
     add("--disjoint_prob", type=_fraction, default=1.0, metavar="P",
         help="chance that a batch shares no class with the target; otherwise its images have all "
         "of the target's classes (default: %(default)s)")
@@ -566,6 +569,10 @@ def _output_options(group: argparse._ArgumentGroup) -> None:
         "scores, into RESULT_DIR/visualize")
     add("--report", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="print the table of the scores that RESULT_DIR has, draw their curves, and end")
+    add("--compare", type=Path, nargs="+", default=(), metavar="DIR",
+        help="--report also shows the scores of these result folders")
+    add("--report_format", choices=("text", "csv", "latex"), default="text",
+        help="of --report (default: %(default)s)")
     add("--overwrite", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="redo outputs that were made with other settings (otherwise that is an error)")
 

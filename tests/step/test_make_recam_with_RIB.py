@@ -69,7 +69,7 @@ def test_precision_and_compilation_are_noted_with_the_maps(step, args):
     noted = step.settings(args)
     assert noted["precision"] == "float32" and noted["compile"] is False
     names = set(noted) - {"step", "version"}
-    assert names >= {"cam_scales", "max_long"} and len(names) == (5 if step is make_cam else 18)
+    assert names >= {"cam_scales", "max_long"} and len(names) == (5 if step is make_cam else 19)
     for name in names:
         assert noted[name] == args.settings(name)[name], name
 
