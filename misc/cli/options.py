@@ -129,9 +129,13 @@ class Options(argparse.Namespace):
 
     def seg_differences(self) -> dict[str, object]:
         """What differs from --seg_preset."""
-        presets = {**SEG_PRESETS, **SEG_PRESETS_BY_DATASET.get(self.dataset, {})}
-        own = {name: getattr(self, f"seg_{name}") for name in presets[self.seg_preset]}
-        return {name: v for name, v in own.items() if v != presets[self.seg_preset][name]}
+        published = self.published_seg()
+        own = {name: getattr(self, f"seg_{name}") for name in published}
+        return {name: value for name, value in own.items() if value != published[name]}
+
+    def published_seg(self) -> dict[str, object]:
+        """The settings of --seg_preset, for this dataset."""
+        return {**SEG_PRESETS, **SEG_PRESETS_BY_DATASET.get(self.dataset, {})}[self.seg_preset]
 
     def scored_ids(self) -> tuple[str, ...]:
         """Images to score: the evaluation list; under --limit, those of it that get maps."""
@@ -290,7 +294,9 @@ def build_parser() -> argparse.ArgumentParser:
     _irn_options(parser.add_argument_group("inter-pixel relations (4, 5)"))
     _walk_options(parser.add_argument_group("random walk and pseudo masks (6)"))
     _instance_options(parser.add_argument_group("instance labels"))
-    _segmentation_options(parser.add_argument_group("segmentation network (7 to 9)"))
+    segmentation = parser.add_argument_group("segmentation network (7 to 9)")
+    _segmentation_options(segmentation)
+    _segmentation_result_options(segmentation)
     _output_options(parser.add_argument_group("output"))
     return parser
 
@@ -529,6 +535,10 @@ def _segmentation_options(group: argparse._ArgumentGroup) -> None:
     add("--seg_scale_by", choices=("size", "factor"), default="size",
         help="how inputs are resized to the scales 0.5 and 0.75: by the ratio of the sizes, or by "
         "the factor, as deeplab-pytorch does (default: %(default)s)")
+
+
+def _segmentation_result_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--seg_val_every", type=_count_or_zero, default=0, metavar="N",
         help="score on the first 100 images of --seg_list after every N steps of 7, and keep the "
         "best weights beside the last, as *.best.pth (default: never)")
@@ -594,17 +604,8 @@ _RESULT_NAMES = {
 _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_out_dir")
 
 
-def parse(argv: list[str] | None = None) -> Options:
-    """Options from the command line, with all defaults filled in, read-only.
-
-    Adds `info` (DatasetInfo), `list_dir` (where prepared lists go) and `given` (names of the
-    options with another value than their default). Wrong options end the program with exit code 2.
-    """
-    _read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
-    parser = build_parser()
-    args = parser.parse_args(argv, namespace=Options())
-    args.given = tuple(k for k, v in vars(args).items() if v != parser.get_default(k))
-    args.info = info = describe(args.dataset, getattr(args, f"{args.dataset}_root"))
+def _fill_places(args: Options, info: DatasetInfo) -> None:
+    """Where everything is that was not said."""
     args.result_dir = args.result_dir or Path("result") / args.dataset
     args.list_dir = args.result_dir / "lists"
     ending = RECAM[args.recam][1]
@@ -624,11 +625,14 @@ def parse(argv: list[str] | None = None) -> Options:
             setattr(args, f"{role}_list", args.list_dir / f"{split}.txt")
     args.seg_list = args.seg_list or args.list_dir / f"{info.seg_split}.txt"
     args.seg_label_dir = args.seg_label_dir or args.sem_seg_out_dir
-    presets = {**SEG_PRESETS, **SEG_PRESETS_BY_DATASET.get(args.dataset, {})}
-    for name, value in presets[args.seg_preset].items():
+    args.cls_labels = args.cls_labels or args.list_dir / info.label_file
+
+
+def _fill_defaults(args: Options, info: DatasetInfo) -> None:
+    """Numbers that depend on --recam, --seg_preset and the dataset."""
+    for name, value in args.published_seg().items():
         if getattr(args, f"seg_{name}") is None:
             setattr(args, f"seg_{name}", value)
-    args.cls_labels = args.cls_labels or args.list_dir / info.label_file
     if args.recam == "advcam":
         for name, value in ADVCAM_DEFAULTS.items():
             if name not in args.given:
@@ -636,6 +640,21 @@ def parse(argv: list[str] | None = None) -> Options:
     for name, value in info.defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+
+
+def parse(argv: list[str] | None = None) -> Options:
+    """Options from the command line, with all defaults filled in, read-only.
+
+    Adds `info` (DatasetInfo), `list_dir` (where prepared lists go) and `given` (names of the
+    options with another value than their default). Wrong options end the program with exit code 2.
+    """
+    _read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
+    parser = build_parser()
+    args = parser.parse_args(argv, namespace=Options())
+    args.given = tuple(k for k, v in vars(args).items() if v != parser.get_default(k))
+    args.info = info = describe(args.dataset, getattr(args, f"{args.dataset}_root"))
+    _fill_places(args, info)
+    _fill_defaults(args, info)
     for name in ("cam_long", "cam_eval_thres"):
         low, high = getattr(args, name)
         if low > high:
