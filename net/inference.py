@@ -58,6 +58,20 @@ def merged(maps: Maps, image: np.ndarray, keys: torch.Tensor) -> Arrays:
 
 
 @torch.no_grad()
+def boundaries(
+    network: EdgeDisplacement, image: np.ndarray, pad_size: int = 512
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boundary map 1 x h4 x w4 in 0..1 and displacement field 2 x h4 x w4 of an image.
+
+    pad_size: images are padded to it at the right and below, 0 for not.
+    """
+    # Padding would cut an image that is larger, and its maps would not fit.
+    network.crop_size = pad_size if pad_size >= max(image.shape[:2]) else None
+    (pair,) = multi_scale_pairs(image, (1.0,))
+    return network(pair.to(next(network.parameters()).device))
+
+
+@torch.no_grad()
 def pseudo_mask(
     network: EdgeDisplacement,
     image: np.ndarray,
@@ -67,16 +81,12 @@ def pseudo_mask(
 ) -> np.ndarray:
     """Pseudo mask of an image, H x W uint8: 0 background, class + 1 (IRN, Sec. 5).
 
-    maps: `keys` and `cam`. pad_size: images are padded to it at the right and below, 0 for not.
+    maps: `keys` and `cam`. pad_size: as in `boundaries`.
     """
     settings, keys = settings or WalkSettings(), maps["keys"]
     if len(keys) == 0:
         return np.zeros(image.shape[:2], dtype=np.uint8)
-    device = next(network.parameters()).device
-    # Padding would cut an image that is larger, and its maps would not fit.
-    network.crop_size = pad_size if pad_size >= max(image.shape[:2]) else None
-    (pair,) = multi_scale_pairs(image, (1.0,))
-    edge, _ = network(pair.to(device))
-    cam = torch.from_numpy(maps["cam"]).to(device)
+    edge, _ = boundaries(network, image, pad_size)
+    cam = torch.from_numpy(maps["cam"]).to(edge.device)
     scores = walked_scores(cam, edge, image.shape[:2], settings)
     return label_map(scores.cpu().numpy(), keys, settings.background)

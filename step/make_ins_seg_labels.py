@@ -8,12 +8,13 @@ import torch
 from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import multi_scale_pairs, read_image
+from misc.data.datasets import read_image
 from misc.instances import Detections, instances
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
 from misc.storage.npydict import save_dict
 from net.checkpoint import load_boundary_net
+from net.inference import boundaries
 
 LISTS = ("infer",)
 
@@ -54,7 +55,6 @@ class MakeInstances(ImageTask):
         return [self.args.ins_seg_out_dir / f"{image_id}.npy"]
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
-        self.device = device
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
         self.model.fold_backbone()
 
@@ -65,14 +65,10 @@ class MakeInstances(ImageTask):
         content = {"score": found.score, "mask": found.mask, "class": found.classes}
         save_dict(self.outputs(image_id)[0], content)
 
-    @torch.no_grad()
     def detect(self, image: np.ndarray, maps: dict[str, np.ndarray]) -> Detections:
         """Instances of an image H x W x 3 uint8 with the maps of its classes."""
         args = self.args
-        pad = args.irn_pad_size
-        self.model.crop_size = pad if pad >= max(image.shape[:2]) else None
-        (pair,) = multi_scale_pairs(image, (1.0,))
-        edge, field = self.model(pair.to(self.device))
+        edge, field = boundaries(self.model, image, args.irn_pad_size)
         return instances(
             maps["cam"],
             maps["keys"],
