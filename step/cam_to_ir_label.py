@@ -64,6 +64,7 @@ class MakeIRLabel(ImageTask):
     """Confident labels of one image."""
 
     name = "cam_to_ir_label"
+    on_gpu = False
 
     def __init__(self, args: Options):
         self.args = args

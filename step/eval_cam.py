@@ -61,6 +61,7 @@ class ScoreCAMs(ImageTask):
     """Adds the maps of one image to the confusion matrices of all thresholds."""
 
     images_worth_a_process = 200
+    on_gpu = False
 
     def __init__(self, args: Options, cam_dir: Path):
         self.name = f"eval_cam of {cam_dir}"

@@ -69,6 +69,7 @@ def load_instances(args: Options, image_id: str) -> dict[str, np.ndarray]:
 class ScoreInstances(ImageTask):
     """Adds the instances of one image to the scores."""
 
+    on_gpu = False
     images_worth_a_process = 1 << 30  # ties go by the order of the images: one process
 
     def __init__(self, args: Options):

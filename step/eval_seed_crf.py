@@ -56,6 +56,8 @@ def crf_labels(
 class ScoreCRF(ImageTask):
     """Adds the refined seed of one image to the confusion matrix."""
 
+    on_gpu = False
+
     def __init__(self, args: Options, cam_dir: Path, threshold: float):
         self.name = f"eval_seed_crf of {cam_dir}"
         self.info, self.cam_dir, self.threshold = args.info, cam_dir, threshold

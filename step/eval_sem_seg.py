@@ -36,6 +36,7 @@ class ScoreMasks(ImageTask):
     """Adds the label map of one image to the confusion matrix."""
 
     images_worth_a_process = 200
+    on_gpu = False
 
     def __init__(self, args: Options, mask_dir: Path, step: str):
         self.name = f"{step} of {mask_dir}"

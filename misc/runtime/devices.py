@@ -9,8 +9,10 @@ from misc.runtime import distributed
 from misc.runtime.processes import cpu_count
 from misc.runtime.resources import Resources
 
-# A ResNet-50 at full size needs about this much for RIB on the CPU (20 crops of 512 pixels).
+# A ResNet-50 at full size needs about this much for RIB on the CPU (20 crops of 512 pixels), and a
+# process without a network for the dense CRF of a photograph.
 _BYTES_PER_CPU_PROCESS = 8 << 30
+_BYTES_WITHOUT_NETWORK = 1 << 30
 
 
 def uses_cuda(resources: Resources) -> bool:
@@ -18,10 +20,16 @@ def uses_cuda(resources: Resources) -> bool:
     return resources.device != "cpu" and (resources.device != "auto" or torch.cuda.is_available())
 
 
-def pick_devices(resources: Resources, count: int) -> list[torch.device]:
-    """The device of each process of this rank, for `count` images."""
+def pick_devices(resources: Resources, count: int, on_gpu: bool = True) -> list[torch.device]:
+    """The device of each process of this rank, for `count` images.
+
+    on_gpu: whether the work gains by a GPU; other work has every core, whatever GPUs there are.
+    """
     ranks = distributed.local_size()
-    if not uses_cuda(resources):
+    if not on_gpu:
+        cores = min(cpu_count() // ranks, _processes_that_fit(_BYTES_WITHOUT_NETWORK))
+        devices = [torch.device("cpu")] * (resources.num_processes or max(1, cores))
+    elif not uses_cuda(resources):
         alone = max(1, min(cpu_count(), _processes_that_fit())) if ranks == 1 else 1
         devices = [torch.device("cpu")] * (resources.num_processes or alone)
     elif resources.device in ("auto", "cuda"):
@@ -38,13 +46,13 @@ def main_device(resources: Resources) -> torch.device:
     return pick_devices(resources, 1)[0]
 
 
-def threads_per_process(resources: Resources) -> int:
+def threads_per_process(resources: Resources, on_gpu: bool = True) -> int:
     """CPU threads of each process; the same however many images are left to do."""
-    return resources.num_threads or _share_of_cores(resources)
+    return resources.num_threads or _share_of_cores(resources, on_gpu)
 
 
-def _share_of_cores(resources: Resources) -> int:
-    processes = len(pick_devices(resources, 1 << 30)) * distributed.local_size()
+def _share_of_cores(resources: Resources, on_gpu: bool = True) -> int:
+    processes = len(pick_devices(resources, 1 << 30, on_gpu)) * distributed.local_size()
     return max(1, cpu_count() // processes)
 
 
@@ -72,12 +80,12 @@ def set_up_process(device: torch.device, threads: int, deterministic: bool) -> N
         torch.backends.cudnn.benchmark = False
 
 
-def _processes_that_fit() -> int:
+def _processes_that_fit(each: int = _BYTES_PER_CPU_PROCESS) -> int:
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return 1
-    return total // _BYTES_PER_CPU_PROCESS
+    return total // each
 
 
 def check_device(name: str) -> None:

@@ -35,6 +35,7 @@ class ImageTask:
 
     name = "step"
     images_worth_a_process = 4  # fewer are done sooner than another process has started
+    on_gpu = True  # False: computes without a network, in one process per core
 
     def outputs(self, image_id: str) -> list[Path]:
         """Files that `one` writes for an image; it is complete when all are there."""
@@ -113,8 +114,9 @@ def _run_share(task: ImageTask, image_ids: list[str], resources: Resources) -> l
     """Process the images of this rank."""
     if not image_ids:
         return []
-    devices = pick_devices(resources, len(image_ids) // task.images_worth_a_process)
-    threads = threads_per_process(resources)
+    count = len(image_ids) // task.images_worth_a_process
+    devices = pick_devices(resources, count, task.on_gpu)
+    threads = threads_per_process(resources, task.on_gpu)
     ranks = distributed.size()
     on_rank = f" on the first of {ranks} ranks" if ranks > 1 else ""
     images = counted({"image": len(image_ids)})

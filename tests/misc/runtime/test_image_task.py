@@ -195,6 +195,12 @@ def test_devices_of_the_processes(monkeypatch):
     assert names(processes=3) == ["cuda:0", "cuda:1", "cuda:0"]
     assert names("cuda:1") == ["cuda:1"]
     assert names("cpu", 2) == ["cpu", "cpu"]
+    monkeypatch.setattr(devices, "cpu_count", lambda: 5)
+    without_network = pick_devices(Resources(), 100, on_gpu=False)
+    assert [str(device) for device in without_network] == ["cpu"] * 5
+    assert devices.threads_per_process(Resources(), on_gpu=False) == 1
+    monkeypatch.setattr(devices.distributed, "local_size", lambda: 2)
+    assert len(pick_devices(Resources(), 100, on_gpu=False)) == 2
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert set(names()) == {"cpu"}
 
