@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from misc.cli.options import Options
+from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.errors import UserError
 from misc.instance_metrics import InstanceScores, objects_of
@@ -106,7 +106,7 @@ def run(args: Options) -> None:
         entry = {"thresholds": [threshold], "miou": [mean], "best": 0, "ap": by_class}
         entry |= {"images": len(ids), "list": str(args.eval_list), "list_digest": ids_digest(ids)}
         entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
-        row = f"{ROW}{round(100 * threshold)}"
+        row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
         distributed.on_first_rank(lambda r=row, e=entry: save_score(args.result_dir, r, e))
     if args.ins_seg_json:
         distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from misc.cli.options import Options
+from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.errors import about
 from misc.metrics import false_positive_negative, pseudo_mask_confusion
@@ -59,7 +59,7 @@ def run(args: Options) -> np.ndarray:
     task = ScoreMasks(args, args.sem_seg_out_dir, "eval_sem_seg")
     confusion = sum(run_over_images(task, args.scored_ids(), args.resources))
     entry = {"folder": str(args.sem_seg_out_dir), "crf": False}
-    row = "pseudo masks" + {"rib": "", "advcam": ", AdvCAM", "none": ", CAM"}[args.recam]
+    row = f"pseudo masks{ROW_ENDING[args.recam]}"
     save_row(args, row, confusion[None], [args.sem_seg_bg_thres], start, entry)
     positive, negative = false_positive_negative(confusion)
     log.info(

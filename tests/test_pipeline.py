@@ -139,7 +139,7 @@ def test_the_log_has_the_options_the_steps_and_the_table(run):
     for number, name in enumerate(SEQUENCE, start=1):
         assert f"[{number}/8] {name}: " in run.first_log
     table = run.first_log[run.first_log.index("mIoU (%)") :].splitlines()
-    assert [line[:20].strip() for line in table[1:4]] == ["CAM seed", "RIB seed", "pseudo masks"]
+    assert [line[:23].strip() for line in table[1:4]] == ["CAM seed", "RIB seed", "pseudo masks"]
     assert all(0 < float(line.split()[-2]) < 100 for line in table[1:4])
     assert table[3].split()[-1] == "0.27" and "paper" not in table[0]
     assert table[4].startswith("on 8 images of ")

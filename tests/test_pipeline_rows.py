@@ -32,7 +32,9 @@ def test_every_method_has_its_rows(run):
     rows = load_scores(run[0])
     seeds = {f"{maps} seed{crf}" for maps in ("CAM", "RIB", "AdvCAM") for crf in ("", " + CRF")}
     masks = {"pseudo masks", "pseudo masks, AdvCAM", "pseudo masks, CAM"}
-    assert set(rows) == seeds | masks | {"instances AP50", "instances AP75"}
+    endings = ("", ", AdvCAM", ", CAM")
+    instances = {f"instances AP{at}{ending}" for at in (50, 75) for ending in endings}
+    assert set(rows) == seeds | masks | instances
     for maps in ("CAM", "RIB", "AdvCAM"):
         seed, crf = rows[f"{maps} seed"], rows[f"{maps} seed + CRF"]
         assert crf["thresholds"] == [seed["thresholds"][seed["best"]]] and crf["crf"] == "irn"

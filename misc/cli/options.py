@@ -43,6 +43,8 @@ SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
 # What --recam chooses: its step, and an ending for the names of what is made from its maps.
 RECAM = {"rib": ("make_recam_with_RIB", ""), "advcam": ("make_recam_with_AdvCAM", "_adv"),
          "none": (None, "_plain")}  # fmt: skip
+# Ending of the rows of the table that are made from these maps; RIB's have none.
+ROW_ENDING = {"rib": "", "advcam": ", AdvCAM", "none": ", CAM"}
 # AdvCAM's published settings of the later steps, for VOC.
 ADVCAM_DEFAULTS = {"cam_eval_thres": (0.15, 0.34), "conf_bg_thres": 0.15, "seed_power": 1.5,
                    "sem_seg_bg_thres": 0.25}  # fmt: skip

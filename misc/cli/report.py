@@ -2,7 +2,7 @@
 
 import logging
 
-from misc.cli.options import Options
+from misc.cli.options import ROW_ENDING, Options
 from misc.errors import UserError, counted
 from misc.storage.scores import NAME, load_scores
 
@@ -11,9 +11,13 @@ log = logging.getLogger(__name__)
 # Rows of the table in the order of the method.
 SEG, BOUND = "segmentation", "upper bound"
 _SEEDS = [f"{maps} seed{crf}" for maps in ("CAM", "AdvCAM", "RIB") for crf in ("", " + CRF")]
-_MASKS = [f"pseudo masks{maps}" for maps in (", CAM", ", AdvCAM", "")]
+_OTHERS = [
+    f"{what}{ROW_ENDING[maps]}"
+    for what in ("pseudo masks", "instances AP50", "instances AP75")
+    for maps in ("none", "advcam", "rib")
+]
 _NETWORKS = [f"{network}{crf}" for network in (SEG, BOUND) for crf in ("", " + CRF")]
-ROWS = (*_SEEDS, *_MASKS, "instances AP50", "instances AP75", *_NETWORKS)
+ROWS = (*_SEEDS, *_OTHERS, *_NETWORKS)
 
 
 def print_report(args: Options) -> None:
@@ -49,13 +53,13 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
     """Lines of the table; the paper's figures stand beside rows of the official lists."""
     names = _ordered(rows)
     official = any(rows[row].get("official") for row in names)
-    lines = [f"{'':20}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
+    lines = [f"{'':23}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
     for row in names:
         score, paper = rows[row], ""
         best = score["best"]
         if score.get("official") and row in args.info.paper_scores:
             paper = f"{args.info.paper_scores[row]:8.1f}"
-        lines.append(f"{row:20}{100 * _best(score):9.2f}{score['thresholds'][best]:11.2f}{paper}")
+        lines.append(f"{row:23}{100 * _best(score):9.2f}{score['thresholds'][best]:11.2f}{paper}")
     for crf in ("", " + CRF"):
         if f"{SEG}{crf}" in rows and f"{BOUND}{crf}" in rows:
             ratio = _best(rows[f"{SEG}{crf}"]) / _best(rows[f"{BOUND}{crf}"])

@@ -71,7 +71,7 @@ def test_report_prints_what_was_scored_before(tmp_path, capsys, tiny_run):
     assert "no scores yet; run --eval_cam_pass" in capsys.readouterr().err
     save_score(tmp_path, "RIB seed", SCORE)
     assert tiny_run("--report", "--result_dir", tmp_path) == 0
-    assert "RIB seed                56.25       0.30" in capsys.readouterr().out
+    assert "RIB seed                   56.25       0.30" in capsys.readouterr().out
     assert (tmp_path / "visualize" / "miou_over_threshold.png").is_file()
     assert json.loads((tmp_path / NAME).read_text())["made_by"] == "RIB"
 
