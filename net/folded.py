@@ -94,6 +94,11 @@ def folded_copy(model: Network, kind: type[nn.Module] = FoldedConv) -> Network:
     return folded
 
 
+def frozen_copy(model: Network) -> Network:
+    """A copy to compute with whose weights stay as they are: folded, channels last."""
+    return folded_copy(model).requires_grad_(False).to(memory_format=torch.channels_last)
+
+
 class FoldedCAM:
     """Computes the maps of a model on the model's device.
 

@@ -9,6 +9,7 @@ from misc.advcam import AdvCAMSettings, advcam, climbed
 from misc.cli.options import Options
 from misc.rib import Maps
 from net.checkpoint import load_classifier
+from net.folded import frozen_copy
 from step.refine import Refiner, step_of
 
 
@@ -28,12 +29,13 @@ class MakeAdvCAM(Refiner):
         args, self.device = self.args, device
         model = load_classifier(args.cam_weights_name, args.info.num_classes)
         self.model = model.to(device).requires_grad_(False)
+        self.backbone = frozen_copy(self.model.backbone)
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def scores(self, pair: Tensor) -> Tensor:
         """2 x 3 x H x W -> raw scores 2 x C x h x w, differentiable down to the image."""
         with self.bf16:
-            features = self.model.backbone(pair)[-1]
+            features = self.backbone(pair.contiguous(memory_format=torch.channels_last))[-1]
         return self.model.classifier(features.float())
 
     def maps(self, image_id: str, pairs: list[Tensor]) -> Iterator[Maps]:

@@ -45,10 +45,12 @@ from misc.torchutils import gndp2d
 from net.checkpoint import save_checkpoint
 from net.deeplab_v2 import DeepLabV2
 from net.engine import Engine
+from net.folded import frozen_copy
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from step.cam_to_ir_label import MakeIRLabel, confident_labels
 from step.make_recam_with_RIB import MakeRIBCAM
+from step.make_seg import MakeSegmentation
 from tests import references
 from tests.weights import fill_by_recipe
 from voc12.prepare import prepare
@@ -435,6 +437,7 @@ class AdvCAMClimb(Comparison):
         self.label[[7, 11]] = 1
         self.model = CAM(20, width=width).requires_grad_(False)
         fill_by_recipe(self.model)
+        self.backbone = frozen_copy(self.model.backbone)
 
     def here(self) -> Results:
         weights = self.model.classifier.weight
@@ -442,7 +445,8 @@ class AdvCAMClimb(Comparison):
         return sums
 
     def _scores(self, pair: torch.Tensor) -> torch.Tensor:
-        return self.model.classifier(self.model.backbone(pair)[-1])
+        pair = pair.contiguous(memory_format=torch.channels_last)  # as the step does
+        return self.model.classifier(self.backbone(pair)[-1])
 
     def plain(self) -> Results:
         return references.advcam_maps(self.model, self.pairs, self.label, self.settings)
@@ -475,8 +479,8 @@ class SegStep(Comparison):
     def __init__(self, batch: int, crop: int, width: int):
         self.what = f"DeepLab-v2 training step, ResNet-50 of width {width}, batch {batch} x {crop}"
         generator = torch.Generator().manual_seed(0)
-        self.images = torch.randn(batch, 3, crop, crop, generator=generator)
-        size = (batch, crop, crop)
+        self.crops = torch.randn(batch, 3, crop, crop, generator=generator)
+        self.images, size = batch, (batch, crop, crop)
         self.labels = torch.randint(0, 21, size, generator=generator, dtype=torch.uint8)
         arch = {"name": "resnet50", "width": width, "stem": min(width, 64)}
         self.model, self.plain_model = (DeepLabV2(**arch).train() for _ in range(2))
@@ -495,13 +499,13 @@ class SegStep(Comparison):
         ]
 
     def here(self) -> Results:
-        images = self.images.contiguous(memory_format=torch.channels_last)
+        images = self.crops.contiguous(memory_format=torch.channels_last)
         with freed_memory_kept():  # as the training loop does
             return self._step(0, lambda: scale_losses(self.model(images), self.labels))
 
     def plain(self) -> Results:
         return self._step(
-            1, lambda: references.seg_losses(self.plain_model, self.images, self.labels)
+            1, lambda: references.seg_losses(self.plain_model, self.crops, self.labels)
         )
 
     def _step(self, which: int, losses_of: Callable[[], list[torch.Tensor]]) -> Results:
@@ -512,6 +516,52 @@ class SegStep(Comparison):
         optimizer.step()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         return [losses.detach(), torch.cat([p.grad.flatten() for p in parameters])]
+
+
+class SegPrediction(Comparison):
+    """Predicting with a dense CRF: the step with its processes, or one image after the other."""
+
+    tolerance = 1e-3  # shares of the labels
+    note = "compared: share of every label in each image; the start of processes is included"
+
+    def __init__(self, size: Size, images: int, processes: int, width: int):
+        self.what = (
+            f"segmentation with CRF, {images} images of {size[0]} x {size[1]}, width {width}, "
+            f"{processes} processes"
+        )
+        self.images, self.folder = images, tempfile.TemporaryDirectory()
+        self.root = Path(self.folder.name)
+        (self.root / "JPEGImages").mkdir()
+        self.ids = tuple(f"2000_{number:06}" for number in range(images))
+        for number, image_id in enumerate(self.ids):
+            image, _, _ = photograph_and_cams(number, size)
+            Image.fromarray(image).save(self.root / "JPEGImages" / f"{image_id}.jpg", quality=95)
+        words = ["--device", "cpu", "--num_processes", str(processes)]
+        words += ["--voc12_root", str(self.root), "--result_dir", str(self.root)]
+        self.args = parse(words)
+        self.model = DeepLabV2(name="resnet50", width=width, stem=min(width, 64)).eval()
+        with torch.no_grad():
+            fill_by_recipe(self.model)
+        save_checkpoint(self.args.seg_weights_name, self.model)
+
+    def here(self) -> Results:
+        task = MakeSegmentation(self.args, run=0)
+        for folder in task.folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "palette").mkdir(parents=True)
+        run_over_images(task, self.ids, self.args.resources)
+        return _shares([read_label_png(task.folders["crf"] / f"{i}.png") for i in self.ids])
+
+    def plain(self) -> Results:
+        images = [read_image(self.args.info.image_path(i)) for i in self.ids]
+        return _shares([references.seg_prediction(self.model, image) for image in images])
+
+    def close(self) -> None:
+        self.folder.cleanup()
+
+
+def _shares(maps: list[np.ndarray]) -> Results:
+    return [np.bincount(labels.ravel(), minlength=21) / labels.size for labels in maps]
 
 
 class Neighbour(Comparison):
@@ -922,6 +972,13 @@ COMPARISONS = {
         {"batch": 5, "crop": 161, "width": 32},
         {"batch": 2, "crop": 33, "width": 8},
         goal_ratio=1.3,
+    ),
+    "seg_prediction": Entry(
+        SegPrediction,
+        {"size": (375, 500), "images": 96, "processes": 2, "width": 16},
+        {"size": (40, 52), "images": 2, "processes": 1, "width": 8},
+        goal_ratio=2,
+        at=lambda side: {"size": photo_size(side), "images": 8, "processes": 2, "width": 16},
     ),
     "crops": Entry(
         CropLoading,

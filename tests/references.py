@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
-from pydensecrf.utils import unary_from_labels
+from pydensecrf.utils import unary_from_labels, unary_from_softmax
 from torch import Tensor
 
 from misc.advcam import AdvCAMSettings
@@ -23,7 +23,7 @@ from misc.indexing import PathIndex, start_size
 from misc.palette import read_label_png
 from misc.rib import RIBSettings
 from net import resnet50_irn
-from net.deeplab_v2 import DeepLabV2
+from net.deeplab_v2 import COLOURS, DeepLabV2, network_input
 from net.resnet50_cam import CAM
 
 # --- random walk and affinity ---------------------------------------------------------------------
@@ -266,6 +266,21 @@ def seg_losses(model: DeepLabV2, images: Tensor, labels: Tensor) -> list[Tensor]
         target = torch.from_numpy(np.stack(resized)).long().to(images.device)
         losses.append(F.cross_entropy(output, target, ignore_index=255))
     return losses
+
+
+def seg_prediction(model: DeepLabV2, image: np.ndarray) -> np.ndarray:
+    """Labels of an image H x W x 3: network, largest scores of the scales, softmax, dense CRF."""
+    colours = COLOURS[model.colours]
+    height, width = image.shape[:2]
+    pixels = torch.from_numpy(network_input(image[..., ::-1] if colours.bgr else image, colours))
+    with torch.no_grad():
+        logits = F.interpolate(model(pixels[None]), (height, width), mode="bilinear")
+        scores = logits.softmax(dim=1)[0].numpy()
+    crf = DenseCRF2D(width, height, len(scores))
+    crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(scores)))
+    crf.addPairwiseGaussian(sxy=1, compat=3)
+    crf.addPairwiseBilateral(sxy=67, srgb=3, rgbim=np.array(image), compat=4)
+    return np.reshape(crf.inference(10), scores.shape).argmax(axis=0).astype(np.uint8)
 
 
 def advcam_maps(
