@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
+from misc.data.coco_json import LOWEST, annotation, categories
 from misc.errors import UserError
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 LISTS = ("eval",)
 ROW, FIX = "instances AP", "run --make_ins_seg_pass first or give --ins_seg_out_dir"
-LOWEST = 1e-5  # score of what the COCO file leaves out: fragments
 
 
 def writes(args: Options) -> dict[str, Path]:
@@ -113,8 +112,8 @@ def run(args: Options) -> None:
 
 
 def write_coco(args: Options, ids: tuple[str, ...]) -> None:
-    """All instances but fragments as COCO's JSON, with masks in RLE; categories are class + 1."""
-    info, images, annotations = args.info, [], []
+    """All instances but fragments as COCO's JSON; categories are class + 1."""
+    info, form, images, annotations = args.info, args.ins_seg_json_masks, [], []
     for image_id in ids:
         found = load_instances(args, image_id)
         height, width = info.image_size(image_id)
@@ -123,15 +122,11 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
         images.append({"id": number, "file_name": file, "height": height, "width": width})
         for score, mask, kind in zip(*(found[n] for n in ("score", "mask", "class")), strict=True):
             if score >= LOWEST and mask.any():
-                code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-                annotations.append({
-                    "id": len(annotations) + 1, "image_id": number, "category_id": int(kind) + 1,
-                    "iscrowd": 0, "score": float(score), "area": int(mask.sum()),
-                    "bbox": coco_mask.toBbox(code).tolist(),
-                    "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
-                })  # fmt: skip
-    categories = [{"id": i, "name": n} for i, n in enumerate(info.class_names, start=1)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
+                about = {"id": len(annotations) + 1, "image_id": number, "score": float(score)}
+                annotations.append(annotation(mask, int(kind) + 1, form, **about))
+    content = {
+        "images": images, "annotations": annotations, "categories": categories(info.class_names)
+    }  # fmt: skip
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(args.ins_seg_json) as path:
         path.write_text(json.dumps(content), encoding="utf-8")

@@ -52,14 +52,31 @@ def shared_path(relative: str) -> Path:
     return path
 
 
+def recorded_file(name: str) -> Path:
+    """Where the recorded arrays of a name are, or would be."""
+    own = PROJECT / "tests" / "golden" / name
+    given = "RIB_TEST_DATA" in os.environ or not own.is_file()
+    return SHARED / "golden" / name if given else own
+
+
+def recorded_names(name: str, ending: str) -> list[str]:
+    """What comes before an ending in the names of a file's arrays, to parametrise tests with."""
+    path = recorded_file(name)
+    if not path.is_file():
+        return []
+    with np.load(path, allow_pickle=False) as data:
+        return [key.removesuffix(ending) for key in data.files if key.endswith(ending)]
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Loads arrays recorded from the original implementation, e.g. golden("eval.npz")."""
 
     def load(name: str):
-        own = PROJECT / "tests" / "golden" / name
-        given = "RIB_TEST_DATA" in os.environ or not own.is_file()
-        return np.load(shared_path(f"golden/{name}") if given else own, allow_pickle=False)
+        path = recorded_file(name)
+        if not path.is_file():
+            shared_path(f"golden/{name}")  # skips
+        return np.load(path, allow_pickle=False)
 
     return load
 

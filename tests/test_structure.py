@@ -74,7 +74,7 @@ WITHOUT_EFFECT = {
     "with_seg", "seg_list", "seg_init", "seg_weights_name", "seg_label_dir", "seg_out_dir",
     "seg_submission", "seg_skip_missing", "seg_runs", "seg_val_every",
     "seg_row", "recam", "adv_cam_out_dir", "with_crf", "seed_crf", "with_ins", "ins_seg_out_dir",
-    "ins_seg_json", "compare", "report_format",
+    "ins_seg_json", "ins_seg_json_masks", "compare", "report_format",
 }  # fmt: skip
 
 

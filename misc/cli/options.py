@@ -497,7 +497,9 @@ def _instance_options(group: argparse._ArgumentGroup) -> None:
         help="background score of instance labels (default: %(default)s)")
     add("--ins_seg_out_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/ins_seg)")
     add("--ins_seg_json", type=Path, metavar="FILE",
-        help="eval_ins_seg also writes them as COCO's JSON (RLE; category = class + 1)")
+        help="eval_ins_seg also writes them as COCO's JSON (category = class + 1)")
+    add("--ins_seg_json_masks", choices=("rle", "polygons"), default="rle",
+        help="how masks are written there: run lengths, or outlines (default: %(default)s)")
 
 
 def _segmentation_options(group: argparse._ArgumentGroup) -> None:

@@ -7,9 +7,10 @@ import torch
 from misc.advcam import AdvCAMSettings, advcam, climb, climb_step
 from misc.cams import merge_scales
 from net.resnet50_cam import CAM
+from tests.conftest import recorded_names
 from tests.weights import fill_by_recipe
 
-RUNS = ("default", "strong", "noreg", "single", "dead", "mid", "long")
+RUNS = recorded_names("advcam_process.npz", "_config")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_recorded_scores(golden, network):
         close(scores_of(network)(pair), data[f"default_scores_scale{i}"])
 
 
-@pytest.mark.parametrize("run", ["default", "strong", "dead"])
+@pytest.mark.parametrize("run", [*RUNS[:2], *RUNS[4:5]])  # each takes seconds
 def test_recorded_climbs(golden, network, run):
     data = golden("advcam_process.npz")
     settings, pairs = settings_of(data, run), pairs_of(data)

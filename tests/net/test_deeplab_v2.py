@@ -15,6 +15,7 @@ from misc.seg_loss import (
 )
 from net import backbones
 from net.deeplab_v2 import SCALES, DeepLabV2, _softmax
+from tests.conftest import recorded_names
 from tests.weights import fill_by_recipe
 
 
@@ -146,19 +147,17 @@ def test_recorded_label_resize_of_a_rectangle(golden):
     assert np.array_equal(resized_labels(label, size[::-1])[0], data["rect_upstream"])
 
 
-@pytest.mark.parametrize("run", ["real", "short", "every", "exact"])
+@pytest.mark.parametrize("run", recorded_names("deeplab_train.npz", "_lr"))
 def test_recorded_schedules(golden, run):
     data = golden("deeplab_train.npz")
-    lr, every, most, power = data[f"schedule_{run}_config"].tolist()
+    lr, every, most, power = data[f"{run}_config"].tolist()
     groups = [
         {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": factor * lr}
         for factor in (1, 10, 20)
     ]
     optimizer = torch.optim.SGD(groups, lr=lr)
     schedule = stepwise_poly(optimizer, int(most), int(every), power)
-    wanted = dict(
-        zip(data[f"schedule_{run}_iteration"].tolist(), data[f"schedule_{run}_lr"], strict=True)
-    )
+    wanted = dict(zip(data[f"{run}_iteration"].tolist(), data[f"{run}_lr"], strict=True))
     for iteration in range(1, max(wanted) + 1):
         if iteration in wanted:
             rates = [group["lr"] for group in optimizer.param_groups]
@@ -167,7 +166,7 @@ def test_recorded_schedules(golden, run):
         schedule.step()
 
 
-@pytest.mark.parametrize("run", ["thin", "decay", "full"])
+@pytest.mark.parametrize("run", recorded_names("deeplab_train.npz", "_blocks"))
 def test_recorded_training(golden, run, monkeypatch):
     data = golden("deeplab_train.npz")
     config = dict(zip(data["config_names"], data[f"{run}_config"].tolist(), strict=True))
@@ -189,7 +188,7 @@ def test_recorded_training(golden, run, monkeypatch):
     schedule = stepwise_poly(
         optimizer, int(config["ITER_MAX"]), int(config["LR_DECAY"]), config["POLY_POWER"]
     )
-    inputs = "full" if run == "full" else "thin"
+    inputs = run if f"{run}_images" in data else "thin"
     images, labels = data[f"{inputs}_images"], data[f"{inputs}_labels"]
     parameters = dict(model.named_parameters())
     names = [n if n.startswith("aspp") else f"backbone.{n}" for n in data[f"{run}_param_names"]]
