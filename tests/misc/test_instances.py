@@ -16,7 +16,6 @@ from misc.instances import (
 )
 from tests.conftest import recorded_names
 
-
 IMAGES = recorded_names("instance_labels.npz", "_edge")
 
 
