@@ -35,6 +35,8 @@ DEFAULTS = {
     "cam_eval_thres": (0.10, 0.50),
     "sem_seg_bg_thres": 0.22,
     "irn_pad_size": 0,
+    "conf_bg_thres": 0.17,
+    "seed_power": 1.3,
 }
 
 # Mean IoU in per cent on the train images; the CAM seed is IRN's.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 IGNORE = 255
+RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 def objects_of(objects: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +86,11 @@ class InstanceScores:
         precision = true / np.arange(1, len(true) + 1)
         return precision, true / objects if objects else None
 
+    def curves(self, which: int = 0) -> dict[int, np.ndarray]:
+        """By class with objects: the precision that is reached at each of RECALLS."""
+        kinds = sorted(kind for kind in {*self.counts, *self.found} if self.counts.get(kind))
+        return {kind: precision_at(*self.curve(kind, which), RECALLS) for kind in kinds}
+
     def average_precisions(self, which: int = 0) -> np.ndarray:
         """Average precision of the classes 0 .. the largest seen; nan where there is no object."""
         kinds = {*self.counts, *self.found}
@@ -94,6 +100,12 @@ class InstanceScores:
             if recall is not None:
                 result[kind] = average_precision(precision, recall)
         return result
+
+
+def precision_at(precision: np.ndarray, recall: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The largest precision at each level of recall or higher; 0 where it is not reached."""
+    raised = np.maximum.accumulate(np.concatenate([precision, [0.0]])[::-1])[::-1]
+    return raised[np.searchsorted(recall, levels)]
 
 
 def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:

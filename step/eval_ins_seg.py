@@ -104,6 +104,10 @@ def run(args: Options) -> None:
         log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in by_class.items()))
         entry = {"thresholds": [threshold], "miou": [mean], "best": 0, "ap": by_class}
         entry |= {"images": len(ids), "list": str(args.eval_list), "list_digest": ids_digest(ids)}
+        kinds = first.curves(which).items()
+        entry["precision_at_recall"] = {
+            args.info.class_names[k]: p.round(4).tolist() for k, p in kinds
+        }
         entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
         row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
         distributed.on_first_rank(lambda r=row, e=entry: save_score(args.result_dir, r, e))

@@ -8,12 +8,10 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
-from misc.data.image_cache import ImageCache
+from misc.data.image_cache import ImageCache, cache_room
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune
-from misc.runtime import distributed
 from misc.runtime.devices import read_ahead_workers
-from misc.runtime.memory import available_bytes
 from misc.storage.manifest import ids_digest
 from net.checkpoint import load_classifier
 from net.engine import Engine
@@ -38,11 +36,15 @@ class MakeRIBCAM(Refiner):
     def __init__(self, args: Options):
         super().__init__(args)
         self.train_ids = args.image_ids("train", limited=False)
-        self.cache = ImageCache(len(self.train_ids), cache_bytes(args))
+        self.cache = ImageCache(len(self.train_ids), cache_room(args.image_cache))
 
     @classmethod
     def iterations(cls, args: Options) -> int:
         return args.RIB_iter
+
+    @classmethod
+    def depends_on(cls, args: Options) -> tuple[str, ...]:
+        return (*cls.options, *(MakeAdvCAM.options if args.RIB_climbed else ()))
 
     @classmethod
     def inputs(cls, args: Options) -> dict[str, str]:
@@ -85,13 +87,6 @@ class MakeRIBCAM(Refiner):
         with contextlib.closing(self.batches.of(image_id)) as batches:
             for state in fine_tune(self.engine, pairs, label, batches, rib_settings(self.args)):
                 yield state.map_sums
-
-
-def cache_bytes(args: Options) -> int:
-    """Bytes of decoded images that each rank of this machine keeps."""
-    if args.image_cache is None:
-        return available_bytes() // 8 // distributed.local_size()
-    return int(args.image_cache * 2**30) // distributed.local_size()
 
 
 def rib_settings(args: Options) -> RIBSettings:

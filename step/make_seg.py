@@ -15,7 +15,9 @@ from misc.data.datasets import read_image
 from misc.errors import UserError
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
+from misc.runtime.devices import side_processes
 from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.processes import SideProcesses
 from misc.storage.files import atomic_path
 from misc.storage.manifest import OutputFolder, file_digest
 from net.checkpoint import load_segmentation
@@ -92,27 +94,38 @@ class MakeSegmentation(ImageTask):
         self.model = model.to(device, memory_format=torch.channels_last)
         self.model.fold_backbone()
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        self.side = SideProcesses(side_processes(args.resources, device))
 
     def one(self, image_id: str) -> None:
         image = read_image(self.args.info.image_path(image_id))
         with self.bf16:
             scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
-        self._save("plain", image_id, scores)
-        if "crf" in self.folders:
-            shown = image
-            if self.args.seg_crf == "wrapped":
-                shown = wrapped_image(image[..., ::-1], COLOURS["caffe"].mean)
-            self._save("crf", image_id, dense_crf(shown, scores))
-        if self.args.seg_scores:
-            with atomic_path(self.folders["plain"] / f"{image_id}.npz") as path:
-                stream = io.BytesIO()
-                np.savez_compressed(stream, probabilities=scores.astype(np.float16))
-                path.write_bytes(stream.getvalue())
+        self.side.do(save_prediction, self.folders, image_id, image, scores, self.args)
 
-    def _save(self, kind: str, image_id: str, scores: np.ndarray) -> None:
-        labels = scores.argmax(axis=0).astype(np.uint8)
-        save_palette_png(self.folders[kind] / "palette" / f"{image_id}.png", labels)
-        save_label_png(self.folders[kind] / f"{image_id}.png", labels)
+    def finish(self) -> None:
+        self.side.close()
+
+
+def save_prediction(
+    folders: dict[str, Path], image_id: str, image: np.ndarray, scores: np.ndarray, args: Options
+) -> None:
+    """Labels, and what was asked for besides, of an image's probabilities L x H x W."""
+    _save_labels(folders["plain"], image_id, scores)
+    if "crf" in folders:
+        wrapped = args.seg_crf == "wrapped"
+        shown = wrapped_image(image[..., ::-1], COLOURS["caffe"].mean) if wrapped else image
+        _save_labels(folders["crf"], image_id, dense_crf(shown, scores))
+    if args.seg_scores:
+        stream = io.BytesIO()
+        np.savez_compressed(stream, probabilities=scores.astype(np.float16))
+        with atomic_path(folders["plain"] / f"{image_id}.npz") as path:
+            path.write_bytes(stream.getvalue())
+
+
+def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
+    labels = scores.argmax(axis=0).astype(np.uint8)
+    save_palette_png(folder / "palette" / f"{image_id}.png", labels)
+    save_label_png(folder / f"{image_id}.png", labels)
 
 
 def run(args: Options) -> None:

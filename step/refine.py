@@ -56,6 +56,11 @@ class Refiner(ImageTask):
         return 0
 
     @classmethod
+    def depends_on(cls, args: Options) -> tuple[str, ...]:
+        """Names of the options that the maps depend on, beside the common ones."""
+        return cls.options
+
+    @classmethod
     def inputs(cls, args: Options) -> dict[str, str]:
         """Digests of what the maps are made from, beside classifier and labels."""
         return {}
@@ -120,7 +125,7 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
     """What a step module of a refiner has: LISTS, settings, writes, check, run."""
 
     def settings(args: Options) -> dict:
-        own = args.settings(*_MAP_OPTIONS, *refiner.options)
+        own = args.settings(*_MAP_OPTIONS, *refiner.depends_on(args))
         return {"step": refiner.name, "version": refiner.version, **own}
 
     def writes(args: Options) -> dict[str, Path]:

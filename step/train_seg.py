@@ -10,6 +10,7 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import read_image
+from misc.data.image_cache import ImageCache, cache_room
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
 from misc.metrics import confusion_matrix, mean_iou
@@ -81,7 +82,8 @@ def check(args: Options, preflight: Preflight) -> None:
     else:
         ids = tuple(label_files(args))
         preflight.collect(lambda: require_labels(label_files(args)))
-    preflight.images(ids)
+    preflight.images((*ids, *validated_ids(args)))
+    preflight.masks(validated_ids(args))
     preflight.label_maps(ids, args.seg_label_dir, "--seg_skip_missing leaves such images out")
 
 
@@ -133,7 +135,10 @@ def train_run(args: Options, number: int) -> None:
     colours = COLOURS[model.colours]
     crop = SegCrop(args.seg_crop_size, colours.mean, args.seg_scales)
     to_input = partial(network_input, colours=colours)
-    dataset = SegmentationDataset(args.info, files, crop, to_input, colours.bgr, training.seed)
+    cache = ImageCache(len(files), cache_room(args.image_cache))
+    dataset = SegmentationDataset(
+        args.info, files, crop, to_input, colours.bgr, training.seed, cache
+    )
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
@@ -151,14 +156,19 @@ def train_run(args: Options, number: int) -> None:
     save_trained(training, model, save_checkpoint)
 
 
+def validated_ids(args: Options) -> tuple[str, ...]:
+    """The images that the best weights are chosen on; none without --seg_val_every."""
+    return args.image_ids("seg")[:VALIDATED] if args.seg_val_every else ()
+
+
 def keep_best(args: Options, model: DeepLabV2, path: Path, done: int) -> None:
     """Every --seg_val_every steps: score some images, keep the weights if none were better."""
     if not args.seg_val_every or done % args.seg_val_every:
         return
-    ids = distributed.share(args.image_ids("seg")[:VALIDATED])
+    ids = validated_ids(args)
     confusion = np.zeros((args.info.num_labels,) * 2, dtype=np.int64)
     model.eval()
-    for image_id in ids:
+    for image_id in distributed.share(ids):
         predicted = probabilities(model, read_image(args.info.image_path(image_id))).argmax(dim=0)
         truth = read_label_png(args.info.mask_path(image_id))
         confusion += confusion_matrix(truth, predicted.cpu().numpy(), len(confusion))

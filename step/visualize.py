@@ -13,6 +13,7 @@ from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.data.datasets import read_image
 from misc.errors import UserError
+from misc.instance_metrics import RECALLS
 from misc.palette import read_label_png, voc_palette
 from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.npydict import load_dict
@@ -45,13 +46,16 @@ def run(args: Options) -> None:
 
 
 def save_curves(args: Options) -> None:
-    """Draw mIoU over the background threshold from scores.json, where it has any such row."""
-    scores = load_scores(args.result_dir)
+    """Draw the curves of scores.json: mIoU over the threshold, precision over recall."""
+    scores, out_dir = load_scores(args.result_dir), args.result_dir / "visualize"
     seeds = {row: score for row, score in scores.items() if len(score["thresholds"]) > 1}
-    if seeds:
-        path = args.result_dir / "visualize" / "miou_over_threshold.png"
-        path.parent.mkdir(exist_ok=True)
-        save_figure(score_curves(seeds), path)
+    found = {row: score for row, score in scores.items() if score.get("precision_at_recall")}
+    for name, draw, rows in (
+        ("miou_over_threshold", score_curves, seeds), ("precision_recall", recall_curves, found)
+    ):  # fmt: skip
+        if rows:
+            out_dir.mkdir(exist_ok=True)
+            save_figure(draw(rows), out_dir / f"{name}.png")
 
 
 def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:
@@ -171,6 +175,19 @@ def score_curves(scores: dict[str, dict]) -> Figure:
     axis.set_ylabel("mIoU (%)")
     axis.grid(alpha=0.3)
     axis.legend()
+    return figure
+
+
+def recall_curves(scores: dict[str, dict]) -> Figure:
+    """Precision over recall of instance labels: a panel for each row, a line for each class."""
+    figure = Figure(figsize=(3.6 * len(scores), 3.2), dpi=120, layout="constrained")
+    axes = figure.subplots(1, len(scores), squeeze=False)[0]
+    for axis, (row, score) in zip(axes, scores.items(), strict=True):
+        for name, precision in score["precision_at_recall"].items():
+            axis.plot(RECALLS, precision, label=name)
+        axis.set(title=row, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=6)
     return figure
 
 

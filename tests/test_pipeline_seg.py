@@ -78,6 +78,17 @@ def test_predictions_and_scores(run):
     assert "the test server of VOC 2012 asks for 1456 images" in log
 
 
+def test_crf_in_other_processes_writes_the_same(run, fresh, monkeypatch):
+    """As beside a GPU, which leaves the CRF to the cores."""
+    monkeypatch.setattr("step.make_seg.side_processes", lambda resources, device: 1)
+    weights = run.folder / "deeplab_v2.pth"
+    assert fresh("--make_seg_pass", "--seg_scores", "--seg_weights_name", weights) == 0
+    for folder in ("seg", "seg_crf"):
+        for path in (run.folder / folder).rglob("*.*"):
+            other = fresh.folder / path.relative_to(run.folder)
+            assert path.name.startswith("manifest") or path.read_bytes() == other.read_bytes(), path
+
+
 def test_the_checkpoint_knows_its_network(run):
     checkpoint = read_checkpoint(run.folder / "deeplab_v2.pth")
     assert checkpoint["arch"]["num_labels"] == 21 and checkpoint["arch"]["width"] == 8
@@ -121,8 +132,11 @@ def test_several_runs_have_several_seeds(fresh):
     assert not first.equal(second)
     assert (fresh.folder / "seg_run2").is_dir() and not (fresh.folder / "seg_crf").exists()
     rows = load_scores(fresh.folder)
-    assert len(rows["segmentation, run 2"]["runs"]) == 2
-    assert "% in 2 runs" in (fresh.folder / "run.log").read_text()
+    runs = rows["segmentation"]["runs"]
+    assert runs == [rows[f"segmentation{n}"]["miou"][0] for n in ("", ", run 2")]
+    log = (fresh.folder / "run.log").read_text()
+    spread = f"{100 * np.mean(runs):.2f} +- {100 * np.std(runs, ddof=1):.2f} in 2 runs"
+    assert spread in log and "on 2 images" in log
     assert read_checkpoint(fresh.folder / "deeplab_v2.best.pth")["extra"]["steps"] == 1
 
 

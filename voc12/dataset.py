@@ -23,6 +23,16 @@ DEFAULTS = {
     "cam_eval_thres": (0.20, 0.49),
     "sem_seg_bg_thres": 0.27,
     "irn_pad_size": 512,
+    "conf_bg_thres": 0.17,
+    "seed_power": 1.3,
+}
+
+# AdvCAM's released settings of the later steps.
+ADVCAM_DEFAULTS = {
+    "cam_eval_thres": (0.15, 0.34),
+    "conf_bg_thres": 0.15,
+    "seed_power": 1.5,
+    "sem_seg_bg_thres": 0.25,
 }
 
 # RIB, tables 1 and 2: mIoU in per cent on the train images.
@@ -46,6 +56,7 @@ def describe(root: str | Path) -> DatasetInfo:
         mask_dirs=(root / "SegmentationClass", root / "SegmentationClassAug"),
         id_pattern=r"\d{4}_\d{6}",
         defaults=DEFAULTS,
+        recam_defaults={"advcam": ADVCAM_DEFAULTS},
         paper_scores=PAPER_SCORES,
         official_sizes={"train": 1464, "val": 1449, "train_aug": 10582},
         list_dir=Path(__file__).parent / "official",

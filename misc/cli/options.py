@@ -43,11 +43,9 @@ SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
 # What --recam chooses: its step, and an ending for the names of what is made from its maps.
 RECAM = {"rib": ("make_recam_with_RIB", ""), "advcam": ("make_recam_with_AdvCAM", "_adv"),
          "none": (None, "_plain")}  # fmt: skip
+ALL_MAPS = "all"
 # Ending of the rows of the table that are made from these maps; RIB's have none.
 ROW_ENDING = {"rib": "", "advcam": ", AdvCAM", "none": ", CAM"}
-# AdvCAM's published settings of the later steps, for VOC.
-ADVCAM_DEFAULTS = {"cam_eval_thres": (0.15, 0.34), "conf_bg_thres": 0.15, "seed_power": 1.5,
-                   "sem_seg_bg_thres": 0.25}  # fmt: skip
 
 # Published settings of the segmentation network, by name and dataset; README has their sources.
 _RIB = {
@@ -273,7 +271,10 @@ def _both(name: str) -> str:
 
 def _by_dataset(value: Callable[[DatasetInfo], object]) -> str:
     infos = (describe(name, Path()) for name in dataset_names())
-    return f"(default: {', '.join(f'{info.name} {value(info)}' for info in infos)})"
+    values = {info.name: value(info) for info in infos}
+    if len(set(map(str, values.values()))) == 1:  # the same for all
+        return f"(default: {next(iter(values.values()))})"
+    return f"(default: {', '.join(f'{name} {default}' for name, default in values.items())})"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -323,9 +324,8 @@ def _environment_options(group: argparse._ArgumentGroup) -> None:
         help="time between two saved states of a training, from which it is continued; 0 saves "
         "after every step (default: %(default)s)")
     add("--image_cache", type=_not_negative, metavar="GIB",
-        help="memory for decoded training images, shared by the processes that read RIB's batches, "
-        "3 bytes a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps "
-        "none)")
+        help="memory for decoded images of RIB's batches and of 7, shared by all who read, 3 bytes "
+        "a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps none)")
     add("--seed", type=_number(int, 0, 2**31 - 1), default=0, metavar="N",
         help="seed of every random draw")
     add("--limit", type=_count, metavar="N",
@@ -426,9 +426,10 @@ def _rib_options(group: argparse._ArgumentGroup) -> None:
 
 def _advcam_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--recam", choices=tuple(RECAM), default="rib",
+    add("--recam", choices=(*RECAM, ALL_MAPS), default="rib",
         help="maps that the later steps start from: those of RIB, of AdvCAM (with its published "
-        "thresholds), or plain ones (IRN); each has folders of its own (default: %(default)s)")
+        "thresholds), or plain ones (IRN); each has folders of its own. The scripts run one after "
+        "the other with \"all\" (default: %(default)s)")
     add("--adv_iter", type=_count, default=27, metavar="N",
         help="iterations; below scale 1.0 half as many (default: %(default)s)")
     add("--AD_coeff", type=_not_negative, default=7.0, metavar="X",
@@ -454,8 +455,8 @@ def _irn_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--conf_fg_thres", type=_fraction, default=0.35, metavar="X",
         help="background score for confident foreground (default: %(default)s)")
-    add("--conf_bg_thres", type=_fraction, default=0.17, metavar="X",
-        help="background score for confident background (default: %(default)s)")
+    add("--conf_bg_thres", type=_fraction, metavar="X",
+        help=f"background score for confident background {_both('conf_bg_thres')}")
     add("--irn_weights_name", type=Path, metavar="FILE",
         help="IRN checkpoint: written by 5, read by 6 (default: RESULT_DIR/res50_irn.pth)")
     add("--irn_crop_size", type=_multiple_of_16, default=512, metavar="PX",
@@ -478,8 +479,8 @@ def _walk_options(group: argparse._ArgumentGroup) -> None:
         help="2^N steps of the random walk (default: %(default)s)")
     add("--walk_radius", type=_number(int, 2, 32), default=5, metavar="R",
         help="one step reaches pixels closer than this (default: %(default)s)")
-    add("--seed_power", type=_number(float, 0.0, 100.0, open_low=True), default=1.3, metavar="X",
-        help="power of the maps that start the walk (default: %(default)s)")
+    add("--seed_power", type=_number(float, 0.0, 100.0, open_low=True), metavar="X",
+        help=f"power of the maps that start the walk {_both('seed_power')}")
     add("--sem_seg_bg_thres", type=_fraction, metavar="X",
         help=f"background score {_both('sem_seg_bg_thres')}")
     add("--walk_norm", choices=("joint", "class"), default="joint",
@@ -548,9 +549,9 @@ def _segmentation_result_options(group: argparse._ArgumentGroup) -> None:
         "best weights beside the last, as *.best.pth (default: never)")
     add("--seg_runs", type=_count, default=1, metavar="N",
         help="train with N seeds, and report their mean and spread (default: %(default)s)")
-    add("--seg_row", default="segmentation", metavar="NAME",
-        help="name of 9's row in the table (default: %(default)s); beside one of the name \"upper "
-        "bound\", trained on ground truth, the table has their ratio")
+    add("--seg_row", metavar="NAME",
+        help="name of 9's row in the table (default: segmentation, and the maps of --recam); "
+        "beside one named \"upper bound\", trained on ground truth, the table has their ratio")
     add("--seg_flip", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="8 averages with the mirror image")
     add("--seg_crf", choices=("none", "proper", "wrapped"), default="proper",
@@ -633,17 +634,21 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
 
 
 def _fill_defaults(args: Options, info: DatasetInfo) -> None:
-    """Numbers that depend on --recam, --seg_preset and the dataset."""
+    """What depends on --recam, --seg_preset and the dataset."""
+    args.seg_row = args.seg_row or f"segmentation{ROW_ENDING[args.recam]}"
     for name, value in args.published_seg().items():
         if getattr(args, f"seg_{name}") is None:
             setattr(args, f"seg_{name}", value)
-    if args.recam == "advcam":
-        for name, value in ADVCAM_DEFAULTS.items():
-            if name not in args.given:
-                setattr(args, name, value)
-    for name, value in info.defaults.items():
+    for name, value in {**info.defaults, **info.recam_defaults.get(args.recam, {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+
+
+def _parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, Options]:
+    parser = build_parser()
+    args = parser.parse_args(argv, namespace=Options())
+    args.given = tuple(k for k, v in vars(args).items() if v != parser.get_default(k))
+    return parser, args
 
 
 def parse(argv: list[str] | None = None) -> Options:
@@ -653,9 +658,9 @@ def parse(argv: list[str] | None = None) -> Options:
     options with another value than their default). Wrong options end the program with exit code 2.
     """
     _read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
-    parser = build_parser()
-    args = parser.parse_args(argv, namespace=Options())
-    args.given = tuple(k for k, v in vars(args).items() if v != parser.get_default(k))
+    parser, args = _parsed(argv)
+    if args.recam == ALL_MAPS:
+        parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
     args.info = info = describe(args.dataset, getattr(args, f"{args.dataset}_root"))
     _fill_places(args, info)
     _fill_defaults(args, info)
@@ -676,8 +681,10 @@ def parse(argv: list[str] | None = None) -> Options:
 
 
 def main() -> None:
-    """Names of the options that are given and not at their default: the scripts ask for them."""
-    print(" ".join(parse().given))
+    """The options that are not at their default, which the scripts ask for: NAME, or recam=NAME."""
+    recam = _parsed(None)[1].recam
+    words = [*sys.argv[1:], "--recam", "rib"] if recam == ALL_MAPS else None
+    print(*parse(words).given, f"recam={recam}")
 
 
 def chosen_steps(args: Options) -> list[str]:

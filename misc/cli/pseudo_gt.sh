@@ -17,8 +17,9 @@ pseudo_gt() {
     local given
     given=$(cd "$project" && "$PYTHON" -m misc.cli.options --dataset "$dataset" "$@") || exit 2
     if [[ " $given " == *" ${dataset}_root "* ]] || [ -d "$project/$real_root" ]; then
-        run_ranks --dataset "$dataset" "--${dataset}_root" "$own$real_root" \
+        run_maps --dataset "$dataset" "--${dataset}_root" "$own$real_root" \
             --result_dir "${own}result/$dataset" "$@"
+        return
     fi
     local name=sample_$dataset
     echo "$own$real_root is not here: running on a small drawn sample instead, into result/$name/."
@@ -36,13 +37,23 @@ pseudo_gt() {
         --seg_learning_rate 3e-5 --visualize 4 "${SAMPLE_OPTIONS[@]}")
     if [[ " $given " == *" with_seg "* ]]; then
         # The upper bound: the same network trained on ground truth.
-        (run_ranks "${options[@]}" "$@")
-        run_ranks "${options[@]}" "$@" --train_seg_pass --make_seg_pass --eval_seg_pass \
+        (run_maps "${options[@]}" "$@")
+        run_ranks "${options[@]}" "$@" --recam rib --train_seg_pass --make_seg_pass --eval_seg_pass \
             --seg_label_dir "${own}Dataset/$name/$TRUTH" --seg_row "upper bound" \
             --seg_weights_name "${own}result/$name/upper_bound.pth" \
             --seg_out_dir "${own}result/$name/upper_bound"
     fi
-    run_ranks "${options[@]}" "$@"
+    run_maps "${options[@]}" "$@"
+}
+
+# Runs the pipeline, with --recam all on RIB's, AdvCAM's and plain maps one after the other.
+run_maps() {
+    if [[ " $given " == *" recam=all "* ]]; then
+        (run_ranks "$@" --recam rib)
+        (run_ranks "$@" --recam advcam)
+        set -- "$@" --recam none
+    fi
+    run_ranks "$@"
 }
 
 # Ends with a line unless NPROC, where it is set, is a number of processes.

@@ -2,6 +2,8 @@
 
 import logging
 
+import numpy as np
+
 from misc.cli.options import ROW_ENDING, Options
 from misc.errors import UserError, counted
 from misc.storage.scores import NAME, load_scores
@@ -9,14 +11,15 @@ from misc.storage.scores import NAME, load_scores
 log = logging.getLogger(__name__)
 
 # Rows of the table in the order of the method.
-SEG, BOUND = "segmentation", "upper bound"
+BOUND = "upper bound"
 _SEEDS = [f"{maps} seed{crf}" for maps in ("CAM", "AdvCAM", "RIB") for crf in ("", " + CRF")]
 _OTHERS = [
     f"{what}{ROW_ENDING[maps]}"
     for what in ("pseudo masks", "instances AP50", "instances AP75")
     for maps in ("none", "advcam", "rib")
 ]
-_NETWORKS = [f"{network}{crf}" for network in (SEG, BOUND) for crf in ("", " + CRF")]
+_TRAINED = [f"segmentation{ROW_ENDING[maps]}" for maps in ("none", "advcam", "rib")]
+_NETWORKS = [f"{network}{crf}" for network in (*_TRAINED, BOUND) for crf in ("", " + CRF")]
 ROWS = (*_SEEDS, *_OTHERS, *_NETWORKS)
 
 
@@ -53,17 +56,15 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
     """Lines of the table; the paper's figures stand beside rows of the official lists."""
     names = _ordered(rows)
     official = any(rows[row].get("official") for row in names)
-    lines = [f"{'':23}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
+    width = max([23, *(len(row) + 1 for row in names)])
+    lines = [f"{'':{width}}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
     for row in names:
         score, paper = rows[row], ""
-        best = score["best"]
         if score.get("official") and row in args.info.paper_scores:
             paper = f"{args.info.paper_scores[row]:8.1f}"
-        lines.append(f"{row:23}{100 * _best(score):9.2f}{score['thresholds'][best]:11.2f}{paper}")
-    for crf in ("", " + CRF"):
-        if f"{SEG}{crf}" in rows and f"{BOUND}{crf}" in rows:
-            ratio = _best(rows[f"{SEG}{crf}"]) / _best(rows[f"{BOUND}{crf}"])
-            lines.append(f"{SEG}{crf} reaches {ratio:.3f} of its upper bound")
+        at = score["thresholds"][score["best"]]
+        lines.append(f"{row:{width}}{100 * _best(score):9.2f}{at:11.2f}{paper}{_spread(score)}")
+    lines += _ratios(rows)
     for where in dict.fromkeys(_where(rows[row]) for row in names):
         lines.append(where)
     if official:
@@ -73,9 +74,27 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
     return lines
 
 
+def _ratios(rows: dict[str, dict]) -> list[str]:
+    """How near each segmentation network comes to the one that was trained on ground truth."""
+    pairs = [(f"{row}{crf}", f"{BOUND}{crf}") for row in _TRAINED for crf in ("", " + CRF")]
+    return [
+        f"{row} reaches {_best(rows[row]) / _best(rows[bound]):.3f} of its upper bound"
+        for row, bound in pairs
+        if row in rows and bound in rows
+    ]
+
+
 def _best(score: dict) -> float:
     miou = score["miou"][score["best"]]
     return float("nan") if miou is None else miou
+
+
+def _spread(score: dict) -> str:
+    """Mean and standard deviation of several trainings; nothing of one."""
+    runs = [100 * miou for miou in score.get("runs", ()) if miou is not None]
+    if len(runs) < 2:
+        return ""
+    return f"  {np.mean(runs):.2f} +- {np.std(runs, ddof=1):.2f} in {len(runs)} runs"
 
 
 def _where(score: dict) -> str:

@@ -38,6 +38,8 @@ class DatasetInfo:
     label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
     list_dir: Path | None = None  # official lists that come with the project, as SPLIT.txt
     paper_note: str = ""  # what has to be known where the paper's figures are compared
+    recam_defaults: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
+    # by --recam: its published defaults, in place of those above
 
     @property
     def num_classes(self) -> int:

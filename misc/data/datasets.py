@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from misc import imutils
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
+from misc.data.image_cache import ImageCache
 from misc.data.label_file import load_label_file
 from misc.errors import UserError, raise_problems
 from misc.palette import read_label_png
@@ -124,8 +125,15 @@ def multi_scale_pairs(
 class EpochDataset(Dataset):
     """Images whose random draws depend on (seed, epoch, image id) alone."""
 
-    def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], seed: int):
+    def __init__(
+        self,
+        info: DatasetInfo,
+        image_ids: tuple[str, ...],
+        seed: int,
+        cache: ImageCache | None = None,
+    ):
         self.info, self.image_ids, self.seed, self.epoch = info, image_ids, seed, 0
+        self.cache = cache or ImageCache(0, 0)  # decoded images; that one keeps none
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of an epoch."""
@@ -138,7 +146,8 @@ class EpochDataset(Dataset):
         """An image, and the generator of its draws in this epoch."""
         image_id = self.image_ids[index]
         rng = worker_rng(self.seed, purpose, self.epoch, image_id)
-        return read_image(self.info.image_path(image_id)), rng
+        path = self.info.image_path(image_id)
+        return self.cache.get(index, lambda: read_image(path)), rng
 
 
 class ClassificationDataset(EpochDataset):

@@ -10,8 +10,17 @@ from multiprocessing.reduction import DupFd
 
 import numpy as np
 
+from misc.runtime import distributed
+from misc.runtime.memory import available_bytes
+
 _ENTRY = 3  # where an image starts (0: not kept; _BEING_WRITTEN), its height, its width
 _BEING_WRITTEN = -1
+
+
+def cache_room(gib: float | None) -> int:
+    """Bytes of decoded images that each rank of this machine keeps; None: an eighth of the free."""
+    room = available_bytes() // 8 if gib is None else int(gib * 2**30)
+    return room // distributed.local_size()
 
 
 class ImageCache:

@@ -1,7 +1,7 @@
 """Training images of the segmentation network: image and label map scaled, cropped, mirrored."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 
 from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import EpochDataset
+from misc.data.image_cache import ImageCache
 from misc.imutils import pil_resize
 from misc.palette import read_label_png
 
@@ -62,12 +63,20 @@ class SegmentationDataset(EpochDataset):
     """Random crops with their label maps: (3 x S x S float, S x S uint8, 255 is left out).
 
     labels: file of the label map of every image. to_input: what makes a crop the network's input.
+    cache: keeps decoded images.
     """
 
     def __init__(
-        self, info: DatasetInfo, labels: dict[str, Path], crop: SegCrop, to_input, bgr: bool, seed=0
+        self,
+        info: DatasetInfo,
+        labels: dict[str, Path],
+        crop: SegCrop,
+        to_input: Callable[[np.ndarray], np.ndarray],
+        bgr: bool,
+        seed: int = 0,
+        cache: ImageCache | None = None,
     ):
-        super().__init__(info, tuple(labels), seed)
+        super().__init__(info, tuple(labels), seed, cache)
         self.labels, self.crop, self.to_input, self.bgr = labels, crop, to_input, bgr
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,6 +68,11 @@ def read_ahead_workers(resources: Resources) -> int:
     return min(8, max(1, _share_of_cores(resources) - 1)) if uses_cuda(resources) else 1
 
 
+def side_processes(resources: Resources, device: torch.device) -> int:
+    """Processes that one which computes on this device leaves its CPU work to: the idle cores."""
+    return _share_of_cores(resources) if device.type == "cuda" else 0
+
+
 def set_up_process(device: torch.device, threads: int, deterministic: bool) -> None:
     """Threads and kernels of a process that computes."""
     torch.set_num_threads(threads)

@@ -11,6 +11,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -82,6 +84,51 @@ def map_in_processes(
 def _map_share(work: Callable[[Item], Result], items: list[Item], report: Callable) -> None:
     for item in items:
         report(work(item))
+
+
+class SideProcesses:
+    """Processes that do what one process hands to them while it goes on; calls are picklable.
+
+    processes: how many; without any, `do` does the work itself. A failed call raises at a later
+    `do` or at `close`.
+    """
+
+    def __init__(self, processes: int):
+        self._most, self._calls = 2 * processes, deque()
+        context = multiprocessing.get_context("spawn")
+        self._pool = (
+            ProcessPoolExecutor(processes, context, initializer=_side_process)
+            if processes
+            else None
+        )
+
+    def do(self, work: Callable[..., object], *arguments: object) -> None:
+        """Call `work(*arguments)`, now or in another process; waits while many are under way."""
+        if self._pool is None:
+            work(*arguments)
+            return
+        while len(self._calls) >= self._most:
+            self._finish_one()
+        self._calls.append(self._pool.submit(work, *arguments))
+
+    def close(self) -> None:
+        """Wait for all calls."""
+        while self._calls:
+            self._finish_one()
+        if self._pool:
+            self._pool.shutdown()
+
+    def _finish_one(self) -> None:
+        try:
+            self._calls.popleft().result()
+        except BrokenProcessPool:
+            reason = "a process beside the GPU ended (killed, or out of memory?)"
+            raise StoppedError(reason) from None
+
+
+def _side_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that it works for ends it
+    end_with_parent()
 
 
 @contextmanager

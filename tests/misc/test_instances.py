@@ -163,3 +163,15 @@ def test_images_in_several_objects_give_the_same(golden):
         else:
             parts.merge(one)
     assert np.array_equal(whole.average_precisions(0), parts.average_precisions(0), equal_nan=True)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_curves_have_the_area_of_the_recorded_average_precision(golden, which):
+    """Sampled at 101 levels, each raised to the highest precision at that recall or above."""
+    scores = scored(golden("instance_eval.npz"))
+    found = scores.average_precisions(which)
+    curves = scores.curves(which)
+    assert sorted(curves) == np.flatnonzero(~np.isnan(found)).tolist()
+    for kind, precision in curves.items():
+        assert (np.diff(precision) <= 0).all()
+        assert precision.mean() == pytest.approx(found[kind], abs=0.02)

@@ -74,13 +74,11 @@ def test_precision_and_compilation_are_noted_with_the_maps(step, args):
         assert noted[name] == args.settings(name)[name], name
 
 
-def test_room_of_the_image_cache(monkeypatch):
-    monkeypatch.setattr(make_recam_with_RIB, "available_bytes", lambda: 8000)
-    assert make_recam_with_RIB.cache_bytes(parse([])) == 1000
-    assert make_recam_with_RIB.cache_bytes(parse(["--image_cache", "0.5"])) == 2**29
-    assert make_recam_with_RIB.cache_bytes(parse(["--image_cache", "0"])) == 0
-    monkeypatch.setattr(make_recam_with_RIB.distributed, "local_size", lambda: 4)
-    assert make_recam_with_RIB.cache_bytes(parse([])) == 250
+def test_rib_on_climbed_images_depends_on_the_climb_too(args):
+    plain, climbed = (
+        make_recam_with_RIB.settings(parse(words)) for words in ([], ["--RIB_climbed"])
+    )
+    assert set(climbed) - set(plain) == {"adv_iter", "AD_coeff", "AD_stepsize", "AD_score_th"}
 
 
 def test_available_bytes_are_those_of_the_group_where_it_has_fewer(monkeypatch):

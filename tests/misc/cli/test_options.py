@@ -1,11 +1,13 @@
 """misc/cli/options.py: what the command line means."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from misc.cli import options
 from misc.cli.options import SEG_STEPS, SEQUENCE, STEPS, build_parser, chosen_steps, parse
 from misc.data.registry import describe
 from misc.errors import UserError
@@ -111,7 +113,25 @@ def test_paths_go_below_the_result_folder_unless_given(tmp_path):
 def test_numbers_may_be_given_for_every_dataset_default():
     for name, value in parse([]).info.defaults.items():
         text, given = ("0.3,0.6", (0.3, 0.6)) if isinstance(value, tuple) else ("1", 1)
-        assert getattr(parse([f"--{name}", text]), name) == given
+        assert getattr(parse(["--conf_fg_thres", "1", f"--{name}", text]), name) == given
+
+
+def test_published_settings_of_advcam_come_with_it_unless_given():
+    args = parse(["--recam", "advcam"])
+    found = args.cam_eval_thres, args.conf_bg_thres, args.seed_power, args.sem_seg_bg_thres
+    assert found == ((0.15, 0.34), 0.15, 1.5, 0.25)
+    given = parse(["--recam", "advcam", "--conf_bg_thres", "0.17", "--seed_power", "1.3"])
+    assert (given.conf_bg_thres, given.seed_power, given.sem_seg_bg_thres) == (0.17, 1.3, 0.25)
+    coco = parse(["--recam", "advcam", "--dataset", "coco14"])  # it has no settings for COCO
+    assert (coco.conf_bg_thres, coco.sem_seg_bg_thres) == (0.17, 0.22)
+    assert parse(["--recam", "advcam"]).seg_row == "segmentation, AdvCAM"
+
+
+def test_all_maps_are_for_the_scripts(capsys, monkeypatch):
+    assert "--recam: all is for get_pseudo_gt_*.sh" in refusal(capsys, "--recam", "all")
+    monkeypatch.setattr(sys, "argv", ["options", "--recam", "all", "--seed", "3"])
+    options.main()
+    assert set(capsys.readouterr().out.split()) == {"seed", "recam=all"}
 
 
 def test_options_are_read_only_and_travel_to_other_processes():

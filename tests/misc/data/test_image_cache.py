@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from misc.data.image_cache import ImageCache
+from misc.data import image_cache
+from misc.data.image_cache import ImageCache, cache_room
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory of Linux")
 
@@ -111,3 +112,10 @@ def test_its_memory_ends_with_it():
     assert files() > before
     del cache, image
     assert files() == before
+
+
+def test_room_is_shared_by_the_ranks_of_a_machine(monkeypatch):
+    monkeypatch.setattr(image_cache, "available_bytes", lambda: 8000)
+    assert (cache_room(None), cache_room(0.5), cache_room(0)) == (1000, 2**29, 0)
+    monkeypatch.setattr(image_cache.distributed, "local_size", lambda: 4)
+    assert cache_room(None) == 250
