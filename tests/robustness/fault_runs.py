@@ -32,7 +32,16 @@ OPTIONS = (
     *("--RIB_iter", "3", "--RIB_batch_size", "2", "--conf_fg_thres", "0.3"),
     *("--conf_bg_thres", "0.05", "--irn_crop_size", "64", "--irn_radius", "4"),
     *("--irn_batch_size", "2", "--irn_num_epoches", "2", "--irn_pad_size", "0"),
-    *("--exp_times", "2", "--with_seg", "--seg_init", str(CHECKPOINT), "--seg_crop_size", "65"),
+    *(
+        "--exp_times",
+        "2",
+        "--adv_iter",
+        "2",
+        "--seg_init",
+        str(CHECKPOINT),
+        "--seg_crop_size",
+        "65",
+    ),
     *("--seg_batch_size", "4", "--seg_iterations", "4", "--seg_learning_rate", "0.0001"),
 )
 
@@ -40,16 +49,21 @@ OPTIONS = (
 PRODUCTS = {
     "train_cam": ("res50_cam.pth",),
     "make_cam": ("cam_plain",),
-    "make_recam_with_RIB": ("cam", "visualize/iterations"),
+    "make_recam_with_RIB": ("cam", "visualize/iterations/make_recam_with_RIB"),
+    "make_recam_with_AdvCAM": ("cam_adv", "visualize/iterations/make_recam_with_AdvCAM"),
     "cam_to_ir_label": ("ir_label",),
     "train_irn": ("res50_irn.pth",),
     "make_sem_seg_labels": ("sem_seg",),
+    "make_ins_seg_labels": ("ins_seg",),
     "train_seg": ("deeplab_v2.pth",),
     "make_seg": ("seg", "seg_crf"),
 }
 MOMENTS = ("start", *STEPS, "pictures", "end")
 # Steps that hand their images to processes of their own.
-SPLIT = ("make_cam", "make_recam_with_RIB", "cam_to_ir_label", "make_sem_seg_labels", "make_seg")
+SPLIT = (
+    "make_cam", "make_recam_with_RIB", "make_recam_with_AdvCAM", "cam_to_ir_label",
+    "make_sem_seg_labels", "make_ins_seg_labels", "make_seg",
+)  # fmt: skip
 
 _MARK = "FAULTS_RUN"  # in the environment of all processes of a run
 _PATIENCE = 600.0  # seconds that a run may take
@@ -252,8 +266,8 @@ class Bench:
     ) -> Run:
         """Start a run with this result folder; its screen is kept beside it, by this name."""
         roots = ("--voc12_root", self.folder / "sample", "--result_dir", result)
-        # Steps are named only where they are not all, as the usual command does.
-        passes = [f"--{step}_pass" for step in self.steps if len(self.steps) < len(STEPS)]
+        chosen = any(str(option).endswith("_pass") for option in options)
+        passes = [] if chosen else [f"--{step}_pass" for step in self.steps]
         words = list(map(str, (*OPTIONS, *self.options, *roots, *passes, *options)))
         return Run(words, self.folder / f"{screen or result.name}.screen", ranks)
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.robustness.fault_runs import (
+    PRODUCTS,
     SPLIT,
     Bench,
     FaultError,
@@ -417,9 +418,7 @@ def processes(bench: Bench) -> str:
     ids = (made / "lists" / "train_aug.txt").read_text().split()
     backwards = bench.folder / "reversed.txt"
     backwards.write_text("\n".join(reversed(ids)) + "\n")
-    given = ("--cam_weights_name", made / "res50_cam.pth")
-    given += ("--irn_weights_name", made / "res50_irn.pth")
-    given += tuple(f"--{step}_pass" for step in SPLIT)
+    given = (*_checkpoints_of(bench), *(f"--{step}_pass" for step in SPLIT))
     for name, options in {
         "1": ("--num_processes", "1"),
         "3": ("--num_processes", "3"),
@@ -433,9 +432,16 @@ def processes(bench: Bench) -> str:
     return "1, 2, 3 and reversed lists give the same maps, labels and masks"
 
 
+def _checkpoints_of(bench: Bench) -> tuple[str | Path, ...]:
+    """The options that give the networks of the undisturbed run."""
+    files = {"cam": "res50_cam.pth", "irn": "res50_irn.pth", "seg": "deeplab_v2.pth"}
+    pairs = [(f"--{n}_weights_name", bench.undisturbed / file) for n, file in files.items()]
+    return tuple(word for pair in pairs for word in pair)
+
+
 def _compare_maps(bench: Bench, result: Path) -> None:
     """FaultError where maps, labels or masks are not those of the undisturbed run."""
-    folders = ("cam_plain/", "cam/", "ir_label/", "sem_seg/")
+    folders = tuple(f"{name}/" for step in SPLIT for name in PRODUCTS[step])
     found = digests(result)
     for name, digest in bench.reference.items():
         if name.startswith(folders) and not name.endswith(".json") and found.get(name) != digest:
@@ -449,7 +455,7 @@ def ranks(bench: Bench) -> str:
         run.require(run.end() == 0, "the run fails")
     killed = []
     with bench.trial("killed"), bench.start(result, "--num_processes", "1", ranks=2) as run:
-        for step in ("train_cam", "make_recam_with_RIB", "train_irn"):
+        for step in ("train_cam", "make_recam_with_RIB", "train_irn", "train_seg"):
             run.reach(step)
             time.sleep(bench.rng.uniform(0, bench.seconds[step] / 2))
             killed.append(run.moment())
@@ -462,9 +468,8 @@ def ranks(bench: Bench) -> str:
 
 
 def _ranks_with_checkpoints(bench: Bench) -> None:
-    made, result = bench.undisturbed, bench.folder / "ranks_given"
-    given = ("--cam_weights_name", made / "res50_cam.pth")
-    given += ("--irn_weights_name", made / "res50_irn.pth", "--num_processes", "1")
+    result = bench.folder / "ranks_given"
+    given = (*_checkpoints_of(bench), "--num_processes", "1")
     with bench.start(result, *given, *(f"--{s}_pass" for s in SPLIT), ranks=2) as run:
         run.require(run.end() == 0, "the run fails")
     _compare_maps(bench, result)
