@@ -8,6 +8,7 @@ from torch import Tensor
 from misc.advcam import AdvCAMSettings, advcam, climbed
 from misc.cli.options import Options
 from misc.rib import Maps
+from misc.runtime.memory import InParts, PixelBudget
 from net.checkpoint import load_classifier
 from net.folded import frozen_copy
 from step.refine import Refiner, step_of
@@ -31,11 +32,16 @@ class MakeAdvCAM(Refiner):
         self.model = model.to(device).requires_grad_(False)
         self.backbone = frozen_copy(self.model.backbone)
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        self.budget = PixelBudget()
 
     def scores(self, pair: Tensor) -> Tensor:
         """2 x 3 x H x W -> raw scores 2 x C x h x w, differentiable down to the image."""
+        return InParts.apply(pair, self.scores_of_rows, self.budget)
+
+    def scores_of_rows(self, rows: Tensor) -> Tensor:
+        """N x 3 x H x W -> N x C x h x w in one pass."""
         with self.bf16:
-            features = self.backbone(pair.contiguous(memory_format=torch.channels_last))[-1]
+            features = self.backbone(rows.contiguous(memory_format=torch.channels_last))[-1]
         return self.model.classifier(features.float())
 
     def maps(self, image_id: str, pairs: list[Tensor]) -> Iterator[Maps]:

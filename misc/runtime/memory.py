@@ -95,6 +95,49 @@ class PixelBudget:
         )
 
 
+class InParts(torch.autograd.Function):
+    """A function of rows B x ..., differentiable, in passes that fit into a budget.
+
+    `InParts.apply(rows, function, budget)` is function(rows), which must compute every row by
+    itself. While one pass has all rows it costs the same; otherwise rows are computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor, function: Callable, budget: PixelBudget) -> torch.Tensor:
+        def attempt() -> torch.Tensor:
+            ctx.kept.clear()
+            outputs, parts = [], list(budget.parts(len(rows), rows.shape[-2:]))
+            for part in parts:
+                given, output = _pass_of(function, rows[part], len(parts) == 1)
+                outputs.append(output.detach())
+                if len(parts) == 1:
+                    ctx.kept.append((given, output))
+            return torch.cat(outputs)
+
+        ctx.rows, ctx.function, ctx.budget, ctx.kept = rows.detach(), function, budget, []
+        return budget.fitted(attempt)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        def attempt() -> torch.Tensor:
+            gradients = []
+            for part in ctx.budget.parts(len(ctx.rows), ctx.rows.shape[-2:]):
+                # What was kept of a whole pass is used once: a failed attempt has lost it.
+                kept = ctx.kept.pop() if ctx.kept else None
+                given, output = kept or _pass_of(ctx.function, ctx.rows[part], True)
+                gradients += torch.autograd.grad(output, given, gradient[part])
+            return torch.cat(gradients)
+
+        return ctx.budget.fitted(attempt), None, None
+
+
+def _pass_of(function: Callable, rows: torch.Tensor, with_graph: bool) -> tuple:
+    """Rows of a graph of their own, and the function of them."""
+    with torch.set_grad_enabled(with_graph):
+        given = rows.detach().requires_grad_(with_graph)
+        return given, function(given)
+
+
 def available_bytes() -> int:
     """Main memory that new data may take, of the machine or of the group this process is in."""
     free = 0

@@ -9,20 +9,24 @@ from misc.cli.options import parse
 from misc.errors import UserError
 from misc.runtime import memory
 from net.folded import FoldedCAM
-from step import make_cam, make_recam_with_RIB
+from step import make_cam, make_recam_with_AdvCAM, make_recam_with_RIB
 from tests.conftest import TINY
 from voc12.prepare import prepare
 
-STEPS = {"plain": make_cam.MakeCAM, "RIB": make_recam_with_RIB.MakeRIBCAM}
+STEPS = {
+    "plain": make_cam.MakeCAM,
+    "RIB": make_recam_with_RIB.MakeRIBCAM,
+    "AdvCAM": make_recam_with_AdvCAM.MakeAdvCAM,
+}
 
 
 @pytest.fixture
 def args(sample, classifier_file, tmp_path):
     words = ["--voc12_root", sample.root, "--result_dir", tmp_path]
     words += ["--cam_weights_name", classifier_file]
-    args = parse([*TINY, *map(str, words)])
+    args = parse([*TINY, "--adv_iter", "3", *map(str, words)])
     prepare(args.info, args.list_dir)
-    for folder in (args.cam_out_dir, args.plain_cam_out_dir):
+    for folder in (args.cam_out_dir, args.plain_cam_out_dir, args.adv_cam_out_dir):
         folder.mkdir()
     return args
 
@@ -39,14 +43,17 @@ def maps_of(kind, args, count=2) -> list[np.ndarray]:
 
 def limit_rows(monkeypatch, rows: int) -> None:
     """Let every pass of more rows run out of memory."""
-    whole = FoldedCAM.maps
 
-    def maps(self, frozen):
-        if len(frozen) > rows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, frozen)
+    def limited(whole):
+        def passed(self, given):
+            if len(given) > rows:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return whole(self, given)
 
-    monkeypatch.setattr(FoldedCAM, "maps", maps)
+        return passed
+
+    for owner, name in ((FoldedCAM, "maps"), (STEPS["AdvCAM"], "scores_of_rows")):
+        monkeypatch.setattr(owner, name, limited(getattr(owner, name)))
 
 
 @pytest.mark.parametrize("kind", STEPS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from misc.errors import UserError
-from misc.runtime.memory import PixelBudget, RowTooLargeError, about_image
+from misc.runtime.memory import InParts, PixelBudget, RowTooLargeError, about_image
 from tests.conftest import PROJECT
 
 
@@ -123,3 +123,34 @@ def test_freed_memory_is_kept_for_the_next_tensors():
     run = subprocess.run(command, cwd=PROJECT, capture_output=True, check=True)
     usual, kept = map(int, run.stdout.split())
     assert kept < usual / 2
+
+
+@pytest.mark.parametrize("fails", ["never", "forward", "backward"])
+def test_a_function_in_parts_has_the_gradient_of_the_whole(fails):
+    """The memory ends in the first whole pass, or on the way back from it."""
+    calls = []
+
+    def room(rows, where):
+        if fails == where and len(rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    class Cubed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, rows):
+            calls.append(len(rows))
+            room(rows, "forward")
+            ctx.save_for_backward(rows)
+            return rows**3
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (rows,) = ctx.saved_tensors
+            room(rows, "backward")
+            return 3 * rows**2 * gradient
+
+    rows = torch.randn(2, 3, 4, 5, requires_grad=True)
+    output = InParts.apply(rows, Cubed.apply, PixelBudget())
+    assert torch.equal(output, rows**3)
+    (output.sum() ** 2).backward()
+    torch.testing.assert_close(rows.grad, 6 * rows.detach() ** 2 * output.detach().sum())
+    assert calls == {"never": [2], "forward": [2, 1, 1, 1, 1], "backward": [2, 1, 1]}[fails]
