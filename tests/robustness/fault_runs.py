@@ -33,16 +33,8 @@ OPTIONS = (
     *("--conf_bg_thres", "0.05", "--irn_crop_size", "64", "--irn_radius", "4"),
     *("--irn_batch_size", "2", "--irn_num_epoches", "2", "--irn_pad_size", "0"),
     *("--exp_times", "2", "--adv_iter", "2", "--seg_init", str(CHECKPOINT)),
-    *(
-        "--seg_crop_size",
-        "65",
-        "--seg_batch_size",
-        "4",
-        "--seg_iterations",
-        "4",
-        "--seg_learning_rate",
-        "0.0001",
-    ),
+    *("--seg_crop_size", "65", "--seg_batch_size", "4", "--seg_iterations", "4"),
+    *("--seg_learning_rate", "0.0001"),
 )
 
 # What a step writes, in the result folder; the pictures come after the last step.
