@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LISTS = ("infer",)
 VALIDATED = 100  # images
+PUBLISHED_BACKBONE = "resnet101"
 
 
 def target(args: Options, run: int) -> CheckpointFile:
@@ -41,6 +42,11 @@ def target(args: Options, run: int) -> CheckpointFile:
     path = args.seg_weights_name
     named = path.with_name(f"{path.stem}.run{run + 1}{path.suffix}") if run else path
     return CheckpointFile("--seg_weights_name", named)
+
+
+def best_of(file: CheckpointFile) -> CheckpointFile:
+    """Where the best weights of a run are kept beside its last ones."""
+    return CheckpointFile(file.flag, file.path.with_stem(f"{file.path.stem}.best"))
 
 
 def settings(args: Options, run: int = 0) -> dict:
@@ -74,6 +80,8 @@ def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
     for run in range(args.seg_runs):
         preflight.output_file(target(args, run), settings(args, run))
+        if args.seg_val_every:
+            preflight.output_file(best_of(target(args, run)), settings(args, run))
     micro = -(-args.seg_batch_size // args.seg_accumulate)
     preflight.collect(lambda: check_batch("--seg_batch_size", micro))
     preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
@@ -105,15 +113,14 @@ def run(args: Options) -> None:
         train_run(args, number)
 
 
-def train_run(args: Options, number: int) -> None:
-    """Train the network of one seed, unless it is there already."""
-    files = label_files(args)
+def training_of(args: Options, number: int, files: dict[str, Path]) -> Training:
+    """The training of a run on these label maps."""
     inputs = {
         "init": weights_digest(args.seg_init),
         "labels": folder_digest(args.seg_label_dir),
         "images": ids_digest(tuple(files)),
     }
-    training = Training(
+    return Training(
         name="train_seg",
         file=target(args, number),
         settings=settings_of(settings(args, number), inputs),
@@ -125,20 +132,24 @@ def train_run(args: Options, number: int) -> None:
         accumulate=args.seg_accumulate,
         overwrite=args.overwrite,
     )
+
+
+def train_run(args: Options, number: int) -> None:
+    """Train the network of one seed, unless it is there already."""
+    files = label_files(args)
+    training = training_of(args, number, files)
     if is_trained(training):
         return
     torch.manual_seed(training.seed)
     device = main_device(args.resources)
     model = segmentation_on(args.seg_init, args.info.num_labels, scale_by=args.seg_scale_by)
+    if (name := model.arch["name"]) != PUBLISHED_BACKBONE:
+        log.warning(
+            "--seg_init is a %s; published results are those of %s", name, PUBLISHED_BACKBONE
+        )
     model.to(device, memory_format=torch.channels_last).train()
     model.fold_backbone()
-    colours = COLOURS[model.colours]
-    crop = SegCrop(args.seg_crop_size, colours.mean, args.seg_scales)
-    to_input = partial(network_input, colours=colours)
-    cache = ImageCache(len(files), cache_room(args.image_cache))
-    dataset = SegmentationDataset(
-        args.info, files, crop, to_input, colours.bgr, training.seed, cache
-    )
+    dataset = crops_of(args, files, model.colours, training.seed)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
@@ -151,9 +162,18 @@ def train_run(args: Options, number: int) -> None:
     groups = model.parameter_groups(args.seg_learning_rate, args.seg_weight_decay)
     optimizer = torch.optim.SGD(groups, lr=args.seg_learning_rate, momentum=args.seg_momentum)
     schedule = stepwise_poly(optimizer, args.seg_iterations)
-    validate = partial(keep_best, args, model, training.file.path)
+    validate = partial(keep_best, args, model, training)
     train(training, model, optimizer, dataset, losses_of, schedule, validate)
     save_trained(training, model, save_checkpoint)
+
+
+def crops_of(args: Options, files: dict[str, Path], colours: str, seed: int) -> SegmentationDataset:
+    """Training crops with these label maps, in the colours that the network was trained to see."""
+    kind = COLOURS[colours]
+    crop = SegCrop(args.seg_crop_size, kind.mean, args.seg_scales)
+    to_input = partial(network_input, colours=kind)
+    cache = ImageCache(len(files), cache_room(args.image_cache))
+    return SegmentationDataset(args.info, files, crop, to_input, kind.bgr, seed, cache)
 
 
 def validated_ids(args: Options) -> tuple[str, ...]:
@@ -161,7 +181,7 @@ def validated_ids(args: Options) -> tuple[str, ...]:
     return args.image_ids("seg")[:VALIDATED] if args.seg_val_every else ()
 
 
-def keep_best(args: Options, model: DeepLabV2, path: Path, done: int) -> None:
+def keep_best(args: Options, model: DeepLabV2, training: Training, done: int) -> None:
     """Every --seg_val_every steps: score some images, keep the weights if none were better."""
     if not args.seg_val_every or done % args.seg_val_every:
         return
@@ -174,12 +194,14 @@ def keep_best(args: Options, model: DeepLabV2, path: Path, done: int) -> None:
         confusion += confusion_matrix(truth, predicted.cpu().numpy(), len(confusion))
     model.train()
     miou = float(mean_iou(sum(distributed.gathered(confusion))))
-    best = path.with_name(f"{path.stem}.best{path.suffix}")
     log.info("train_seg: step %d, mIoU %.2f %% on %d images", done, 100 * miou, len(ids))
 
     def save() -> None:
-        before = read_checkpoint(best)["extra"].get("miou", 0.0) if best.is_file() else 0.0
-        if miou > before:
-            save_checkpoint(best, model, miou=miou, steps=done)
+        path = best_of(training.file).path
+        before = read_checkpoint(path)["extra"] if path.is_file() else {}
+        # Those of other settings are no rival; --overwrite has replaced the training.
+        if before.get("settings") != training.settings or miou > before["miou"]:
+            extra = {"settings": training.settings, "miou": miou, "steps": done}
+            save_checkpoint(path, model, **extra)
 
     distributed.on_first_rank(save)
