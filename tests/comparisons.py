@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -24,7 +24,7 @@ from Dataset.scene import draw_scene
 from misc import instances
 from misc.advcam import AdvCAMSettings, advcam
 from misc.affinity_loss import PairLoss
-from misc.cams import label_map, load_cam, save_cam
+from misc.cams import CAM_STRIDE, label_map, load_cam, save_cam
 from misc.cli.options import parse
 from misc.data.datasets import Crops, byte_crop, multi_scale_pairs, read_image
 from misc.data.image_cache import ImageCache
@@ -468,6 +468,37 @@ class Centroids(Comparison):
 
     def plain(self) -> Results:
         return [torch.from_numpy(references.centroids(self.field, self.moves))]
+
+
+class InstanceLabels(Comparison):
+    """Instance labels of an image from its maps, boundaries and displacements."""
+
+    tolerance = 1e-3  # scores, and shares of the image
+    note = "compared: score, area and class of every instance"
+
+    def __init__(self, size: Size):
+        self.what = f"instance labels, {size[0]} x {size[1]}, 2 classes"
+        self.size = size
+        height, width = (-(-side // CAM_STRIDE) for side in size)
+        rows, columns = np.mgrid[:height, :width].astype(np.float32)
+        left = columns < width / 2  # two objects, side by side
+        middle = np.where(left, 0.25, 0.75) * width
+        self.field = np.stack([height / 2 - rows, middle - columns]) * np.float32(0.2)
+        self.cams = np.stack([np.exp(-((columns - 0.25 * width) ** 2) / width), 0.8 * (1 - left)])
+        self.cams = self.cams.astype(np.float32)
+        self.edge = torch.from_numpy(0.9 * (np.abs(columns - width / 2) < 1))[None].float()
+        self.keys = np.array([7, 11])
+
+    def here(self) -> Results:
+        found = instances.instances(self.cams, self.keys, self.field, self.edge, self.size)
+        return self._compared(zip(*found, strict=True))
+
+    def plain(self) -> Results:
+        labels = references.instance_labels
+        return self._compared(labels(self.cams, self.keys, self.field, self.edge, self.size))
+
+    def _compared(self, found: Iterable[tuple[float, np.ndarray, int]]) -> Results:
+        return [np.array([(score, mask.mean(), kind) for score, mask, kind in found])]
 
 
 class SegStep(Comparison):
@@ -965,6 +996,12 @@ COMPARISONS = {
         Centroids,
         {"size": (24, 32), "moves": 100},
         {"size": (6, 8), "moves": 10},
+        goal_ratio=10,
+    ),
+    "instance_labels": Entry(
+        InstanceLabels,
+        {"size": (120, 160)},
+        {"size": (40, 56)},
         goal_ratio=10,
     ),
     "seg_step": Entry(

@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels, unary_from_softmax
+from skimage import measure
 from torch import Tensor
 
 from misc.advcam import AdvCAMSettings
 from misc.imutils import IMAGENET_MEAN, IMAGENET_STD, random_crop
 from misc.indexing import PathIndex, start_size
+from misc.instances import MIN_FRAGMENT, MOVES, WEAK
 from misc.palette import read_label_png
 from misc.rib import RIBSettings
 from net import resnet50_irn
@@ -339,6 +341,33 @@ def centroids(displacement: np.ndarray, moves: int) -> np.ndarray:
             x = np.float32(min(max(x + change[1], 0), width - 1))
         ends[:, row, column] = y, x
     return ends
+
+
+def instance_labels(
+    cams: np.ndarray, keys: np.ndarray, displacement: np.ndarray, edge: Tensor, size: tuple
+) -> list[tuple[float, np.ndarray, int]]:
+    """`misc.instances.instances` channel by channel: score, mask, class of every instance."""
+    ends = np.rint(centroids(displacement, MOVES)).astype(int)
+    weak = measure.label(np.hypot(*displacement.astype(np.float64)) < WEAK, connectivity=1)
+    numbers = weak[ends[0], ends[1]]
+    channels = [
+        (key, cam * (numbers == number))
+        for key, cam in zip(keys, cams, strict=True)
+        for number in np.unique(numbers)
+    ]
+    walked = [dense_walk(torch.from_numpy(cam)[None].to(edge), edge)[0] for _, cam in channels]
+    shown = {"scale_factor": 4, "mode": "bilinear", "align_corners": False}
+    scores = F.interpolate(torch.stack(walked), **shown)[:, 0, : size[0], : size[1]].numpy()
+    scores = scores / scores.max()
+    labels = argmax_labels(scores, np.arange(len(scores)), 0.25)
+    found = []
+    for channel, (key, _) in enumerate(channels):
+        parts = measure.label(labels == channel + 1, connectivity=1)
+        for part in range(1, parts.max() + 1):
+            mask = parts == part
+            large = mask.sum() >= MIN_FRAGMENT * size[0] * size[1]
+            found.append((float(scores[channel][mask].max()) if large else 0.0, mask, int(key)))
+    return found
 
 
 def looped_pooling(x: Tensor, present: Tensor, tau: float) -> Tensor:
