@@ -22,6 +22,9 @@ class Problems:
     def __init__(self) -> None:
         self._by_kind: dict[str, dict[str, None]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._by_kind)
+
     def add(self, kind: str, messages: Iterable[str]) -> None:
         """Keep the messages that are not known yet."""
         for message in messages:

@@ -8,7 +8,7 @@ from misc.cams import label_map, load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.crf import refine_label_maps
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of
 from misc.palette import save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, folder_digest
@@ -73,7 +73,7 @@ class MakeIRLabel(ImageTask):
         return [self.args.ir_label_out_dir / f"{image_id}.png"]
 
     def one(self, image_id: str) -> None:
-        image = read_image(self.args.info.image_path(image_id))
+        image = image_of(self.args.info, image_id)
         maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
         labels = confident_labels(
             image, maps["high_res"], maps["keys"], self.args.conf_fg_thres, self.args.conf_bg_thres

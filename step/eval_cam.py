@@ -10,9 +10,9 @@ import numpy as np
 from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
+from misc.data.datasets import mask_of
 from misc.errors import about
 from misc.metrics import ThresholdScores, score_of
-from misc.palette import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.manifest import ids_digest, read_manifest
@@ -71,7 +71,7 @@ class ScoreCAMs(ImageTask):
     def one(self, image_id: str) -> None:
         path = self.cam_dir / f"{image_id}.npy"
         maps = load_cam(path)
-        truth = read_label_png(self.info.mask_path(image_id))
+        truth = mask_of(self.info, image_id)
         with about(path):
             self.scores.add(maps["high_res"], maps["keys"], truth)
 

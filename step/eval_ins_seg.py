@@ -10,6 +10,7 @@ import numpy as np
 from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, categories
+from misc.data.datasets import mask_of
 from misc.errors import UserError
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
@@ -78,7 +79,7 @@ class ScoreInstances(ImageTask):
     def one(self, image_id: str) -> None:
         found = load_instances(self.args, image_id)
         truth = read_label_png(object_path(self.args, image_id))
-        labels = read_label_png(self.args.info.mask_path(image_id))
+        labels = mask_of(self.args.info, image_id)
         try:
             masks, kinds = objects_of(truth, labels)
         except ValueError as error:

@@ -9,9 +9,8 @@ from misc.cams import label_map, load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.crf import CRFSettings, dense_crf, refine_label_maps
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of, mask_of
 from misc.metrics import confusion_matrix
-from misc.palette import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.scores import load_scores
@@ -65,10 +64,10 @@ class ScoreCRF(ImageTask):
         self.confusion = np.zeros((self.info.num_labels,) * 2, dtype=np.int64)
 
     def one(self, image_id: str) -> None:
-        image = read_image(self.info.image_path(image_id))
+        image = image_of(self.info, image_id)
         maps = load_cam(self.cam_dir / f"{image_id}.npy")
         labels = crf_labels(image, maps["high_res"], maps["keys"], self.threshold, self.kind)
-        truth = read_label_png(self.info.mask_path(image_id))
+        truth = mask_of(self.info, image_id)
         self.confusion += confusion_matrix(truth, labels, self.info.num_labels)
 
     def finish(self) -> np.ndarray:

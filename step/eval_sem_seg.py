@@ -8,6 +8,7 @@ import numpy as np
 
 from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
+from misc.data.datasets import mask_of
 from misc.errors import about
 from misc.metrics import false_positive_negative, pseudo_mask_confusion
 from misc.palette import read_label_png
@@ -45,7 +46,7 @@ class ScoreMasks(ImageTask):
 
     def one(self, image_id: str) -> None:
         path = self.mask_dir / f"{image_id}.png"
-        truth, mask = read_label_png(self.info.mask_path(image_id)), read_label_png(path)
+        truth, mask = mask_of(self.info, image_id), read_label_png(path)
         with about(path):
             self.confusion += pseudo_mask_confusion(truth, mask, self.info.num_labels)
 

@@ -8,7 +8,7 @@ import torch
 from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of
 from misc.instances import Detections, instances
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
@@ -59,7 +59,7 @@ class MakeInstances(ImageTask):
         self.model.fold_backbone()
 
     def one(self, image_id: str) -> None:
-        image = read_image(self.args.info.image_path(image_id))
+        image = image_of(self.args.info, image_id)
         maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
         found = self.detect(image, maps)
         content = {"score": found.score, "mask": found.mask, "class": found.classes}

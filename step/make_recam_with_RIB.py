@@ -72,7 +72,7 @@ class MakeRIBCAM(Refiner):
                 args.seed,
                 self.cache,
             ),
-            {i: self.labels[i] for i in image_ids if self.labels[i].any()},
+            self.labels.with_classes(image_ids),
             args.RIB_iter,
             args.RIB_batch_size,
             args.disjoint_prob,

@@ -11,7 +11,7 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.crf import dense_crf, wrapped_image
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of
 from misc.errors import UserError
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
@@ -97,7 +97,7 @@ class MakeSegmentation(ImageTask):
         self.side = SideProcesses(side_processes(args.resources, device))
 
     def one(self, image_id: str) -> None:
-        image = read_image(self.args.info.image_path(image_id))
+        image = image_of(self.args.info, image_id)
         with self.bf16:
             scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
         self.side.do(save_prediction, self.folders, image_id, image, scores, self.args)

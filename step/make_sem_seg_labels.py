@@ -7,7 +7,7 @@ import torch
 from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of
 from misc.indexing import WalkSettings
 from misc.palette import save_label_png, save_palette_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
@@ -65,7 +65,7 @@ class MakePseudoMask(ImageTask):
         self.model.fold_backbone()
 
     def one(self, image_id: str) -> None:
-        image = read_image(self.args.info.image_path(image_id))
+        image = image_of(self.args.info, image_id)
         maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
         mask = pseudo_mask(self.model, image, maps, self.settings, self.args.irn_pad_size)
         label_path, palette_path = self.outputs(image_id)

@@ -14,7 +14,8 @@ import torch
 from misc.cams import save_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import load_labels, multi_scale_pairs, read_image
+from misc.data.datasets import image_of, load_labels, multi_scale_pairs
+from misc.data.label_rows import LabelsById
 from misc.errors import UserError
 from misc.rib import Maps
 from misc.runtime.image_task import ImageTask, claim, run_over_images
@@ -47,7 +48,7 @@ class Refiner(ImageTask):
         image_ids = args.image_ids("infer")
         self.args = args
         labels = load_labels(args.cls_labels, image_ids, args.info)
-        self.labels = dict(zip(image_ids, labels, strict=True))
+        self.labels = LabelsById(image_ids, labels)
         self.shown = frozenset(image_ids[: args.visualize])
 
     @classmethod
@@ -90,7 +91,7 @@ class Refiner(ImageTask):
 
     def one(self, image_id: str) -> None:
         args, label = self.args, self.labels[image_id]
-        image = read_image(args.info.image_path(image_id))
+        image = image_of(args.info, image_id)
         path, shown = self.outputs(image_id)[0], self._shown(image_id)
         maps: Maps = [torch.zeros(len(label), 1, 1)]
         if label.any():  # an image without classes has no maps: nothing to refine

@@ -9,7 +9,7 @@ import torch
 
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of, mask_of
 from misc.data.image_cache import ImageCache, cache_room
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
@@ -189,8 +189,8 @@ def keep_best(args: Options, model: DeepLabV2, training: Training, done: int) ->
     confusion = np.zeros((args.info.num_labels,) * 2, dtype=np.int64)
     model.eval()
     for image_id in distributed.share(ids):
-        predicted = probabilities(model, read_image(args.info.image_path(image_id))).argmax(dim=0)
-        truth = read_label_png(args.info.mask_path(image_id))
+        predicted = probabilities(model, image_of(args.info, image_id)).argmax(dim=0)
+        truth = mask_of(args.info, image_id)
         confusion += confusion_matrix(truth, predicted.cpu().numpy(), len(confusion))
     model.train()
     miou = float(mean_iou(sum(distributed.gathered(confusion))))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from misc.cams import load_cam
 from misc.cli.options import Options
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of
 from misc.errors import UserError
 from misc.instance_metrics import RECALLS
 from misc.palette import read_label_png, voc_palette
@@ -78,7 +78,7 @@ def strip(args: Options, image_id: str, scores: dict[str, dict] | None = None) -
     White contours show where a map exceeds the best threshold of its row in `scores`. Only what
     exists is drawn.
     """
-    image = read_image(args.info.image_path(image_id))
+    image = image_of(args.info, image_id)
     step = -(-max(image.shape[:2]) // _MAX_SIDE)  # every so many pixels are shown
     image = image[::step, ::step]
     masks = {
@@ -128,7 +128,7 @@ def instance_map(args: Options, image_id: str, step: int) -> np.ndarray | None:
 
 def seg_strip(args: Options, image_id: str) -> Figure:
     """Image, predictions of the segmentation network without and with CRF, truth."""
-    image = read_image(args.info.image_path(image_id))
+    image = image_of(args.info, image_id)
     step = -(-max(image.shape[:2]) // _MAX_SIDE)
     image = image[::step, ::step]
     masks = {kind: path / f"{image_id}.png" for kind, path in folders(args, 0).items()}

@@ -31,7 +31,7 @@ def masks_are_missing(args: Options) -> bool:
 def list_folder(args: Options) -> tuple[OutputFolder, dict]:
     """Where lists are made, and what they depend on."""
     source = {"version": VERSION, "root": str(args.info.root.resolve())}
-    source |= args.settings("dataset", "skip_mismatched")
+    source |= {**args.settings("dataset", "skip_mismatched"), **args.info.made_from()}
     return OutputFolder("--result_dir", args.list_dir, ".txt"), source
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from misc.data.dataset_info import DatasetInfo, read_image_list
-from misc.data.registry import dataset_names, default_root, describe
+from misc.data.registry import dataset_names, default_root, describe, own_options
 from misc.errors import UserError
 from misc.runtime.resources import Resources
 
@@ -37,6 +37,7 @@ STEPS = {
 SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
 CRF_STEPS = ("eval_seed_crf",)
 INS_STEPS = ("make_ins_seg_labels", "eval_ins_seg")
+SCORING = ("eval_cam", "eval_seed_crf", "eval_sem_seg", "eval_ins_seg", "eval_seg")
 OPTIONAL = ("make_recam_with_AdvCAM", *CRF_STEPS, *INS_STEPS, *SEG_STEPS)
 SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
 
@@ -98,7 +99,9 @@ class Options(argparse.Namespace):
     def plain(self) -> dict[str, object]:
         """Option values by name, for the log."""
         return {
-            k: v for k, v in sorted(vars(self).items()) if k not in ("_frozen", "info", "given")
+            k: v
+            for k, v in sorted(vars(self).items())
+            if k not in ("_frozen", "info", "given", "said")
         }
 
     def changed(self) -> dict[str, object]:
@@ -139,6 +142,8 @@ class Options(argparse.Namespace):
 
     def scored_ids(self) -> tuple[str, ...]:
         """Images to score: the evaluation list; under --limit, those of it that get maps."""
+        if not self.info.mask_dirs:
+            raise UserError("--masks: is not given, so there is nothing to score with; give it")
         ids = self.image_ids("eval", limited=False)
         if self.limit is None:
             return ids
@@ -270,7 +275,7 @@ def _both(name: str) -> str:
 
 
 def _by_dataset(value: Callable[[DatasetInfo], object]) -> str:
-    infos = (describe(name, Path()) for name in dataset_names())
+    infos = (describe(name, Path()) for name in dataset_names() if default_root(name))
     values = {info.name: value(info) for info in infos}
     if len(set(map(str, values.values()))) == 1:  # the same for all
         return f"(default: {next(iter(values.values()))})"
@@ -289,6 +294,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _environment_options(parser.add_argument_group("environment"))
     _dataset_options(parser.add_argument_group("dataset"))
+    _folder_options(parser.add_argument_group("your own photographs (--dataset folder)"))
     _step_options(parser.add_argument_group("which steps to run (numbers: the method's order)"))
     _classifier_options(parser.add_argument_group("classifier and maps (1, make_cam)"))
     _rib_options(parser.add_argument_group("RIB (2)"))
@@ -336,7 +342,7 @@ def _environment_options(group: argparse._ArgumentGroup) -> None:
 def _dataset_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--dataset", choices=dataset_names(), default="voc12", help="(default: %(default)s)")
-    for name in dataset_names():
+    for name in filter(default_root, dataset_names()):
         add(f"--{name}_root", type=Path, default=default_root(name), metavar="DIR",
             help="folder with JPEGImages/ (default: %(default)s)")
     train, scored = _by_dataset(lambda i: i.train_split), _by_dataset(lambda i: i.eval_split)
@@ -351,6 +357,35 @@ def _dataset_options(group: argparse._ArgumentGroup) -> None:
     add("--cls_labels", type=Path, metavar="FILE",
         help="image-level labels: .npy dict of id to multi-hot vector (default: made from the "
         "root)")
+
+
+def _folder_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--root", type=Path, metavar="DIR",
+        help="folder of the chosen --dataset; of photographs (JPEG, PNG, WebP, TIFF) in any "
+        "folders below it")
+    add("--labels", type=Path, metavar="FILE",
+        help="image-level labels: a table (.csv: image,class;class on a line, or a column of 0 and "
+        "1 for each class), COCO's instances (.json), a folder of Pascal XML files, or the word "
+        "folders: sub-folders name the classes (default: that)")
+    add("--classes", type=Path, metavar="FILE",
+        help="names of the classes, one a line, in the order of the labels in masks (default: "
+        "classes.txt of the root; otherwise those of the labels: columns in their order, names "
+        "in cells and folders by the alphabet)")
+    add("--masks", type=Path, metavar="DIR",
+        help="ground truth to score with: a PNG (grey or palette) for any of the photographs, "
+        "with its name, in the same folders or in none")
+    add("--val_list", type=Path, metavar="FILE",
+        help="photographs that are held out of the trainings, one a line (default: a tenth of "
+        "every class that has ten)")
+    add("--unlabelled", choices=("error", "skip"), default="error",
+        help="photographs without a row in --labels: name them and end, or leave them out, into "
+        "lists/unlabelled.txt, which --seg_list takes (default: %(default)s)")
+    add("--skip_unknown_rows", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="leave out rows of photographs that are not there (otherwise an error)")
+    add("--photo_long", type=_count_or_zero, default=640, metavar="PX",
+        help="larger photographs are shrunk to this longer side for all steps, and their masks "
+        "enlarged at the end, into RESULT_DIR/masks; 0: never (default: %(default)s)")
 
 
 def _step_options(group: argparse._ArgumentGroup) -> None:
@@ -611,7 +646,7 @@ _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_
 
 def _fill_places(args: Options, info: DatasetInfo) -> None:
     """Where everything is that was not said."""
-    args.result_dir = args.result_dir or Path("result") / args.dataset
+    args.result_dir = args.result_dir or Path("result") / info.result_name
     args.list_dir = args.result_dir / "lists"
     ending = RECAM[args.recam][1]
     for name, file in _RESULT_NAMES.items():
@@ -624,7 +659,8 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
         args.cam_out_dir = (
             args.adv_cam_out_dir if args.recam == "advcam" else args.plain_cam_out_dir
         )
-    splits = {"train": info.train_split, "infer": info.train_split, "eval": info.eval_split}
+    infer = info.infer_split or info.train_split
+    splits = {"train": info.train_split, "infer": infer, "eval": info.eval_split}
     for role, split in splits.items():
         if getattr(args, f"{role}_list") is None:
             setattr(args, f"{role}_list", args.list_dir / f"{split}.txt")
@@ -642,6 +678,38 @@ def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     for name, value in {**info.defaults, **info.recam_defaults.get(args.recam, {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    for name, value in info.replaced_defaults.items():
+        if name not in args.said:
+            setattr(args, name, value)
+
+
+def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:
+    """The dataset's description; what is wrong with its root or labels ends the program."""
+    options = {name: getattr(args, name) for name in own_options(args.dataset)}
+    foreign = {name for other in dataset_names() for name in own_options(other)} - set(options)
+    for name in sorted(foreign.intersection(args.given)):
+        parser.error(f"argument --{name}: is for --dataset folder")
+    root_name = f"{args.dataset}_root"
+    root = args.root or getattr(args, root_name, None)
+    if not root:
+        parser.error(f"argument --root: give the folder of the photographs (--dataset "
+                     f"{args.dataset})")  # fmt: skip
+    if hasattr(args, root_name):
+        setattr(args, root_name, root)
+    try:
+        return describe(args.dataset, root, **options)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _said(argv: list[str] | None) -> tuple[str, ...]:
+    """Names of the options in a command line, be their value the default or not."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return tuple(vars(parser.parse_args(argv)))
 
 
 def _parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, Options]:
@@ -654,14 +722,16 @@ def _parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, Options]:
 def parse(argv: list[str] | None = None) -> Options:
     """Options from the command line, with all defaults filled in, read-only.
 
-    Adds `info` (DatasetInfo), `list_dir` (where prepared lists go) and `given` (names of the
-    options with another value than their default). Wrong options end the program with exit code 2.
+    Adds `info` (DatasetInfo), `list_dir` (where prepared lists go), `given` (names of the options
+    with another value than their default) and `said` (of all in the command line). Wrong options
+    end the program with exit code 2.
     """
     _read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
     parser, args = _parsed(argv)
     if args.recam == ALL_MAPS:
-        parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
-    args.info = info = describe(args.dataset, getattr(args, f"{args.dataset}_root"))
+        parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt*.sh; here, say one")
+    args.said = _said(argv)
+    args.info = info = _describe(args, parser)
     _fill_places(args, info)
     _fill_defaults(args, info)
     for name in ("cam_long", "cam_eval_thres"):
@@ -700,6 +770,8 @@ def chosen_steps(args: Options) -> list[str]:
     for wanted, names in ((args.with_crf, CRF_STEPS), (args.with_ins, INS_STEPS),
                           (args.with_seg, SEG_STEPS)):  # fmt: skip
         asked |= set(names) if wanted else set()
+    if not args.info.mask_dirs:  # no ground truth: nothing to score
+        asked -= set(SCORING)
     steps = [name for name in STEPS if name in asked and flags[name] is not False]
     if "cam_weights_name" in args.given and "train_cam" in steps:
         steps.remove("train_cam")

@@ -12,7 +12,9 @@ from misc.cams import CAM_STRIDE, load_cam
 from misc.cli.options import Options
 from misc.cli.steps import makers
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
-from misc.data.datasets import load_labels
+from misc.data.datasets import load_labels, mask_of
+from misc.data.folder.photographs import check_photograph
+from misc.data.label_rows import LabelRows
 from misc.data.rib_batches import DisjointIndex
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
@@ -210,6 +212,7 @@ class Preflight:
     def _check_disjoint(self, drawn: tuple[str, ...], targets: tuple[str, ...]) -> None:
         labels = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
         index = DisjointIndex(labels[: len(drawn)])
+        self._require_no_common_class(labels[: len(drawn)])
         messages = [
             f"{self.args.train_list}: every image shares a class with {image_id}, so RIB can draw "
             f"no batches for it; give a --train_list with other classes too"
@@ -217,6 +220,18 @@ class Preflight:
             if label.any() and not index.disjoint(label).size
         ]
         raise_problems("RIB target", messages)
+
+    def _require_no_common_class(self, labels: np.ndarray | LabelRows) -> None:
+        """Raise UserError where all training images show one class: none of them has a batch."""
+        counts = np.bincount(labels.nonzero()[1], minlength=self.info.num_classes)
+        if len(labels) and counts.max() == len(labels):
+            name = self.info.class_names[int(counts.argmax())]
+            raise UserError(
+                f"{self.args.train_list}: all {len(labels)} images show {name!r}, so RIB can draw "
+                f"no batches without it; add {self.args.RIB_batch_size} or more images of anything "
+                "else (without any class is fine, also for a classifier that has to tell "
+                f"{name!r} from the rest), or give --recam none"
+            )
 
 
 def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:
@@ -226,6 +241,11 @@ def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | 
     """
     info.image_size(image_id)
     path = info.image_path(image_id)
+    if info.photo_long is not None:
+        try:
+            return check_photograph(path, quick)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: is damaged ({error}); get it again or move it away") from None
     with open(path, "rb") as file:
         if file.read(2) != b"\xff\xd8":
             raise UserError(f"{path}: is not a JPEG file; convert it")
@@ -245,7 +265,7 @@ def check_mask(info: DatasetInfo, image_id: str) -> None:
             f"{path}: no ground truth mask of {image_id}; give an --eval_list of "
             f"images that have one"
         )
-    mask = read_label_png(path)
+    mask = mask_of(info, image_id)
     size = info.image_size(image_id)
     if mask.shape != size:
         raise UserError(

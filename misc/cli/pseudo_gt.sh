@@ -56,6 +56,22 @@ run_maps() {
     run_ranks "$@"
 }
 
+# Runs the pipeline on a folder of photographs.
+#   own_photographs DIR [LABELS] [options of run_sample.py]
+own_photographs() {
+    require_number_of_processes
+    find_python "$project/requirements.txt" $PROJECT_MODULES
+    local options=(--dataset folder --root "$1")
+    shift
+    if [ $# -gt 0 ] && [[ $1 != -* ]]; then
+        options+=(--labels "$1")
+        shift
+    fi
+    local page=--report_html
+    grep -q -- "\"$page\"" "$project/misc/cli/options.py" && options+=("$page")
+    run_ranks "${options[@]}" --bill --visualize 4 "$@"
+}
+
 # Ends with a line unless NPROC, where it is set, is a number of processes.
 require_number_of_processes() {
     if ! [[ ${NPROC:-1} =~ ^[1-9][0-9]{0,3}$ ]]; then

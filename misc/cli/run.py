@@ -16,6 +16,7 @@ from misc.cli.places import check_places, claimed
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
 from misc.cli.steps import load_steps, makers
+from misc.data.registry import preparation
 from misc.errors import StoppedError, UserError
 from misc.runtime import distributed, interrupts
 from misc.runtime.devices import (
@@ -116,13 +117,17 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
         interrupts.check()
         with readers_can_end(name):
             step.run(args)
+    finish = getattr(preparation(args.dataset), "finish", None)
+    if finish and "make_sem_seg_labels" in steps:
+        finish(args)
     if args.visualize:
         log.info("drawing pictures")
         importlib.import_module("step.visualize").run(args)
     if any("eval" in step.LISTS for step in steps.values()):
         print_report(args)
     written = {name: path for path, name in makers(args).items()}
-    pictures = args.result_dir / "visualize"
-    for name, path in {**written, "pictures": pictures, "log": args.log_name}.items():
+    pictures, masks = args.result_dir / "visualize", args.result_dir / "masks"
+    places = {"masks": masks} if finish else {}
+    for name, path in {**written, **places, "pictures": pictures, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)

@@ -15,7 +15,7 @@ _MAX_LIST = 64 << 20  # bytes; the longest official list has 1 MiB
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a step may know about a dataset; `voc12/` and `coco14/` build one each.
+    """What a step may know about a dataset; `voc12/`, `coco14/` and `misc/data/folder/` build one.
 
     Labels in masks are 0 for background, class index + 1 for the classes, 255 for "ignore".
     """
@@ -30,7 +30,7 @@ class DatasetInfo:
     defaults: Mapping[str, object] = field(hash=False)  # options whose value differs by dataset
     paper_scores: Mapping[str, float] = field(hash=False)  # mIoU in per cent, by row of the table
     official_sizes: Mapping[str, int] = field(hash=False)  # images of the official lists, by split
-    train_split: str  # images that get maps and pseudo masks, and that networks train on
+    train_split: str  # images that networks train on, and that get maps and pseudo masks
     eval_split: str  # images on which seeds and pseudo masks are scored
     seg_split: str  # images on which the segmentation network is scored
     image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
@@ -40,6 +40,9 @@ class DatasetInfo:
     paper_note: str = ""  # what has to be known where the paper's figures are compared
     recam_defaults: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
     # by --recam: its published defaults, in place of those above
+    infer_split: str = ""  # images that get maps and pseudo masks; none: those of train_split
+    # Options whose usual default does not suit this dataset, with the one that does.
+    replaced_defaults: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     @property
     def num_classes(self) -> int:
@@ -65,7 +68,29 @@ class DatasetInfo:
         """Whether these are the images of the official list of a split."""
         official = self.official_ids(split)
         same = not official or set(official) == set(image_ids)
-        return same and len(image_ids) == self.official_sizes[split]
+        return same and len(image_ids) == self.official_sizes.get(split)
+
+    @property
+    def photo_long(self) -> int | None:
+        """None where image files are taken as they are stored (JPEG, of any size).
+
+        Otherwise they are photographs of any kind, shown upright and shrunk to this longer side (0:
+        not shrunk); see `misc.data.folder.photographs`.
+        """
+        return None
+
+    @property
+    def result_name(self) -> str:
+        """Folder of the results, below result/."""
+        return self.name
+
+    def made_from(self) -> dict[str, object]:
+        """What its lists and labels depend on, beside the root, as plain data for a manifest."""
+        return {}
+
+    def columns_of(self, line: str) -> list[str]:
+        """The columns of a line of an image list; none where it says nothing."""
+        return line.partition("#")[0].split()
 
     def image_path(self, image_id: str) -> Path:
         """Where the photograph of an image is."""
@@ -143,7 +168,7 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     list that is missing, empty, or has a line that is not an image id, ids that are repeated, or a
     second column that says which images do not show a class.
     """
-    split = ((number, line.partition("#")[0].split()) for number, line in _numbered_lines(path))
+    split = ((number, info.columns_of(line)) for number, line in _numbered_lines(path))
     places: dict[str, list[int]] = {}
     second: set[str] = set()
     for number, words in split:

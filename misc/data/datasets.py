@@ -1,6 +1,7 @@
 """Torch datasets, once for every DatasetInfo: they find and decode; `misc.imutils` changes."""
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,17 +11,40 @@ from torch.utils.data import Dataset
 
 from misc import imutils
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
+from misc.data.folder.photographs import fitted_mask, read_photograph
 from misc.data.image_cache import ImageCache
 from misc.data.label_file import load_label_file
+from misc.data.label_rows import LabelRows, load_label_rows
 from misc.errors import UserError, raise_problems
 from misc.palette import read_label_png
 from misc.storage.untrusted import decode_image
 from misc.torchutils import worker_rng
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image file as H x W x 3 uint8 RGB; UserError naming the file where it cannot be read."""
+def image_of(info: DatasetInfo, image_id: str) -> np.ndarray:
+    """The photograph of an image as all steps see it, H x W x 3 uint8; UserError as `read_image`.
+
+    H, W are `info.image_size(image_id)`.
+    """
+    return read_image(info.image_path(image_id), info.photo_long)
+
+
+def mask_of(info: DatasetInfo, image_id: str) -> np.ndarray:
+    """Ground truth of an image as scores see it, H x W; UserError as `read_label_png`."""
+    mask = read_label_png(info.mask_path(image_id))
+    if info.photo_long is None:
+        return mask
+    return fitted_mask(mask, info.image_path(image_id), info.photo_long)
+
+
+def read_image(path: Path, photo_long: int | None = None) -> np.ndarray:
+    """An image file as H x W x 3 uint8 RGB; UserError naming the file where it cannot be read.
+
+    photo_long: as in `DatasetInfo`; None takes a JPEG or PNG file as it is stored.
+    """
     try:
+        if photo_long is not None:
+            return read_photograph(path, photo_long)
         image = decode_image(path, IMAGE_FORMATS)
         if image.mode != "RGB":
             image = image.convert("RGB")  # the first one is not kept beside it
@@ -31,23 +55,43 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(f"{path}: cannot be decoded ({error}); get it again") from None
 
 
-def load_labels(path: Path, image_ids: tuple[str, ...], info: DatasetInfo) -> np.ndarray:
+def load_labels(
+    path: Path, image_ids: tuple[str, ...], info: DatasetInfo
+) -> np.ndarray | LabelRows:
     """Multi-hot labels of the images, N x C float32, from a label file (`cls_labels.npy`).
 
-    Raises UserError where an image has no label, or one of another number of classes.
+    Those of many images and classes come as rows that are made when they are asked for. Raises
+    UserError where an image has no label, or one of another number of classes.
     """
+    if found := load_label_rows(path):
+        return _rows_of_images(path, *found, image_ids, info)
     by_key = load_label_file(path, info)
     keys = [info.label_key(image_id) for image_id in image_ids]
+    _require_all(path, (i for i, key in zip(image_ids, keys, strict=True) if key not in by_key))
+    return np.stack([by_key[key] for key in keys])
+
+
+def _rows_of_images(
+    path: Path, names: list[str], rows: LabelRows, image_ids: tuple[str, ...], info: DatasetInfo
+) -> LabelRows:
+    if rows.num_classes != info.num_classes:
+        raise UserError(f"{path}: has labels of {rows.num_classes} classes, {info.name} has "
+                        f"{info.num_classes}; give the label file of this dataset")  # fmt: skip
+    row_of = dict(zip(names, range(len(names)), strict=True))
+    _require_all(path, (image_id for image_id in image_ids if image_id not in row_of))
+    return rows.take([row_of[image_id] for image_id in image_ids])
+
+
+def _require_all(path: Path, missing: Iterable[str]) -> None:
+    """Raise UserError where any image is missing in a label file."""
     raise_problems(
         "label",
         [
             f"{path}: missing label for image {image_id}; give the label file of this dataset "
             f"with --cls_labels"
-            for image_id, key in zip(image_ids, keys, strict=True)
-            if key not in by_key
+            for image_id in missing
         ],
     )
-    return np.stack([by_key[key] for key in keys])
 
 
 class Crops(NamedTuple):
@@ -146,8 +190,7 @@ class EpochDataset(Dataset):
         """An image, and the generator of its draws in this epoch."""
         image_id = self.image_ids[index]
         rng = worker_rng(self.seed, purpose, self.epoch, image_id)
-        path = self.info.image_path(image_id)
-        return self.cache.get(index, lambda: read_image(path)), rng
+        return self.cache.get(index, lambda: image_of(self.info, image_id)), rng
 
 
 class ClassificationDataset(EpochDataset):
@@ -198,6 +241,6 @@ class TopLeftDataset(Dataset):
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        image = read_image(self.info.image_path(self.image_ids[index]))
+        image = image_of(self.info, self.image_ids[index])
         canvas = imutils.top_left_crop(imutils.normalize(image), self.canvas_size, 0)
         return torch.from_numpy(imutils.HWC_to_CHW(canvas))

@@ -1,6 +1,6 @@
 """RIB's batches of other images, which share no class with the target (RIB, Sec. 3.2)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,41 +8,48 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from misc.data.dataset_info import DatasetInfo
-from misc.data.datasets import Crops, byte_crop, read_image
+from misc.data.datasets import Crops, byte_crop, image_of
 from misc.data.image_cache import ImageCache
+from misc.data.label_rows import LabelRows
 from misc.runtime.processes import set_up_reader
 from misc.torchutils import worker_rng
 
+_MOST_ANSWERS = 256  # that an index remembers
+
 
 class DisjointIndex:
-    """Images grouped by their set of classes, once; queries then look at the groups only.
+    """The images of every class, found once; a query joins those of the classes asked for.
 
     labels: N x C multi-hot. Results are positions in it, ascending (list order).
     """
 
-    def __init__(self, labels: np.ndarray):
-        self._groups, member = np.unique(labels > 0, axis=0, return_inverse=True)
-        member = member.reshape(-1)
-        ends = np.cumsum(np.bincount(member, minlength=len(self._groups)))
-        self._members = np.split(np.argsort(member, kind="stable"), ends[:-1])
+    def __init__(self, labels: np.ndarray | LabelRows):
+        self._count, num_classes = labels.shape
+        images, classes = labels.nonzero()
+        images = images[np.argsort(classes, kind="stable")]
+        ends = np.cumsum(np.bincount(classes, minlength=num_classes))
+        self._members = np.split(images, ends[:-1])
         self._answers: dict[tuple[str, bytes], np.ndarray] = {}
 
     def disjoint(self, label: np.ndarray) -> np.ndarray:
         """Images without any class of a multi-hot label (C,). Without classes, all images are."""
-        return self._query("disjoint", label, lambda shared, wanted: shared == 0)
+        return self._query("disjoint", label)
 
     def joint(self, label: np.ndarray) -> np.ndarray:
         """Images with all classes of a multi-hot label (C,)."""
-        return self._query("joint", label, lambda shared, wanted: shared == wanted)
+        return self._query("joint", label)
 
-    def _query(self, kind: str, label: np.ndarray, chosen: Callable) -> np.ndarray:
-        classes = np.asarray(label) > 0
+    def _query(self, kind: str, label: np.ndarray) -> np.ndarray:
+        classes = np.flatnonzero(np.asarray(label) > 0)
         key = (kind, classes.tobytes())
         if key not in self._answers:
-            shared = (self._groups & classes).sum(axis=1)
-            groups = np.flatnonzero(chosen(shared, classes.sum()))
-            members = [self._members[group] for group in groups]
-            self._answers[key] = np.sort(np.concatenate([np.empty(0, int), *members]))
+            shared = np.zeros(self._count, dtype=np.int32)
+            for members in (self._members[index] for index in classes):
+                shared[members] += 1
+            if len(self._answers) >= _MOST_ANSWERS:  # thousands of classes have as many answers
+                self._answers.clear()
+            wanted = 0 if kind == "disjoint" else len(classes)
+            self._answers[key] = np.flatnonzero(shared == wanted)
         return self._answers[key]
 
 
@@ -52,7 +59,7 @@ class CropSource:
 
     info: DatasetInfo
     image_ids: tuple[str, ...]
-    labels: np.ndarray  # N x C multi-hot
+    labels: np.ndarray | LabelRows  # N x C multi-hot
     long_range: tuple[int, int]
     crop_size: int
     seed: int
@@ -60,8 +67,7 @@ class CropSource:
 
     def image(self, index: int) -> np.ndarray:
         """An image, H x W x 3 uint8, not to be changed."""
-        path = self.info.image_path(self.image_ids[index])
-        return self.cache.get(index, lambda: read_image(path))
+        return self.cache.get(index, lambda: image_of(self.info, self.image_ids[index]))
 
 
 class _DrawnCrops(Dataset):
@@ -88,7 +94,7 @@ class RIBBatches:
     def __init__(
         self,
         source: CropSource,
-        targets: dict[str, np.ndarray],
+        targets: Mapping[str, np.ndarray],
         iterations: int,
         batch_size: int,
         disjoint_prob: float = 1.0,

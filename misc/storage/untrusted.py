@@ -61,7 +61,7 @@ def decode_image(
 
     Raises FileNotFoundError, WrongModeError, and ValueError for whatever else is wrong with it.
     """
-    with _opened(path, formats, in_memory=True) as image:
+    with opened_image(path, formats, in_memory=True) as image:
         if modes and image.mode not in modes:
             raise WrongModeError(f"an image of mode {image.mode}")
         image.load()
@@ -90,13 +90,13 @@ def check_jpeg(path: str | Path) -> None:
 
 def is_rotated(path: str | Path, formats: Sequence[str]) -> bool:
     """Whether a photograph asks, by its EXIF data, to be turned or mirrored for showing."""
-    with _opened(path, formats) as image:
+    with opened_image(path, formats) as image:
         return image.getexif().get(_ORIENTATION, 1) != 1
 
 
 def image_size(path: str | Path, formats: Sequence[str]) -> tuple[int, int]:
     """(height, width) from the header; the exceptions are those of `decode_image`."""
-    with _opened(path, formats) as image:
+    with opened_image(path, formats) as image:
         return image.size[::-1]
 
 
@@ -107,9 +107,13 @@ def _whole(content: bytes) -> bytes:
 
 
 @contextmanager
-def _opened(
+def opened_image(
     path: str | Path, formats: Sequence[str], in_memory: bool = False
 ) -> Iterator[Image.Image]:
+    """An image of one of the formats, opened; the exceptions are those of `decode_image`.
+
+    in_memory: its file is read at once, and its seal is looked at.
+    """
     try:
         # Of a file on the disk Python would reserve as much as a chunk says it has.
         require_regular(path)

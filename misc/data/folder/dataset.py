@@ -1,0 +1,286 @@
+"""Photographs of your own: any folder tree, with image-level labels from a table or from names."""
+
+import functools
+import random
+import re
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from misc.data.dataset_info import DatasetInfo
+from misc.data.folder import names
+from misc.data.folder.annotations import read_coco, read_xml_folder
+from misc.data.folder.labels import (
+    Found,
+    Labels,
+    Places,
+    from_sub_folders,
+    read_classes,
+    settled,
+)
+from misc.data.folder.photographs import size_as_shown
+from misc.data.folder.scan import Tree, look_into
+from misc.data.folder.table import read_table
+from misc.errors import UserError
+
+DEFAULT_ROOT = None  # there is none: --root has to be given
+# Options that the description depends on, beside the root.
+OPTIONS = ("labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
+           "photo_long")  # fmt: skip
+SUB_FOLDERS = "folders"  # what --labels says for classes from the names of sub-folders
+
+DEFAULTS = {
+    "RIB_lr": 8e-6,
+    "RIB_batch_size": 20,
+    "score_th": 0.4,
+    "stop_th": 600.0,
+    "explode_th": 0.3,
+    "explode_ratio": 0.7,
+    "cam_eval_thres": (0.05, 0.60),
+    "sem_seg_bg_thres": 0.27,
+    "irn_pad_size": 0,
+}
+_LOOKED_AT = 60  # photographs whose sizes stand for all
+_TRAINED_LONG = 500  # usual longer side of the images for which the sizes of the paper were chosen
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the labels of a folder come from, and what is done with images without any."""
+
+    labels: Path | None = None  # a file or folder; None or "folders": names of sub-folders
+    classes: Path | None = None
+    masks: Path | None = None
+    val_list: Path | None = None
+    unlabelled: str = "error"
+    skip_unknown_rows: bool = False
+    photo_long: int = 0  # longer side that photographs are shrunk to; 0: their own
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is in a folder."""
+
+    tree: Tree
+    labels: Labels
+    unlabelled: tuple[str, ...]  # photographs without a row
+    repeated: int  # rows that are there twice
+
+
+@dataclass(frozen=True)
+class FolderInfo(DatasetInfo):
+    """A folder tree; ids stand for paths below the root (`misc.data.folder.names`)."""
+
+    source: Source = field(default_factory=Source)
+
+    def scan(self) -> Scan:
+        """Photographs and labels; of one process only the first call reads them."""
+        return _scan(self.root, self.source)
+
+    def image_path(self, image_id: str) -> Path:
+        if names.is_cut(image_id):
+            path = _cut_paths(self.root, self.source).get(image_id, image_id)
+        else:
+            path = names.path_of(image_id)
+        return self.root / path
+
+    def mask_path(self, image_id: str) -> Path:
+        path = self.image_path(image_id).relative_to(self.root)
+        folder = self.mask_dirs[0]
+        near = (path.with_suffix(".png"), path.with_name(f"{path.name}.png"))
+        paths = [folder / p for p in (*near, near[0].name, f"{image_id}.png")]
+        return next((p for p in paths if p.is_file()), paths[0])
+
+    def image_size(self, image_id: str) -> tuple[int, int]:
+        path = self.image_path(image_id)
+        try:
+            return size_as_shown(path, self.source.photo_long)
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no such photograph, but it is in the list; check the list, or --root"
+            ) from None
+        except ValueError as error:
+            raise UserError(f"{path}: is not a readable photograph ({error})") from None
+
+    def mask_fits(self, image_id: str) -> bool:
+        return self._header_size(self.mask_path(image_id)) == size_as_shown(
+            self.image_path(image_id)
+        )
+
+    def is_id(self, text: str) -> bool:
+        return names.is_id(text)
+
+    def id_in(self, entry: str) -> str:
+        text = entry.strip()
+        if names.is_id(text):
+            return text
+        path = Path(text.replace("\\", "/"))
+        if path.is_absolute() and path.is_relative_to(self.root.absolute()):
+            path = path.relative_to(self.root.absolute())
+        image_id = names.id_of(path.as_posix())
+        return image_id if names.is_photograph(path.name) and names.is_id(image_id) else entry
+
+    def columns_of(self, line: str) -> list[str]:
+        text = line.strip()
+        return [] if text.startswith("#") or not text else [text]
+
+    @staticmethod
+    def label_key(image_id: str) -> str:
+        return image_id
+
+    @property
+    def photo_long(self) -> int | None:
+        return self.source.photo_long
+
+    @property
+    def result_name(self) -> str:
+        name = re.sub(r"[^\w.-]+", "_", self.root.resolve().name).strip("._")
+        return f"folder_{name}" if name else "folder"
+
+    def made_from(self) -> dict[str, object]:
+        scan = self.scan()
+        return {
+            "labels": scan.labels.digest(),
+            "masks": str(self.source.masks),
+            "val_list": str(self.source.val_list),
+        }
+
+    def require_root(self) -> None:
+        _require_folder(self.root)
+
+
+def describe(root: str | Path | None, **options: object) -> FolderInfo:
+    """The description of a folder; UserError for what is wrong with it or with its labels.
+
+    options: OPTIONS by name. Without any the classes are not looked up.
+    """
+    source = Source(**{name: value for name, value in options.items() if value is not None})
+    root = Path(root) if root else Path()
+    classes: tuple[str, ...] = ()
+    replaced: dict[str, object] = {}
+    if options:
+        _require_folder(root)
+        _scan.cache_clear()  # an earlier run in this process may have seen other files
+        _cut_paths.cache_clear()
+        scan = _scan(root, source)
+        classes = scan.labels.classes
+        replaced = defaults_for(len(scan.labels.of), _usual_long(root, scan, source))
+    return FolderInfo(
+        name="folder",
+        root=root,
+        root_flag="--root",
+        class_names=classes,
+        image_dir=root,
+        mask_dirs=(source.masks,) if source.masks else (),
+        id_pattern="",
+        defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
+        paper_scores={},
+        official_sizes={},
+        train_split="train",
+        infer_split="all",
+        eval_split="eval",
+        seg_split="val",
+        label_file="cls_labels.npz",
+        source=source,
+        replaced_defaults={k: v for k, v in replaced.items() if k not in DEFAULTS},
+    )
+
+
+def defaults_for(images: int, usual_long: int) -> dict[str, object]:
+    """Options that suit a number of images and their usual longer side.
+
+    Trainings of small sets get as many steps as their batches need to learn anything, batches are
+    not larger than a part of the set, and crops not larger than the photographs.
+    """
+    scale = min(1.0, usual_long / _TRAINED_LONG)
+    crop = max(64, round(512 * scale / 16) * 16)
+    batch = max(1, min(16, images // 3))
+    irn_batch = max(1, min(32, images // 6))
+    return {
+        "cam_batch_size": batch,
+        "cam_num_epoches": _epochs(400, images // batch, 5, 60),
+        "cam_crop_size": crop,
+        "cam_long": (max(32, round(320 * scale)), max(32, round(640 * scale))),
+        "irn_crop_size": crop,
+        "irn_batch_size": irn_batch,
+        "irn_num_epoches": _epochs(180, images // irn_batch, 3, 30),
+        "RIB_batch_size": max(1, min(20, images // 3)),
+    }
+
+
+def _epochs(steps: int, per_epoch: int, fewest: int, most: int) -> int:
+    return min(most, max(fewest, -(-steps // max(1, per_epoch))))
+
+
+def _usual_long(root: Path, scan: Scan, source: Source) -> int:
+    """Median of the longer sides of some photographs; those that cannot be read do not count."""
+    paths = sorted(scan.labels.of)
+    sides = []
+    for path in random.Random(0).sample(paths, min(_LOOKED_AT, len(paths))):
+        try:
+            sides.append(max(size_as_shown(root / path, source.photo_long)))
+        except (OSError, ValueError):
+            continue
+    return round(statistics.median(sides)) if sides else _TRAINED_LONG
+
+
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise UserError(f"--root {root}: no such folder; give the folder of the photographs")
+
+
+@functools.lru_cache(maxsize=4)
+def _cut_paths(root: Path, source: Source) -> dict[str, str]:
+    tree = look_into(root, _not_photographs(source))
+    ids = ((names.id_of(path), path) for path in tree.photographs)
+    return {image_id: path for image_id, path in ids if names.is_cut(image_id)}
+
+
+def _not_photographs(source: Source) -> tuple[Path, ...]:
+    return (source.masks,) if source.masks else ()
+
+
+@functools.lru_cache(maxsize=4)
+def _scan(root: Path, source: Source) -> Scan:
+    if source.masks and not source.masks.is_dir():
+        raise UserError(f"--masks {source.masks}: no such folder; give the folder of the masks")
+    tree = look_into(root, _not_photographs(source))
+    if not tree.photographs:
+        found = tree.left_out()
+        raise UserError(
+            f"--root {root}: has no photographs (JPEG, PNG, WebP or TIFF)"
+            f"{'; there are ' + found if found else ''}; give the folder that holds them"
+        )
+    found, where = _found(root, source, tree)
+    unlabelled = tuple(path for path in tree.photographs if path not in found.names)
+    if source.unlabelled == "error" and found.names:
+        found.problems.add("image without a label", [
+            f"{root / path}: has no row in {where}; add one (with an empty label where it shows "
+            "no class), or give --unlabelled skip" for path in unlabelled
+        ])  # fmt: skip
+    if not found.names and not found.problems:
+        found.problems.add("label", [f"{where}: has no row of any photograph in {root}; check "
+                                     "--labels and --root"])  # fmt: skip
+    given = source.classes or (root / "classes.txt")
+    classes = read_classes(given) if source.classes or given.is_file() else None
+    labels = settled(found, classes, where)
+    return Scan(tree, labels, unlabelled, found.repeated)
+
+
+def _found(root: Path, source: Source, tree: Tree) -> tuple[Found, str]:
+    """Labels of the source, and what it is called in messages."""
+    path = source.labels
+    if path is None or str(path) == SUB_FOLDERS:
+        return from_sub_folders(root, tree.photographs), f"--root {root}"
+    places = Places(root, tree.photographs)
+    if path.is_dir():
+        return read_xml_folder(path, places, source.skip_unknown_rows), str(path)
+    if not path.is_file():
+        raise UserError(f"--labels {path}: no such file or folder; give a table, COCO's JSON, a "
+                        "folder of XML files, or the word folders")  # fmt: skip
+    if path.suffix.lower() == ".json":
+        return read_coco(path, places, source.skip_unknown_rows), str(path)
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        raise UserError(f"--labels {path}: is not of a form that is read ({path.suffix or 'no'} "
+                        "suffix); give .csv, .tsv, .txt or .json")  # fmt: skip
+    return read_table(path, places, source.skip_unknown_rows), str(path)

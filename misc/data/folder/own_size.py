@@ -1,0 +1,89 @@
+"""Pseudo masks as the owner of the photographs wants them: their names, folders and sizes."""
+
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from misc.data.folder.dataset import FolderInfo
+from misc.data.folder.photographs import size_as_shown
+from misc.palette import read_label_png, save_label_png, save_palette_png
+from misc.runtime import distributed
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.storage.manifest import OutputFolder, folder_digest, read_manifest
+from misc.storage.seals import is_own
+
+_VERSION = 1  # raised when the same masks give other files
+
+
+class OwnSizeMasks(ImageTask):
+    """The mask of a photograph at its own size, in the same folders as the photograph."""
+
+    name = "masks at the photographs' size"
+    images_worth_a_process = 200
+    on_gpu = False
+
+    def __init__(self, info: FolderInfo, image_ids: tuple[str, ...], source: Path, out_dir: Path):
+        self.info, self.source, self.out_dir = info, source, out_dir
+        paths = {i: PurePosixPath(info.image_path(i).relative_to(info.root)) for i in image_ids}
+        alike = Counter(path.with_suffix("") for path in paths.values())
+        self.names = {
+            i: path.with_suffix(".png") if alike[path.with_suffix("")] == 1
+            else path.with_name(f"{path.name}.png")
+            for i, path in paths.items()
+        }  # fmt: skip
+
+    def outputs(self, image_id: str) -> list[Path]:
+        return [self.out_dir / self.names[image_id]]
+
+    def one(self, image_id: str) -> None:
+        mask = read_label_png(self.source / f"{image_id}.png")
+        mask = enlarged(mask, size_as_shown(self.info.image_path(image_id)))
+        (path,) = self.outputs(image_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
+
+
+def save_own_size(args: SimpleNamespace) -> None:
+    """Write RESULT_DIR/masks from the pseudo masks; every rank calls it.
+
+    args: the options of a run.
+    """
+    folder = OutputFolder("--result_dir", args.result_dir / "masks", ".png")
+    settings = {"step": "masks", "version": _VERSION}
+    inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
+    distributed.on_first_rank(lambda: _remove_older(folder, inputs))
+    claim(folder, settings, inputs, overwrite=True)
+    image_ids = args.image_ids("infer")
+    task = OwnSizeMasks(args.info, image_ids, args.sem_seg_out_dir, folder.path)
+    run_over_images(task, image_ids, args.resources)
+
+
+def _remove_older(folder: OutputFolder, inputs: dict) -> None:
+    """Remove the masks that were made from other pseudo masks, in all folders below."""
+    noted = read_manifest(folder.path)
+    if noted and noted.get("inputs") != inputs:
+        for path in folder.path.rglob("*.png"):
+            if is_own(path):
+                path.unlink()
+
+
+def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A label map at another size: every pixel the label that bilinear weights give most of.
+
+    mask: h x w labels. size: H, W. A map of this size is returned itself. Memory does not grow with
+    the labels.
+    """
+    if mask.shape == tuple(size):
+        return mask
+    labels = np.unique(mask)
+    best, strongest = np.full(size, labels[0], mask.dtype), np.zeros(size, np.uint8)
+    for label in labels:
+        share = Image.fromarray((mask == label).astype(np.uint8) * 255)
+        weight = np.asarray(share.resize(size[::-1], Image.Resampling.BILINEAR))
+        higher = weight > strongest
+        best[higher] = label
+        strongest[higher] = weight[higher]
+    return best

@@ -1,0 +1,127 @@
+"""Photographs as cameras, telephones and web pages make them, read as upright RGB."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from misc.storage.untrusted import check_jpeg, opened_image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
+_DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
+_TURNED = (5, 6, 7, 8)  # orientations of EXIF that swap the sides
+_ORIENTATION = 0x0112
+
+
+def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
+    """(height, width) of a photograph, upright, and at most `longest` where that is not 0.
+
+    From the header alone. Raises FileNotFoundError, and ValueError for whatever is wrong.
+    """
+    with opened_image(path, FORMATS) as image:
+        return _shrunk(_upright_size(image), longest)
+
+
+def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
+    """A photograph as H x W x 3 uint8 RGB of `size_as_shown`; exceptions as there.
+
+    EXIF's orientation is applied. Of several frames or pages the first counts. CMYK becomes RGB,
+    transparent pixels white. Values of 16 bits are divided so that the smallest usual depth (8 to
+    16 bits) that holds the largest becomes 0..255; of floats the largest is white where above 1.
+    """
+    with opened_image(path, FORMATS, in_memory=True) as image:
+        size = _shrunk(_upright_size(image), longest)
+        if size != _upright_size(image) and image.format in ("JPEG", "MPO"):
+            # Decoded at 1/2, 1/4 or 1/8 where that is large enough: a photograph of a telephone
+            # takes a tenth of the time and memory.
+            image.draft(None, _shrunk(image.size, longest))
+        image.load()
+        upright = _eight_bit_rgb(ImageOps.exif_transpose(image))
+        if upright.size[::-1] != size:
+            resampling = Image.Resampling.LANCZOS
+            upright = upright.resize(size[::-1], resampling, reducing_gap=2.0)
+        return np.asarray(upright)
+
+
+def check_photograph(path: Path, quick: bool = False) -> str | None:
+    """Raise ValueError unless a photograph can be decoded to its end; returns what to warn of.
+
+    quick: its header alone is read.
+    """
+    with opened_image(path, FORMATS) as image:
+        form, warning = image.format, _peculiarity(image)
+    if not quick:
+        if form in ("JPEG", "MPO"):
+            check_jpeg(path)
+        else:
+            with opened_image(path, FORMATS, in_memory=True) as image:
+                image.load()
+    return warning
+
+
+def fitted_mask(mask: np.ndarray, path: Path, longest: int) -> np.ndarray:
+    """A mask of the size of a photograph, made upright and shrunk as the photograph is.
+
+    mask: H x W labels, of the photograph as it is shown or as it is stored. One of neither size is
+    returned itself.
+    """
+    with opened_image(path, FORMATS) as image:
+        stored, shown = image.size[::-1], _upright_size(image)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    if mask.shape == stored and shown != stored:
+        turned = Image.fromarray(mask)
+        exif = turned.getexif()
+        exif[_ORIENTATION] = orientation
+        mask = np.asarray(ImageOps.exif_transpose(turned))
+    size = _shrunk(shown, longest)
+    if mask.shape != shown or size == shown:
+        return mask
+    rows, columns = (
+        (np.arange(new) + 0.5) * old / new for new, old in zip(size, shown, strict=True)
+    )
+    return mask[rows.astype(int)[:, None], columns.astype(int)]
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    height, width = image.size[::-1]
+    with contextlib.suppress(Exception):  # damaged EXIF data says nothing
+        if image.getexif().get(_ORIENTATION, 1) in _TURNED:
+            return width, height
+    return height, width
+
+
+def _shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    if not longest or max(size) <= longest:
+        return size
+    return tuple(max(1, round(side * longest / max(size))) for side in size)
+
+
+def _peculiarity(image: Image.Image) -> str | None:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        return "files have several frames or pages, of which the first is used"
+    if image.mode in ("CMYK", "YCbCr", "LAB"):
+        return "photographs are not RGB (CMYK or Lab) and are converted"
+    if image.mode.startswith(("I", "F")):
+        return "photographs have more than 8 bits a value and are reduced to 8"
+    return None
+
+
+def _eight_bit_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Values of more than 8 bits as 0..255, uint8."""
+    values = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)
+    highest = float(values.max(initial=0))
+    if 0 < highest <= 1:
+        white = 1.0
+    else:
+        white = next((2.0**bits - 1 for bits in _DEPTHS if highest < 2**bits), highest)
+    return np.clip(values * (255 / white) + 0.5, 0, 255).astype(np.uint8)

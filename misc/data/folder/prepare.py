@@ -1,0 +1,185 @@
+"""Make the lists and image-level labels of a folder of photographs."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from misc.data.dataset_info import read_image_list
+from misc.data.folder import names
+from misc.data.folder.dataset import FolderInfo, Scan
+from misc.data.folder.own_size import save_own_size
+from misc.data.label_rows import LabelRows, rows_of, save_label_rows
+from misc.data.preparation import matched, save_lists
+from misc.errors import UserError, counted
+from misc.storage.files import atomic_path
+from misc.storage.seals import require_own, sealed
+
+LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "tune.txt", "unlabelled.txt", "classes.txt",
+         "photographs.txt")  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+FEW = 20  # images of a class; with fewer its maps are rarely worth anything
+_HELD_OUT = 10  # every so many images of a class one is held out
+_SHOWN = 10
+
+
+def prepare(
+    info: FolderInfo,
+    out_dir: Path,
+    skip_mismatched: bool = False,
+    with_labels: bool = True,
+    with_masks: bool = True,
+) -> None:
+    """Write the lists and, `with_labels`, the label file into `out_dir`.
+
+    all.txt has the images with labels, val.txt those held out of the trainings (all, where no class
+    has images to spare), train.txt the others. With ground truth, eval.txt has the images that are
+    scored: those of val, and where that has none, all; tune.txt those of train, on which
+    thresholds may be chosen. photographs.txt says which file an id stands for. skip_mismatched
+    leaves images out of eval and tune whose mask has another size.
+    """
+    scan = info.scan()
+    image_ids = {path: names.id_of(path) for path in sorted(scan.labels.of)}
+    rows = rows_of([scan.labels.of[path] for path in image_ids], info.num_classes)
+    ids = list(image_ids.values())
+    val = set(_val(info, ids, rows))
+    train = [i for i in ids if i not in val]
+    if not train:
+        raise UserError(f"--val_list {info.source.val_list}: has every image that has a label, so "
+                        "that none is left to train on; take some out")  # fmt: skip
+    masked = [i for i in ids if info.mask_dirs and info.mask_path(i).is_file()]
+    if skip_mismatched:
+        masked = matched(masked, info)
+    scored = [i for i in masked if i in val] or masked
+    lists = {
+        "all": ids,
+        "train": train,
+        "val": [i for i in ids if i in val] or ids,
+        "eval": scored,
+        "tune": [i for i in masked if i not in val],
+        "unlabelled": [names.id_of(path) for path in scan.unlabelled],
+    }
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _require_cases_apart(out_dir, ids)
+    if with_labels:
+        path = out_dir / info.label_file
+        require_own(path, "give it with --cls_labels from another folder")
+        save_label_rows(path, ids, rows)
+    table = (f"{i}\t{os.fsencode(p).decode(errors='replace')}" for p, i in image_ids.items())
+    _save_text(out_dir / "photographs.txt", "\n".join(table) + "\n")
+    _save_text(out_dir / "classes.txt", "\n".join(info.class_names) + "\n")
+    save_lists(out_dir, {f"{name}.txt": of_list for name, of_list in lists.items()})
+    _describe(info, scan, rows, len(val))
+
+
+def finish(args: SimpleNamespace) -> None:
+    """Write the pseudo masks with the names, folders and sizes of the photographs."""
+    save_own_size(args)
+
+
+def _val(info: FolderInfo, image_ids: list[str], rows: LabelRows) -> list[str]:
+    if not info.source.val_list:
+        return held_out(image_ids, rows)
+    given = read_image_list(info.source.val_list, info)
+    known = set(image_ids)
+    if unknown := [i for i in given if i not in known]:
+        raise UserError(
+            f"--val_list {info.source.val_list}: {info.image_path(unknown[0])} and "
+            f"{len(unknown) - 1} more have no label; take them out, or add them to --labels"
+        )
+    return list(given)
+
+
+def held_out(image_ids: Sequence[str], rows: LabelRows) -> list[str]:
+    """A tenth of the images of every class that has ten or more, the same ones every time.
+
+    An image with several classes is held out where each of them has one to spare. The order in
+    which images are looked at is that of a digest of their ids, so that it does not depend on how
+    they are called or which others there are.
+    """
+    counts = np.bincount(rows.nonzero()[1], minlength=rows.num_classes)
+    spare = counts // _HELD_OUT
+    without = sum(len(rows.classes_of(row)) == 0 for row in range(len(rows))) // _HELD_OUT
+    order = sorted(range(len(rows)), key=lambda row: _digest(image_ids[row]))
+    chosen = []
+    for row in order:
+        classes = rows.classes_of(row)
+        if not len(classes):
+            if without:
+                chosen.append(image_ids[row])
+            without = max(0, without - 1)
+        elif spare[classes].min() > 0:
+            spare[classes] -= 1
+            chosen.append(image_ids[row])
+    return chosen
+
+
+def _digest(image_id: str) -> bytes:
+    return hashlib.sha256(image_id.encode()).digest()
+
+
+def _describe(info: FolderInfo, scan: Scan, rows: LabelRows, val: int) -> None:
+    """What was found and what may be wrong with it, for the log."""
+    counts = np.bincount(rows.nonzero()[1], minlength=rows.num_classes)
+    of_all = counted({"image": len(rows)})
+    log.info("%s: %s with labels of %d classes; %s", info.root, of_all, len(counts),
+             f"{val} held out" if val else "none held out: no class has ten images")  # fmt: skip
+    if text := scan.tree.left_out():
+        log.warning("%s: left out: %s", info.root, text)
+    if scan.repeated:
+        log.warning("%s: %d rows are there twice", info.source.labels, scan.repeated)
+    if scan.unlabelled:
+        shown = ", ".join(scan.unlabelled[:_SHOWN])
+        log.warning("%s have no label and are left out (lists/unlabelled.txt): %s%s",
+                    counted({"photograph": len(scan.unlabelled)}), shown,
+                    " ..." if len(scan.unlabelled) > _SHOWN else "")  # fmt: skip
+    empty = int((np.diff(rows._starts) == 0).sum())
+    if empty:
+        log.info("%s without any class: background alone", counted({"image": empty}))
+    absent = [name for name, count in zip(info.class_names, counts, strict=True) if not count]
+    few = {n: int(c) for n, c in zip(info.class_names, counts, strict=True) if 0 < c < FEW}
+    if absent:
+        log.warning("%s of no image, which can never be found: %s",
+                    counted({"class": len(absent)}).replace("classs", "classes"),
+                    _some(absent))  # fmt: skip
+    if few:
+        log.warning(
+            "%d of %d classes have fewer than %d images, too few for good maps; add some: %s",
+            len(few), len(counts), FEW, _some([f"{n} {c}" for n, c in few.items()]),
+        )  # fmt: skip
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:_SHOWN]) + (f" and {len(words) - _SHOWN} more" * (len(words) > _SHOWN))
+
+
+def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:
+    """Raise UserError where files would replace each other, as a file system ignores case."""
+    alike: dict[str, str] = {}
+    for image_id in image_ids:
+        other = alike.setdefault(names.normalised(image_id).casefold(), image_id)
+        if other == image_id:
+            continue
+        probe = folder / ".Probe"
+        probe.touch()
+        same = (folder / ".pROBE").exists()
+        probe.unlink()
+        if same:
+            raise UserError(
+                f"{names.path_of(other)} and {names.path_of(image_id)} differ in case only, and "
+                f"the file system of {folder} takes them for one; rename one, or give a "
+                "--result_dir elsewhere"
+            )
+        return
+
+
+def _save_text(path: Path, text: str) -> None:
+    require_own(path, "move it away")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(sealed(text.encode(errors="replace"), ".txt"))
