@@ -69,7 +69,7 @@ own_photographs() {
     fi
     local page=--report_html
     grep -q -- "\"$page\"" "$project/misc/cli/options.py" && options+=("$page")
-    run_ranks "${options[@]}" --bill --visualize 4 "$@"
+    run_ranks "${options[@]}" --visualize 4 "$@"
 }
 
 # Ends with a line unless NPROC, where it is set, is a number of processes.

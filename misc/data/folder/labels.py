@@ -15,7 +15,7 @@ from misc.storage.untrusted import read_bytes, reason
 log = logging.getLogger(__name__)
 
 _MAX_CLASS_FILE = 64 << 20  # bytes
-MOST_CLASSES = 65_000  # a mask has 16 bits a pixel, and 65535 means "ignore"
+MOST_CLASSES = 254  # 8 bits a pixel, of which 0 is the background and 255 means "ignore"
 
 
 @dataclass
