@@ -39,7 +39,10 @@ DEFAULTS = {
     "cam_eval_thres": (0.05, 0.60),
     "sem_seg_bg_thres": 0.27,
     "irn_pad_size": 0,
+    "conf_bg_thres": 0.17,
+    "seed_power": 1.3,
 }
+ADVCAM_DEFAULTS = {"conf_bg_thres": 0.15, "seed_power": 1.5, "sem_seg_bg_thres": 0.25}  # VOC's
 _LOOKED_AT = 60  # photographs whose sizes stand for all
 _TRAINED_LONG = 500  # usual longer side of the images for which the sizes of the paper were chosen
 
@@ -174,6 +177,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         mask_dirs=(source.masks,) if source.masks else (),
         id_pattern="",
         defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
+        recam_defaults={"advcam": ADVCAM_DEFAULTS},
         paper_scores={},
         official_sizes={},
         train_split="train",
