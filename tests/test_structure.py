@@ -75,6 +75,10 @@ WITHOUT_EFFECT = {
     "seg_submission", "seg_skip_missing", "seg_runs", "seg_val_every",
     "seg_row", "recam", "adv_cam_out_dir", "with_crf", "seed_crf", "with_ins", "ins_seg_out_dir",
     "ins_seg_json", "ins_seg_json_masks", "compare", "report_format",
+    # Of photographs: what they say of labels is in the manifest of the lists; photo_long comes
+    # with the dataset (Options.settings).
+    "root", "labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
+    "photo_long",
 }  # fmt: skip
 
 

@@ -173,8 +173,12 @@ class Options(argparse.Namespace):
         }
 
     def settings(self, *names: str) -> dict[str, object]:
-        """The named options as plain data for a folder's manifest."""
-        return {name: _plain(getattr(self, name)) for name in names}
+        """The named options as plain data for a folder's manifest.
+
+        With "dataset" come those by which it reads its images, where it has any.
+        """
+        plain = {name: _plain(getattr(self, name)) for name in names}
+        return plain | (self.info.read_as() if "dataset" in names else {})
 
 
 @functools.lru_cache

@@ -88,6 +88,10 @@ class DatasetInfo:
         """What its lists and labels depend on, beside the root, as plain data for a manifest."""
         return {}
 
+    def read_as(self) -> dict[str, object]:
+        """Options that what the steps see of an image depends on, as plain data for a manifest."""
+        return {}
+
     def columns_of(self, line: str) -> list[str]:
         """The columns of a line of an image list; none where it says nothing."""
         return line.partition("#")[0].split()

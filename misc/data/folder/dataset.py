@@ -148,6 +148,9 @@ class FolderInfo(DatasetInfo):
             "val_list": str(self.source.val_list),
         }
 
+    def read_as(self) -> dict[str, object]:
+        return {"photo_long": self.photo_long}
+
     def require_root(self) -> None:
         _require_folder(self.root)
 
@@ -167,7 +170,8 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         _cut_paths.cache_clear()
         scan = _scan(root, source)
         classes = scan.labels.classes
-        replaced = defaults_for(len(scan.labels.of), _usual_long(root, scan, source))
+        usual_long = _usual_long(root, scan, source)
+        replaced = defaults_for(len(scan.labels.of), usual_long, len(classes))
     return FolderInfo(
         name="folder",
         root=root,
@@ -190,11 +194,13 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
     )
 
 
-def defaults_for(images: int, usual_long: int) -> dict[str, object]:
-    """Options that suit a number of images and their usual longer side.
+def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object]:
+    """Options that suit a number of images, their usual longer side and a number of classes.
 
     Trainings of small sets get as many steps as their batches need to learn anything, batches are
-    not larger than a part of the set, and crops not larger than the photographs.
+    not larger than a part of the set, and crops not larger than the photographs. The classifier's
+    loss is a mean over the classes: with fewer of them than VOC has, each one's gradient is larger,
+    so the rate falls in proportion, and with the batch.
     """
     scale = min(1.0, usual_long / _TRAINED_LONG)
     crop = max(64, round(512 * scale / 16) * 16)
@@ -203,6 +209,7 @@ def defaults_for(images: int, usual_long: int) -> dict[str, object]:
     return {
         "cam_batch_size": batch,
         "cam_num_epoches": _epochs(400, images // batch, 5, 60),
+        "cam_learning_rate": round(0.1 * batch / 16 * min(1.0, classes / 20), 6),
         "cam_crop_size": crop,
         "cam_long": (max(32, round(320 * scale)), max(32, round(640 * scale))),
         "irn_crop_size": crop,
