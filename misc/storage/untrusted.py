@@ -125,6 +125,8 @@ def opened_image(
             yield image
     except (FileNotFoundError, WrongModeError):
         raise
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than {MAX_PIXELS} pixels") from None
     except UnidentifiedImageError:  # its text names an object and not the file
         raise ValueError(f"not {' or '.join(formats)}") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged bytes

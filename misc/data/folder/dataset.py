@@ -103,7 +103,10 @@ class FolderInfo(DatasetInfo):
                 f"{path}: no such photograph, but it is in the list; check the list, or --root"
             ) from None
         except ValueError as error:
-            raise UserError(f"{path}: is not a readable photograph ({error})") from None
+            raise UserError(
+                f"{path}: is not a readable photograph ({error}); get it again, shrink it, or move "
+                "it away"
+            ) from None
 
     def mask_fits(self, image_id: str) -> bool:
         return self._header_size(self.mask_path(image_id)) == size_as_shown(

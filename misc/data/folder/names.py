@@ -54,8 +54,8 @@ def path_of(image_id: str) -> str:
 
 def is_id(text: str) -> bool:
     """Whether a text has the form of an id, of a path that stays below the root."""
-    if is_cut(text):
-        return True
+    if is_cut(text) or not text:
+        return bool(text)
     path = path_of(text)
     parts = path.split("/")
     inside = all(part not in ("", ".", "..") for part in parts) and "\0" not in path
