@@ -68,6 +68,8 @@ def look_into(root: Path, left_out: tuple[Path, ...] = ()) -> Tree:
 def _files(root: Path, without: set[Path]) -> Iterator[str]:
     """Paths of the files below a folder, with / between folders."""
     seen: set[tuple[int, int]] = set()
+    if root.is_dir():
+        _is_new(root, seen, without)
     waiting = [""]
     while waiting:
         folder = waiting.pop()

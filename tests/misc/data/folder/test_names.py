@@ -7,8 +7,8 @@ from misc.data.folder import names
 AWKWARD = [
     "a.jpg", "a.JPG", "a.png", "a.jpeg", "a.png.jpg", ".hidden.jpg", "x/..b.jpg", "x/y/c d.webp",
     "%41.jpg", "100%.jpg", "a#b.jpg", "ä.jpg", "猫/犬.png", "new\nline.jpg", "tab\t.tif",
-    "a|b;c.jpg", "\udcff\udcfe.jpg", "%~0123456789abcdef.jpg", "x" * 300 + ".jpg", "ä" * 200 + "/b.png",
-    "C:\\.jpg", "no\u00a0break.jpg", "-rf.jpg", "'\".jpg", "..jpg.png",
+    "a|b;c.jpg", "\udcff\udcfe.jpg", "%~0123456789abcdef.jpg", "x" * 300 + ".jpg",
+    "ä" * 200 + "/b.png", "C:\\.jpg", "no\u00a0break.jpg", "-rf.jpg", "'\".jpg", "..jpg.png",
 ]  # fmt: skip
 
 

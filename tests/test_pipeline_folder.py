@@ -1,0 +1,182 @@
+"""Photographs of one's own from a table to masks, and mistakes that end before the first step."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misc.cams import load_cam
+from misc.palette import read_label_png, voc_palette
+from misc.storage.scores import load_scores
+from tests.conftest import PROJECT
+from voc12.dataset import CLASS_NAMES
+from voc12.prepare import label_from_xml
+
+IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
+FORMATS = {2: "holiday/Dog & cat.png", 3: "holiday/2.webp"}
+LONG = 96  # of the photographs as the steps see them
+
+
+@pytest.fixture(scope="module")
+def own(sample, tmp_path_factory):
+    """The drawn training images as JPEG, PNG and WebP in two folders, with a table and masks."""
+    root = tmp_path_factory.mktemp("own")
+    (root / "photos" / "holiday").mkdir(parents=True)
+    (root / "masks").mkdir()
+    rows = [["image", "labels"]]
+    for number, image_id in enumerate(IDS):
+        name = FORMATS.get(number, f"{image_id}.jpg")
+        if number in FORMATS:
+            Image.open(sample.image_path(image_id)).save(root / "photos" / name)
+        else:
+            shutil.copy(sample.image_path(image_id), root / "photos" / name)
+        mask = name.rpartition("/")[2].rpartition(".")[0] + ".png"
+        shutil.copy(sample.mask_path(image_id), root / "masks" / mask)
+        present = label_from_xml(sample.root / "Annotations" / f"{image_id}.xml", sample)
+        rows.append([name, ";".join(CLASS_NAMES[c] for c in np.flatnonzero(present))])
+    with open(root / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    (root / "voc.txt").write_text("\n".join(CLASS_NAMES))
+    return root
+
+
+@pytest.fixture(scope="module")
+def words(own, classifier_file):
+    """The dataset's options."""
+    return ("--dataset", "folder", "--root", own / "photos", "--labels", own / "labels.csv",
+            "--photo_long", LONG, "--imagenet_weights", classifier_file)  # fmt: skip
+
+
+def contents(folder):
+    return {path: (path.is_dir(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def result(own, words, tiny_run, tmp_path_factory):
+    """The whole pipeline without ground truth, run once."""
+    folder, before = tmp_path_factory.mktemp("folder") / "r", contents(own)
+    assert tiny_run(*words, "--result_dir", folder, "--visualize", 1) == 0
+    assert contents(own) == before  # nothing is written beside the photographs
+    return folder
+
+
+def test_masks_have_the_names_folders_and_sizes_of_the_photographs(own, result):
+    photos = [path.relative_to(own / "photos") for path in (own / "photos").rglob("*.*")]
+    masks = {path.relative_to(result / "masks") for path in (result / "masks").rglob("*.png")}
+    assert masks == {path.with_suffix(".png") for path in photos} and len(masks) == len(IDS)
+    classes = (result / "lists" / "classes.txt").read_text().splitlines()[1:]
+    table = dict(csv.reader(open(own / "labels.csv")))
+    for path in photos:
+        with Image.open(result / "masks" / path.with_suffix(".png")) as mask:
+            assert mask.size == Image.open(own / "photos" / path).size and mask.mode == "P"
+            assert mask.getpalette()[:30] == voc_palette()[:10].ravel().tolist()
+            labels = set(np.unique(mask))
+        names = {classes[label - 1] for label in labels - {0}}
+        assert names <= set(table[path.as_posix()].split(";")), path
+
+
+def test_nothing_is_scored_where_there_is_no_ground_truth(result):
+    assert not (result / "scores.json").exists()
+
+
+def test_the_same_command_has_nothing_to_do(words, result, tiny_run):
+    before = {p: t for p, t in contents(result).items() if p.suffix in (".npy", ".png", ".pth")}
+    assert tiny_run(*words, "--result_dir", result) == 0
+    after = contents(result)
+    assert before == {path: after[path] for path in before}
+
+
+def test_another_size_of_photographs_is_not_mixed_with_this_one(words, result, tiny_run, capsys):
+    assert tiny_run(*words, "--result_dir", result, "--photo_long", "64") == 2
+    assert "photo_long" in capsys.readouterr().err
+
+
+def test_ground_truth_is_shrunk_with_the_photographs_and_scored(
+    own, words, classifier_file, tiny_run, tmp_path
+):
+    options = ("--result_dir", tmp_path / "r", "--masks", own / "masks", "--limit", 4)
+    options += ("--classes", own / "voc.txt", "--cam_weights_name", classifier_file)
+    assert tiny_run(*words, *options, "--make_cam_pass", "--eval_cam_pass", "--recam", "none") == 0
+    score = load_scores(tmp_path / "r")["CAM seed"]
+    assert score["images"] == 4 and not score["official"]
+
+
+def test_maps_are_those_of_the_same_images_run_as_voc(
+    own, sample, classifier_file, tiny_run, tmp_path
+):
+    same = ("--cam_weights_name", classifier_file, "--make_cam_pass", "--limit", 2)
+    root = ("--root", own / "photos", "--labels", own / "labels.csv", "--classes", own / "voc.txt")
+    one = ("--dataset", "folder", *root, "--result_dir", tmp_path / "folder")
+    other = ("--voc12_root", sample.root, "--result_dir", tmp_path / "voc")
+    assert tiny_run(*one, *same) == 0 and tiny_run(*other, *same) == 0
+    for image_id in IDS[:2]:
+        found = load_cam(tmp_path / "folder" / "cam_plain" / f"{image_id}.npy")
+        wanted = load_cam(tmp_path / "voc" / "cam_plain" / f"{image_id}.npy")
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.fixture
+def refused(words, tiny_run, capsys, tmp_path):
+    """Lines of the refusal of a run."""
+
+    def call(*options):
+        capsys.readouterr()
+        assert tiny_run(*words, "--result_dir", tmp_path / "r", *options) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert all(line.startswith(("error: ", "usage: ", "run_sample.py: ")) for line in lines)
+        assert not list((tmp_path / "r").glob("cam*"))
+        return lines
+
+    return call
+
+
+def test_all_damaged_photographs_are_named_at_once(own, refused, tmp_path):
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(own / "photos", spoilt)
+    names = (f"{IDS[0]}.jpg", *FORMATS.values())
+    for name in names:
+        content = (spoilt / name).read_bytes()
+        (spoilt / name).write_bytes(content[: len(content) // 2])
+    lines = refused("--root", spoilt, "--check")
+    assert all(sum(name in line for line in lines) == 1 for name in names)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("--root", "none"), "--root none: no such folder"),
+        (("--labels", "none.csv"), "--labels none.csv: no such file"),
+        (("--labels", PROJECT / "run_sample.py"), "is not of a form that is read (.py suffix)"),
+        (("--labels", "folders"), "photograph without a label|has no row|sub-folder"),
+        (("--masks", "none"), "--masks none: no such folder"),
+        (("--classes", "none"), "none: cannot be read"),
+        (("--eval_cam_pass",), "--masks: is not given"),
+    ],
+)
+def test_wrong_options_end_with_a_line(refused, options, words):
+    assert any(word in line for line in refused(*options) for word in words.split("|"))
+
+
+def test_photographs_of_one_class_are_refused_with_what_to_add(own, refused, tmp_path):
+    text = "image,labels\n" + "".join(
+        f"{FORMATS.get(n, f'{i}.jpg')},cat\n" for n, i in enumerate(IDS)
+    )
+    (tmp_path / "one.csv").write_text(text)
+    lines = refused("--labels", tmp_path / "one.csv", "--check")
+    assert any("all 8 images show 'cat'" in line and "add 2 or more" in line for line in lines)
+    assert sum("RIB can draw no batches" in line for line in lines) == 1
+
+
+def test_options_of_photographs_are_for_them_alone(tiny_run, capsys):
+    assert tiny_run("--labels", "labels.csv") == 2
+    assert "argument --labels: is for --dataset folder" in capsys.readouterr().err
+    assert tiny_run("--dataset", "folder") == 2
+    assert "argument --root: give the folder" in capsys.readouterr().err
+
+
+def test_pseudo_masks_and_masks_agree(result):
+    for path in (result / "sem_seg").glob("2012*.png"):
+        small, large = read_label_png(path), read_label_png(result / "masks" / path.name)
+        assert max(small.shape) == LONG and set(np.unique(large)) <= set(np.unique(small))
