@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from misc.cams import load_cam
 from misc.cli.options import Options
-from misc.data.datasets import image_of
+from misc.data.datasets import image_of, mask_of
 from misc.errors import UserError
 from misc.instance_metrics import RECALLS
 from misc.palette import read_label_png, voc_palette
@@ -107,7 +107,8 @@ def strip(args: Options, image_id: str, scores: dict[str, dict] | None = None) -
             if score and cam.min() < (level := score["thresholds"][score["best"]]) < cam.max():
                 axes[row, column].contour(cam, levels=[level], colors="white", linewidths=0.8)
     for column, (title, path) in enumerate(masks.items(), start=1 + len(maps)):
-        _show(axes[0, column], coloured(image, read_label_png(path)[::step, ::step]), title)
+        labels = _labels(args, image_id, path)[::step, ::step]
+        _show(axes[0, column], coloured(image, labels), title)
     if found is not None:
         _show(axes[0, -1], coloured(image, found), "instances")
     return figure
@@ -140,10 +141,16 @@ def seg_strip(args: Options, image_id: str) -> Figure:
     axes = figure.subplots(1, 1 + len(masks), squeeze=False)[0]
     _show(axes[0], image, "image")
     for axis, (title, path) in zip(axes[1:], masks.items(), strict=True):
-        _show(axis, coloured(image, read_label_png(path)[::step, ::step]), title)
+        _show(axis, coloured(image, _labels(args, image_id, path)[::step, ::step]), title)
     for axis in axes:
         axis.axis("off")
     return figure
+
+
+def _labels(args: Options, image_id: str, path: Path) -> np.ndarray:
+    """A label map at the size of its image; ground truth may be stored at another."""
+    is_truth = path == args.info.mask_path(image_id)
+    return mask_of(args.info, image_id) if is_truth else read_label_png(path)
 
 
 def _show(axis: Axes, picture: np.ndarray, title: str) -> None:

@@ -98,6 +98,7 @@ def test_ground_truth_is_shrunk_with_the_photographs_and_scored(
 ):
     options = ("--result_dir", tmp_path / "r", "--masks", own / "masks", "--limit", 4)
     options += ("--classes", own / "voc.txt", "--cam_weights_name", classifier_file)
+    options += ("--visualize", 1)
     assert tiny_run(*words, *options, "--make_cam_pass", "--eval_cam_pass", "--recam", "none") == 0
     score = load_scores(tmp_path / "r")["CAM seed"]
     assert score["images"] == 4 and not score["official"]
@@ -144,7 +145,7 @@ def test_all_damaged_photographs_are_named_at_once(own, refused, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    "options, said",
     [
         (("--root", "none"), "--root none: no such folder"),
         (("--labels", "none.csv"), "--labels none.csv: no such file"),
@@ -155,8 +156,8 @@ def test_all_damaged_photographs_are_named_at_once(own, refused, tmp_path):
         (("--eval_cam_pass",), "--masks: is not given"),
     ],
 )
-def test_wrong_options_end_with_a_line(refused, options, words):
-    assert any(word in line for line in refused(*options) for word in words.split("|"))
+def test_wrong_options_end_with_a_line(refused, options, said):
+    assert any(word in line for line in refused(*options) for word in said.split("|"))
 
 
 def test_photographs_of_one_class_are_refused_with_what_to_add(own, refused, tmp_path):

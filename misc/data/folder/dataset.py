@@ -43,6 +43,7 @@ DEFAULTS = {
     "seed_power": 1.3,
 }
 ADVCAM_DEFAULTS = {"conf_bg_thres": 0.15, "seed_power": 1.5, "sem_seg_bg_thres": 0.25}  # VOC's
+_NO_MASKS = ".no_masks"  # a folder that is not there: without --masks no image has one
 _LOOKED_AT = 60  # photographs whose sizes stand for all
 _TRAINED_LONG = 500  # usual longer side of the images for which the sizes of the paper were chosen
 
@@ -89,6 +90,8 @@ class FolderInfo(DatasetInfo):
 
     def mask_path(self, image_id: str) -> Path:
         path = self.image_path(image_id).relative_to(self.root)
+        if not self.mask_dirs:
+            return self.root / _NO_MASKS / path.with_suffix(".png")
         folder = self.mask_dirs[0]
         near = (path.with_suffix(".png"), path.with_name(f"{path.name}.png"))
         paths = [folder / p for p in (*near, near[0].name, f"{image_id}.png")]
