@@ -132,14 +132,21 @@ class ThresholdScores:
         self._histogram[:, columns, levels] += counts[: self.num_labels]
 
 
-def score_of(confusions: np.ndarray, thresholds: Sequence[float], names: Sequence[str]) -> dict:
+def score_of(
+    confusions: np.ndarray,
+    thresholds: Sequence[float],
+    names: Sequence[str],
+    best: int | None = None,
+) -> dict:
     """What scores.json keeps of the confusion matrices of some thresholds, T x L x L.
 
     names: of the labels, background first. IoU, precision and recall are those of the threshold
-    with the highest mean IoU, by label; all shares are 0..1, nan where nothing is defined.
+    `best`, or of the one with the highest mean IoU, by label; all shares are 0..1, nan where
+    nothing is defined.
     """
     mious = mean_iou(confusions)
-    best = int(np.nanargmax(mious)) if np.isfinite(mious).any() else 0
+    if best is None:
+        best = int(np.nanargmax(mious)) if np.isfinite(mious).any() else 0
     agreed, truth, predicted = _marginals(confusions[best])
     by_label = {"iou": iou(confusions[best]), "precision": _ratio(agreed, predicted),
                 "recall": _ratio(agreed, truth)}  # fmt: skip

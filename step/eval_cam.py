@@ -30,7 +30,7 @@ def writes(args: Options) -> dict[str, Path]:
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
-    ids = args.scored_ids()
+    ids = (*args.scored_ids(), *args.tuning_ids())
     for path in seed_folders(args, preflight.is_made).values():
         preflight.cams(ids, path)
     preflight.images(ids)
@@ -79,9 +79,15 @@ class ScoreCAMs(ImageTask):
         return self.scores
 
 
-def score(args: Options, cam_dir: Path) -> ThresholdScores:
-    """Scores of a folder of maps on the evaluation list, whatever number of processes."""
-    first, *others = run_over_images(ScoreCAMs(args, cam_dir), args.scored_ids(), args.resources)
+def score(
+    args: Options, cam_dir: Path, image_ids: tuple[str, ...] | None = None
+) -> ThresholdScores:
+    """Scores of a folder of maps, whatever number of processes.
+
+    image_ids: the images; without them those of the evaluation list.
+    """
+    ids = args.scored_ids() if image_ids is None else image_ids
+    first, *others = run_over_images(ScoreCAMs(args, cam_dir), ids, args.resources)
     for other in others:
         first.merge(other)
     return first
@@ -95,7 +101,11 @@ def run(args: Options) -> dict[str, ThresholdScores]:
         results[row] = scores = score(args, cam_dir)
         entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}
         entry["false_foreground"] = scores.false_foreground().tolist()
-        save_row(args, row, scores.confusions, scores.thresholds, start, entry)
+        best = None
+        if tuning := args.tuning_ids():
+            best = score(args, cam_dir, tuning).best()
+            entry["threshold_from"] = f"{len(tuning)} images that are not scored"
+        save_row(args, row, scores.confusions, scores.thresholds, start, entry, best=best)
     return results
 
 
@@ -107,16 +117,18 @@ def save_row(
     start: float,
     entry: dict,
     role: str = "eval",
+    best: int | None = None,
 ) -> None:
     """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
 
     confusions: T x L x L at the thresholds `at`. start: when scoring began. entry: what else is
-    kept of how the row was made. role: of the list that was scored.
+    kept of how the row was made. role: of the list that was scored. best: index of the threshold
+    where it was chosen on other images.
     """
     info = args.info
     ids = args.scored_ids() if role == "eval" else args.image_ids(role)
     split = info.eval_split if role == "eval" else info.seg_split
-    kept = score_of(confusions, at, info.label_names)
+    kept = score_of(confusions, at, info.label_names, best)
     best = kept["best"]
     official = info.is_official(split, ids) and info.is_official(
         info.train_split, args.image_ids("infer")

@@ -78,7 +78,7 @@ WITHOUT_EFFECT = {
     # Of photographs: what they say of labels is in the manifest of the lists; photo_long comes
     # with the dataset (Options.settings).
     "root", "labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
-    "photo_long",
+    "photo_long", "threshold_from",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ STEPS = {
     "make_recam_with_RIB": "2  RIB: fine-tune per image, sum the maps of all iterations",
     "make_recam_with_AdvCAM": "   AdvCAM maps: every image climbs towards its classes",
     "eval_cam": "3  score plain and refined maps over all background thresholds",
+    "suggest_thres": "   suggest a background threshold from the maps alone",
     "eval_seed_crf": "   score these seeds after a dense CRF",
     "cam_to_ir_label": "4  confident labels for the inter-pixel relation network (IRN)",
     "train_irn": "5  train IRN",
@@ -38,7 +39,8 @@ SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
 CRF_STEPS = ("eval_seed_crf",)
 INS_STEPS = ("make_ins_seg_labels", "eval_ins_seg")
 SCORING = ("eval_cam", "eval_seed_crf", "eval_sem_seg", "eval_ins_seg", "eval_seg")
-OPTIONAL = ("make_recam_with_AdvCAM", *CRF_STEPS, *INS_STEPS, *SEG_STEPS)
+SUGGESTING = ("suggest_thres",)
+OPTIONAL = ("make_recam_with_AdvCAM", *SUGGESTING, *CRF_STEPS, *INS_STEPS, *SEG_STEPS)
 SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
 
 # What --recam chooses: its step, and an ending for the names of what is made from its maps.
@@ -155,6 +157,19 @@ class Options(argparse.Namespace):
                 f"list {self.eval_list}; give a larger limit"
             )
         return chosen
+
+    def tuning_ids(self) -> tuple[str, ...]:
+        """Images with ground truth on which thresholds are chosen; none: on the scored ones.
+
+        None of them is scored.
+        """
+        path = self.list_dir / f"{self.info.tune_split}.txt"
+        if not self.info.tune_split or self.threshold_from == "scored" or not path.is_file():
+            return ()
+        lines = path.read_text(encoding="utf-8").splitlines()
+        ids = (columns[0] for line in lines if (columns := self.info.columns_of(line)))
+        wanted = set(self.image_ids("infer")) - set(self.scored_ids())
+        return tuple(image_id for image_id in ids if image_id in wanted)
 
     @property
     def resources(self) -> Resources:
@@ -385,6 +400,10 @@ def _folder_options(group: argparse._ArgumentGroup) -> None:
     add("--unlabelled", choices=("error", "skip"), default="error",
         help="photographs without a row in --labels: name them and end, or leave them out, into "
         "lists/unlabelled.txt, which --seg_list takes (default: %(default)s)")
+    add("--threshold_from", choices=("train", "scored"), default="train",
+        help="images on which the background threshold of scored maps is chosen: those with a mask "
+        "that are not held out, or the scored ones themselves, which flatters (default: "
+        "%(default)s)")
     add("--skip_unknown_rows", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="leave out rows of photographs that are not there (otherwise an error)")
     add("--photo_long", type=_count_or_zero, default=640, metavar="PX",
@@ -733,7 +752,7 @@ def parse(argv: list[str] | None = None) -> Options:
     _read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
     parser, args = _parsed(argv)
     if args.recam == ALL_MAPS:
-        parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt*.sh; here, say one")
+        parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
     args.said = _said(argv)
     args.info = info = _describe(args, parser)
     _fill_places(args, info)
@@ -774,6 +793,8 @@ def chosen_steps(args: Options) -> list[str]:
     for wanted, names in ((args.with_crf, CRF_STEPS), (args.with_ins, INS_STEPS),
                           (args.with_seg, SEG_STEPS)):  # fmt: skip
         asked |= set(names) if wanted else set()
+    if args.info.tune_split:
+        asked |= set(SUGGESTING)
     if not args.info.mask_dirs:  # no ground truth: nothing to score
         asked -= set(SCORING)
     steps = [name for name in STEPS if name in asked and flags[name] is not False]

@@ -67,6 +67,9 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
     lines += _ratios(rows)
     for where in dict.fromkeys(_where(rows[row]) for row in names):
         lines.append(where)
+    for chosen in dict.fromkeys(rows[row].get("threshold_from") for row in names):
+        if chosen:
+            lines.append(f"thresholds of seeds: chosen on {chosen}")
     if official:
         lines.append(args.info.paper_note)
     if args.info.draws_masks:

@@ -192,6 +192,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         official_sizes={},
         train_split="train",
         infer_split="all",
+        tune_split="tune",
         eval_split="eval",
         seg_split="val",
         label_file="cls_labels.npz",
