@@ -132,6 +132,18 @@ class ThresholdScores:
         self._histogram[:, columns, levels] += counts[: self.num_labels]
 
 
+def average_precision(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Average precision of each class, N x C -> (C,); nan for a class that no image shows.
+
+    scores: N x C, the higher the surer. present: N x C multi-hot. Mean of the precision at every
+    image of the class, in the order of the scores.
+    """
+    order = np.argsort(-scores, axis=0, kind="stable")
+    hits = np.take_along_axis(np.asarray(present) > 0, order, axis=0)
+    precision = hits.cumsum(axis=0) / np.arange(1, len(hits) + 1)[:, None]
+    return _ratio((precision * hits).sum(axis=0), hits.sum(axis=0))
+
+
 def score_of(
     confusions: np.ndarray,
     thresholds: Sequence[float],

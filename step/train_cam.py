@@ -1,13 +1,18 @@
 """Train the image classifier whose maps everything starts from (paper, implementation details)."""
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
+from misc import imutils
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import ClassificationDataset, load_labels
+from misc.data.datasets import ClassificationDataset, image_of, load_labels
+from misc.metrics import average_precision
+from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.training import (
     CheckpointFile,
@@ -22,7 +27,11 @@ from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_cam import Net
 
+log = logging.getLogger(__name__)
+
 LISTS = ("train",)
+
+_SHOWN = 5  # classes that the log names
 
 
 def target(args: Options) -> CheckpointFile:
@@ -86,3 +95,32 @@ def run(args: Options) -> None:
     optimizer = PolyOptimizer(groups, rate, decay, training.steps(len(dataset))[1])
     train(training, model, optimizer, dataset, losses_of)
     save_trained(training, model, save_checkpoint)
+    held_out = args.held_out_ids()
+    if held_out and distributed.rank() == 0:
+        say_precision(args, model, held_out)
+
+
+@torch.no_grad()
+def say_precision(args: Options, model: Net, image_ids: tuple[str, ...]) -> np.ndarray:
+    """Log how well the classifier tells the classes on images that it was not trained on.
+
+    Returns the average precision of each class, (C,), nan where none of the images shows it.
+    """
+    labels = np.stack(list(load_labels(args.cls_labels, image_ids, args.info)))
+    device, longer = next(model.parameters()).device, sum(args.cam_long) // 2
+    model.eval()
+    scores = []
+    for image_id in image_ids:
+        image = imutils.random_resize_long(image_of(args.info, image_id), longer, longer)
+        tensor = torch.from_numpy(imutils.HWC_to_CHW(imutils.normalize(image)))
+        scores.append(model(tensor[None].to(device))[0].float().cpu().numpy())
+    found = average_precision(np.stack(scores), labels)
+    known = {n: ap for n, ap in zip(args.info.class_names, found, strict=True) if np.isfinite(ap)}
+    if known:
+        worst = sorted(known, key=known.get)[:_SHOWN]
+        log.info(
+            "classifier on %d images held out: mean average precision %.1f %%; lowest: %s",
+            len(image_ids), 100 * np.mean(list(known.values())),
+            ", ".join(f"{name} {100 * known[name]:.1f}" for name in worst),
+        )  # fmt: skip
+    return found

@@ -77,6 +77,18 @@ def test_masks_have_the_names_folders_and_sizes_of_the_photographs(own, result):
         assert names <= set(table[path.as_posix()].split(";")), path
 
 
+def test_the_classifier_is_looked_at_on_photographs_held_out(
+    own, words, classifier_file, tiny_run, tmp_path, capsys
+):
+    (tmp_path / "val.txt").write_text("holiday/2.webp\n2012_000001.jpg\n")
+    options = ("--result_dir", tmp_path / "r", "--val_list", tmp_path / "val.txt")
+    assert tiny_run(*words, *options, "--train_cam_pass", "--cam_long", "64,64") == 0
+    said = capsys.readouterr().out
+    assert "classifier on 2 images held out: mean average precision" in said
+    trained = (tmp_path / "r" / "lists" / "train.txt").read_text()
+    assert "2012_000001" not in trained and "2012_000002" in trained
+
+
 def test_nothing_is_scored_where_there_is_no_ground_truth(result):
     assert not (result / "scores.json").exists()
 

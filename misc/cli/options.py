@@ -34,6 +34,7 @@ STEPS = {
     "make_seg": "8  predict the images of --seg_list",
     "eval_seg": "9  score these predictions",
 }
+_LOOKED_AT = 1000  # images held out on which a classifier is looked at
 # These run where they are asked for, by name or all together by --with_seg.
 SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
 CRF_STEPS = ("eval_seed_crf",)
@@ -157,6 +158,14 @@ class Options(argparse.Namespace):
                 f"list {self.eval_list}; give a larger limit"
             )
         return chosen
+
+    def held_out_ids(self) -> tuple[str, ...]:
+        """Images that are in no training, on which the classifier is looked at; () without any."""
+        path = self.list_dir / f"{self.info.seg_split}.txt"
+        if not self.info.tune_split or not path.is_file():
+            return ()
+        trained = set(self.image_ids("train"))
+        return tuple(i for i in _read_list_once(path, self.info) if i not in trained)[:_LOOKED_AT]
 
     def tuning_ids(self) -> tuple[str, ...]:
         """Images with ground truth on which thresholds are chosen; none: on the scored ones.

@@ -178,3 +178,10 @@ def test_threshold_scores_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="ascend"):
         metrics.ThresholdScores([0.5, 0.2], 5)
     assert not scores.confusions.any()
+
+
+def test_average_precision_of_a_ranking_by_hand():
+    scores = np.array([[0.9, 0.1, 0.5], [0.8, 0.2, 0.5], [0.7, 0.3, 0.5], [0.6, 0.4, 0.5]])
+    present = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    found = metrics.average_precision(scores, present)
+    assert found[:2] == pytest.approx([(1 + 2 / 3) / 2, (1 + 2 / 4) / 2]) and np.isnan(found[2])
