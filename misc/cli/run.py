@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from misc.cli.bill import say_bill
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
 from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
@@ -96,6 +97,7 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
             check_steps(checked, steps)
+            say_bill(checked, steps)
         except UserError as error:
             raise UserError(str(error).replace(scratch, str(args.list_dir))) from None
 
