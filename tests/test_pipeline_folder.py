@@ -116,6 +116,26 @@ def test_ground_truth_is_shrunk_with_the_photographs_and_scored(
     assert score["images"] == 4 and not score["official"]
 
 
+def test_thresholds_are_chosen_on_photographs_that_are_not_scored(
+    own, words, classifier_file, tiny_run, tmp_path, capsys
+):
+    (tmp_path / "val.txt").write_text(f"{IDS[0]}.jpg\n{IDS[4]}.jpg\n")
+    options = ("--result_dir", tmp_path / "r", "--masks", own / "masks", "--limit", 4)
+    options += ("--classes", own / "voc.txt", "--cam_weights_name", classifier_file)
+    options += ("--val_list", tmp_path / "val.txt", "--recam", "none", "--suggest_thres_pass")
+    options += ("--make_cam_pass", "--eval_cam_pass")
+    assert tiny_run(*words, *options) == 0
+    score = load_scores(tmp_path / "r")["CAM seed"]
+    assert score["images"] == 2 and score["threshold_from"] == "2 images that are not scored"
+    said = capsys.readouterr().out
+    assert "thresholds of seeds: chosen on 2 images that are not scored" in said
+    assert "suggested by the maps: mIoU" in said and "below that of the best threshold" in said
+    assert tiny_run(*words, *options, "--threshold_from", "scored") == 0
+    again = load_scores(tmp_path / "r")["CAM seed"]
+    assert again["miou"] == score["miou"] and again["best"] == int(np.argmax(score["miou"]))
+    assert "threshold_from" not in again
+
+
 def test_maps_are_those_of_the_same_images_run_as_voc(
     own, sample, classifier_file, tiny_run, tmp_path
 ):

@@ -47,6 +47,20 @@ def test_the_number_of_processes_is_a_number(script, value):
     assert code == 2 and said == "" and line.startswith(f"error: NPROC={value}: is not a number")
 
 
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ([], "the first argument is the folder of the photographs"),
+        (["--labels", "labels.csv"], "the first argument is the folder of the photographs"),
+        (["none"], "--root none: no such folder"),
+        ([".", "none.csv"], "has no photographs"),
+    ],
+)
+def test_the_script_of_photographs_says_what_it_needs(script, given, words):
+    code, said, (line,) = script("get_pseudo_gt.sh", *given)
+    assert code == 2 and said == "" and words in line
+
+
 def test_paths_are_relative_to_where_the_user_stands(script, sample, tmp_path, classifier_file):
     shutil.copytree(sample.root, tmp_path / "mine" / "voc")
     shutil.copy(classifier_file, tmp_path / "mine" / "cam.pth")
