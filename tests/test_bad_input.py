@@ -481,9 +481,13 @@ def test_no_image_to_draw_batches_from(all_refused, info, tmp_path, classifier_f
     labels = {info.label_key(image_id): np.eye(20)[3] for image_id in train_ids(info)}
     save_label_dict(tmp_path / "labels.npy", labels)
     given = ("--make_recam_pass", "--cam_weights_name", classifier_file)
-    lines = all_refused(*given, "--cls_labels", tmp_path / "labels.npy")
-    assert f"every image shares a class with {FIRST}" in lines[0] and "--train_list" in lines[0]
-    assert lines[8:] == ["error: 8 problems: 8 RIB targets"]
+    (line,) = all_refused(*given, "--cls_labels", tmp_path / "labels.npy")
+    assert "all 8 images show 'boat'" in line and "add 2 or more images of anything else" in line
+    labels[info.label_key(FIRST)] = np.eye(20)[3] + np.eye(20)[5]
+    labels[info.label_key(SECOND)] = np.eye(20)[5]
+    save_label_dict(tmp_path / "labels.npy", labels)
+    (line,) = all_refused(*given, "--cls_labels", tmp_path / "labels.npy")
+    assert f"every image shares a class with {FIRST}" in line and "--train_list" in line
 
 
 # --- output folders -----------------------------------------------------------------------------
