@@ -50,6 +50,7 @@ class Refiner(ImageTask):
         labels = load_labels(args.cls_labels, image_ids, args.info)
         self.labels = LabelsById(image_ids, labels)
         self.shown = frozenset(image_ids[: args.visualize])
+        self.animated = frozenset(image_ids[: args.animate])
 
     @classmethod
     def iterations(cls, args: Options) -> int:
@@ -87,6 +88,8 @@ class Refiner(ImageTask):
     def _shown(self, image_id: str) -> dict[int, Path]:
         shown = SHOWN_ITERATIONS if image_id in self.shown else ()
         last = self.iterations(self.args)
+        if image_id in self.animated:
+            shown = range(1, last + 1)
         return {k: shown_path(self.args, self.name, image_id, k) for k in shown if k <= last}
 
     def one(self, image_id: str) -> None:
@@ -147,7 +150,7 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         }
         claim(folder(refiner, args), settings(args), inputs, args.overwrite)
         shown_dir = shown_path(args, refiner.name, "", 0).parent
-        if args.visualize and refiner.iterations(args):
+        if (args.visualize or args.animate) and refiner.iterations(args):
             shown_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(shown_dir)
         run_over_images(refiner(args), args.image_ids("infer"), args.resources)

@@ -13,14 +13,15 @@ from misc.cli.steps import load_steps
 from tests.conftest import PROJECT
 
 # Parts from the ground up; each may import itself and what stands before it.
-PARTS = ("errors", "storage", "runtime", "method", "data", "net", "cli", "step", "dataset", "top")
+PARTS = ("errors", "storage", "runtime", "method", "data", "net", "cli", "report", "step",
+         "dataset", "top")  # fmt: skip
 
 
 def part_of(module: str) -> str | None:
     """The part that a module belongs to; None for other packages."""
     names = module.split(".")
     if names[0] == "misc":
-        if len(names) > 1 and names[1] in ("storage", "runtime", "data", "cli"):
+        if len(names) > 1 and names[1] in ("storage", "runtime", "data", "cli", "report"):
             return names[1]
         return "errors" if names[1:2] == ["errors"] else "method"
     packages = {"net": "net", "step": "step", "voc12": "dataset", "coco14": "dataset"}
@@ -35,7 +36,14 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module
-            if node.module in ("misc", "misc.runtime", "misc.data", "misc.storage", "misc.cli"):
+            if node.module in (
+                "misc",
+                "misc.runtime",
+                "misc.data",
+                "misc.storage",
+                "misc.cli",
+                "misc.report",
+            ):
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -56,7 +64,7 @@ def test_imports_run_one_way():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("package", ["", "data", "storage", "runtime", "cli"])
+@pytest.mark.parametrize("package", ["", "data", "storage", "runtime", "cli", "report"])
 def test_no_folder_is_a_drawer(package):
     assert len(list((PROJECT / "misc" / package).glob("*.py"))) <= 16
 
@@ -79,6 +87,7 @@ WITHOUT_EFFECT = {
     # with the dataset (Options.settings).
     "root", "labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
     "photo_long", "threshold_from",
+    "report_html", "animate",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from misc.cli.options import Options
 from misc.errors import UserError
+from misc.runtime.machine import machine
 from misc.storage.manifest import make_writable
 
 log = logging.getLogger("run_sample")
@@ -48,6 +49,7 @@ def start_log(args: Options, first_rank: bool) -> None:
     if args.log_name.stat().st_size == 0:
         handlers[1].stream.write(f"{LOG_MARK}\n")
     log.debug("all options: %s", json.dumps(args.plain(), default=str))
+    log.debug("machine: %s", json.dumps(machine()))
     log.info("options: %s", json.dumps(args.changed(), default=str))
 
 

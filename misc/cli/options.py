@@ -335,6 +335,7 @@ def build_parser() -> argparse.ArgumentParser:
     _segmentation_options(segmentation)
     _segmentation_result_options(segmentation)
     _output_options(parser.add_argument_group("output"))
+    _page_options(parser.add_argument_group("page and animations"))
     return parser
 
 
@@ -657,6 +658,16 @@ def _output_options(group: argparse._ArgumentGroup) -> None:
         help="of --report (default: %(default)s)")
     add("--overwrite", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="redo outputs that were made with other settings (otherwise that is an error)")
+
+
+def _page_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--report_html", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="write RESULT_DIR/report.html: one page with the scores, curves, classes and images, "
+        "also with --report alone")
+    add("--animate", type=_count_or_zero, default=0, metavar="N",
+        help="keep the maps of the first N images after every iteration and show them growing, "
+        "as GIF in RESULT_DIR/visualize/animations and as the page's slider")
 
 # fmt: on
 

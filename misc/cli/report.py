@@ -39,7 +39,7 @@ def listed(args: Options, rows: dict[str, dict]) -> list[str]:
     """The table as CSV, or as the lines of a LaTeX tabular."""
     between, end = (" & ", r" \\") if args.report_format == "latex" else (",", "")
     lines = [between.join(("row", "mIoU", "threshold", "paper", "images")) + end]
-    for row in _ordered(rows):
+    for row in ordered(rows):
         score = rows[row]
         paper = args.info.paper_scores.get(row, "") if score.get("official") else ""
         values = (f"{100 * _best(score):.2f}", f"{score['thresholds'][score['best']]:.2f}")
@@ -48,13 +48,14 @@ def listed(args: Options, rows: dict[str, dict]) -> list[str]:
     return lines
 
 
-def _ordered(rows: dict[str, dict]) -> list[str]:
+def ordered(rows: dict[str, dict]) -> list[str]:
+    """Names of the rows in the order of the method, others behind."""
     return [row for row in ROWS if row in rows] + sorted(set(rows) - set(ROWS))
 
 
 def table(args: Options, rows: dict[str, dict]) -> list[str]:
     """Lines of the table; the paper's figures stand beside rows of the official lists."""
-    names = _ordered(rows)
+    names = ordered(rows)
     official = any(rows[row].get("official") for row in names)
     width = max([23, *(len(row) + 1 for row in names)])
     lines = [f"{'':{width}}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
@@ -85,6 +86,12 @@ def _ratios(rows: dict[str, dict]) -> list[str]:
         for row, bound in pairs
         if row in rows and bound in rows
     ]
+
+
+def score_line(args: Options, row: str, score: dict) -> tuple[float, float | None]:
+    """Best mIoU of a row (nan without one), and the paper's where the lists are official."""
+    paper = args.info.paper_scores.get(row) if score.get("official") else None
+    return _best(score), paper
 
 
 def _best(score: dict) -> float:

@@ -28,6 +28,7 @@ from misc.runtime.devices import (
     uses_cuda,
 )
 from misc.runtime.image_task import readers_can_end
+from misc.storage.scores import load_scores
 
 log = logging.getLogger("run_sample")
 
@@ -41,8 +42,7 @@ def execute(args: Options, ends_process: bool = False) -> int:
         with interrupts.noticed(ends_process):
             if args.report:
                 log_to_screen()
-                print_report(args)
-                importlib.import_module("step.visualize").save_curves(args)
+                show_report(args)
                 return 0
             check_device(args.device)
             with distributed.joined(uses_cuda(args.resources)):
@@ -107,9 +107,28 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     preflight = Preflight(args, list(steps))
     for step in steps.values():
         preflight.collect(partial(step.check, args, preflight))
+    if args.report_html:
+        page = importlib.import_module("step.html_report")
+        preflight.collect(partial(page.check, args), "output")
     if unread := unread_lists(args, steps):
         log.warning("%s: no step of this run reads it", ", ".join(unread))
     preflight.finish()
+
+
+def show_report(args: Options) -> None:
+    """What `--report` does: the table and the curves; a page also where nothing was scored."""
+    if load_scores(args.result_dir) or not args.report_html:
+        print_report(args)
+        importlib.import_module("step.visualize").save_curves(args)
+    make_page(args)
+
+
+def make_page(args: Options) -> None:
+    """Draw the animations and write report.html where they were asked for."""
+    if args.animate:
+        importlib.import_module("step.animate").run(args)
+    if args.report_html:
+        importlib.import_module("step.html_report").run(args)
 
 
 def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
@@ -127,6 +146,7 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
         importlib.import_module("step.visualize").run(args)
     if any("eval" in step.LISTS for step in steps.values()):
         print_report(args)
+    distributed.on_first_rank(lambda: make_page(args))
     written = {name: path for path, name in makers(args).items()}
     pictures, masks = args.result_dir / "visualize", args.result_dir / "masks"
     places = {"masks": masks} if finish else {}

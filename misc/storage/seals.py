@@ -74,8 +74,13 @@ def _comment(content: bytes | memoryview) -> bytes:
     return _COMMENT + b"%08x\n" % zlib.crc32(content)
 
 
+def trailer_of(checksum: int) -> bytes:
+    """The seal that follows content with this CRC-32, of files written part by part."""
+    return _TRAILER + b"%08x\n" % checksum
+
+
 def _trailer(content: bytes | memoryview) -> bytes:
-    return _TRAILER + b"%08x\n" % zlib.crc32(content)
+    return trailer_of(zlib.crc32(content))
 
 
 def _chunk(content: bytes | memoryview) -> bytes:

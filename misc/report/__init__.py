@@ -1,0 +1,1 @@
+"""report.html: a result folder as one page that needs no network."""

@@ -1,0 +1,175 @@
+"""What a page shows of one image, read from the files of a result folder."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from misc.cams import label_map, load_cam
+from misc.data.dataset_info import DatasetInfo
+from misc.data.datasets import read_image
+from misc.errors import UserError
+from misc.metrics import mean_iou, pseudo_mask_confusion
+from misc.palette import read_label_png
+from misc.report.embedding import embedded
+from misc.report.pictures import Size, map_levels, photo_uri, reduced, reduced_labels, stack_uri
+
+log = logging.getLogger(__name__)
+
+TRUTH = "ground truth"
+
+
+class MapFolder(NamedTuple):
+    """A folder of maps: what it is called, and the threshold at which it is cut."""
+
+    title: str
+    path: Path
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the files of an image are; what is not there is left out.
+
+    maps: from plain to refined. iterations: by title of the maps, the folder that has them after
+    iterations 1, 2, ... as `<id>_<iteration>.npy`. masks: folders of label maps by title, the
+    most important one first.
+    """
+
+    info: DatasetInfo
+    maps: tuple[MapFolder, ...]
+    iterations: dict[str, tuple[Path, tuple[int, ...]]] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)
+
+
+class Shown(NamedTuple):
+    """An image of the page.
+
+    text: what its view needs, as JSON. keys: its classes. score: mean IoU of its labels, of its
+    first mask with the truth or, without truth, with its next mask; None without either.
+    """
+
+    image_id: str
+    text: bytes
+    keys: list[int]
+    score: float | None
+
+    @property
+    def length(self) -> int:
+        """Bytes in the page."""
+        return len(self.text)
+
+
+def shown_images(
+    sources: Sources, size: Size, image_ids: Sequence[str]
+) -> tuple[list[Shown], np.ndarray | int]:
+    """What the page has of some images, and their confusion L x L with the truth, 0 without any.
+
+    Images of which nothing was made, and those that cannot be read, are left out.
+    """
+    shown, confusion = [], 0
+    for image_id in image_ids:
+        try:
+            if (found := _shown_image(sources, size, image_id)) is not None:
+                shown.append(found[0])
+                confusion = confusion + found[1]
+        except UserError as error:
+            log.warning("left out of the page: %s", error)
+    return shown, confusion
+
+
+def _shown_image(
+    sources: Sources, size: Size, image_id: str
+) -> tuple[Shown, np.ndarray | int] | None:
+    maps = {f.title: f.path / f"{image_id}.npy" for f in sources.maps}
+    maps = {title: load_cam(path) for title, path in maps.items() if path.is_file()}
+    files = {title: folder / f"{image_id}.png" for title, folder in sources.masks.items()}
+    masks = {title: read_label_png(path) for title, path in files.items() if path.is_file()}
+    if not maps and not masks:
+        return None
+    image = read_image(sources.info.image_path(image_id))
+    truth_path = sources.info.mask_path(image_id)
+    truth = read_label_png(truth_path) if truth_path.is_file() else None
+    predictions = _predictions(sources, maps, masks, image.shape[:2])
+    score, confusion, ious = _scores(predictions, truth, sources.info.num_labels)
+    entry = {"id": image_id, "photo": photo_uri(image, size), "ious": ious}
+    entry |= _map_layers(sources, maps, image_id, reduced(image.shape[:2], size.maps))
+    shown = {**masks, **({} if truth is None else {TRUTH: truth})}
+    small = reduced(image.shape[:2], size.photo)
+    entry["masks"] = {
+        "titles": list(shown),
+        "size": small,
+        "src": stack_uri([reduced_labels(labels, small) for labels in shown.values()]),
+    }
+    return Shown(image_id, embedded(entry).encode(), entry["keys"], score), confusion
+
+
+def _predictions(
+    sources: Sources, maps: dict[str, dict], masks: dict[str, np.ndarray], size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """Label maps H x W of an image: its masks, then its maps cut at their thresholds."""
+    predictions = dict(masks)
+    for folder in reversed(sources.maps):
+        if folder.title in maps:
+            content = maps[folder.title]
+            if len(content["keys"]) == 0:
+                predictions[folder.title] = np.zeros(size, np.uint8)
+            else:
+                predictions[folder.title] = label_map(
+                    content["high_res"], content["keys"], folder.threshold
+                )
+    return predictions
+
+
+def _scores(
+    predictions: dict[str, np.ndarray], truth: np.ndarray | None, num_labels: int
+) -> tuple[float | None, np.ndarray | int, dict[str, float | None]]:
+    """Score of an image, confusion of its first prediction, and IoU of every prediction."""
+    first, *others = predictions.values()
+    if truth is None:
+        if not others:
+            return None, 0, {}
+        both = pseudo_mask_confusion(others[0], first, num_labels)
+        return _number(mean_iou(both)), 0, {}
+    confusions = {t: pseudo_mask_confusion(truth, p, num_labels) for t, p in predictions.items()}
+    ious = {title: _number(mean_iou(confusion)) for title, confusion in confusions.items()}
+    return next(iter(ious.values())), next(iter(confusions.values())), ious
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)
+
+
+def _map_layers(
+    sources: Sources, maps: dict[str, dict], image_id: str, size: tuple[int, int]
+) -> dict:
+    """Classes of an image and its maps: one layer for each kind and iteration."""
+    layers: list[tuple[str, int, dict]] = []
+    for title, content in maps.items():
+        folder, iterations = sources.iterations.get(title, (Path(), ()))
+        for number in iterations:
+            path = folder / f"{image_id}_{number}.npy"
+            if path.is_file():
+                layers.append((title, number, load_cam(path)))
+        layers.append((title, 0, content))  # 0: what was saved at the end
+    keys = sorted({int(key) for _, _, content in layers for key in content["keys"]})
+    stacked = [_levels_of(content, keys, size) for _, _, content in layers] if keys else []
+    return {
+        "keys": keys,
+        "maps": {
+            "layers": [[title, number] for title, number, _ in layers] if keys else [],
+            "size": size,
+            "src": stack_uri([one for levels in stacked for one in levels]),
+        },
+    }
+
+
+def _levels_of(content: dict, keys: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Levels of the maps of some classes, K x h x w; zero where the file has none."""
+    levels = np.zeros((len(keys), *size), np.uint8)
+    for number, one in zip(content["keys"].tolist(), map_levels(content["cam"], size), strict=True):
+        levels[keys.index(number)] = one
+    return levels

@@ -1,0 +1,234 @@
+"""report.html: scores, curves, classes and images of a result folder as one page."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from misc.cli.options import RECAM, Options
+from misc.cli.report import ordered, score_line
+from misc.data.registry import describe
+from misc.errors import UserError, counted
+from misc.palette import voc_palette
+from misc.report.history import runs_of
+from misc.report.images import MapFolder, Sources, shown_images
+from misc.report.page import Spool, write_page
+from misc.report.pictures import SIZES, Size
+from misc.runtime.machine import machine
+from misc.runtime.processes import cpu_count, map_in_processes
+from misc.runtime.progress import progress
+from misc.storage.files import remove_leftovers
+from misc.storage.scores import load_scores
+from misc.storage.seals import require_own
+from step.make_seg import folders as seg_folders
+from step.refine import shown_path
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 180 << 20  # of the images of a page; the rest takes little
+MAX_IMAGES = 20_000
+_TRIED = 24  # images by which the size of the pictures is chosen
+_CHUNK = 16  # images that a process reads before it reports
+_WORTH_PROCESSES = 200  # below so many images one process is done sooner
+# Options that say where everything is; --report takes them from the log where they are not given.
+_REMEMBERED = (
+    "dataset", "train_list", "infer_list", "eval_list", "seg_list", "cls_labels", "recam",
+    "plain_cam_out_dir", "cam_out_dir", "adv_cam_out_dir", "sem_seg_out_dir", "seg_out_dir",
+    "RIB_iter", "adv_iter", "cam_eval_thres", "limit",
+)  # fmt: skip
+_TITLES = {"RIB": ("cam_out_dir", "rib"), "AdvCAM": ("adv_cam_out_dir", "advcam")}
+
+
+def page_path(args: Options) -> Path:
+    """Where the page goes."""
+    return args.result_dir / "report.html"
+
+
+def check(args: Options) -> None:
+    """Raise UserError where a file of others is in the way."""
+    require_own(page_path(args), "move it away, or give another --result_dir")
+
+
+def run(args: Options) -> None:
+    """Make the page from the files that are there."""
+    check(args)
+    start = time.perf_counter()
+    runs = runs_of(args.log_name)
+    args = remembered(args, runs[-1]["all_options"] if runs else {})
+    remove_leftovers(args.result_dir)
+    sources, ids = sources_of(args), _ids(args)
+    chosen = _spread(ids, MAX_IMAGES)
+    size, confusion = _fitting_size(sources, chosen), 0
+    with contextlib.closing(Spool(args.result_dir)) as spool:
+        for shown, counts in _shown(sources, size, chosen):
+            confusion = confusion + counts
+            for image in shown:
+                spool.add(image)
+        data = {**page_data(args, sources, confusion), "runs": runs}
+        data["images_note"] = _images_note(spool, ids, data["has_truth"])
+        written = write_page(page_path(args), data["title"], data, spool)
+        log.info("%s: %s, %.1f MiB, %.1f s", page_path(args), counted({"image": len(spool.ids)}),
+                 written / 2**20, time.perf_counter() - start)  # fmt: skip
+
+
+def remembered(args: Options, noted: dict) -> Options:
+    """The same options with the places of the last run where they were not given."""
+    roots = [name for name in vars(args) if name.endswith("_root")]
+    values = {name: value for name, value in vars(args).items() if name != "_frozen"}
+    for name in (*_REMEMBERED, *roots):
+        known, old = noted.get(name), values.get(name)
+        if name in args.given or known is None:
+            continue
+        if isinstance(known, str) and (isinstance(old, Path) or name.endswith(("_list", "_dir"))):
+            values[name] = Path(known) if Path(known).exists() else old
+        elif isinstance(old, tuple):
+            values[name] = tuple(known)
+        elif isinstance(known, (str, int)):
+            values[name] = known
+    if values["dataset"] != args.dataset or any(values[r] != getattr(args, r) for r in roots):
+        with contextlib.suppress(UserError, KeyError):
+            values["info"] = describe(values["dataset"], values[f"{values['dataset']}_root"])
+    return Options(**values).freeze()
+
+
+def sources_of(args: Options) -> Sources:
+    """Folders of maps and masks that are there, with the thresholds that were found for them."""
+    scores = load_scores(args.result_dir)
+    candidates = {"CAM": args.plain_cam_out_dir}
+    iterations = {}
+    for title, (option, recam) in _TITLES.items():
+        used = title == "AdvCAM" or args.recam == recam
+        candidates[title] = getattr(args, option) if used else args.result_dir / "cam"
+        step = RECAM[recam][0]
+        folder = shown_path(args, step, "", 0).parent
+        if folder.is_dir():
+            last = args.RIB_iter if title == "RIB" else args.adv_iter
+            iterations[title] = (folder, tuple(range(1, last + 1)))
+    maps = []
+    for title, folder in candidates.items():
+        if folder.is_dir() and folder not in [other.path for other in maps]:
+            maps.append(MapFolder(title, folder, _threshold(args, scores.get(f"{title} seed"))))
+    endings = {args.recam: "", **{name: ending for name, (_, ending) in RECAM.items()}}
+    masks = {"pseudo mask": args.sem_seg_out_dir}
+    for name, ending in endings.items():
+        if name != args.recam:
+            masks[f"pseudo mask ({name})"] = args.result_dir / f"sem_seg{ending}"
+    masks |= {f"network, {kind}": path for kind, path in seg_folders(args, 0).items()}
+    return Sources(
+        info=args.info,
+        maps=tuple(maps),
+        iterations=iterations,
+        masks={title: path for title, path in masks.items() if path.is_dir()},
+    )
+
+
+def _threshold(args: Options, score: dict | None) -> float:
+    if score:
+        return score["thresholds"][score["best"]]
+    return round(sum(args.cam_eval_thres) / 2, 2)
+
+
+def _ids(args: Options) -> tuple[str, ...]:
+    """Images with maps or masks: those of the list, or where there is none those of the files."""
+    if args.infer_list.is_file():
+        ids = args.image_ids("infer")
+        with_network = args.seg_out_dir.is_dir() and args.seg_list.is_file()
+        predicted = args.image_ids("seg") if with_network else ()
+        return tuple(dict.fromkeys((*ids, *predicted)))
+    folders = (args.cam_out_dir, args.plain_cam_out_dir, args.sem_seg_out_dir)
+    found = {p.stem for f in folders if f.is_dir() for p in f.iterdir() if not p.name[0] == "."}
+    return tuple(sorted(name for name in found if args.info.is_id(name)))
+
+
+def _spread(ids: tuple[str, ...], most: int) -> tuple[str, ...]:
+    """At most so many, evenly spread."""
+    if len(ids) <= most:
+        return ids
+    return tuple(ids[n * len(ids) // most] for n in range(most))
+
+
+def _fitting_size(sources: Sources, ids: tuple[str, ...]) -> Size:
+    """The best size at which all pictures together stay below the limit, judged by some images."""
+    some = _spread(ids, _TRIED)
+    for size in SIZES:
+        shown, _ = shown_images(sources, size, some)
+        mean = sum(image.length for image in shown) / max(1, len(shown))
+        if mean * len(ids) <= MAX_BYTES:
+            return size
+    return SIZES[-1]
+
+
+def _shown(sources: Sources, size: Size, ids: tuple[str, ...]) -> Iterator[tuple]:
+    chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+    processes = min(cpu_count(), 16) if len(ids) >= _WORTH_PROCESSES else 1
+    with progress(len(ids), "report.html", "image") as bar:
+        work = map_in_processes(partial(shown_images, sources, size), chunks, processes)
+        for chunk, found in zip(chunks, work, strict=True):
+            yield found
+            bar.update(len(chunk))
+
+
+def page_data(args: Options, sources: Sources, confusion: np.ndarray | int) -> dict:
+    """What the page shows beside the images and the runs."""
+    rows = load_scores(args.result_dir)
+    info = args.info
+    # A page of many classes names the colours again from the start, as masks do.
+    colours = voc_palette(min(256, info.num_labels)).tolist()
+    official = any(row.get("official") for row in rows.values())
+    has_truth = isinstance(confusion, np.ndarray)
+    return {
+        "title": args.result_dir.resolve().name,
+        "subtitle": f"Dataset {info.name}, {info.num_classes} classes",
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": machine(),
+        "classes": list(info.class_names),
+        "palette": colours,
+        "rows": [_row(args, row, rows[row]) for row in ordered(rows)],
+        "notes": [info.paper_note] if official and info.paper_note else [],
+        "has_truth": has_truth,
+        "confusion": _confusion(sources, confusion) if has_truth else None,
+        "thresholds": {folder.title: folder.threshold for folder in sources.maps},
+    }
+
+
+def _row(args: Options, name: str, score: dict) -> dict:
+    best, paper = score_line(args, name, score)
+    return {
+        "name": name,
+        "best": None if best != best else best,
+        "threshold": score["thresholds"][score["best"]],
+        "paper": paper,
+        "images": score.get("images"),
+        "list": score.get("list"),
+        "thresholds": score["thresholds"],
+        "curve": score["miou"],
+        "iou": score.get("iou") or score.get("ap"),
+    }
+
+
+def _confusion(sources: Sources, confusion: np.ndarray) -> dict:
+    """The labels that occur, and their pixels by truth (row) and prediction."""
+    there = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+    titles = (*sources.masks, *(folder.title for folder in reversed(sources.maps)))
+    return {
+        "title": titles[0],
+        "labels": there.tolist(),
+        "counts": confusion[np.ix_(there, there)].tolist(),
+    }
+
+
+def _images_note(spool: Spool, ids: tuple[str, ...], has_truth: bool) -> str:
+    if not spool.ids:
+        return "No photographs of this folder could be read; give the dataset's root."
+    shown = len(spool.ids)
+    what = f"{shown} of {len(ids)} images" if shown < len(ids) else f"{shown} images"
+    by = (
+        "IoU is the mean over the labels of an image, of its first mask with the ground truth."
+        if has_truth
+        else "There is no ground truth: agreement is the mean IoU of an image's mask and its seed."
+    )
+    return f"{what}. {by}"
