@@ -1,4 +1,4 @@
-"""How long report.html takes, and how large it gets: python -m tests.benchmark_report --root VOC_TREE.
+"""How long report.html takes, and how large it is: python -m tests.benchmark_report --root TREE.
 
 The photographs and masks of the tree stand for any number of images, by links; maps are made from
 the masks. --browser also opens the page in Chromium and tells when its first picture is there.
