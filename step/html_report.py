@@ -69,7 +69,7 @@ def run(args: Options) -> None:
             for image in shown:
                 spool.add(image)
         data = {**page_data(args, sources, confusion), "runs": runs}
-        data["images_note"] = _images_note(spool, ids, data["has_truth"])
+        data["images_note"] = _images_note(spool, ids, (data["confusion"] or {}).get("title"))
         written = write_page(page_path(args), data["title"], data, spool)
         log.info("%s: %s, %.1f MiB, %.1f s", page_path(args), counted({"image": len(spool.ids)}),
                  written / 2**20, time.perf_counter() - start)  # fmt: skip
@@ -221,14 +221,14 @@ def _confusion(sources: Sources, confusion: np.ndarray) -> dict:
     }
 
 
-def _images_note(spool: Spool, ids: tuple[str, ...], has_truth: bool) -> str:
+def _images_note(spool: Spool, ids: tuple[str, ...], first: str | None) -> str:
     if not spool.ids:
         return "No photographs of this folder could be read; give the dataset's root."
     shown = len(spool.ids)
     what = f"{shown} of {len(ids)} images" if shown < len(ids) else f"{shown} images"
     by = (
-        "IoU is the mean over the labels of an image, of its first mask with the ground truth."
-        if has_truth
+        f"IoU compares the {first} with the ground truth, as the mean over the labels of an image."
+        if first
         else "There is no ground truth: agreement is the mean IoU of an image's mask and its seed."
     )
     return f"{what}. {by}"

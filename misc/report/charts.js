@@ -67,19 +67,20 @@ function drawAxes(chart, scales) {
     chart.append(shape("line", { class: "grid", x1: CHART.left, x2: CHART.width - CHART.right, y1: at, y2: at }));
     chart.append(shape("text", { x: CHART.left - 8, y: at + 4, "text-anchor": "end" }, String(value)));
   }
-  for (let tick = 0; tick <= 4; tick++) {
-    const value = first + ((last - first) * tick) / 4;
+  const gap = [0.02, 0.05, 0.1, 0.2].find((wide) => (last - first) / wide <= 8) ?? 0.2;
+  for (let tick = Math.ceil(first / gap - 1e-6); tick * gap <= last + 1e-6; tick++) {
+    const value = tick * gap;
     chart.append(shape("text", { x: x(value), y: CHART.height - 22, "text-anchor": "middle" }, value.toFixed(2)));
   }
   chart.append(shape("text", { x: CHART.width / 2, y: CHART.height - 4, "text-anchor": "middle" },
-    "background threshold; up: mIoU (%)"));
+    "background threshold"));
 }
 
 function drawCurves() {
   const rows = data.rows.filter((row) => row.thresholds.length > 1);
   if (!rows.length) return;
   const place = byId("curves");
-  place.append(element("h3", "mIoU over the background threshold"));
+  place.append(element("h3", "mIoU (%) over the background threshold"));
   const said = rows.map((row) => `${row.name}: best ${percent(row.best, 1)} at ${row.threshold.toFixed(2)}`);
   const chart = shape("svg", { viewBox: `0 0 ${CHART.width} ${CHART.height}`, role: "img",
     width: CHART.width, style: "max-width:100%", "aria-label": `Curves. ${said.join("; ")}` });

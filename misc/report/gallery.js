@@ -105,13 +105,16 @@ function paintLabels(canvas, photo, labels, size) {
   if (labels) context.drawImage(coloured(labels, size, 150), 0, 0, canvas.width, canvas.height);
 }
 
-/** Labels as a transparent picture; the background is clear. */
+/** Labels as a transparent picture with white outlines; the background is clear. */
 function coloured(labels, [height, width], opacity) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
   const picture = context.createImageData(width, height);
   labels.forEach((label, at) => {
-    if (label) picture.data.set([...colourOf(label), opacity], 4 * at);
+    const ends = (at % width < width - 1 && labels[at + 1] !== label) ||
+      (at + width < labels.length && labels[at + width] !== label);
+    if (ends) picture.data.set([255, 255, 255, 255], 4 * at);
+    else if (label) picture.data.set([...colourOf(label), opacity], 4 * at);
   });
   context.putImageData(picture, 0, 0);
   return canvas;
