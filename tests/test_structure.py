@@ -87,7 +87,7 @@ WITHOUT_EFFECT = {
     # with the dataset (Options.settings).
     "root", "labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
     "photo_long", "threshold_from",
-    "report_html", "animate",
+    "report_html", "animate", "export", "export_from", "export_dir",
 }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ STEPS = {
     "train_seg": "7  train the segmentation network (DeepLab-v2) on the pseudo masks",
     "make_seg": "8  predict the images of --seg_list",
     "eval_seg": "9  score these predictions",
+    "export_masks": "   write masks, maps and labels in the forms of other programs (--export)",
 }
 _LOOKED_AT = 1000  # images held out on which a classifier is looked at
 # These run where they are asked for, by name or all together by --with_seg.
@@ -41,7 +42,10 @@ CRF_STEPS = ("eval_seed_crf",)
 INS_STEPS = ("make_ins_seg_labels", "eval_ins_seg")
 SCORING = ("eval_cam", "eval_seed_crf", "eval_sem_seg", "eval_ins_seg", "eval_seg")
 SUGGESTING = ("suggest_thres",)
-OPTIONAL = ("make_recam_with_AdvCAM", *SUGGESTING, *CRF_STEPS, *INS_STEPS, *SEG_STEPS)
+EXPORT_STEPS = ("export_masks",)
+OPTIONAL = (
+    "make_recam_with_AdvCAM", *SUGGESTING, *CRF_STEPS, *INS_STEPS, *SEG_STEPS, *EXPORT_STEPS
+)  # fmt: skip
 SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
 
 # What --recam chooses: its step, and an ending for the names of what is made from its maps.
@@ -78,6 +82,7 @@ SEG_PRESETS = {
 SEG_PRESETS_BY_DATASET = {
     "coco14": {"rib": {**_RIB, "iterations": 100_000, "crop_size": 481}},
 }  # fmt: skip
+EXPORTS = ("voc", "mmseg", "coco", "yolo", "soft", "onehot")
 # The flags of IRN for two of the steps are shorter than the names of their modules.
 PASS_ALIASES = {
     "make_sem_seg_labels": ("--make_sem_seg_pass",),
@@ -254,6 +259,13 @@ def _check_kind(text: str) -> str:
     return "full" if _boolean(text) else ""
 
 
+def _exports(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    if unknown := set(names) - {*EXPORTS, "all"}:
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(EXPORTS)}, all")
+    return EXPORTS if "all" in names else names
+
+
 def _numbers(kind: type, low: float, high: float, count: int | None = None):
     """Parser of numbers separated by commas, e.g. "1.0,0.5,1.5,2.0"."""
     parse_one = _number(kind, low, high)
@@ -336,6 +348,7 @@ def build_parser() -> argparse.ArgumentParser:
     _segmentation_result_options(segmentation)
     _output_options(parser.add_argument_group("output"))
     _page_options(parser.add_argument_group("page and animations"))
+    _exchange_options(parser.add_argument_group("exchange with other programs"))
     return parser
 
 
@@ -669,6 +682,17 @@ def _page_options(group: argparse._ArgumentGroup) -> None:
         help="keep the maps of the first N images after every iteration and show them growing, "
         "as GIF in RESULT_DIR/visualize/animations and as the page's slider")
 
+
+def _exchange_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--export", type=_exports, default=(), metavar="FORM,...",
+        help=f"write the masks as {', '.join(EXPORTS)}, or all: VOC's tree with palette PNGs, "
+        "mmsegmentation's with a configuration, COCO's JSON, YOLO's outlines; soft has the maps "
+        "of --cam_out_dir, onehot the labels as AFA and ToCo read them")
+    add("--export_from", type=Path, metavar="DIR",
+        help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
+    add("--export_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/export)")
+
 # fmt: on
 
 
@@ -683,6 +707,7 @@ _RESULT_NAMES = {
     "seg_weights_name": "deeplab_v2.pth",
     "seg_out_dir": "seg",
     "ins_seg_out_dir": "ins_seg",
+    "export_dir": "export",
 }
 _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_out_dir")
 
@@ -709,6 +734,7 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
             setattr(args, f"{role}_list", args.list_dir / f"{split}.txt")
     args.seg_list = args.seg_list or args.list_dir / f"{info.seg_split}.txt"
     args.seg_label_dir = args.seg_label_dir or args.sem_seg_out_dir
+    args.export_from = args.export_from or args.sem_seg_out_dir
     args.cls_labels = args.cls_labels or args.list_dir / info.label_file
 
 
@@ -811,7 +837,7 @@ def chosen_steps(args: Options) -> list[str]:
         return [name for name in STEPS if flags[name]]
     asked = set(SEQUENCE) - {"make_recam_with_RIB"} | {RECAM[args.recam][0]}
     for wanted, names in ((args.with_crf, CRF_STEPS), (args.with_ins, INS_STEPS),
-                          (args.with_seg, SEG_STEPS)):  # fmt: skip
+                          (args.with_seg, SEG_STEPS), (args.export, EXPORT_STEPS)):  # fmt: skip
         asked |= set(names) if wanted else set()
     if args.info.tune_split:
         asked |= set(SUGGESTING)

@@ -1,0 +1,166 @@
+"""Pseudo masks, maps and labels in the forms that other programs of the field read."""
+
+import io
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from misc.cams import load_cam
+from misc.cli.options import EXPORTS, Options
+from misc.cli.preflight import Preflight
+from misc.data import exports
+from misc.data.coco_json import categories
+from misc.data.datasets import load_labels
+from misc.errors import UserError
+from misc.palette import read_label_png, voc_palette
+from misc.runtime import distributed
+from misc.runtime.image_task import ImageTask, run_over_images
+
+log = logging.getLogger(__name__)
+
+LISTS = ("infer",)
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {"--export_dir": args.export_dir}
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    if not args.export:
+        raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
+    ids = args.image_ids("infer")
+    preflight.images(ids)
+    if set(args.export) & set(_OF_MASKS):
+        preflight.label_maps(ids, args.export_from, "give the folder of the masks: --export_from")
+    if "soft" in args.export:
+        preflight.cams(ids, args.cam_out_dir)
+    if "onehot" in args.export:
+        preflight.labels(ids)
+
+
+def _voc(args: Options, image_id: str, labels: np.ndarray) -> None:
+    folder = args.export_dir / "voc"
+    exports.write_new(folder / "SegmentationClass" / f"{image_id}.png", _png(labels, True))
+    _photograph(args, image_id, folder / "JPEGImages")
+
+
+def _mmseg(args: Options, image_id: str, labels: np.ndarray) -> None:
+    folder = args.export_dir / "mmseg"
+    exports.write_new(folder / "ann_dir" / "train" / f"{image_id}.png", _png(labels))
+    _photograph(args, image_id, folder / "img_dir" / "train")
+
+
+def _yolo(args: Options, image_id: str, labels: np.ndarray) -> None:
+    folder, text = args.export_dir / "yolo", exports.yolo_text(labels)
+    exports.write_new(folder / "labels" / "train" / f"{image_id}.txt", text.encode())
+    _photograph(args, image_id, folder / "images" / "train")
+
+
+def _coco(args: Options, image_id: str, labels: np.ndarray) -> tuple[dict, list[dict]]:
+    """The entry of an image in COCO's JSON, and those of its regions without their ids."""
+    _photograph(args, image_id, args.export_dir / "coco" / "train")
+    height, width = labels.shape
+    number = args.info.label_key(image_id)
+    image = {"id": number, "file_name": f"{image_id}.jpg", "height": height, "width": width}
+    return image, exports.coco_annotations(labels, number)
+
+
+_OF_MASKS: dict[str, Callable] = {"voc": _voc, "mmseg": _mmseg, "coco": _coco, "yolo": _yolo}
+
+
+def _soft(args: Options, image_id: str) -> None:
+    """`keys` (K,) classes from 0 and `maps` K x H x W float32 in 0..1, as npz."""
+    content, stream = load_cam(args.cam_out_dir / f"{image_id}.npy"), io.BytesIO()
+    np.savez_compressed(stream, keys=content["keys"], maps=content["high_res"])
+    exports.write_new(args.export_dir / "soft" / f"{image_id}.npz", stream.getvalue())
+
+
+def _png(labels: np.ndarray, palette: bool = False) -> bytes:
+    image, stream = Image.fromarray(labels), io.BytesIO()
+    if palette:
+        image.putpalette(voc_palette().tobytes())
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _photograph(args: Options, image_id: str, folder: Path) -> None:
+    """Under one ending, as configurations have one; programs look at what a file holds."""
+    exports.link_photograph(folder / f"{image_id}.jpg", args.info.image_path(image_id))
+
+
+class ExportImage(ImageTask):
+    """Writes one image in all forms; `finish` has its entries for COCO's JSON, by id."""
+
+    name = "export_masks"
+    on_gpu = False
+    images_worth_a_process = 100
+
+    def __init__(self, args: Options):
+        self.args = args
+        self.entries: dict[str, tuple[dict, list[dict]]] = {}
+
+    def one(self, image_id: str) -> None:
+        args = self.args
+        wanted = [name for name in _OF_MASKS if name in args.export]
+        if wanted:
+            labels = read_label_png(args.export_from / f"{image_id}.png")
+        for name in wanted:
+            entry = _OF_MASKS[name](args, image_id, labels)
+            if entry:
+                self.entries[image_id] = entry
+        if "soft" in args.export:
+            _soft(args, image_id)
+
+    def finish(self) -> dict[str, tuple[dict, list[dict]]]:
+        return self.entries
+
+
+def run(args: Options) -> None:
+    """Write the images of the inference list in the forms of --export."""
+    ids = args.image_ids("infer")
+    entries = {}
+    for of_process in run_over_images(ExportImage(args), ids, args.resources):
+        entries |= of_process
+    distributed.on_first_rank(lambda: _write_whole(args, ids, entries))
+    log.info("exported as %s: %s", ", ".join(args.export), args.export_dir)
+
+
+def _write_whole(args: Options, ids: tuple[str, ...], entries: dict[str, tuple]) -> None:
+    """The files that are of all images together."""
+    info, root = args.info, args.export_dir
+    files = {
+        "voc": (root / "voc/ImageSets/Segmentation/train.txt", lambda: "\n".join(ids) + "\n"),
+        "mmseg": (root / "mmseg/dataset.py", lambda: exports.mmseg_config(info, root / "mmseg")),
+        "yolo": (root / "yolo/data.yaml", lambda: exports.yolo_config(info, root / "yolo")),
+        "coco": (root / "coco/instances_train.json", lambda: _coco_json(args, ids, entries)),
+    }
+    for name, (path, content) in files.items():
+        if name in args.export:
+            exports.write_new(path, content().encode())
+    if "onehot" in args.export:
+        exports.write_new(root / "cls_labels_onehot.npy", _onehot(args, ids))
+
+
+def _coco_json(args: Options, ids: tuple[str, ...], entries: dict[str, tuple]) -> str:
+    images, annotations = [], []
+    for image, regions in (entries[image_id] for image_id in ids):
+        images.append(image)
+        annotations += [{"id": len(annotations) + n, **r} for n, r in enumerate(regions, start=1)]
+    names = categories(args.info.class_names)
+    return json.dumps({"images": images, "annotations": annotations, "categories": names})
+
+
+def _onehot(args: Options, ids: tuple[str, ...]) -> bytes:
+    """A dict as AFA's and ToCo's: stem of the photograph's file to multi-hot vector (C,)."""
+    rows = load_labels(args.cls_labels, ids, args.info)
+    stems = (args.info.image_path(image_id).stem for image_id in ids)
+    content = {s: np.asarray(row, np.float32) for s, row in zip(stems, rows, strict=True)}
+    stream = io.BytesIO()
+    np.save(stream, content, allow_pickle=True)
+    return stream.getvalue()
