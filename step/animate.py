@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from misc.cams import load_cam
 from misc.cli.options import RECAM, Options
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of
 from misc.report.pictures import reduced
 from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.seals import require_own, sealed
@@ -51,7 +51,7 @@ def frames_of(args: Options, step: str, image_id: str) -> list[np.ndarray]:
     paths = {k: path for k, path in paths.items() if path.is_file()}
     if len(paths) < 2:
         return []
-    image = read_image(args.info.image_path(image_id))
+    image = image_of(args.info, image_id)
     height, width = reduced(image.shape[:2], _SIDE)
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return [_frame(args, small, load_cam(path), f"{k} of {last}") for k, path in paths.items()]

@@ -14,7 +14,7 @@ from misc.cli.options import EXPORTS, Options
 from misc.cli.preflight import Preflight
 from misc.data import exports
 from misc.data.coco_json import categories
-from misc.data.datasets import load_labels
+from misc.data.datasets import image_of, load_labels
 from misc.errors import UserError
 from misc.palette import read_label_png, voc_palette
 from misc.runtime import distributed
@@ -63,12 +63,11 @@ def _yolo(args: Options, image_id: str, labels: np.ndarray) -> None:
 
 
 def _coco(args: Options, image_id: str, labels: np.ndarray) -> tuple[dict, list[dict]]:
-    """The entry of an image in COCO's JSON, and those of its regions without their ids."""
+    """The entry of an image in COCO's JSON, and those of its regions; none has its ids yet."""
     _photograph(args, image_id, args.export_dir / "coco" / "train")
     height, width = labels.shape
-    number = args.info.label_key(image_id)
-    image = {"id": number, "file_name": f"{image_id}.jpg", "height": height, "width": width}
-    return image, exports.coco_annotations(labels, number)
+    image = {"file_name": f"{image_id}.jpg", "height": height, "width": width}
+    return image, exports.coco_annotations(labels)
 
 
 _OF_MASKS: dict[str, Callable] = {"voc": _voc, "mmseg": _mmseg, "coco": _coco, "yolo": _yolo}
@@ -90,8 +89,17 @@ def _png(labels: np.ndarray, palette: bool = False) -> bytes:
 
 
 def _photograph(args: Options, image_id: str, folder: Path) -> None:
-    """Under one ending, as configurations have one; programs look at what a file holds."""
-    exports.link_photograph(folder / f"{image_id}.jpg", args.info.image_path(image_id))
+    """Under one ending, as configurations have one; programs look at what a file holds.
+
+    It fits the masks pixel by pixel: a photograph that is seen turned or shrunk is written so.
+    """
+    path, photograph = folder / f"{image_id}.jpg", args.info.image_path(image_id)
+    if args.info.photo_long is None:
+        exports.link_photograph(path, photograph)
+        return
+    stream = io.BytesIO()
+    Image.fromarray(image_of(args.info, image_id)).save(stream, format="JPEG", quality=95)
+    exports.write_new(path, stream.getvalue())
 
 
 class ExportImage(ImageTask):
@@ -149,17 +157,25 @@ def _write_whole(args: Options, ids: tuple[str, ...], entries: dict[str, tuple])
 
 def _coco_json(args: Options, ids: tuple[str, ...], entries: dict[str, tuple]) -> str:
     images, annotations = [], []
-    for image, regions in (entries[image_id] for image_id in ids):
-        images.append(image)
-        annotations += [{"id": len(annotations) + n, **r} for n, r in enumerate(regions, start=1)]
+    numbers = [args.info.label_key(image_id) for image_id in ids]
+    if not all(isinstance(number, int) for number in numbers):
+        numbers = range(1, len(ids) + 1)
+    for number, (image, regions) in zip(numbers, map(entries.get, ids), strict=True):
+        images.append({"id": number, **image})
+        for region in regions:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **region})
     names = categories(args.info.class_names)
     return json.dumps({"images": images, "annotations": annotations, "categories": names})
 
 
 def _onehot(args: Options, ids: tuple[str, ...]) -> bytes:
-    """A dict as AFA's and ToCo's: stem of the photograph's file to multi-hot vector (C,)."""
+    """A dict as AFA's and ToCo's: stem of the photograph's file to multi-hot vector (C,).
+
+    Where stems are alike, in several folders, the ids stand for them.
+    """
     rows = load_labels(args.cls_labels, ids, args.info)
-    stems = (args.info.image_path(image_id).stem for image_id in ids)
+    stems = [args.info.image_path(image_id).stem for image_id in ids]
+    stems = stems if len(set(stems)) == len(stems) else ids
     content = {s: np.asarray(row, np.float32) for s, row in zip(stems, rows, strict=True)}
     stream = io.BytesIO()
     np.save(stream, content, allow_pickle=True)

@@ -65,9 +65,9 @@ def regions(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
             yield label, numbered == number
 
 
-def coco_annotations(labels: np.ndarray, image_number: int) -> list[dict]:
+def coco_annotations(labels: np.ndarray) -> list[dict]:
     """COCO's entries of the regions of a label map, without ids; categories are class + 1."""
-    return [annotation(mask, label, image_id=image_number) for label, mask in regions(labels)]
+    return [annotation(mask, label) for label, mask in regions(labels)]
 
 
 def outline(mask: np.ndarray) -> np.ndarray:

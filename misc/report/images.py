@@ -10,7 +10,7 @@ import numpy as np
 
 from misc.cams import label_map, load_cam
 from misc.data.dataset_info import DatasetInfo
-from misc.data.datasets import read_image
+from misc.data.datasets import image_of, mask_of
 from misc.errors import UserError
 from misc.metrics import mean_iou, pseudo_mask_confusion
 from misc.palette import read_label_png
@@ -90,9 +90,9 @@ def _shown_image(
     masks = {title: read_label_png(path) for title, path in files.items() if path.is_file()}
     if not maps and not masks:
         return None
-    image = read_image(sources.info.image_path(image_id))
-    truth_path = sources.info.mask_path(image_id)
-    truth = read_label_png(truth_path) if truth_path.is_file() else None
+    image = image_of(sources.info, image_id)
+    has_truth = sources.info.mask_path(image_id).is_file()
+    truth = mask_of(sources.info, image_id) if has_truth else None
     predictions = _predictions(sources, maps, masks, image.shape[:2])
     score, confusion, ious = _scores(predictions, truth, sources.info.num_labels)
     entry = {"id": image_id, "photo": photo_uri(image, size), "ious": ious}
