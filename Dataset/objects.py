@@ -157,6 +157,11 @@ def ellipse(centre: Point, radii: Point, tilt: float = 0.0) -> Shape:
     return partial(_ellipse, centre=centre, radii=radii, tilt=tilt)
 
 
+def limb(start: Point, end: Point, radii: Point) -> Shape:
+    """Stroke between two points; radii: half its width at each of them."""
+    return partial(_limb, start=start, end=end, radii=radii)
+
+
 # --- classes ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,473 @@
+"""The paper's toy experiment (Sec. 3, Figure 1): at which layer a network loses information.
+
+    python -m step.toy_experiment --mnist_root DIR
+
+Twos and eights on a canvas; few of them come with a small shape that tells the class as well. HGR,
+the share of a region's pixels on which a layer depends, falls at the last layer, the one that meets
+the final activation, far more on the shapes than on the digits. RIB's fine-tuning without that
+activation is then tried on the same network. It is no step of the method: the whole sequence leaves
+it out.
+"""
+
+import argparse
+import gzip
+import importlib
+import io
+import json
+import logging
+import sys
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from misc.errors import UserError
+from misc.runtime.threads import wait_briefly
+from misc.storage.files import atomic_path
+from misc.storage.untrusted import read_bytes
+from net.toy import (
+    NUM_LAYERS,
+    ToyNet,
+    final_loss,
+    fine_tuned_gradients,
+    gradient_maps,
+    high_gradient_ratio,
+    normalized,
+)
+
+log = logging.getLogger("toy_experiment")
+
+DIGITS = (2, 8)  # the classes
+REGIONS = ("discriminative", "non_discriminative", "irrelevant")  # digit, shape, the rest
+# Read off Figure 1, within 0.02; nan where the curve is hidden behind others.
+PUBLISHED = {
+    "discriminative": (1.0, 1.0, 0.99, 0.93, 0.62, 0.40),
+    "non_discriminative": (1.0, 1.0, 1.0, 1.0, 0.86, 0.12),
+    "irrelevant": (1.0, 0.0, np.nan, np.nan, 0.03, 0.05),
+}
+_DIAMOND, _SQUARE = 0.16, 0.13  # of the canvas' side: the shapes of a two and of an eight
+_TRAINED_SHARE = 0.8  # of the images
+_MAX_MNIST = 64 << 20  # bytes of a file; the largest of MNIST, unpacked, has 47 million
+_KEPT = 0.5  # grey value above which a pixel belongs to the digit's region
+_COLOURS = dict(zip(REGIONS, ("tab:red", "tab:blue", "tab:gray"), strict=True))
+
+
+@dataclass(frozen=True)
+class Toy:
+    """What the paper leaves free; README has a table of what was tried."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    images: int = 2000
+    side: int = 35
+    channels: int = 8
+    strides: tuple[int, ...] = (1, 1, 1, 1, 1)
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    final_activation: str = "sigmoid"
+    shape_share: float = 0.1
+    threshold: float = 0.3
+    rib_iter: int = 10
+    rib_lr: float = 1e-3
+    rib_batch_size: int = 20
+    rib_images: int = 40
+
+
+class Canvases(NamedTuple):
+    """images: N x 1 x H x W in 0..1. labels: N, indices of DIGITS. digits, shapes: N x H x W."""
+
+    images: Tensor
+    labels: Tensor
+    digits: Tensor
+    shapes: Tensor
+
+    def regions(self) -> dict[str, Tensor]:
+        """N x H x W bool by name."""
+        return dict(
+            zip(REGIONS, (self.digits, self.shapes, ~(self.digits | self.shapes)), strict=True)
+        )
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def read_mnist(root: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Twos and eights of MNIST in torchvision's layout: N x 28 x 28 uint8, and which they are.
+
+    root/MNIST/raw/ has the training part, the test part or both, packed (.gz) or not. None where
+    there is neither; UserError for a damaged file.
+    """
+    folder, parts = root / "MNIST" / "raw", []
+    for part in ("train", "t10k"):
+        images = _read_idx(folder / f"{part}-images-idx3-ubyte", 3)
+        labels = _read_idx(folder / f"{part}-labels-idx1-ubyte", 1)
+        if images is not None and labels is not None:
+            if len(images) != len(labels) or images.shape[1:] != (28, 28):
+                raise UserError(f"{folder}: images and labels of {part} do not belong together")
+            chosen = np.isin(labels, DIGITS)
+            parts.append((images[chosen], labels[chosen]))
+    return tuple(map(np.concatenate, zip(*parts, strict=True))) if parts else None
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray | None:
+    """The array of one of MNIST's files; None where it is not there."""
+    packed = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and not packed.is_file():
+        return None
+    found = path if path.is_file() else packed
+    try:
+        data = read_bytes(found, _MAX_MNIST)
+        if found is packed:
+            with gzip.open(io.BytesIO(data)) as file:
+                data = file.read(_MAX_MNIST)
+        shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
+        if data[:4] != bytes((0, 0, 8, dimensions)):
+            raise ValueError
+        values = np.frombuffer(data, np.uint8, offset=4 * (1 + dimensions))
+        return values.reshape(shape)
+    except (OSError, ValueError, EOFError, zlib.error):
+        raise UserError(
+            f"{found}: is damaged, or not a file of MNIST; remove it and download it again"
+        ) from None
+
+
+def digits_for(root: Path, toy: Toy) -> tuple[np.ndarray, np.ndarray, str]:
+    """MNIST's digits, or drawn ones where it is not there: as `read_mnist`, and what they are."""
+    found = read_mnist(root)
+    if found:
+        if len(found[0]) < toy.images:
+            raise UserError(
+                f"--images {toy.images}: {root} has {len(found[0])} twos and eights; give fewer"
+            )
+        return *found, "MNIST"
+    log.warning(
+        "no MNIST in %s: the digits are drawn, so numbers differ from those of MNIST "
+        "(--mnist_download fetches it, --mnist_root DIR says where it is)", root / "MNIST" / "raw",
+    )  # fmt: skip
+    drawn = importlib.import_module("Dataset.digits")  # found by name, as datasets are
+    return *drawn.draw_digits(np.random.default_rng(0), toy.images), "drawn digits"
+
+
+def shape_mask(value: int, side: int) -> np.ndarray:
+    """The shape that goes with a digit, n x n bool: a diamond with a 2, a square with an 8."""
+    n = round((_DIAMOND if value == DIGITS[0] else _SQUARE) * side)
+    if value != DIGITS[0]:
+        return np.ones((n, n), bool)
+    offsets = np.abs(np.arange(n) - (n - 1) / 2)
+    return offsets[:, None] + offsets <= (n - 1) / 2 + 1e-6
+
+
+def compose(
+    rng: np.random.Generator, digits: np.ndarray, values: np.ndarray, side: int, share: float
+) -> Canvases:
+    """Each digit in the middle of a canvas, a share of them with their shape somewhere beside it.
+
+    digits: N x 28 x 28 uint8. values: N, of DIGITS. side: of the canvas, pixels.
+    """
+    images = np.zeros((len(digits), side, side), np.float32)
+    shapes = np.zeros(images.shape, bool)
+    for image, shape, digit, value in zip(images, shapes, digits, values, strict=True):
+        rows, columns = (np.nonzero(digit.any(axis))[0] for axis in (1, 0))
+        cut = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] / 255
+        top, left = (side - cut.shape[0]) // 2, (side - cut.shape[1]) // 2
+        image[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
+        if rng.random() < share:
+            shape[:] = _placed(rng, shape_mask(value, side), image > 0)
+    digit_pixels = images > _KEPT
+    images[shapes] = 1.0
+    labels = np.asarray(values == DIGITS[1], np.int64)
+    arrays = (images[:, None], labels, digit_pixels, shapes)
+    return Canvases(*map(torch.from_numpy, arrays))
+
+
+def _placed(rng: np.random.Generator, mask: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """The shape at a random place that neither meets nor touches what is taken, H x W bool."""
+    n, side = len(mask), len(taken)
+    room = np.pad(taken, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(room, (n + 2, n + 2))
+    places = np.argwhere(~windows.any((2, 3)))
+    if len(places) == 0:
+        raise UserError(f"--side {side}: a digit leaves no place for a shape; give a larger one")
+    y, x = places[rng.integers(len(places))]
+    placed = np.zeros_like(taken)
+    placed[y : y + n, x : x + n] = mask
+    return placed
+
+
+# --- experiment ---------------------------------------------------------------------------------
+
+
+def train(network: ToyNet, data: Canvases, toy: Toy, seed: int) -> None:
+    """Train in place, with Adam."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(network.parameters(), toy.learning_rate)
+    for _ in range(toy.epochs):
+        for chosen in torch.randperm(len(data.labels), generator=generator).split(toy.batch_size):
+            logits = network(data.images[chosen])
+            loss = final_loss(logits, data.labels[chosen], toy.final_activation)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def trained(
+    digits: np.ndarray, values: np.ndarray, toy: Toy, seed: int
+) -> tuple[ToyNet, Canvases, Canvases]:
+    """A network, the canvases that it was trained on, and others that all have their shape."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(digits))[: toy.images]
+    first, rest = np.split(order, [round(_TRAINED_SHARE * len(order))])
+    learned = compose(rng, digits[first], values[first], toy.side, toy.shape_share)
+    shown = compose(rng, digits[rest], values[rest], toy.side, 1.0)
+    torch.manual_seed(seed)
+    network = ToyNet(toy.side, toy.channels, toy.strides)
+    train(network, learned, toy, seed)
+    return network, learned, shown
+
+
+def measure(network: ToyNet, shown: Canvases, toy: Toy) -> dict[str, list[float]]:
+    """HGR by region, one value for each of the six layers."""
+    pairs = zip(shown.images.split(100), shown.labels.split(100), strict=True)
+    maps = torch.cat([gradient_maps(network, *pair) for pair in pairs])
+    return {
+        name: high_gradient_ratio(maps, region, toy.threshold).tolist()
+        for name, region in shown.regions().items()
+    }
+
+
+def fine_tune_each(
+    network: ToyNet, learned: Canvases, shown: Canvases, toy: Toy, seed: int
+) -> dict[str, dict[str, list[float]]]:
+    """RIB's counterpart: HGR of the logit's map after k = 0 .. --rib_iter steps, by region.
+
+    "tuned": of the network after k steps. "summed": of all maps up to the k-th, as RIB adds them.
+    """
+    generator, tuned = torch.Generator().manual_seed(seed), []
+    for image, label in zip(shown.images[: toy.rib_images], shown.labels, strict=False):
+        other = (learned.labels != label).nonzero()[:, 0]
+        others = []
+        for _ in range(toy.rib_iter):
+            draw = torch.randint(len(other), (toy.rib_batch_size,), generator=generator)
+            others.append((learned.images[other[draw]], learned.labels[other[draw]]))
+        steps = fine_tuned_gradients(network, image, int(label), others, toy.rib_lr)
+        tuned.append(torch.stack(list(steps)))
+    maps = torch.stack(tuned)
+    kinds = {"tuned": normalized(maps), "summed": normalized(normalized(maps).cumsum(1))}
+    return {
+        kind: {
+            name: high_gradient_ratio(of_kind, region[: len(maps)], toy.threshold).tolist()
+            for name, region in shown.regions().items()
+        }
+        for kind, of_kind in kinds.items()
+    }
+
+
+def experiment(root: Path, toy: Toy) -> tuple[dict, ToyNet, Canvases]:
+    """All seeds: what scores.json holds, and a network and canvases to draw."""
+    digits, values, source = digits_for(root, toy)
+    by_seed, tuned_by_seed, accuracies = [], [], []
+    for seed in toy.seeds:
+        network, learned, shown = trained(digits, values, toy, seed)
+        with torch.no_grad():
+            right = network(shown.images).argmax(1) == shown.labels
+        accuracies.append(right.float().mean().item())
+        by_seed.append(measure(network, shown, toy))
+        tuned_by_seed.append(fine_tune_each(network, learned, shown, toy, seed))
+        log.info("seed %d: accuracy %.3f%s", seed, accuracies[-1], _lines(by_seed[-1]))
+    scores = {
+        "made_by": "RIB, toy experiment",
+        "data": source,
+        "settings": asdict(toy),
+        "accuracy": accuracies,
+        "hgr": _mean(by_seed),
+        "hgr_by_seed": by_seed,
+        "fine_tuned": {kind: _mean([t[kind] for t in tuned_by_seed]) for kind in tuned_by_seed[0]},
+        "fine_tuned_by_seed": tuned_by_seed,
+    }
+    scores["loss_at_last_layer"] = {name: h[-2] - h[-1] for name, h in scores["hgr"].items()}
+    return scores, network, shown
+
+
+def _mean(of_seeds: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    return {name: np.mean([h[name] for h in of_seeds], 0).tolist() for name in REGIONS}
+
+
+def _lines(hgr: Mapping[str, list[float]]) -> str:
+    return "".join(
+        f"\n  {name:18s} " + " ".join(f"{value:.2f}" for value in hgr[name]) for name in REGIONS
+    )
+
+
+# --- what is written ----------------------------------------------------------------------------
+
+
+def draw(scores: dict, network: ToyNet, shown: Canvases) -> Figure:
+    """The three panels of the paper's figure, and the fine-tuning without the final activation."""
+    figure = Figure(figsize=(13, 6.4), dpi=100, layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    chosen = torch.stack([(shown.labels == label).nonzero()[0, 0] for label in range(2)])
+    maps = gradient_maps(network, shown.images[chosen], shown.labels[chosen])
+    left.suptitle("an image of each class, and its gradient maps G1 .. G6")
+    grid = left.subplots(2, 1 + NUM_LAYERS // 2 * 2, squeeze=False)
+    for row, image, of_image in zip(grid, shown.images[chosen], maps, strict=True):
+        row[0].imshow(image[0], cmap="gray")
+        for k, (axis, of_layer) in enumerate(zip(row[1:], of_image, strict=True), start=1):
+            axis.imshow(of_layer, cmap="jet", vmin=0, vmax=1)
+            axis.set_title(f"G{k}", fontsize=9)
+        for axis in row:
+            axis.axis("off")
+    upper, lower = right.subplots(2, 1)
+    _draw_layers(upper, scores)
+    _draw_fine_tuning(lower, scores)
+    return figure
+
+
+def _draw_layers(axis, scores: dict) -> None:
+    layers = np.arange(1, NUM_LAYERS + 1)
+    for name, colour in _COLOURS.items():
+        values = np.array([h[name] for h in scores["hgr_by_seed"]])
+        label = f"{name.replace('_', '-')}"
+        axis.plot(layers, scores["hgr"][name], "o-", color=colour, label=label)
+        axis.fill_between(layers, values.min(0), values.max(0), color=colour, alpha=0.2)
+        known = ~np.isnan(PUBLISHED[name])
+        published = np.array(PUBLISHED[name])[known]
+        axis.plot(layers[known], published, "x--", color=colour, alpha=0.6)
+    axis.set_title(f"HGR by layer, {scores['data']} (band: seeds; dashed: published)", fontsize=10)
+    axis.set_xticks(layers, [f"G{k}" for k in layers])
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+
+
+def _draw_fine_tuning(axis, scores: dict) -> None:
+    for name, colour in _COLOURS.items():
+        axis.plot(scores["fine_tuned"]["summed"][name], "o-", color=colour)
+        axis.plot(scores["fine_tuned"]["tuned"][name], ":", color=colour)
+    axis.set_title("HGR of G6 while fine-tuned without activation (line: summed maps)", fontsize=10)
+    axis.set_xlabel("iterations")
+    axis.grid(alpha=0.3)
+
+
+def save(scores: dict, figure: Figure, out_dir: Path) -> None:
+    """Write scores.json and toy_experiment.png; UserError where another program's files are."""
+    save_figure = importlib.import_module("step.visualize").save_figure
+    path = out_dir / "scores.json"
+    if path.exists():
+        try:
+            own = json.loads(read_bytes(path, 1 << 20))["made_by"].endswith("toy experiment")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            own = False
+        if not own:
+            raise UserError(
+                f"{path}: is not of a toy experiment and stays; give another --toy_out_dir"
+            )
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        save_figure(figure, out_dir / "toy_experiment.png")
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--toy_out_dir {out_dir}: cannot be written: {error}") from None
+
+
+def run_toy(root: Path, out_dir: Path, toy: Toy) -> dict:
+    """The whole experiment; returns what scores.json holds. Raises UserError for bad input."""
+    scores, network, shown = experiment(root, toy)
+    save(scores, draw(scores, network, shown), out_dir)
+    log.info("HGR of G1 .. G6, mean of %d seeds:%s", len(toy.seeds), _lines(scores["hgr"]))
+    lost = scores["loss_at_last_layer"]
+    log.info(
+        "lost at the last layer: %.2f of the shapes, %.2f of the digits",
+        lost["non_discriminative"], lost["discriminative"],
+    )  # fmt: skip
+    for kind, text in (("tuned", "the map after"), ("summed", "the sum of all maps after")):
+        before, *_, after = scores["fine_tuned"][kind]["non_discriminative"]
+        log.info(
+            "fine-tuned without the final activation, HGR of the shapes: %.2f before, %.2f in %s "
+            "%d steps", before, after, text, toy.rib_iter,
+        )  # fmt: skip
+    log.info("%s and toy_experiment.png", out_dir / "scores.json")
+    return scores
+
+
+def run(args) -> None:
+    """The experiment as `run_sample.py --toy_experiment_pass` makes it."""
+    seeds = tuple(range(args.seed, args.seed + len(Toy().seeds)))
+    if args.num_threads:
+        torch.set_num_threads(args.num_threads)
+    run_toy(args.mnist_root, args.toy_out_dir, Toy(seeds=seeds))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m step.toy_experiment", description="The paper's toy experiment."
+    )
+    add = parser.add_argument
+    add("--mnist_root", type=Path, default=Path("Dataset"), metavar="DIR",
+        help="folder with MNIST/raw/, as torchvision has it (default: %(default)s)")  # fmt: skip
+    add("--mnist_download", action="store_true", help="torchvision downloads MNIST there first")
+    add("--toy_out_dir", type=Path, default=Path("result/toy"), metavar="DIR",
+        help="scores.json and the figure (default: %(default)s)")  # fmt: skip
+    for field in fields(Toy):
+        default = field.default
+        kind = _integers if isinstance(default, tuple) else type(default)
+        choices = ("sigmoid", "softmax", "none") if field.name == "final_activation" else None
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        add(f"--{field.name}", type=kind, choices=choices, default=default,
+            metavar=None if choices else "X", help=f"(default: {shown})")  # fmt: skip
+    return parser.parse_args(argv), parser
+
+
+def _checked(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Toy:
+    """The settings of the command line; ends with exit code 2 where one is out of range."""
+    toy = Toy(**{field.name: getattr(args, field.name) for field in fields(Toy)})
+    for field in fields(Toy):
+        value = getattr(toy, field.name)
+        smallest = min(value) if isinstance(value, tuple) else value
+        low = 0 if field.name in ("seeds", "shape_share", "rib_iter") else 1e-9
+        if not isinstance(smallest, str) and not low <= smallest < 1e9:
+            parser.error(f"argument --{field.name}: {smallest} is out of range")
+    if len(toy.strides) != NUM_LAYERS - 1:
+        parser.error(f"argument --strides: give {NUM_LAYERS - 1} numbers with commas between them")
+    if toy.images < 10 or toy.side < 30:
+        parser.error("at least 10 --images, and a canvas (--side) of at least 30 pixels")
+    return toy
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    args, parser = _parsed(argv)
+    toy = _checked(args, parser)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if args.mnist_download:
+            _download(args.mnist_root)
+        run_toy(args.mnist_root, args.toy_out_dir, toy)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _download(root: Path) -> None:
+    datasets = importlib.import_module("torchvision.datasets")
+    try:
+        datasets.MNIST(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"--mnist_download: MNIST could not be had ({error}); without it digits are drawn"
+        ) from None
+
+
+if __name__ == "__main__":
+    wait_briefly()
+    sys.exit(main())
