@@ -30,6 +30,8 @@ from torch import Tensor
 from misc.errors import UserError
 from misc.runtime.threads import wait_briefly
 from misc.storage.files import atomic_path
+from misc.storage.manifest import make_writable
+from misc.storage.outputs import foreign_line, is_foreign
 from misc.storage.untrusted import read_bytes
 from net.toy import (
     NUM_LAYERS,
@@ -40,10 +42,12 @@ from net.toy import (
     high_gradient_ratio,
     normalized,
 )
+from step.visualize import save_figure
 
 log = logging.getLogger("toy_experiment")
 
 DIGITS = (2, 8)  # the classes
+FIGURE = "toy_experiment.png"
 REGIONS = ("discriminative", "non_discriminative", "irrelevant")  # digit, shape, the rest
 # Read off Figure 1, within 0.02; nan where the curve is hidden behind others.
 PUBLISHED = {
@@ -67,7 +71,7 @@ class Toy:
     side: int = 35
     channels: int = 8
     strides: tuple[int, ...] = (1, 1, 1, 1, 1)
-    epochs: int = 8
+    epochs: int = 3
     batch_size: int = 32
     learning_rate: float = 3e-3
     final_activation: str = "sigmoid"
@@ -353,9 +357,9 @@ def _draw_fine_tuning(axis, scores: dict) -> None:
     axis.grid(alpha=0.3)
 
 
-def save(scores: dict, figure: Figure, out_dir: Path) -> None:
-    """Write scores.json and toy_experiment.png; UserError where another program's files are."""
-    save_figure = importlib.import_module("step.visualize").save_figure
+def check_output(out_dir: Path) -> None:
+    """Raise UserError where results cannot be written, or scores of something else are there."""
+    make_writable(out_dir, "--toy_out_dir")
     path = out_dir / "scores.json"
     if path.exists():
         try:
@@ -366,17 +370,20 @@ def save(scores: dict, figure: Figure, out_dir: Path) -> None:
             raise UserError(
                 f"{path}: is not of a toy experiment and stays; give another --toy_out_dir"
             )
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        save_figure(figure, out_dir / "toy_experiment.png")
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--toy_out_dir {out_dir}: cannot be written: {error}") from None
+    if is_foreign(out_dir / FIGURE):
+        raise UserError(foreign_line(out_dir / FIGURE))
+
+
+def save(scores: dict, figure: Figure, out_dir: Path) -> None:
+    """Write scores.json and the figure."""
+    save_figure(figure, out_dir / FIGURE)
+    with atomic_path(out_dir / "scores.json") as temporary:
+        temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
 
 def run_toy(root: Path, out_dir: Path, toy: Toy) -> dict:
     """The whole experiment; returns what scores.json holds. Raises UserError for bad input."""
+    check_output(out_dir)
     scores, network, shown = experiment(root, toy)
     save(scores, draw(scores, network, shown), out_dir)
     log.info("HGR of G1 .. G6, mean of %d seeds:%s", len(toy.seeds), _lines(scores["hgr"]))
@@ -391,7 +398,7 @@ def run_toy(root: Path, out_dir: Path, toy: Toy) -> dict:
             "fine-tuned without the final activation, HGR of the shapes: %.2f before, %.2f in %s "
             "%d steps", before, after, text, toy.rib_iter,
         )  # fmt: skip
-    log.info("%s and toy_experiment.png", out_dir / "scores.json")
+    log.info("%s and %s", out_dir / "scores.json", FIGURE)
     return scores
 
 

@@ -349,6 +349,7 @@ def build_parser() -> argparse.ArgumentParser:
     _output_options(parser.add_argument_group("output"))
     _page_options(parser.add_argument_group("page and animations"))
     _exchange_options(parser.add_argument_group("exchange with other programs"))
+    _toy_options(parser.add_argument_group("toy experiment (of the paper; no step of the method)"))
     return parser
 
 
@@ -692,6 +693,17 @@ def _exchange_options(group: argparse._ArgumentGroup) -> None:
     add("--export_from", type=Path, metavar="DIR",
         help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
     add("--export_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/export)")
+
+def _toy_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--toy_experiment_pass", type=_boolean, nargs="?", const=True, default=False,
+        metavar="BOOL", help="run it alone and end; python -m step.toy_experiment --help has what "
+        "it leaves free")
+    add("--mnist_root", type=Path, default=Path("Dataset"), metavar="DIR",
+        help="folder with MNIST/raw/, as torchvision has it (default: %(default)s); digits are "
+        "drawn where it is not there")
+    add("--toy_out_dir", type=Path, default=Path("result/toy"), metavar="DIR",
+        help="its scores.json and figure (default: %(default)s)")
 
 # fmt: on
 

@@ -44,6 +44,9 @@ def execute(args: Options, ends_process: bool = False) -> int:
                 log_to_screen()
                 show_report(args)
                 return 0
+            if args.toy_experiment_pass:
+                run_toy(args)
+                return 0
             check_device(args.device)
             with distributed.joined(uses_cuda(args.resources)):
                 run(args)
@@ -59,6 +62,20 @@ def execute(args: Options, ends_process: bool = False) -> int:
             _say_each("interrupted", "the same command resumes where it stopped")
         return 128 + interrupt.number
     return 0
+
+
+def run_toy(args: Options) -> None:
+    """The toy experiment, which needs no dataset and takes no step with it."""
+    if others := [name for name in STEPS if getattr(args, f"{name}_pass")]:
+        raise UserError(
+            f"--toy_experiment_pass: runs alone; leave out --{others[0]}_pass, or run it afterwards"
+        )
+    toy = importlib.import_module("step.toy_experiment")
+    if args.check:
+        toy.read_mnist(args.mnist_root)
+        return
+    log_to_screen()
+    toy.run(args)
 
 
 def _say_each(kind: str, text: str) -> None:

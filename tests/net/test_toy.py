@@ -1,0 +1,85 @@
+"""net/toy.py against plain forms of what it says."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from net.toy import (
+    NUM_LAYERS,
+    ToyNet,
+    final_loss,
+    fine_tuned_gradients,
+    gradient_maps,
+    high_gradient_ratio,
+)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return ToyNet(side=9, channels=3, strides=(1, 1, 2, 1, 1))
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(1))
+
+
+def test_maps_are_the_slopes_of_a_layers_sum(network, images):
+    labels = torch.tensor([1, 0])
+    maps = gradient_maps(network, images, labels)
+    assert maps.shape == (2, NUM_LAYERS, 9, 9)
+    network, step = network.double(), 1e-6
+    for layer in range(NUM_LAYERS):
+        slopes = torch.empty(9, 9, dtype=torch.double)
+        for pixel in range(81):
+            moved = images[:1].double().repeat(2, 1, 1, 1)
+            moved[1].view(-1)[pixel] += step
+            outputs = network.layers(moved)[layer]
+            outputs = (
+                outputs[:, labels[0]] if layer == NUM_LAYERS - 1 else outputs.flatten(1).sum(1)
+            )
+            slopes.view(-1)[pixel] = (outputs[1] - outputs[0]).abs() / step
+        torch.testing.assert_close(maps[0, layer].double(), slopes / slopes.max(), **_NEAR)
+
+
+_NEAR = {"atol": 1e-3, "rtol": 0}
+
+
+def test_first_map_is_the_same_everywhere(network, images):
+    maps = gradient_maps(network, images, torch.tensor([0, 1]))
+    torch.testing.assert_close(maps[:, 0], torch.ones(2, 9, 9))
+
+
+def test_hgr_is_the_mean_share_of_a_regions_pixels():
+    maps = torch.rand(3, 6, 4, 5, generator=torch.Generator().manual_seed(0))
+    region = torch.zeros(3, 4, 5, dtype=torch.bool)
+    region[0, 0], region[1, 1:3, 2], region[2, 3, 4] = True, True, True
+    expected = [
+        sum((maps[n, k][region[n]] > 0.4).double().mean().item() for n in range(3)) / 3
+        for k in range(6)
+    ]
+    found = high_gradient_ratio(maps, region, 0.4).tolist()
+    assert found == pytest.approx(expected)
+
+
+def test_fine_tuning_leaves_the_network_and_raises_its_own_logit(network, images):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    others = [(images[1:], torch.tensor([0]))] * 3
+    steps = list(fine_tuned_gradients(network, images[0], 1, others, rate=1e-3))
+    assert len(steps) == 4
+    own = gradient_maps(network, images[:1], torch.tensor([1]))[0, -1]
+    torch.testing.assert_close(steps[0] / steps[0].max(), own)
+    assert steps[-1].sum() > steps[0].sum()  # a logit that grows without an end has steeper slopes
+    after = network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax", "none"])
+def test_loss_of_a_sure_network_vanishes_where_there_is_a_final_activation(activation):
+    logits = torch.tensor([[30.0, -30.0]], requires_grad=True)
+    final_loss(logits, torch.tensor([0]), activation).backward()
+    assert (logits.grad.abs().max() > 0.1) == (activation == "none")
+    torch.testing.assert_close(
+        final_loss(logits, torch.tensor([1]), "softmax"), F.softplus(torch.tensor(60.0))
+    )

@@ -1,0 +1,153 @@
+"""step/toy_experiment.py: its data, what it writes, and the claim of the paper's Figure 1."""
+
+import gzip
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+import run_sample
+from Dataset.digits import draw_digits
+from misc.errors import UserError
+from net.toy import NUM_LAYERS
+from step import toy_experiment
+from step.toy_experiment import REGIONS, Toy, compose, measure, read_mnist, shape_mask, trained
+
+SMALL = Toy(seeds=(0,), images=700, epochs=6)
+TINY = ["--seeds", "0", "--images", "20", "--epochs", "1", "--rib_iter", "2", "--rib_images", "2",
+        "--channels", "2"]  # fmt: skip
+
+
+@pytest.fixture
+def one_thread():
+    """The number of threads decides the last bits, from which a training goes its own way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def save_idx(path: Path, array: np.ndarray, packed: bool) -> None:
+    """Write an array of uint8 as MNIST's files have it."""
+    data = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if packed:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(data))
+    else:
+        path.write_bytes(data)
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """A folder in torchvision's layout: a training part, and a packed test part."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 28, 28)).astype(np.uint8)
+    labels = np.arange(12, dtype=np.uint8) % 10
+    for part, chosen, packed in (("train", slice(0, 7), False), ("t10k", slice(7, 12), True)):
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            path = tmp_path / "MNIST" / "raw" / f"{part}-{kind}-ubyte"
+            save_idx(path, values[chosen], packed)
+    return tmp_path, images
+
+
+def test_twos_and_eights_of_both_parts_of_mnist_are_read(mnist):
+    root, images = mnist
+    found, values = read_mnist(root)
+    assert values.tolist() == [2, 8]
+    np.testing.assert_array_equal(found, images[[2, 8]])
+    shutil.rmtree(root / "MNIST")
+    assert read_mnist(root) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "magic", "not packed", "other labels"])
+def test_damaged_files_of_mnist_are_named(mnist, damage):
+    raw = mnist[0] / "MNIST" / "raw"
+    images, packed = raw / "train-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte.gz"
+    if damage == "cut":
+        images.write_bytes(images.read_bytes()[:-9])
+    elif damage == "magic":
+        images.write_bytes(b"\0\0\r\3" + images.read_bytes()[4:])
+    elif damage == "not packed":
+        packed.write_bytes(b"no gzip")
+    else:
+        save_idx(raw / "train-labels-idx1-ubyte", np.zeros(3, np.uint8), packed=False)
+    name = {"not packed": packed.name, "other labels": "raw"}.get(damage, images.name)
+    with pytest.raises(UserError, match=name):
+        read_mnist(mnist[0])
+
+
+def test_shapes_stand_clear_of_their_digits_at_varying_places():
+    digits, values = draw_digits(np.random.default_rng(0), 40)
+    data = compose(np.random.default_rng(1), digits, values, 35, share=0.5)
+    assert data.images.shape == (40, 1, 35, 35) and data.images.max() == 1
+    has = data.shapes.flatten(1).any(1)
+    assert 8 < has.sum() < 32
+    for shape, image, label in zip(
+        data.shapes[has], data.images[has], data.labels[has], strict=True
+    ):
+        assert shape.sum() == shape_mask((2, 8)[label], 35).sum()
+        around = ndimage.binary_dilation(shape.numpy(), iterations=1) & ~shape.numpy()
+        assert not image[0].numpy()[around].any()
+    assert len(torch.unique(data.shapes[has].nonzero()[:, 1:], dim=0)) > 300
+    regions = torch.stack(list(data.regions().values())).sum(0)
+    assert (regions == 1).all()
+
+
+def test_shapes_of_the_classes():
+    assert shape_mask(8, 35).all() and shape_mask(8, 35).shape == (5, 5)
+    assert shape_mask(2, 45).sum(1).tolist() == [1, 3, 5, 7, 5, 3, 1]
+
+
+def lost(toy: Toy) -> dict[str, float]:
+    """By region: HGR that is lost from layer 5 to the last, which meets the final activation."""
+    digits, values = draw_digits(np.random.default_rng(0), toy.images)
+    network, _, shown = trained(digits, values, toy, seed=0)
+    return {name: values[-2] - values[-1] for name, values in measure(network, shown, toy).items()}
+
+
+def claim_holds(of_regions: dict[str, float]) -> bool:
+    """Figure 1: at the last layer the shapes lose far more than the digits."""
+    return of_regions["non_discriminative"] > of_regions["discriminative"] + 0.1
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "none"])
+def test_claim_holds_with_a_final_activation_alone(activation, one_thread):
+    assert claim_holds(lost(replace(SMALL, final_activation=activation))) == (
+        activation == "sigmoid"
+    )
+
+
+def test_scores_and_figure_are_written_by_both_commands(tmp_path, monkeypatch, capsys):
+    words = ["--mnist_root", str(tmp_path), "--toy_out_dir", str(tmp_path / "toy")]
+    assert toy_experiment.main([*words, *TINY]) == 0
+    scores = json.loads((tmp_path / "toy" / "scores.json").read_text())
+    assert set(scores["hgr"]) == set(REGIONS) and scores["data"] == "drawn digits"
+    assert all(len(values) == NUM_LAYERS for values in scores["hgr"].values())
+    assert all(len(v) == 3 for kind in scores["fine_tuned"].values() for v in kind.values())
+    assert (tmp_path / "toy" / "toy_experiment.png").is_file()
+    asked = []
+    monkeypatch.setattr(toy_experiment, "run_toy", lambda *given: asked.append(given))
+    assert run_sample.main(["--toy_experiment_pass", *words, "--seed", "4"]) == 0
+    assert asked == [(tmp_path, tmp_path / "toy", Toy(seeds=(4, 5, 6)))]
+    assert run_sample.main(["--toy_experiment_pass", "--make_cam_pass", *words]) == 2
+    assert "leave out --make_cam_pass" in capsys.readouterr().err
+
+
+def test_scores_of_others_stay(tmp_path, capsys):
+    (tmp_path / "scores.json").write_text('{"made_by": "RIB", "rows": {}}')
+    words = ["--mnist_root", str(tmp_path), "--toy_out_dir", str(tmp_path)]
+    assert toy_experiment.main([*words, *TINY]) == 2
+    assert "give another --toy_out_dir" in capsys.readouterr().err
+    assert json.loads((tmp_path / "scores.json").read_text())["rows"] == {}
+
+
+@pytest.mark.parametrize("words", [["--strides", "1,1"], ["--side", "9"], ["--epochs", "0"],
+                                   ["--seeds", "a"], ["--final_activation", "tanh"]])  # fmt: skip
+def test_settings_out_of_range_are_one_line_and_exit_code_2(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        toy_experiment.main(words)
+    assert end.value.code == 2 and words[0] in capsys.readouterr().err
