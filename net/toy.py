@@ -80,14 +80,19 @@ def high_gradient_ratio(maps: Tensor, region: Tensor, threshold: float = 0.3) ->
 
 
 def fine_tuned_gradients(
-    network: ToyNet, image: Tensor, label: int, others: list[tuple[Tensor, Tensor]], rate: float
+    network: ToyNet,
+    image: Tensor,
+    label: int,
+    others: list[tuple[Tensor, Tensor]],
+    rate: float,
+    stop: float = float("inf"),
 ) -> Iterator[Tensor]:
     """RIB on the toy network: a copy is fine-tuned on one image by its logits alone.
 
     image: 1 x H x W. others: of each iteration the images (B x 1 x H x W) and labels (B) that keep
-    all logits from growing together, of other classes than `label`. rate: of learning. Yields
-    |gradient of the logit| (H x W) before every step and after the last one, so first that of
-    `network` itself, which stays as it is.
+    all logits from growing together, of other classes than `label`. rate: of learning. stop: as in
+    RIB the map whose logit is above this margin is the last. Yields |gradient of the logit|
+    (H x W) before each step, so first that of `network` itself, which stays as it is.
     """
     tuned = copy.deepcopy(network)
     optimizer = torch.optim.SGD(tuned.parameters(), rate, weight_decay=WEIGHT_DECAY)
@@ -95,11 +100,12 @@ def fine_tuned_gradients(
     for batch, labels in others:
         yield _logit_gradient(tuned, image, label)
         logits = tuned(torch.cat([image[None], batch]))
+        if not logits[0, label].abs() <= stop:
+            return
         loss = -logits.gather(1, torch.cat([own, labels])[:, None]).sum()  # no final activation
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    yield _logit_gradient(tuned, image, label)
 
 
 def _logit_gradient(network: ToyNet, image: Tensor, label: int) -> Tensor:

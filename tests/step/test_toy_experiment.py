@@ -127,7 +127,7 @@ def test_scores_and_figure_are_written_by_both_commands(tmp_path, monkeypatch, c
     scores = json.loads((tmp_path / "toy" / "scores.json").read_text())
     assert set(scores["hgr"]) == set(REGIONS) and scores["data"] == "drawn digits"
     assert all(len(values) == NUM_LAYERS for values in scores["hgr"].values())
-    assert all(len(v) == 3 for kind in scores["fine_tuned"].values() for v in kind.values())
+    assert all(len(v) == 2 for kind in scores["fine_tuned"].values() for v in kind.values())
     assert (tmp_path / "toy" / "toy_experiment.png").is_file()
     asked = []
     monkeypatch.setattr(toy_experiment, "run_toy", lambda *given: asked.append(given))
