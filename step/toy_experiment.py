@@ -317,12 +317,13 @@ def _lines(hgr: Mapping[str, list[float]]) -> str:
 
 def draw(scores: dict, network: ToyNet, shown: Canvases) -> Figure:
     """The three panels of the paper's figure, and the fine-tuning without the final activation."""
-    figure = Figure(figsize=(13, 6.4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(13, 5.2), dpi=90, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
-    chosen = torch.stack([(shown.labels == label).nonzero()[0, 0] for label in range(2)])
+    classes = shown.labels.unique()  # very few images may all be of one
+    chosen = torch.stack([(shown.labels == label).nonzero()[0, 0] for label in classes])
     maps = gradient_maps(network, shown.images[chosen], shown.labels[chosen])
     left.suptitle("an image of each class, and its gradient maps G1 .. G6")
-    grid = left.subplots(2, 1 + NUM_LAYERS // 2 * 2, squeeze=False)
+    grid = left.subplots(len(chosen), 1 + NUM_LAYERS, squeeze=False)
     for row, image, of_image in zip(grid, shown.images[chosen], maps, strict=True):
         row[0].imshow(image[0], cmap="gray")
         for k, (axis, of_layer) in enumerate(zip(row[1:], of_image, strict=True), start=1):

@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,17 @@ from Dataset.digits import draw_digits
 from misc.errors import UserError
 from net.toy import NUM_LAYERS
 from step import toy_experiment
-from step.toy_experiment import REGIONS, Toy, compose, measure, read_mnist, shape_mask, trained
+from step.toy_experiment import (
+    REGIONS,
+    Canvases,
+    Toy,
+    compose,
+    measure,
+    read_mnist,
+    shape_mask,
+    trained,
+)
 
-SMALL = Toy(seeds=(0,), images=700, epochs=6)
 TINY = ["--seeds", "0", "--images", "20", "--epochs", "1", "--rib_iter", "2", "--rib_images", "2",
         "--channels", "2"]  # fmt: skip
 
@@ -92,7 +99,9 @@ def test_shapes_stand_clear_of_their_digits_at_varying_places():
         assert shape.sum() == shape_mask((2, 8)[label], 35).sum()
         around = ndimage.binary_dilation(shape.numpy(), iterations=1) & ~shape.numpy()
         assert not image[0].numpy()[around].any()
-    assert len(torch.unique(data.shapes[has].nonzero()[:, 1:], dim=0)) > 300
+    assert (
+        len(torch.unique(data.shapes[has].nonzero()[:, 1:], dim=0)) > 150
+    )  # one place has 49 at most
     regions = torch.stack(list(data.regions().values())).sum(0)
     assert (regions == 1).all()
 
@@ -102,23 +111,20 @@ def test_shapes_of_the_classes():
     assert shape_mask(2, 45).sum(1).tolist() == [1, 3, 5, 7, 5, 3, 1]
 
 
-def lost(toy: Toy) -> dict[str, float]:
-    """By region: HGR that is lost from layer 5 to the last, which meets the final activation."""
-    digits, values = draw_digits(np.random.default_rng(0), toy.images)
-    network, _, shown = trained(digits, values, toy, seed=0)
-    return {name: values[-2] - values[-1] for name, values in measure(network, shown, toy).items()}
-
-
-def claim_holds(of_regions: dict[str, float]) -> bool:
-    """Figure 1: at the last layer the shapes lose far more than the digits."""
-    return of_regions["non_discriminative"] > of_regions["discriminative"] + 0.1
+def claim_holds(hgr: dict[str, list[float]]) -> bool:
+    """Figure 1: the last layer loses nearly all of the shapes, and far less of the digits."""
+    shapes, digits = hgr["non_discriminative"], hgr["discriminative"]
+    falls_more = shapes[-2] - shapes[-1] > digits[-2] - digits[-1] + 0.1
+    return falls_more and shapes[-1] < 0.15  # published: 0.12
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "none"])
 def test_claim_holds_with_a_final_activation_alone(activation, one_thread):
-    assert claim_holds(lost(replace(SMALL, final_activation=activation))) == (
-        activation == "sigmoid"
-    )
+    toy = Toy(final_activation=activation)
+    digits, values = draw_digits(np.random.default_rng(0), toy.images)
+    network, _, shown = trained(digits, values, toy, seed=0)
+    hgr = measure(network, Canvases(*(of_all[:100] for of_all in shown)), toy)
+    assert claim_holds(hgr) == (activation == "sigmoid")
 
 
 def test_scores_and_figure_are_written_by_both_commands(tmp_path, monkeypatch, capsys):
