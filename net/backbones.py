@@ -25,9 +25,11 @@ class FixedBatchNorm(nn.BatchNorm2d):
         return F.batch_norm(features, *statistics, self.weight, self.bias, False, eps=self.eps)
 
 
-def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
+def _conv3x3(
+    in_channels: int, out_channels: int, stride: int, dilation: int, groups: int = 1
+) -> nn.Conv2d:
     options = {"stride": stride, "padding": dilation, "dilation": dilation, "bias": False}
-    return nn.Conv2d(in_channels, out_channels, 3, **options)
+    return nn.Conv2d(in_channels, out_channels, 3, groups=groups, **options)
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
@@ -62,20 +64,31 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution; the stride is on the 3x3 or the first 1x1."""
+    """1x1, 3x3 and 1x1 convolution; the stride is on the 3x3 or the first 1x1.
+
+    widening: inner channels over `width`. groups: of the 3x3 convolution.
+    """
 
     EXPANSION = 4
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, stride_in_1x1: bool, dilation: int = 1
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        stride_in_1x1: bool,
+        dilation: int = 1,
+        widening: int = 1,
+        groups: int = 1,
     ):
         super().__init__()
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=stride_1x1, bias=False)
-        self.bn1 = FixedBatchNorm(width)
-        self.conv2 = _conv3x3(width, width, stride_3x3, dilation)
-        self.bn2 = FixedBatchNorm(width)
-        self.conv3 = nn.Conv2d(width, self.EXPANSION * width, 1, bias=False)
+        inner = widening * width
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, stride=stride_1x1, bias=False)
+        self.bn1 = FixedBatchNorm(inner)
+        self.conv2 = _conv3x3(inner, inner, stride_3x3, dilation, groups)
+        self.bn2 = FixedBatchNorm(inner)
+        self.conv3 = nn.Conv2d(inner, self.EXPANSION * width, 1, bias=False)
         self.bn3 = FixedBatchNorm(self.EXPANSION * width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _downsample(in_channels, self.EXPANSION * width, stride)
@@ -93,6 +106,16 @@ class Kind(NamedTuple):
 
     block: type[BasicBlock] | type[Bottleneck]
     counts: tuple[int, int, int, int]  # blocks in layer1 .. layer4
+    widening: int = 1  # inner channels of a bottleneck over the width
+    group_width: int = 0  # channels of a group of layer1's 3x3 convolutions; 0: no groups
+
+    def options(self, width: int) -> dict[str, int]:
+        """Further constructor values of the blocks, for layer1's `width`."""
+        if self.widening == 1 and self.group_width == 0:
+            return {}
+        # The groups of later layers are as many, and so twice as wide with every layer.
+        groups = max(1, self.widening * width // self.group_width) if self.group_width else 1
+        return {"widening": self.widening, "groups": groups}
 
 
 KINDS = {
@@ -100,6 +123,8 @@ KINDS = {
     "resnet34": Kind(BasicBlock, (3, 4, 6, 3)),
     "resnet50": Kind(Bottleneck, (3, 4, 6, 3)),
     "resnet101": Kind(Bottleneck, (3, 4, 23, 3)),
+    "resnext50_32x4d": Kind(Bottleneck, (3, 4, 6, 3), widening=2, group_width=4),
+    "wide_resnet50_2": Kind(Bottleneck, (3, 4, 6, 3), widening=2),
 }
 
 
@@ -131,7 +156,8 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         self.arch = {"name": name, "width": width, "stem": stem, "stride_in_1x1": stride_in_1x1}
-        block, counts = KINDS[name]
+        kind = KINDS[name]
+        block, counts, options = kind.block, kind.counts, kind.options(width)
         widths = [width * 2**i for i in range(len(counts))]
         self.out_channels = (stem, *(block.EXPANSION * w for w in widths))
         self.out_strides = [2 * strides[0]] * 2
@@ -142,8 +168,8 @@ class ResNet(nn.Module):
         for i, stride in enumerate((1, *strides[1:])):
             inputs = (self.out_channels[i], *[self.out_channels[i + 1]] * (counts[i] - 1))
             blocks = [
-                block(channels, widths[i], stride if k == 0 else 1, stride_in_1x1, dilations[i])
-                for k, channels in enumerate(inputs)
+                block(channels, widths[i], step, stride_in_1x1, dilations[i], **options)
+                for channels, step in zip(inputs, (stride, *[1] * (counts[i] - 1)), strict=True)
             ]
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
             self.out_strides += [self.out_strides[-1] * stride] if i else []
@@ -188,9 +214,15 @@ def inferred_arch(state: Mapping[str, Tensor]) -> dict:
             layer = int(found[1]) - 1
             counts[layer] = max(counts[layer], int(found[2]) + 1)
     block = Bottleneck if "layer1.0.conv3.weight" in state else BasicBlock
-    names = [name for name, kind in KINDS.items() if kind == (block, tuple(counts))]
+    width = channels("layer1.0.conv1.weight")
+    kind, grouped = Kind(block, tuple(counts)), state.get("layer1.0.conv2.weight")
+    if block is Bottleneck and channels("layer1.0.conv3.weight") == 2 * width:
+        per_group = grouped.shape[1] if grouped is not None and grouped.ndim > 1 else width
+        kind = kind._replace(widening=2, group_width=0 if per_group == width else per_group)
+        width //= 2
+    names = [name for name, known in KINDS.items() if known == kind]
     return {
         "name": names[0] if names else "resnet50",
-        "width": channels("layer1.0.conv1.weight"),
+        "width": width,
         "stem": channels("conv1.weight"),
     }

@@ -25,7 +25,7 @@ class FoldedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, norm: FixedBatchNorm):
         super().__init__()
         self._made_of = (conv, norm)  # in a tuple: not modules of this one
-        self.stride, self.padding = conv.stride, conv.padding
+        self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
         trained = conv.weight.requires_grad
         self.weight = nn.Parameter(torch.empty_like(conv.weight), requires_grad=trained)
         self.bias = nn.Parameter(torch.empty_like(norm.bias), requires_grad=trained)
@@ -33,7 +33,9 @@ class FoldedConv(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """B x C x H x W -> B x C' x h x w."""
-        return F.conv2d(features, self.weight, self.bias, self.stride, self.padding)
+        return F.conv2d(
+            features, self.weight, self.bias, self.stride, self.padding, groups=self.groups
+        )
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -77,7 +79,9 @@ class LiveFoldedConv(nn.Module):
             conv.weight * scale[:, None, None, None],
             norm.bias - norm.running_mean * scale,
         )
-        return F.conv2d(features, weight, bias, conv.stride, conv.padding, conv.dilation)
+        return F.conv2d(
+            features, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups
+        )
 
 
 def folded_copy(model: Network, kind: type[nn.Module] = FoldedConv) -> Network:

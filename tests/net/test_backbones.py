@@ -6,6 +6,7 @@ import torchvision
 
 from net.backbones import KINDS, ResNet, inferred_arch
 from net.checkpoint import load_boundary_net, load_classifier, on_backbone, save_checkpoint
+from net.folded import FoldedCAM
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement, Net
 
@@ -59,3 +60,16 @@ def test_dilation_keeps_the_resolution():
     assert dilated.out_strides == [4, 4, 8, 8, 8]
     assert dilated(images)[-1].shape[-2:] == (9, 9)
     assert dilated.layer4[1].conv2.dilation == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2"])
+def test_folded_networks_have_the_maps_and_gradients_of_wide_and_grouped_blocks(name):
+    torch.manual_seed(0)
+    model = CAM(3, name=name, width=8, stem=8).eval()
+    folded, images = FoldedCAM(model), torch.randn(1, 3, 64, 64)
+    expected = model(images)
+    torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-5)
+    weight = model.backbone.layer4[0].conv2.weight
+    (plain,) = torch.autograd.grad(expected.sum(), weight)
+    folded.set_gradients(list(torch.autograd.grad(folded(images).sum(), folded.trained)))
+    torch.testing.assert_close(weight.grad, plain, rtol=1e-3, atol=1e-5)
