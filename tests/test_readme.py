@@ -38,7 +38,7 @@ def test_every_option_that_is_named_exists():
     others = {"--nnodes", "--nproc-per-node", "--max-restarts", "--rdzv-backend", "--rdzv-endpoint",
               "--rdzv-id", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time",
               "--requeue", "--signal", "--out_dir", "--sizes", "--json", "--nodes",
-              "--NAME_root"}  # fmt: skip
+              "--NAME_root", "--mnist_download", "--final_activation"}  # fmt: skip
     named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", README))
     assert named - others - known == set()
 
