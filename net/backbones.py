@@ -216,7 +216,7 @@ def inferred_arch(state: Mapping[str, Tensor]) -> dict:
     block = Bottleneck if "layer1.0.conv3.weight" in state else BasicBlock
     width = channels("layer1.0.conv1.weight")
     kind, grouped = Kind(block, tuple(counts)), state.get("layer1.0.conv2.weight")
-    if block is Bottleneck and channels("layer1.0.conv3.weight") == 2 * width:
+    if block is Bottleneck and channels("layer1.0.conv3.weight") == 2 * width and width % 4 == 0:
         per_group = grouped.shape[1] if grouped is not None and grouped.ndim > 1 else width
         kind = kind._replace(widening=2, group_width=0 if per_group == width else per_group)
         width //= 2

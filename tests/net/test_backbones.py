@@ -4,8 +4,15 @@ import pytest
 import torch
 import torchvision
 
+from misc.errors import UserError
 from net.backbones import KINDS, ResNet, inferred_arch
-from net.checkpoint import load_boundary_net, load_classifier, on_backbone, save_checkpoint
+from net.checkpoint import (
+    load_backbone,
+    load_boundary_net,
+    load_classifier,
+    on_backbone,
+    save_checkpoint,
+)
 from net.folded import FoldedCAM
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement, Net
@@ -73,3 +80,13 @@ def test_folded_networks_have_the_maps_and_gradients_of_wide_and_grouped_blocks(
     (plain,) = torch.autograd.grad(expected.sum(), weight)
     folded.set_gradients(list(torch.autograd.grad(folded(images).sum(), folded.trained)))
     torch.testing.assert_close(weight.grad, plain, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("inner", [1, 2, 6, 14])
+def test_files_with_odd_widths_are_no_networks_and_no_crashes(inner, tmp_path):
+    state = ResNet("resnext50_32x4d", width=8, stem=8).state_dict()
+    state["layer1.0.conv1.weight"] = torch.zeros(inner, 8, 1, 1)
+    state["layer1.0.conv3.weight"] = torch.zeros(2 * inner, inner, 1, 1)
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="is of another network"):
+        load_backbone(tmp_path / "odd.pth")

@@ -317,11 +317,12 @@ def test_other_networks_are_listed(tmp_path, classifier, boundary_net):
 
 
 def test_other_architectures_are_listed(tmp_path, classifier):
-    from torchvision.models import wide_resnet50_2
+    from torchvision.models.resnet import Bottleneck, ResNet
 
-    torch.save(wide_resnet50_2().state_dict(), tmp_path / "wide.pth")
+    wider = ResNet(Bottleneck, [3, 4, 6, 3], width_per_group=192)  # a width that has no name
+    torch.save(wider.state_dict(), tmp_path / "wide.pth")
     message = error_of(load_backbone, tmp_path / "wide.pth")
-    assert "layer1.0.conv3.weight (256 x 128 x 1 x 1 and not 512 x 128 x 1 x 1)" in message
+    assert "layer1.0.conv3.weight (256 x 192 x 1 x 1 and not 768 x 192 x 1 x 1)" in message
     assert "--imagenet_weights" in message
     torch.save({"features.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
     assert "unexpected: features.0.weight" in error_of(load_backbone, tmp_path / "vgg.pth")
