@@ -694,6 +694,7 @@ def _exchange_options(group: argparse._ArgumentGroup) -> None:
         help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
     add("--export_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/export)")
 
+
 def _toy_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--toy_experiment_pass", type=_boolean, nargs="?", const=True, default=False,
