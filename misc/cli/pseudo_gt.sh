@@ -67,9 +67,7 @@ own_photographs() {
         options+=(--labels "$1")
         shift
     fi
-    local page=--report_html
-    grep -q -- "\"$page\"" "$project/misc/cli/options.py" && options+=("$page")
-    run_ranks "${options[@]}" --visualize 4 "$@"
+    run_ranks "${options[@]}" --report_html --visualize 4 "$@"
 }
 
 # Ends with a line unless NPROC, where it is set, is a number of processes.
