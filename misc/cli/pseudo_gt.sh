@@ -33,7 +33,7 @@ pseudo_gt() {
         --cam_crop_size 192 --cam_long 160,320 --RIB_batch_size 8 \
         --conf_fg_thres 0.45 --conf_bg_thres 0.3 --sem_seg_bg_thres 0.45 \
         --irn_crop_size 192 --irn_batch_size 4 --irn_num_epoches 30 \
-        --seg_init "$own$classifier" --seg_crop_size 129 --seg_batch_size 4 --seg_iterations 120 \
+        --seg_init "$own$classifier" --seg_crop_size 129 --seg_batch_size 4 --seg_iterations 80 \
         --seg_learning_rate 3e-5 --adv_iter 8 --visualize 4 "${SAMPLE_OPTIONS[@]}")
     if [[ " $given " == *" with_seg "* ]]; then
         # The upper bound: the same network trained on ground truth.
