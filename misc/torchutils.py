@@ -19,7 +19,7 @@ class PolyOptimizer(torch.optim.SGD):
 
     From step max_step on the rates stay as they are. `global_step` counts the steps taken; it is
     part of the state dict, so that a resumed training continues at the right rates. Each parameter
-    group may bring its own `lr`.
+    group may bring its own `lr`. foreach: as in SGD.
     """
 
     def __init__(
@@ -29,10 +29,13 @@ class PolyOptimizer(torch.optim.SGD):
         weight_decay: float,
         max_step: int,
         power: float = 0.9,
+        foreach: bool | None = None,
     ) -> None:
         # The momentum equals the weight decay. The original implementation does that by passing
         # its arguments by position; its published numbers come from it, so it is kept.
-        super().__init__(params, lr=lr, momentum=weight_decay, weight_decay=weight_decay)
+        super().__init__(
+            params, lr=lr, momentum=weight_decay, weight_decay=weight_decay, foreach=foreach
+        )
         self.global_step = 0
         self.max_step = max_step
         self.power = power

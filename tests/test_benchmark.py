@@ -41,6 +41,16 @@ def test_rib_iterations_differ_by_more_than_the_tolerance():
     assert apart > 10 * entry.kind.tolerance
 
 
+def test_a_gpu_is_asked_for_half_as_much_and_waits_once():
+    entry = COMPARISONS["rib_launches"]
+    comparison = entry.kind(**entry.toy_sizes)
+    comparison.here()
+    found, before = comparison.found, comparison.before
+    assert 2 * found.operations <= before.operations and 2 * found.launches <= before.launches
+    assert found.waits == 1
+    assert f"waits 1 time(s) for it ({before.waits})" in comparison.remark()
+
+
 def test_difference_is_a_share_of_the_largest_value():
     first, second = [np.array([1.0, -4.0])], [np.array([1.0, -5.0])]
     assert benchmark.difference(first, second) == pytest.approx(0.2)
