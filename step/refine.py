@@ -12,17 +12,20 @@ import numpy as np
 import torch
 
 from misc.cams import save_cam
-from misc.cli.options import Options
+from misc.cli.options import Options, chosen_steps
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, load_labels, multi_scale_pairs
 from misc.data.label_rows import LabelsById
 from misc.errors import UserError
 from misc.rib import Maps
+from misc.runtime.devices import main_device, side_processes
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.runtime.memory import about_image
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, file_digest
 from net.inference import merged
+from step.cam_to_ir_label import claim_labels
+from step.meanwhile import LabelsMeanwhile
 
 # Iterations that --visualize draws (as far as an image gets there).
 SHOWN_ITERATIONS = (1, 5, 10)
@@ -43,6 +46,7 @@ class Refiner(ImageTask):
     flag = "--cam_out_dir"
     lists = ("infer",)
     advice = "give another classifier, or --precision float32"  # where maps are not finite
+    labels_meanwhile: LabelsMeanwhile | None = None  # of the maps, where their step is next
 
     def __init__(self, args: Options):
         image_ids = args.image_ids("infer")
@@ -106,6 +110,12 @@ class Refiner(ImageTask):
         for later in shown.values():  # ended before this iteration
             self._save(later, maps, image, label)
         self._save(path, maps, image, label)
+        if self.labels_meanwhile:
+            self.labels_meanwhile.make(image_id)
+
+    def finish(self) -> None:
+        if self.labels_meanwhile:
+            self.labels_meanwhile.close()
 
     def _save(self, path: Path, maps: Maps, image: np.ndarray, label: np.ndarray) -> None:
         if not all(of_scale.isfinite().all() for of_scale in maps):
@@ -117,6 +127,12 @@ class Refiner(ImageTask):
 def folder(refiner: type[Refiner] | Refiner, args: Options) -> OutputFolder:
     """Where a refiner's maps go."""
     return OutputFolder(refiner.flag, getattr(args, refiner.flag.removeprefix("--")), ".npy")
+
+
+def labels_follow(refiner: type[Refiner], args: Options) -> bool:
+    """Whether this run goes on to make IR labels from this refiner's maps."""
+    own = folder(refiner, args).path == args.cam_out_dir
+    return own and "cam_to_ir_label" in chosen_steps(args)
 
 
 def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:
@@ -153,7 +169,12 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         if (args.visualize or args.animate) and refiner.iterations(args):
             shown_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(shown_dir)
-        run_over_images(refiner(args), args.image_ids("infer"), args.resources)
+        task = refiner(args)
+        side = side_processes(args.resources, main_device(args.resources))
+        if side and labels_follow(refiner, args):
+            claim_labels(args)
+            task.labels_meanwhile = LabelsMeanwhile(args, side)
+        run_over_images(task, args.image_ids("infer"), args.resources)
 
     return SimpleNamespace(
         LISTS=refiner.lists, settings=settings, writes=writes, check=check, run=run

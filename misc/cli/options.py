@@ -367,6 +367,9 @@ def _environment_options(group: argparse._ArgumentGroup) -> None:
     add("--num_threads", type=_processes, metavar="N",
         help="CPU threads of each process (default: the cores, shared out); on a CPU results are "
         "the same to the bit where this number is the same, with any number of processes")
+    add("--num_side_processes", type=_workers, metavar="N",
+        help="processes beside each that computes: they make the IR labels of maps that are "
+        "finished, and the CRF of 8, meanwhile (default: the idle cores beside a GPU, else 0)")
     add("--deterministic", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="on a GPU take only kernels that give the same bits every time (slower)")
     add("--checkpoint_minutes", type=_not_negative, default=5.0, metavar="X",

@@ -69,8 +69,17 @@ def read_ahead_workers(resources: Resources) -> int:
 
 
 def side_processes(resources: Resources, device: torch.device) -> int:
-    """Processes that one which computes on this device leaves its CPU work to: the idle cores."""
-    return _share_of_cores(resources) if device.type == "cuda" else 0
+    """Processes that one which computes on this device leaves its CPU work to.
+
+    Beside a GPU the idle cores, as far as memory allows; on a processor none are idle.
+    """
+    if resources.num_side_processes is not None:
+        return resources.num_side_processes
+    if device.type != "cuda":
+        return 0
+    computing = len(pick_devices(resources, 1 << 30)) * distributed.local_size()
+    fitting = _processes_that_fit(_BYTES_WITHOUT_NETWORK) // computing
+    return max(1, min(_share_of_cores(resources), fitting))
 
 
 def set_up_process(device: torch.device, threads: int, deterministic: bool) -> None:

@@ -11,4 +11,5 @@ class Resources:
     num_processes: int | None = None  # that share the images of a step
     num_workers: int | None = None  # that read ahead for each of these
     num_threads: int | None = None  # of each process
+    num_side_processes: int | None = None  # that do CPU work beside each of these
     deterministic: bool = False  # kernels that give the same bits every time
