@@ -14,6 +14,11 @@ def gap2d(x: torch.Tensor) -> torch.Tensor:
     return x.mean(dim=(2, 3))
 
 
+def weights_in(precision: str) -> torch.dtype:
+    """The type of weights and maps under a --precision; less is of what is computed between."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
 class PolyOptimizer(torch.optim.SGD):
     """SGD whose rates follow initial rate x (1 - step / max_step)^power.
 

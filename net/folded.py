@@ -141,9 +141,10 @@ class FoldedCAM:
 
     precision: "bf16" computes the backbone in bfloat16 where autocast finds that safe; the
     classifier, whose scores are compared with thresholds, all weights and their gradients stay
-    float32. trained: the parameters that gradients are taken for, of the folded convolutions and of
-    the classifier. compiled: by torch.compile, once for all sizes of images. for_gpu: channels last
-    throughout, the model's weights too; as it is on a GPU where it is not said.
+    float32. Of a model in float64 all is float64. trained: the parameters that gradients are taken
+    for, of the folded convolutions and of the classifier. compiled: by torch.compile, once for all
+    sizes of images. for_gpu: channels last throughout, the model's weights too; as it is on a GPU
+    where it is not said.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class FoldedCAM:
         compiled: bool = False,
         for_gpu: bool | None = None,
     ):
-        self._device = model.classifier.weight.device
+        self._device, self._dtype = model.classifier.weight.device, model.classifier.weight.dtype
         for_gpu = self._device.type == "cuda" if for_gpu is None else for_gpu
         # On the CPU oneDNN trains layer3 and layer4 faster in its own layout.
         self._layout = torch.channels_last if for_gpu else torch.contiguous_format
@@ -184,17 +185,18 @@ class FoldedCAM:
     def frozen_features(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> layer2 features, B x C2 x h x w, stride 8."""
         with self._autocast():
-            features = self._frozen_features(images.contiguous(memory_format=torch.channels_last))
+            images = images.to(self._dtype, memory_format=torch.channels_last)
+            features = self._frozen_features(images)
         return features.contiguous(memory_format=self._layout)
 
     def maps(self, frozen: Tensor) -> Tensor:
-        """Layer2 features, B x C2 x h x w -> signed scores, B x C x h x w float32, stride 16."""
+        """Layer2 features, B x C2 x h x w -> signed scores, B x C x h x w, stride 16."""
         with self._autocast():
             features = self._trained_features(frozen)
-        return self._network.classifier(features.float())
+        return self._network.classifier(features.to(self._dtype))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised RGB, B x 3 x H x W -> signed scores, B x C x h x w float32, stride 16."""
+        """Normalised RGB, B x 3 x H x W -> signed scores, B x C x h x w, stride 16."""
         return self.maps(self.frozen_features(images))
 
     def _autocast(self) -> torch.autocast:

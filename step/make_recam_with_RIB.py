@@ -12,9 +12,12 @@ from misc.data.image_cache import ImageCache, cache_room
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime.devices import read_ahead_workers
+from misc.runtime.image_task import run_over_images
 from misc.storage.manifest import ids_digest
+from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
 from net.engine import Engine
+from step.make_cam import MakeCAM, come_from_rib
 from step.make_recam_with_AdvCAM import MakeAdvCAM
 from step.refine import Refiner, step_of
 
@@ -58,7 +61,8 @@ class MakeRIBCAM(Refiner):
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         args, self.device = self.args, device
         model = load_classifier(args.cam_weights_name, args.info.num_classes)
-        self.engine = Engine(model.to(device), args.precision, args.compile)
+        model = model.to(device, weights_in(args.precision))
+        self.engine = Engine(model, args.precision, args.compile)
         if args.RIB_climbed:
             self.climber = MakeAdvCAM(args)
             self.climber.start(device, image_ids)
@@ -105,6 +109,14 @@ def rib_settings(args: Options) -> RIBSettings:
 
 
 _step = step_of(MakeRIBCAM)
-LISTS, settings, writes, check, run = (
-    _step.LISTS, _step.settings, _step.writes, _step.check, _step.run,
-)  # fmt: skip
+LISTS, settings, writes, check = _step.LISTS, _step.settings, _step.writes, _step.check
+
+
+def run(args: Options) -> None:
+    """Make and save the maps of every image of the inference list, and what make_cam left to it."""
+    task, ids = _step.begin(args), args.image_ids("infer")
+    if come_from_rib(args):
+        task.same_after_first = MakeCAM(args)
+    run_over_images(task, ids, args.resources)
+    if come_from_rib(args):
+        run_over_images(MakeCAM(args), ids, args.resources)

@@ -23,6 +23,7 @@ from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.runtime.memory import about_image
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.outputs import Output, output_state
 from net.inference import merged
 from step.cam_to_ir_label import claim_labels
 from step.meanwhile import LabelsMeanwhile
@@ -47,6 +48,7 @@ class Refiner(ImageTask):
     lists = ("infer",)
     advice = "give another classifier, or --precision float32"  # where maps are not finite
     labels_meanwhile: LabelsMeanwhile | None = None  # of the maps, where their step is next
+    same_after_first: ImageTask | None = None  # whose maps are these after the first iteration
 
     def __init__(self, args: Options):
         image_ids = args.image_ids("infer")
@@ -105,13 +107,24 @@ class Refiner(ImageTask):
             pairs = multi_scale_pairs(image, args.cam_scales, args.max_long)
             with about_image(image_id, self.device):
                 for k, maps in enumerate(self.maps(image_id, pairs), start=1):  # noqa: B007
+                    if k == 1:
+                        self._save_first(image_id, maps, image, label)
                     if k in shown:
                         self._save(shown.pop(k), maps, image, label)
+        else:
+            self._save_first(image_id, maps, image, label)
         for later in shown.values():  # ended before this iteration
             self._save(later, maps, image, label)
         self._save(path, maps, image, label)
         if self.labels_meanwhile:
             self.labels_meanwhile.make(image_id)
+
+    def _save_first(self, image_id: str, maps: Maps, image: np.ndarray, label: np.ndarray) -> None:
+        """Save the other task's maps of an image, unless they are there."""
+        if self.same_after_first:
+            (path,) = self.same_after_first.outputs(image_id)
+            if output_state(path) in (Output.MISSING, Output.DAMAGED):
+                self._save(path, maps, image, label)
 
     def finish(self) -> None:
         if self.labels_meanwhile:
@@ -142,7 +155,10 @@ def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:
 
 
 def step_of(refiner: type[Refiner]) -> SimpleNamespace:
-    """What a step module of a refiner has: LISTS, settings, writes, check, run."""
+    """What a step module of a refiner has: LISTS, settings, writes, check, run.
+
+    begin: what `run` does before the first image; returns its task.
+    """
 
     def settings(args: Options) -> dict:
         own = args.settings(*_MAP_OPTIONS, *refiner.depends_on(args))
@@ -158,7 +174,7 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         preflight.labels(args.image_ids("infer"))
         preflight.images(args.image_ids("infer"))
 
-    def run(args: Options) -> None:
+    def begin(args: Options) -> Refiner:
         inputs: Mapping[str, str] = {
             "classifier": file_digest(args.cam_weights_name),
             "labels": file_digest(args.cls_labels),
@@ -174,8 +190,11 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         if side and labels_follow(refiner, args):
             claim_labels(args)
             task.labels_meanwhile = LabelsMeanwhile(args, side)
-        run_over_images(task, args.image_ids("infer"), args.resources)
+        return task
+
+    def run(args: Options) -> None:
+        run_over_images(begin(args), args.image_ids("infer"), args.resources)
 
     return SimpleNamespace(
-        LISTS=refiner.lists, settings=settings, writes=writes, check=check, run=run
+        LISTS=refiner.lists, settings=settings, writes=writes, check=check, begin=begin, run=run
     )

@@ -13,6 +13,7 @@ from types import ModuleType
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.registry import dataset_names, default_root, describe, own_options
 from misc.errors import UserError
+from misc.runtime.devices import usual_precision
 from misc.runtime.resources import Resources
 
 # Step modules in the order of the method, with what --help says of them.
@@ -82,6 +83,7 @@ SEG_PRESETS = {
 SEG_PRESETS_BY_DATASET = {
     "coco14": {"rib": {**_RIB, "iterations": 100_000, "crop_size": 481}},
 }  # fmt: skip
+PRECISIONS = ("float32", "tf32", "bf16", "float64")
 EXPORTS = ("voc", "mmseg", "coco", "yolo", "soft", "onehot")
 # The flags of IRN for two of the steps are shorter than the names of their modules.
 PASS_ALIASES = {
@@ -473,9 +475,11 @@ def _classifier_options(group: argparse._ArgumentGroup) -> None:
     add("--max_long", type=_number(int, 32), metavar="PX",
         help="shrink what the classifier sees of larger images in make_cam and 2 to this longer "
         "side (for CPUs); maps are still saved at the image's own size")
-    add("--precision", choices=("float32", "bf16"), default="float32",
-        help="bf16: make_cam and 2 compute in bfloat16 where that is safe; weights and maps stay "
-        "float32 (default: %(default)s)")
+    add("--precision", choices=PRECISIONS,
+        help="of the networks. float32: nowhere less; tf32: a GPU rounds what enters a convolution "
+        "to 10 bits; bf16: so, and make_cam, 2 and 8 compute in bfloat16 where that is safe, while "
+        "weights and maps stay float32; float64: maps, for comparisons (default: float32; on a GPU "
+        "tf32, which is PyTorch's own default there)")
     add("--compile", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="make_cam and 2 run the classifier through torch.compile, which takes a minute for "
         "each of the first image sizes; the last bits of maps then depend on the order of images")
@@ -756,6 +760,7 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
 
 def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     """What depends on --recam, --seg_preset and the dataset."""
+    args.precision = args.precision or usual_precision(args.resources)
     args.seg_row = args.seg_row or f"segmentation{ROW_ENDING[args.recam]}"
     for name, value in args.published_seg().items():
         if getattr(args, f"seg_{name}") is None:

@@ -82,12 +82,21 @@ def side_processes(resources: Resources, device: torch.device) -> int:
     return max(1, min(_share_of_cores(resources), fitting))
 
 
-def set_up_process(device: torch.device, threads: int, deterministic: bool) -> None:
+def usual_precision(resources: Resources) -> str:
+    """The --precision of a run that does not say it: on a GPU what PyTorch itself would take."""
+    return "tf32" if uses_cuda(resources) else "float32"
+
+
+def set_up_process(device: torch.device, threads: int, resources: Resources) -> None:
     """Threads and kernels of a process that computes."""
     torch.set_num_threads(threads)
+    # Said for both, since the defaults differ: products of matrices, of which the random walk is
+    # made, are never rounded; convolutions are what --precision is about.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = resources.precision in ("tf32", "bf16")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if deterministic:
+    if resources.deterministic:
         # cuBLAS reads this when it starts; only with a fixed workspace it adds up in one order.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

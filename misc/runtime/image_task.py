@@ -126,7 +126,7 @@ def _run_share(task: ImageTask, image_ids: list[str], resources: Resources) -> l
     with progress(len(image_ids), task.name, "image", hidden=distributed.rank() > 0) as bar:
         if len(devices) == 1:
             return [_run_here(task, image_ids, devices[0], threads, bar)]
-        settings = [(device, threads, resources.deterministic) for device in devices]
+        settings = [(device, threads, resources) for device in devices]
         return _run_in_processes(task, image_ids, settings, bar)
 
 
@@ -172,8 +172,8 @@ def _run_in_processes(task: ImageTask, image_ids: list[str], settings: list[tupl
 
 def _do_share(task: ImageTask, share: tuple[list[str], tuple], report: Callable) -> None:
     """In a process of its own: the images of a share; reports each, and last what `finish` gave."""
-    image_ids, (device, threads, deterministic) = share
-    set_up_process(device, threads, deterministic)
+    image_ids, (device, threads, resources) = share
+    set_up_process(device, threads, resources)
     task.start(device, image_ids)
     for image_id in image_ids:
         with named(task, image_id):
