@@ -11,8 +11,10 @@ from misc.data.datasets import load_labels
 from misc.data.image_cache import ImageCache, cache_room
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune
-from misc.runtime.devices import read_ahead_workers
+from misc.runtime import distributed
+from misc.runtime.devices import pick_devices, read_ahead_workers
 from misc.runtime.image_task import run_over_images
+from misc.runtime.memory import require_shared_memory
 from misc.storage.manifest import ids_digest
 from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
@@ -57,6 +59,7 @@ class MakeRIBCAM(Refiner):
     def check(cls, args: Options, preflight: Preflight) -> None:
         preflight.disjoint_images()
         preflight.images(args.image_ids("train", limited=False))
+        preflight.collect(lambda: require_shared_memory(read_ahead_bytes(args)))
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         args, self.device = self.args, device
@@ -91,6 +94,13 @@ class MakeRIBCAM(Refiner):
         with contextlib.closing(self.batches.of(image_id)) as batches:
             for state in fine_tune(self.engine, pairs, label, batches, rib_settings(self.args)):
                 yield state.map_sums
+
+
+def read_ahead_bytes(args: Options) -> int:
+    """What the processes that read ahead hold at most: each has two batches ready and makes one."""
+    processes = len(pick_devices(args.resources, len(args.image_ids("infer"))))
+    readers = processes * distributed.local_size() * read_ahead_workers(args.resources)
+    return 3 * readers * args.RIB_batch_size * args.cam_crop_size**2 * 3
 
 
 def rib_settings(args: Options) -> RIBSettings:

@@ -13,7 +13,6 @@ from types import ModuleType
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.registry import dataset_names, default_root, describe, own_options
 from misc.errors import UserError
-from misc.runtime.devices import usual_precision
 from misc.runtime.resources import Resources
 
 # Step modules in the order of the method, with what --help says of them.
@@ -760,7 +759,7 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
 
 def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     """What depends on --recam, --seg_preset and the dataset."""
-    args.precision = args.precision or usual_precision(args.resources)
+    args.precision = args.precision or _usual_precision(args)
     args.seg_row = args.seg_row or f"segmentation{ROW_ENDING[args.recam]}"
     for name, value in args.published_seg().items():
         if getattr(args, f"seg_{name}") is None:
@@ -771,6 +770,15 @@ def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     for name, value in info.replaced_defaults.items():
         if name not in args.said:
             setattr(args, name, value)
+
+
+def _usual_precision(args: Options) -> str:
+    if args.device == "cpu":
+        return "float32"
+    # Here, since --help is to load no torch.
+    from misc.runtime.devices import usual_precision
+
+    return usual_precision(args.resources)
 
 
 def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:

@@ -118,6 +118,11 @@ def check_device(name: str) -> None:
     kind, _, index = name.partition(":")
     if kind != "cuda" or (index and not index.isdigit()):
         raise UserError(f"--device {name}: no such device; say auto, cpu, cuda or cuda:N")
+    if index and distributed.local_size() > 1:
+        raise UserError(
+            f"--device {name}: the {distributed.local_size()} processes of torchrun on this "
+            f"machine would share one GPU; say --device cuda, of which each takes its own"
+        )
     count = torch.cuda.device_count()
     if not torch.cuda.is_available() or int(index or 0) >= count:
         raise UserError(
