@@ -5,6 +5,7 @@ Every start pixel is paired with the same end offsets, and the start pixels fill
 all pairs of one offset is therefore a shifted view of the map, and no index array is needed.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,10 +36,19 @@ class PathIndex:
         self.radius = radius
         self.radius_floor = int(np.ceil(radius) - 1)
         self.default_size = default_size
-        paths = [_line_pixels(dy, dx) for dy, dx in _directions(radius)]
-        lengths = sorted({len(path) for path in paths})
-        self.search_paths = [np.stack([p for p in paths if len(p) == n]) for n in lengths]
+        self.search_paths = list(_paths(radius))
         self.search_dst = np.concatenate([group[:, 0] for group in self.search_paths])
+
+
+@functools.lru_cache
+def _paths(radius: int) -> tuple[np.ndarray, ...]:
+    """`PathIndex.search_paths`, read-only: they are the same for images of all sizes."""
+    paths = [_line_pixels(dy, dx) for dy, dx in _directions(radius)]
+    lengths = sorted({len(path) for path in paths})
+    groups = tuple(np.stack([p for p in paths if len(p) == n]) for n in lengths)
+    for group in groups:
+        group.flags.writeable = False
+    return groups
 
 
 def _directions(radius: int) -> Iterable[Offset]:

@@ -67,9 +67,9 @@ def gndp2d(
         present = present & first
     with torch.no_grad():
         # With a maximum of 0 the quotient is -inf (kept) or, at the maximum itself, nan (left out).
-        kept = x / x.amax(dim=(2, 3), keepdim=True) < score_th
-        kept |= ~present[..., None, None]
-    return torch.where(kept, x, 0).mean(dim=(2, 3))
+        left_out = (x / x.amax(dim=(2, 3), keepdim=True) < score_th).logical_not_()
+        left_out &= present[..., None, None]
+    return x.masked_fill(left_out, 0).mean(dim=(2, 3))
 
 
 def rib_loss(raw: Tensor, labels: Tensor, settings: RIBSettings) -> Tensor:
@@ -81,11 +81,11 @@ def rib_loss(raw: Tensor, labels: Tensor, settings: RIBSettings) -> Tensor:
     return -(logits * labels).sum()
 
 
-def exploded(maps: Tensor, settings: RIBSettings) -> bool:
-    """Whether the current maps, T x h x w, of the target's classes cover most of the image."""
+def exploded(maps: Tensor, settings: RIBSettings) -> Tensor:
+    """Whether current maps, T x h x w, of the target's classes cover most of the image (bool)."""
     peaks = maps.amax(dim=(1, 2), keepdim=True) + _EPSILON
     covered = (maps / peaks > settings.explode_th).any(dim=0)
-    return covered.float().mean().item() > settings.explode_ratio
+    return covered.float().mean().double() > settings.explode_ratio
 
 
 class Engine(Protocol):
@@ -99,6 +99,9 @@ class Engine(Protocol):
 
     def other_pass(self, images, labels: Tensor, loss) -> Tensor:
         """Loss of other images, whose gradient is collected."""
+
+    def unless(self, stop: Tensor | None, work) -> tuple | None:
+        """What `work` gives, its numbers read; None where `stop` holds, with nothing collected."""
 
     def step(self) -> None:
         """Move the weights by the gradients collected since the last step."""
@@ -124,21 +127,35 @@ def fine_tune(
     engine.start(pairs, label, settings)
     sums = None
     for _ in range(settings.iterations):
-        # The small scale makes maps only. A pass is computed when its map is asked for.
-        parts = [loss if scale >= 1.0 else None for scale in settings.scales]
-        passes = (engine.target_pass(i, part) for i, part in enumerate(parts))
-        first, first_loss = next(passes)
-        if sums is not None and exploded(first[classes], settings):
+        first = engine.target_pass(0, loss)
+        stop = None if sums is None else exploded(first[0][classes], settings)
+        rest = engine.unless(stop, partial(_further_passes, engine, first, batches, settings))
+        if rest is None:
             # Scale 1.0 has been added then and the others have not, as in the original.
-            yield Iteration([sums[0] + first, *sums[1:]], None, None, stopped=True)
+            yield Iteration([sums[0] + first[0], *sums[1:]], None, None, stopped=True)
             return
-        maps, losses = zip((first, first_loss), *passes, strict=True)
-        sums = list(maps) if sums is None else [a + b for a, b in zip(sums, maps, strict=True)]
-        others = engine.other_pass(*next(batches), loss)
+        maps, (target_score, other_score) = rest
+        sums = maps if sums is None else [a + b for a, b in zip(sums, maps, strict=True)]
         engine.step()
-        target_score, other_score = (-torch.stack([sum(losses), others])).tolist()
         # The margin is compared with the score from before the step; the step counts.
         stopped = abs(target_score) > settings.margin
         yield Iteration(sums, -(target_score + other_score), target_score, stopped)
         if stopped:
             return
+
+
+def _further_passes(
+    engine: Engine, first: tuple[Tensor, Tensor], batches: Iterator[tuple], settings: RIBSettings
+) -> tuple[Maps, Tensor]:
+    """The maps of all scales, C x h x w each, and the sums of target and of other logits (2,).
+
+    first: map and loss at scale 1.0.
+    """
+    loss = partial(rib_loss, settings=settings)
+    # The other images come first: a GPU is busy with them while the rest is prepared.
+    others = engine.other_pass(*next(batches), loss)
+    # The small scale makes maps only.
+    parts = [loss if scale >= 1.0 else None for scale in settings.scales[1:]]
+    further = [engine.target_pass(i, part) for i, part in enumerate(parts, start=1)]
+    maps, losses = zip(first, *further, strict=True)
+    return list(maps), -torch.stack([sum(losses), others])

@@ -14,12 +14,17 @@ def gap2d(x: torch.Tensor) -> torch.Tensor:
     return x.mean(dim=(2, 3))
 
 
+def weights_in(precision: str) -> torch.dtype:
+    """The type of weights and maps under a --precision; less is of what is computed between."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
 class PolyOptimizer(torch.optim.SGD):
     """SGD whose rates follow initial rate x (1 - step / max_step)^power.
 
     From step max_step on the rates stay as they are. `global_step` counts the steps taken; it is
     part of the state dict, so that a resumed training continues at the right rates. Each parameter
-    group may bring its own `lr`.
+    group may bring its own `lr`. foreach: as in SGD.
     """
 
     def __init__(
@@ -29,10 +34,13 @@ class PolyOptimizer(torch.optim.SGD):
         weight_decay: float,
         max_step: int,
         power: float = 0.9,
+        foreach: bool | None = None,
     ) -> None:
         # The momentum equals the weight decay. The original implementation does that by passing
         # its arguments by position; its published numbers come from it, so it is kept.
-        super().__init__(params, lr=lr, momentum=weight_decay, weight_decay=weight_decay)
+        super().__init__(
+            params, lr=lr, momentum=weight_decay, weight_decay=weight_decay, foreach=foreach
+        )
         self.global_step = 0
         self.max_step = max_step
         self.power = power

@@ -18,18 +18,18 @@ class FoldedConv(nn.Module):
     """A convolution and the fixed normalisation after it as one convolution with bias.
 
     It saves the normalisation's passes over the features, and half of what is kept for the
-    gradient. The two modules that it is made of stay what is trained: `refresh` follows their
-    weights, `return_gradient` gives them theirs.
+    gradient. The two modules that it is made of stay what is trained: a `Folding` follows their
+    weights, and gives them their gradients.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FixedBatchNorm):
         super().__init__()
-        self._made_of = (conv, norm)  # in a tuple: not modules of this one
+        self.made_of = (conv, norm)  # in a tuple: not modules of this one
         self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
         trained = conv.weight.requires_grad
         self.weight = nn.Parameter(torch.empty_like(conv.weight), requires_grad=trained)
         self.bias = nn.Parameter(torch.empty_like(norm.bias), requires_grad=trained)
-        self.refresh()
+        Folding([self])
 
     def forward(self, features: Tensor) -> Tensor:
         """B x C x H x W -> B x C' x h x w."""
@@ -37,28 +37,61 @@ class FoldedConv(nn.Module):
             features, self.weight, self.bias, self.stride, self.padding, groups=self.groups
         )
 
+
+class Folding:
+    """What folded convolutions and the modules that they are made of hand to each other.
+
+    It starts with the modules' weights handed over. All convolutions together: on a GPU the time
+    goes by the number of operations.
+    """
+
+    def __init__(self, convs: list[FoldedConv]):
+        self._convs = convs
+        made_of = [conv.made_of for conv in convs]
+        self._weights = [conv.weight for conv, _ in made_of]
+        self._gains = [norm.weight for _, norm in made_of]
+        self._offsets = [norm.bias for _, norm in made_of]
+        self._means = [norm.running_mean for _, norm in made_of]
+        # The statistics never change, nor does this.
+        self._inverse = [torch.rsqrt(norm.running_var + norm.eps) for _, norm in made_of]
+        self._scales = [torch.empty_like(inverse) for inverse in self._inverse]
+        self._by_filter = [scale.detach()[:, None, None, None] for scale in self._scales]
+        self.refresh()
+
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the weights of the two modules."""
-        conv, norm = self._made_of
-        scale = norm.weight * self._inverse_deviation()
-        torch.mul(conv.weight, scale[:, None, None, None], out=self.weight)
-        torch.addcmul(norm.bias, norm.running_mean, scale, value=-1, out=self.bias)
+        """Take over the weights of the modules."""
+        torch._foreach_copy_(self._scales, self._gains)
+        torch._foreach_mul_(self._scales, self._inverse)
+        for conv, weight, scale in zip(self._convs, self._weights, self._by_filter, strict=True):
+            torch.mul(weight, scale, out=conv.weight)
+        biases = [conv.bias for conv in self._convs]
+        torch._foreach_copy_(biases, self._offsets)
+        torch._foreach_addcmul_(biases, self._means, self._scales, value=-1)
 
     @torch.no_grad()
-    def return_gradient(self) -> None:
-        """Set the gradients of the two modules from the ones collected here, which are used up."""
-        conv, norm = self._made_of
-        inverse = self._inverse_deviation()
-        grad, norm.bias.grad = self.weight.grad, self.bias.grad
-        of_scale = (grad * conv.weight).sum(dim=(1, 2, 3)) - norm.running_mean * self.bias.grad
-        norm.weight.grad = of_scale * inverse
-        conv.weight.grad = grad.mul_((norm.weight * inverse)[:, None, None, None])
-        self.weight.grad = self.bias.grad = None
+    def return_gradients(self) -> None:
+        """Set the gradients of the modules from the ones collected here, which are used up.
 
-    def _inverse_deviation(self) -> Tensor:
-        norm = self._made_of[1]
-        return torch.rsqrt(norm.running_var + norm.eps)
+        The weights are those of the last `refresh`.
+        """
+        convs = self._convs
+        of_weights, of_biases = ([p.grad for p in ps] for ps in zip(*map(_own, convs), strict=True))
+        products = torch._foreach_mul(of_weights, self._weights)
+        of_scales = [product.sum(dim=(1, 2, 3)) for product in products]
+        torch._foreach_sub_(of_scales, torch._foreach_mul(self._means, of_biases))
+        torch._foreach_mul_(of_scales, self._inverse)
+        for gradient, scale in zip(of_weights, self._by_filter, strict=True):
+            gradient.mul_(scale)
+        found = zip(convs, of_weights, of_scales, of_biases, strict=True)
+        for folded, of_weight, of_scale, of_bias in found:
+            conv, norm = folded.made_of
+            conv.weight.grad, norm.weight.grad, norm.bias.grad = of_weight, of_scale, of_bias
+            folded.weight.grad = folded.bias.grad = None
+
+
+def _own(conv: FoldedConv) -> tuple[nn.Parameter, nn.Parameter]:
+    return conv.weight, conv.bias
 
 
 class LiveFoldedConv(nn.Module):
@@ -108,23 +141,32 @@ class FoldedCAM:
 
     precision: "bf16" computes the backbone in bfloat16 where autocast finds that safe; the
     classifier, whose scores are compared with thresholds, all weights and their gradients stay
-    float32. trained: the parameters that gradients are taken for, of the folded convolutions and of
-    the classifier. compiled: by torch.compile, once for all sizes of images.
+    float32. Of a model in float64 all is float64. trained: the parameters that gradients are taken
+    for, of the folded convolutions and of the classifier. compiled: by torch.compile, once for all
+    sizes of images. for_gpu: channels last throughout, the model's weights too; as it is on a GPU
+    where it is not said.
     """
 
-    def __init__(self, model: CAM, precision: str = "float32", compiled: bool = False):
+    def __init__(
+        self,
+        model: CAM,
+        precision: str = "float32",
+        compiled: bool = False,
+        for_gpu: bool | None = None,
+    ):
+        self._device, self._dtype = model.classifier.weight.device, model.classifier.weight.dtype
+        for_gpu = self._device.type == "cuda" if for_gpu is None else for_gpu
+        # On the CPU oneDNN trains layer3 and layer4 faster in its own layout.
+        self._layout = torch.channels_last if for_gpu else torch.contiguous_format
+        if for_gpu:  # gradients lie in memory as weights do: one operation takes all of them
+            model.to(memory_format=torch.channels_last)
         self._network = folded_copy(model)
         self._network.classifier = model.classifier
-        self._convs = [m for m in self._network.modules() if isinstance(m, FoldedConv)]
-        self._trained = [conv for conv in self._convs if conv.weight.requires_grad]
+        convs = [m for m in self._network.modules() if isinstance(m, FoldedConv)]
+        self._folding = Folding([conv for conv in convs if conv.weight.requires_grad])
         self.trained = [p for p in self._network.parameters() if p.requires_grad]
-        self._device = model.classifier.weight.device
         self._bf16 = precision == "bf16"
-        # On the CPU oneDNN trains layer3 and layer4 faster in its own layout.
-        self._layout = (
-            torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
-        )
-        for conv in self._convs:
+        for conv in convs:
             trained_layout = self._layout if conv.weight.requires_grad else torch.channels_last
             conv.to(memory_format=trained_layout)
         self._frozen_features = _compiled(self._network.frozen_features, compiled)
@@ -132,34 +174,43 @@ class FoldedCAM:
 
     def refresh(self) -> None:
         """Follow the model's trained weights."""
-        for conv in self._trained:
-            conv.refresh()
+        self._folding.refresh()
 
     def set_gradients(self, gradients: list[Tensor]) -> None:
         """Give the model's parameters the gradients of `trained`, in that order; used up."""
         for parameter, gradient in zip(self.trained, gradients, strict=True):
-            parameter.grad = gradient
-        for conv in self._trained:
-            conv.return_gradient()
+            parameter.grad = laid_out_as(parameter, gradient)
+        self._folding.return_gradients()
 
     def frozen_features(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> layer2 features, B x C2 x h x w, stride 8."""
         with self._autocast():
-            features = self._frozen_features(images.contiguous(memory_format=torch.channels_last))
+            images = images.to(self._dtype, memory_format=torch.channels_last)
+            features = self._frozen_features(images)
         return features.contiguous(memory_format=self._layout)
 
     def maps(self, frozen: Tensor) -> Tensor:
-        """Layer2 features, B x C2 x h x w -> signed scores, B x C x h x w float32, stride 16."""
+        """Layer2 features, B x C2 x h x w -> signed scores, B x C x h x w, stride 16."""
         with self._autocast():
             features = self._trained_features(frozen)
-        return self._network.classifier(features.float())
+        return self._network.classifier(features.to(self._dtype))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised RGB, B x 3 x H x W -> signed scores, B x C x h x w float32, stride 16."""
+        """Normalised RGB, B x 3 x H x W -> signed scores, B x C x h x w, stride 16."""
         return self.maps(self.frozen_features(images))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+
+
+def laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
+    """A dense gradient in the memory layout of its weight; copied only where the layouts differ."""
+    if gradient.stride() == weight.stride():
+        return gradient
+    sides = zip(weight.shape, weight.stride(), gradient.stride(), strict=True)
+    if all(one == other for side, one, other in sides if side > 1):
+        return gradient.as_strided(weight.shape, weight.stride())  # of 1 x 1 filters both are one
+    return torch.empty_like(weight).copy_(gradient)
 
 
 def _compiled(function: Callable[[Tensor], Tensor], compiled: bool) -> Callable[[Tensor], Tensor]:

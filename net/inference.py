@@ -54,7 +54,8 @@ def rib_maps(
 def merged(maps: Maps, image: np.ndarray, keys: torch.Tensor) -> Arrays:
     """Maps of all scales, C x h x w each, as the arrays of the classes `keys` of an image."""
     cam, high_res = merge_scales(maps, image.shape[:2], keys.to(maps[0].device))
-    return {"keys": keys.numpy(), "cam": cam.cpu().numpy(), "high_res": high_res.cpu().numpy()}
+    cam, high_res = (part.float().cpu().numpy() for part in (cam, high_res))
+    return {"keys": keys.numpy(), "cam": cam, "high_res": high_res}
 
 
 @torch.no_grad()

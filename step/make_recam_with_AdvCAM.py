@@ -9,6 +9,7 @@ from misc.advcam import AdvCAMSettings, advcam, climbed
 from misc.cli.options import Options
 from misc.rib import Maps
 from misc.runtime.memory import InParts, PixelBudget
+from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
 from net.folded import frozen_copy
 from step.refine import Refiner, step_of
@@ -29,7 +30,8 @@ class MakeAdvCAM(Refiner):
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         args, self.device = self.args, device
         model = load_classifier(args.cam_weights_name, args.info.num_classes)
-        self.model = model.to(device).requires_grad_(False)
+        self.model = model.to(device, weights_in(args.precision)).requires_grad_(False)
+        self.weight = self.model.classifier.weight
         self.backbone = frozen_copy(self.model.backbone)
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.budget = PixelBudget()
@@ -42,19 +44,19 @@ class MakeAdvCAM(Refiner):
         """N x 3 x H x W -> N x C x h x w in one pass."""
         with self.bf16:
             features = self.backbone(rows.contiguous(memory_format=torch.channels_last))[-1]
-        return self.model.classifier(features.float())
+        return self.model.classifier(features.to(self.weight.dtype))
 
     def maps(self, image_id: str, pairs: list[Tensor]) -> Iterator[Maps]:
-        pairs = [pair.to(self.device) for pair in pairs]
+        pairs = [pair.to(self.device, self.weight.dtype) for pair in pairs]
         label = torch.from_numpy(self.labels[image_id])
-        weights = self.model.classifier.weight
-        return advcam(self.scores, weights, pairs, label, advcam_settings(self.args))
+        return advcam(self.scores, self.weight, pairs, label, advcam_settings(self.args))
 
     def climbed(self, pairs: list[Tensor], label: Tensor) -> list[Tensor]:
         """The pairs of all scales, each after its climb."""
-        weights, settings = self.model.classifier.weight, advcam_settings(self.args)
+        settings = advcam_settings(self.args)
+        pairs = [pair.to(self.device, self.weight.dtype) for pair in pairs]
         return [
-            climbed(self.scores, weights, pair.to(self.device), label, scale, settings)
+            climbed(self.scores, self.weight, pair, label, scale, settings)
             for pair, scale in zip(pairs, settings.scales, strict=True)
         ]
 

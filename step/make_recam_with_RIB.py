@@ -11,10 +11,15 @@ from misc.data.datasets import load_labels
 from misc.data.image_cache import ImageCache, cache_room
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune
-from misc.runtime.devices import read_ahead_workers
+from misc.runtime import distributed
+from misc.runtime.devices import pick_devices, read_ahead_workers
+from misc.runtime.image_task import run_over_images
+from misc.runtime.memory import require_shared_memory
 from misc.storage.manifest import ids_digest
+from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
 from net.engine import Engine
+from step.make_cam import MakeCAM, come_from_rib
 from step.make_recam_with_AdvCAM import MakeAdvCAM
 from step.refine import Refiner, step_of
 
@@ -54,11 +59,13 @@ class MakeRIBCAM(Refiner):
     def check(cls, args: Options, preflight: Preflight) -> None:
         preflight.disjoint_images()
         preflight.images(args.image_ids("train", limited=False))
+        preflight.collect(lambda: require_shared_memory(read_ahead_bytes(args)))
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         args, self.device = self.args, device
         model = load_classifier(args.cam_weights_name, args.info.num_classes)
-        self.engine = Engine(model.to(device), args.precision, args.compile)
+        model = model.to(device, weights_in(args.precision))
+        self.engine = Engine(model, args.precision, args.compile)
         if args.RIB_climbed:
             self.climber = MakeAdvCAM(args)
             self.climber.start(device, image_ids)
@@ -89,6 +96,13 @@ class MakeRIBCAM(Refiner):
                 yield state.map_sums
 
 
+def read_ahead_bytes(args: Options) -> int:
+    """What the processes that read ahead hold at most: each has two batches ready and makes one."""
+    processes = len(pick_devices(args.resources, len(args.image_ids("infer"))))
+    readers = processes * distributed.local_size() * read_ahead_workers(args.resources)
+    return 3 * readers * args.RIB_batch_size * args.cam_crop_size**2 * 3
+
+
 def rib_settings(args: Options) -> RIBSettings:
     """RIB's numbers from the options."""
     return RIBSettings(
@@ -105,6 +119,14 @@ def rib_settings(args: Options) -> RIBSettings:
 
 
 _step = step_of(MakeRIBCAM)
-LISTS, settings, writes, check, run = (
-    _step.LISTS, _step.settings, _step.writes, _step.check, _step.run,
-)  # fmt: skip
+LISTS, settings, writes, check = _step.LISTS, _step.settings, _step.writes, _step.check
+
+
+def run(args: Options) -> None:
+    """Make and save the maps of every image of the inference list, and what make_cam left to it."""
+    task, ids = _step.begin(args), args.image_ids("infer")
+    if come_from_rib(args):
+        task.same_after_first = MakeCAM(args)
+    run_over_images(task, ids, args.resources)
+    if come_from_rib(args):
+        run_over_images(MakeCAM(args), ids, args.resources)

@@ -64,8 +64,15 @@ def check(args: Options, preflight: Preflight) -> None:
             preflight.output(out, settings(args, kind), args.image_ids("seg"))
         preflight.segmentation(target(args, run).path)
     preflight.images(args.image_ids("seg"))
+    preflight.collect(lambda: require_known_precision(args))
     if args.seg_submission:
         preflight.collect(lambda: require_new(args))
+
+
+def require_known_precision(args: Options) -> None:
+    """Raise UserError for a precision of maps alone."""
+    if args.precision == "float64":
+        raise UserError("--precision float64: is for maps; leave it out for make_seg")
 
 
 def require_new(args: Options) -> None:

@@ -12,17 +12,21 @@ import numpy as np
 import torch
 
 from misc.cams import save_cam
-from misc.cli.options import Options
+from misc.cli.options import Options, chosen_steps
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, load_labels, multi_scale_pairs
 from misc.data.label_rows import LabelsById
 from misc.errors import UserError
 from misc.rib import Maps
+from misc.runtime.devices import main_device, side_processes
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.runtime.memory import about_image
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.outputs import Output, output_state
 from net.inference import merged
+from step.cam_to_ir_label import claim_labels
+from step.meanwhile import LabelsMeanwhile
 
 # Iterations that --visualize draws (as far as an image gets there).
 SHOWN_ITERATIONS = (1, 5, 10)
@@ -43,6 +47,8 @@ class Refiner(ImageTask):
     flag = "--cam_out_dir"
     lists = ("infer",)
     advice = "give another classifier, or --precision float32"  # where maps are not finite
+    labels_meanwhile: LabelsMeanwhile | None = None  # of the maps, where their step is next
+    same_after_first: ImageTask | None = None  # whose maps are these after the first iteration
 
     def __init__(self, args: Options):
         image_ids = args.image_ids("infer")
@@ -101,11 +107,28 @@ class Refiner(ImageTask):
             pairs = multi_scale_pairs(image, args.cam_scales, args.max_long)
             with about_image(image_id, self.device):
                 for k, maps in enumerate(self.maps(image_id, pairs), start=1):  # noqa: B007
+                    if k == 1:
+                        self._save_first(image_id, maps, image, label)
                     if k in shown:
                         self._save(shown.pop(k), maps, image, label)
+        else:
+            self._save_first(image_id, maps, image, label)
         for later in shown.values():  # ended before this iteration
             self._save(later, maps, image, label)
         self._save(path, maps, image, label)
+        if self.labels_meanwhile:
+            self.labels_meanwhile.make(image_id)
+
+    def _save_first(self, image_id: str, maps: Maps, image: np.ndarray, label: np.ndarray) -> None:
+        """Save the other task's maps of an image, unless they are there."""
+        if self.same_after_first:
+            (path,) = self.same_after_first.outputs(image_id)
+            if output_state(path) in (Output.MISSING, Output.DAMAGED):
+                self._save(path, maps, image, label)
+
+    def finish(self) -> None:
+        if self.labels_meanwhile:
+            self.labels_meanwhile.close()
 
     def _save(self, path: Path, maps: Maps, image: np.ndarray, label: np.ndarray) -> None:
         if not all(of_scale.isfinite().all() for of_scale in maps):
@@ -119,6 +142,12 @@ def folder(refiner: type[Refiner] | Refiner, args: Options) -> OutputFolder:
     return OutputFolder(refiner.flag, getattr(args, refiner.flag.removeprefix("--")), ".npy")
 
 
+def labels_follow(refiner: type[Refiner], args: Options) -> bool:
+    """Whether this run goes on to make IR labels from this refiner's maps."""
+    own = folder(refiner, args).path == args.cam_out_dir
+    return own and "cam_to_ir_label" in chosen_steps(args)
+
+
 def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:
     """Maps after some iterations, kept for the images that --visualize draws."""
     name = f"{image_id}_{iteration}.npy"
@@ -126,7 +155,10 @@ def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:
 
 
 def step_of(refiner: type[Refiner]) -> SimpleNamespace:
-    """What a step module of a refiner has: LISTS, settings, writes, check, run."""
+    """What a step module of a refiner has: LISTS, settings, writes, check, run.
+
+    begin: what `run` does before the first image; returns its task.
+    """
 
     def settings(args: Options) -> dict:
         own = args.settings(*_MAP_OPTIONS, *refiner.depends_on(args))
@@ -142,7 +174,7 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         preflight.labels(args.image_ids("infer"))
         preflight.images(args.image_ids("infer"))
 
-    def run(args: Options) -> None:
+    def begin(args: Options) -> Refiner:
         inputs: Mapping[str, str] = {
             "classifier": file_digest(args.cam_weights_name),
             "labels": file_digest(args.cls_labels),
@@ -153,8 +185,16 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         if (args.visualize or args.animate) and refiner.iterations(args):
             shown_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(shown_dir)
-        run_over_images(refiner(args), args.image_ids("infer"), args.resources)
+        task = refiner(args)
+        side = side_processes(args.resources, main_device(args.resources))
+        if side and labels_follow(refiner, args):
+            claim_labels(args)
+            task.labels_meanwhile = LabelsMeanwhile(args, side)
+        return task
+
+    def run(args: Options) -> None:
+        run_over_images(begin(args), args.image_ids("infer"), args.resources)
 
     return SimpleNamespace(
-        LISTS=refiner.lists, settings=settings, writes=writes, check=check, run=run
+        LISTS=refiner.lists, settings=settings, writes=writes, check=check, begin=begin, run=run
     )

@@ -112,7 +112,11 @@ def store_mean_displacement(model: Net, args: Options, device) -> None:
     mine = Subset(dataset, distributed.share(range(len(dataset))))
     readers = read_ahead_workers(args.resources)
     loader = DataLoader(
-        mine, args.irn_batch_size, num_workers=readers, worker_init_fn=set_up_reader
+        mine,
+        args.irn_batch_size,
+        num_workers=readers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=set_up_reader,
     )
     total = torch.zeros(2, device=device)
     model.mean_shift.running_mean.zero_()

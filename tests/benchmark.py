@@ -1,7 +1,7 @@
 """Times parts of the project against plain forms of the same formulas (`tests/references.py`).
 
     python -m tests.benchmark [names ...] [--repeats 5] [--sizes 128 320 ...] [--device cuda]
-                              [--full] [--json FILE]
+                              [--full] [--json FILE] [--gpu_session DIR]
 
 Both forms get the same made-up input and take turns in one process, and their results are compared.
 What counts is the ratio of their median times. Peak memory is measured in processes of their own.
@@ -26,6 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from misc.runtime.processes import cpu_count
+from tests import gpu_session
 from tests.comparisons import (
     COMPARISONS,
     CPU,
@@ -393,6 +394,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where tensors and networks are, cpu or cuda (default: %(default)s)")  # fmt: skip
     add("--full", action="store_true", help="walk: square the dense matrix 8 times (minutes)")
     add("--json", type=Path, metavar="FILE", help="write all numbers there too")
+    add("--gpu_session", type=Path, metavar="DIR",
+        help="measure on a GPU what is still to be known (40 minutes at most) and write "
+        "session.json and session.md there; without one, toys are run through")  # fmt: skip
     args = parser.parse_args(argv)
     unknown = sorted(set(args.names) - set(COMPARISONS))
     if unknown:
@@ -409,6 +413,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 1 where two results differ."""
     args = parse_args(argv)
+    if args.gpu_session:
+        gpu_session.hold(args.gpu_session, args.device)
+        return 0
     runs, left_out = [], []
     for name in dict.fromkeys(args.names or COMPARISONS):
         entry = COMPARISONS[name]

@@ -52,6 +52,7 @@ from step.cam_to_ir_label import MakeIRLabel, confident_labels
 from step.make_recam_with_RIB import MakeRIBCAM
 from step.make_seg import MakeSegmentation
 from tests import references
+from tests.launches import Counting, Launches
 from tests.weights import fill_by_recipe
 from voc12.prepare import prepare
 
@@ -772,6 +773,61 @@ class RIBIterations(Comparison):
         )
 
 
+class RIBAsOnGPU(Comparison):
+    """RIB as it is computed on a GPU, against the processor's way: operations are counted.
+
+    What the project asked for before it saved any is recorded: of the iteration that is counted
+    here, at commit f173a03. Of the three waits the third was the copy of a table.
+    """
+
+    before = Launches(operations=2596, launches=1736, waits=3)
+
+    def __init__(self, size: Size, batch: int, crop: int, iterations: int, width: int):
+        self.what = f"RIB as on a GPU, {iterations} iterations, width {width}, {batch} x {crop}"
+        self.settings = RIBSettings(
+            iterations=iterations, learning_rate=1e-4, margin=float("inf"), explode_ratio=1.0
+        )
+        image, _, _ = photograph_and_cams(1, size)
+        self.pairs = multi_scale_pairs(image, self.settings.scales)
+        self.label = torch.eye(20)[7]
+        crops = [byte_crop(image, (crop // 2, crop * 2), crop, Random(i)) for i in range(batch)]
+        self.batch = Crops(*map(torch.stack, zip(*crops, strict=True)))
+        self.models = {True: CAM(20, width=width), False: CAM(20, width=width)}
+        with torch.no_grad():
+            for model in self.models.values():
+                fill_by_recipe(model)
+        self.found: Launches | None = None
+
+    def _run(self, for_gpu: bool) -> Results:
+        engine = Engine(self.models[for_gpu], for_gpu=for_gpu)
+        batch = (self.batch, torch.eye(20)[3].expand(len(self.batch.pixels), -1))
+        batches = iter([batch] * self.settings.iterations)
+        states = fine_tune(engine, self.pairs, self.label, batches, self.settings)
+        next(states)
+        with Counting() as counting:
+            last = next(states)
+        if for_gpu:
+            self.found = counting.found()
+        for last in states:  # noqa: B007
+            pass
+        return last.map_sums
+
+    def here(self) -> Results:
+        return self._run(for_gpu=True)
+
+    def plain(self) -> Results:
+        return self._run(for_gpu=False)
+
+    def remark(self) -> str:
+        """Operations and waits of an iteration."""
+        now, before = self.found, self.before
+        return (
+            f"an iteration of RIB on a GPU dispatches {now.operations} operations "
+            f"({before.operations} before, recorded), {now.launches} of which are no views "
+            f"({before.launches}), and waits {now.waits} time(s) for it ({before.waits})"
+        )
+
+
 class CropLoading(Comparison):
     """What a loader does for RIB's batches: bytes of decoded images, or all from the files."""
 
@@ -986,6 +1042,11 @@ COMPARISONS = {
         goal_ratio=1.1,
         goal_share=0.65,
         at=lambda side: {"size": photo_size(side), **_RIB},
+    ),
+    "rib_launches": Entry(
+        RIBAsOnGPU,
+        {"size": (120, 160), "batch": 20, "crop": 128, "iterations": 3, "width": 16},
+        {"size": (48, 64), "batch": 20, "crop": 32, "iterations": 2, "width": 8},
     ),
     "advcam": Entry(
         AdvCAMClimb,

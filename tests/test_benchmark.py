@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests import benchmark, comparisons
+from tests import benchmark, comparisons, gpu_session
 from tests.comparisons import COMPARISONS, CPU
 
 WAYS = ("plain", "here")
@@ -39,6 +39,16 @@ def test_rib_iterations_differ_by_more_than_the_tolerance():
         each.use(CPU)
     apart = benchmark.difference(comparison.here(), frozen.here())
     assert apart > 10 * entry.kind.tolerance
+
+
+def test_a_gpu_is_asked_for_half_as_much_and_waits_once():
+    entry = COMPARISONS["rib_launches"]
+    comparison = entry.kind(**entry.toy_sizes)
+    comparison.here()
+    found, before = comparison.found, comparison.before
+    assert 2 * found.operations <= before.operations and 2 * found.launches <= before.launches
+    assert found.waits == 1
+    assert f"waits 1 time(s) for it ({before.waits})" in comparison.remark()
 
 
 def test_difference_is_a_share_of_the_largest_value():
@@ -131,3 +141,17 @@ def test_unknown_name_is_an_error(capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["pool"])
     assert "no comparison is called pool" in capsys.readouterr().err
+
+
+def test_a_session_without_a_gpu_runs_through_toys(tmp_path, capsys):
+    out = tmp_path / "session"
+    assert benchmark.main(["--gpu_session", str(out)]) == 0
+    found = json.loads((out / "session.json").read_text())
+    assert list(found) == list(gpu_session.PARTS)
+    assert not any("failed" in part for part in found.values()), found
+    rows = found["RIB"]
+    assert rows["float32"]["from float32"] == 0 < rows["bf16"]["from float32"] < 0.5
+    assert found["one image under the profiler"]["operations"] > 1000
+    assert found["deterministic"]["equal"] is True
+    page = (out / "session.md").read_text()
+    assert "no figures" in page and all(f"## {name}" in page for name in gpu_session.PARTS)

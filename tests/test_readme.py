@@ -37,7 +37,7 @@ def test_every_option_that_is_named_exists():
     known = {flag for action in build_parser()._actions for flag in action.option_strings}
     others = {"--nnodes", "--nproc-per-node", "--max-restarts", "--rdzv-backend", "--rdzv-endpoint",
               "--rdzv-id", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time",
-              "--requeue", "--signal", "--out_dir", "--sizes", "--json", "--nodes",
+              "--requeue", "--signal", "--out_dir", "--sizes", "--json", "--gpu_session", "--nodes",
               "--NAME_root", "--mnist_download", "--final_activation"}  # fmt: skip
     named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", README))
     assert named - others - known == set()

@@ -82,6 +82,7 @@ SEG_PRESETS = {
 SEG_PRESETS_BY_DATASET = {
     "coco14": {"rib": {**_RIB, "iterations": 100_000, "crop_size": 481}},
 }  # fmt: skip
+PRECISIONS = ("float32", "tf32", "bf16", "float64")
 EXPORTS = ("voc", "mmseg", "coco", "yolo", "soft", "onehot")
 # The flags of IRN for two of the steps are shorter than the names of their modules.
 PASS_ALIASES = {
@@ -367,6 +368,9 @@ def _environment_options(group: argparse._ArgumentGroup) -> None:
     add("--num_threads", type=_processes, metavar="N",
         help="CPU threads of each process (default: the cores, shared out); on a CPU results are "
         "the same to the bit where this number is the same, with any number of processes")
+    add("--num_side_processes", type=_workers, metavar="N",
+        help="processes beside each that computes: they make the IR labels of maps that are "
+        "finished, and the CRF of 8, meanwhile (default: the idle cores beside a GPU, else 0)")
     add("--deterministic", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="on a GPU take only kernels that give the same bits every time (slower)")
     add("--checkpoint_minutes", type=_not_negative, default=5.0, metavar="X",
@@ -470,9 +474,11 @@ def _classifier_options(group: argparse._ArgumentGroup) -> None:
     add("--max_long", type=_number(int, 32), metavar="PX",
         help="shrink what the classifier sees of larger images in make_cam and 2 to this longer "
         "side (for CPUs); maps are still saved at the image's own size")
-    add("--precision", choices=("float32", "bf16"), default="float32",
-        help="bf16: make_cam and 2 compute in bfloat16 where that is safe; weights and maps stay "
-        "float32 (default: %(default)s)")
+    add("--precision", choices=PRECISIONS,
+        help="of the networks. float32: nowhere less; tf32: a GPU rounds what enters a convolution "
+        "to 10 bits; bf16: so, and make_cam, 2 and 8 compute in bfloat16 where that is safe, while "
+        "weights and maps stay float32; float64: maps, for comparisons (default: float32; on a GPU "
+        "tf32, which is PyTorch's own default there)")
     add("--compile", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="make_cam and 2 run the classifier through torch.compile, which takes a minute for "
         "each of the first image sizes; the last bits of maps then depend on the order of images")
@@ -753,6 +759,7 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
 
 def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     """What depends on --recam, --seg_preset and the dataset."""
+    args.precision = args.precision or _usual_precision(args)
     args.seg_row = args.seg_row or f"segmentation{ROW_ENDING[args.recam]}"
     for name, value in args.published_seg().items():
         if getattr(args, f"seg_{name}") is None:
@@ -763,6 +770,15 @@ def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     for name, value in info.replaced_defaults.items():
         if name not in args.said:
             setattr(args, name, value)
+
+
+def _usual_precision(args: Options) -> str:
+    if args.device == "cpu":
+        return "float32"
+    # Here, since --help is to load no torch.
+    from misc.runtime.devices import usual_precision
+
+    return usual_precision(args.resources)
 
 
 def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:

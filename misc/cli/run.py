@@ -89,9 +89,7 @@ def run(args: Options) -> None:
     args.info.require_root()
     steps = load_steps(chosen_steps(args))
     first(lambda: check_places(args, steps))
-    set_up_process(
-        main_device(args.resources), training_threads(args.resources), args.deterministic
-    )
+    set_up_process(main_device(args.resources), training_threads(args.resources), args.resources)
     if args.check:
         first(lambda: check_only(args, steps))
         return

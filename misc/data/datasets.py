@@ -1,5 +1,6 @@
 """Torch datasets, once for every DatasetInfo: they find and decode; `misc.imutils` changes."""
 
+import functools
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -104,10 +105,22 @@ class Crops(NamedTuple):
     pixels: torch.Tensor
     boxes: torch.Tensor
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> torch.Tensor:
-        """The crops on a device, normalised, zero (the mean colour) outside: B x 3 x S x S."""
+    def to(
+        self,
+        device: torch.device | str,
+        non_blocking: bool = False,
+        at_once: bool | None = None,
+    ) -> torch.Tensor:
+        """The crops on a device, normalised, zero (the mean colour) outside: B x 3 x S x S.
+
+        at_once: in few operations for all of them, which a GPU does where it is not said. A
+        processor is 2.5 times faster image by image: it passes over what lies outside.
+        """
         pixels = self.pixels.to(device, non_blocking=non_blocking)
-        table = torch.from_numpy(imutils.NORMALIZED).to(device)
+        table = _normalized_on(pixels.device)
+        if at_once if at_once is not None else pixels.device.type != "cpu":
+            boxes = self.boxes.to(device, non_blocking=non_blocking)
+            return _normalized_at_once(pixels, boxes, table)
         crops = torch.zeros(len(pixels), 3, *pixels.shape[1:3], device=device)
         for crop, image, (top, bottom, left, right) in zip(
             crops, pixels, self.boxes.tolist(), strict=True
@@ -118,6 +131,34 @@ class Crops(NamedTuple):
                 values = table[channel].index_select(0, indices)
                 crop[channel, top:bottom, left:right] = values.view(inside.shape[:2])
         return crops
+
+
+def _normalized_at_once(
+    pixels: torch.Tensor, boxes: torch.Tensor, table: torch.Tensor
+) -> torch.Tensor:
+    """B x S x S x 3 bytes, B x 4 boxes, 3 x 256 values -> B x 3 x S x S, zero outside the boxes.
+
+    It lies in memory as the bytes do: channels last.
+    """
+    starts, places = _places_on(pixels.device, pixels.shape[1])
+    values = table.flatten().index_select(0, (pixels + starts).flatten()).view(pixels.shape)
+    first, end = boxes.view(-1, 2, 2, 1).unbind(dim=2)  # of rows and of columns, B x 2 x 1
+    rows, columns = ((places < first) | (places >= end)).unbind(dim=1)
+    values.masked_fill_((rows[:, :, None] | columns[:, None, :])[..., None], 0)
+    return values.permute(0, 3, 1, 2)
+
+
+@functools.lru_cache
+def _places_on(device: torch.device, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each channel's values start in the table (3,), and 0 .. side - 1, on a device."""
+    starts = torch.arange(0, imutils.NORMALIZED.size, 256, dtype=torch.int32, device=device)
+    return starts, torch.arange(side, device=device)
+
+
+@functools.lru_cache
+def _normalized_on(device: torch.device) -> torch.Tensor:
+    """The normalised value of every byte, 3 x 256, on a device: copied there once."""
+    return torch.from_numpy(imutils.NORMALIZED).to(device)
 
 
 def training_crop(

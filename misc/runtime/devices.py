@@ -69,16 +69,34 @@ def read_ahead_workers(resources: Resources) -> int:
 
 
 def side_processes(resources: Resources, device: torch.device) -> int:
-    """Processes that one which computes on this device leaves its CPU work to: the idle cores."""
-    return _share_of_cores(resources) if device.type == "cuda" else 0
+    """Processes that one which computes on this device leaves its CPU work to.
+
+    Beside a GPU the idle cores, as far as memory allows; on a processor none are idle.
+    """
+    if resources.num_side_processes is not None:
+        return resources.num_side_processes
+    if device.type != "cuda":
+        return 0
+    computing = len(pick_devices(resources, 1 << 30)) * distributed.local_size()
+    fitting = _processes_that_fit(_BYTES_WITHOUT_NETWORK) // computing
+    return max(1, min(_share_of_cores(resources), fitting))
 
 
-def set_up_process(device: torch.device, threads: int, deterministic: bool) -> None:
+def usual_precision(resources: Resources) -> str:
+    """The --precision of a run that does not say it: on a GPU what PyTorch itself would take."""
+    return "tf32" if uses_cuda(resources) else "float32"
+
+
+def set_up_process(device: torch.device, threads: int, resources: Resources) -> None:
     """Threads and kernels of a process that computes."""
     torch.set_num_threads(threads)
+    # Said for both, since the defaults differ: products of matrices, of which the random walk is
+    # made, are never rounded; convolutions are what --precision is about.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = resources.precision in ("tf32", "bf16")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if deterministic:
+    if resources.deterministic:
         # cuBLAS reads this when it starts; only with a fixed workspace it adds up in one order.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -100,6 +118,11 @@ def check_device(name: str) -> None:
     kind, _, index = name.partition(":")
     if kind != "cuda" or (index and not index.isdigit()):
         raise UserError(f"--device {name}: no such device; say auto, cpu, cuda or cuda:N")
+    if index and distributed.local_size() > 1:
+        raise UserError(
+            f"--device {name}: the {distributed.local_size()} processes of torchrun on this "
+            f"machine would share one GPU; say --device cuda, of which each takes its own"
+        )
     count = torch.cuda.device_count()
     if not torch.cuda.is_available() or int(index or 0) >= count:
         raise UserError(

@@ -80,7 +80,7 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Reso
     leave here as UserError, StoppedError or RuntimeError with the image's name in front.
     """
     # One rank looks: two could see different states and leave an image to each other.
-    todo = distributed.on_first_rank(lambda: _not_complete(task, image_ids))
+    todo = distributed.on_first_rank(lambda: not_complete(task, image_ids))
     if len(todo) < len(image_ids):
         done = len(image_ids) - len(todo)
         log.info("%s: %d of %d images are complete already", task.name, done, len(image_ids))
@@ -94,7 +94,7 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Reso
     return [result for of_rank in results for result in of_rank]
 
 
-def _not_complete(task: ImageTask, image_ids: tuple[str, ...]) -> list[str]:
+def not_complete(task: ImageTask, image_ids: tuple[str, ...]) -> list[str]:
     """The images of which an output is missing or damaged; UserError where a file is foreign."""
 
     def states(image_id: str) -> dict[Path, Output]:
@@ -126,7 +126,7 @@ def _run_share(task: ImageTask, image_ids: list[str], resources: Resources) -> l
     with progress(len(image_ids), task.name, "image", hidden=distributed.rank() > 0) as bar:
         if len(devices) == 1:
             return [_run_here(task, image_ids, devices[0], threads, bar)]
-        settings = [(device, threads, resources.deterministic) for device in devices]
+        settings = [(device, threads, resources) for device in devices]
         return _run_in_processes(task, image_ids, settings, bar)
 
 
@@ -137,7 +137,7 @@ def _run_here(task: ImageTask, image_ids: list[str], device: torch.device, threa
         task.start(device, image_ids)
         for image_id in image_ids:
             interrupts.check()
-            with _named(task, image_id):
+            with named(task, image_id):
                 task.one(image_id)
             bar.update()
         return task.finish()
@@ -146,7 +146,7 @@ def _run_here(task: ImageTask, image_ids: list[str], device: torch.device, threa
 
 
 @contextmanager
-def _named(task: ImageTask, image_id: str) -> Iterator[None]:
+def named(task: ImageTask, image_id: str) -> Iterator[None]:
     """Puts step and image into the errors that do not name a file."""
     try:
         yield
@@ -172,11 +172,11 @@ def _run_in_processes(task: ImageTask, image_ids: list[str], settings: list[tupl
 
 def _do_share(task: ImageTask, share: tuple[list[str], tuple], report: Callable) -> None:
     """In a process of its own: the images of a share; reports each, and last what `finish` gave."""
-    image_ids, (device, threads, deterministic) = share
-    set_up_process(device, threads, deterministic)
+    image_ids, (device, threads, resources) = share
+    set_up_process(device, threads, resources)
     task.start(device, image_ids)
     for image_id in image_ids:
-        with _named(task, image_id):
+        with named(task, image_id):
             task.one(image_id)
         report(_DONE)
     report([task.finish()])

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,11 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 # What libraries below torch say when it is them who get no memory.
-_PHRASES = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# The last two have other causes too; then a pass of one row says so in the end.
+_PHRASES = (
+    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine",
+)  # fmt: skip
 
 
 # Parameters of glibc's mallopt, and what it comes to by itself when large tensors are freed.
@@ -151,6 +156,17 @@ def available_bytes() -> int:
     return max(0, free)
 
 
+def require_shared_memory(needed: int, folder: Path = Path("/dev/shm")) -> None:
+    """Raise UserError where processes that read ahead could not hand over so many bytes."""
+    with contextlib.suppress(OSError):  # another system, which has no such folder
+        total = shutil.disk_usage(folder).total
+        if total < needed:
+            raise UserError(
+                f"{folder}: has {total >> 20} MB, and the processes that read ahead need up to "
+                f"{needed >> 20}; make it larger (Docker: --shm-size), or give fewer --num_workers"
+            )
+
+
 @contextmanager
 def about_image(image_id: str, device: torch.device) -> Iterator[None]:
     """Says which image a device is too small for."""
@@ -173,6 +189,6 @@ def _tried(attempt: Callable[[], Result]) -> tuple[Result] | None:
     except torch.OutOfMemoryError:
         return None
     except RuntimeError as error:
-        if not any(phrase in str(error) for phrase in _PHRASES):
+        if not any(phrase.lower() in str(error).lower() for phrase in _PHRASES):
             raise
         return None

@@ -90,7 +90,7 @@ class SideProcesses:
     """Processes that do what one process hands to them while it goes on; calls are picklable.
 
     processes: how many; without any, `do` does the work itself. A failed call raises at a later
-    `do` or at `close`.
+    `do`, `offer` or `close`.
     """
 
     def __init__(self, processes: int):
@@ -111,6 +111,15 @@ class SideProcesses:
             self._finish_one()
         self._calls.append(self._pool.submit(work, *arguments))
 
+    def offer(self, work: Callable[..., object], *arguments: object) -> bool:
+        """Have another process call `work(*arguments)`, unless all have enough to do already."""
+        while self._calls and self._calls[0].done():
+            self._finish_one()
+        free = self._pool is not None and len(self._calls) < self._most
+        if free:
+            self._calls.append(self._pool.submit(work, *arguments))
+        return free
+
     def close(self) -> None:
         """Wait for all calls."""
         while self._calls:
@@ -122,12 +131,16 @@ class SideProcesses:
         try:
             self._calls.popleft().result()
         except BrokenProcessPool:
-            reason = "a process beside the GPU ended (killed, or out of memory?)"
+            reason = (
+                "a process beside the one that computes ended (killed, or out of memory? then give "
+                "fewer --num_side_processes)"
+            )
             raise StoppedError(reason) from None
 
 
 def _side_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that it works for ends it
+    os.nice(5)  # it takes what the process that feeds a GPU leaves
     end_with_parent()
 
 

@@ -171,7 +171,8 @@ def train(
         while done < total:
             epoch, first = divmod(done, per_epoch)
             sums = sums if first else {}
-            for step in _steps_of(dataset, training, epoch, first, total - done):
+            on_gpu = next(model.parameters()).device.type == "cuda"
+            for step in _steps_of(dataset, training, epoch, first, total - done, on_gpu):
                 optimizer.zero_grad()
                 for batch, indices in step:
                     losses = losses_of(network, batch, len(batch[0]) / training.step_size(dataset))
@@ -238,7 +239,7 @@ def _over_ranks(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _steps_of(
-    dataset: Dataset, training: Training, epoch: int, first: int, most: int
+    dataset: Dataset, training: Training, epoch: int, first: int, most: int, pin_memory: bool
 ) -> Iterator[Iterable[tuple[list[torch.Tensor], list[int]]]]:
     """Of each step from `first` on, at most so many: its batches, each with its indices."""
     size, micro = training.step_size(dataset), training.micro_batch
@@ -252,6 +253,7 @@ def _steps_of(
         dataset,
         batch_sampler=[distributed.share(batch) for batch in members],
         num_workers=training.num_workers,
+        pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(training.seed),
         worker_init_fn=set_up_reader,
     )

@@ -227,3 +227,10 @@ def test_single_precision_inputs_lose_no_accuracy(walk, monkeypatch):
     precise = propagate_to_edge(scores.double(), edge.double())
     assert walked.dtype == torch.float32
     assert (walked - precise).abs().max() < 1e-6 * precise.max()
+
+
+def test_paths_are_found_once_for_all_sizes():
+    one, other = PathIndex(4, (9, 9)), PathIndex(4, (20, 30))
+    assert all(a is b for a, b in zip(one.search_paths, other.search_paths, strict=True))
+    with pytest.raises(ValueError, match="read-only"):
+        one.search_paths[0][0] = 7

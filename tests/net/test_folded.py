@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from net.backbones import FixedBatchNorm
-from net.folded import FoldedCAM, FoldedConv
+from net.folded import FoldedCAM, FoldedConv, Folding, laid_out_as
 from net.resnet50_cam import CAM
 from tests.weights import fill_by_recipe
 
@@ -52,7 +52,7 @@ def test_one_convolution_instead_of_two_modules(layout):
         p.grad = None
     for row in range(2):  # gradients of several passes are added
         (folded(features[row : row + 1]) * weights[row : row + 1]).sum().backward()
-    folded.return_gradient()
+    Folding([folded]).return_gradients()
     for p, gradient in zip(parameters, gradients, strict=True):
         close(p.grad, gradient, 1e-4)
     assert folded.weight.grad is None and folded.bias.grad is None
@@ -68,7 +68,7 @@ def test_refresh_follows_the_weights():
         norm.bias.sub_(1)
     expected = norm(conv(features))
     assert not torch.allclose(folded(features), expected)
-    folded.refresh()
+    Folding([folded]).refresh()
     close(folded(features), expected)
 
 
@@ -133,3 +133,23 @@ def test_compiled_takes_the_folded_functions(model, images, monkeypatch):
     assert len(graphs) >= 2  # the frozen part and the trained one
     torch.testing.assert_close(maps, FoldedCAM(model)(images))
     assert network(images[:, :, :32]).shape[-2] < maps.shape[-2]  # another size
+
+
+def test_as_on_a_gpu_all_lies_channels_last(model, images):
+    expected = FoldedCAM(copy.deepcopy(model))(images)
+    network = FoldedCAM(model, for_gpu=True)
+    maps = gradients_by(model, network, images)
+    close(maps, expected)
+    network.set_gradients([p.grad for p in network.trained])
+    trained = [p for p in model.parameters() if p.requires_grad and p.dim() == 4]
+    assert all(p.grad.stride() == p.stride() for p in trained)  # an optimizer takes all at once
+    assert any(not p.is_contiguous() for p in trained)
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_a_gradient_is_laid_out_as_its_weight(side):
+    weight = torch.zeros(4, 6, side, side).contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn(4, 6, side, side)
+    laid = laid_out_as(weight, gradient)
+    assert torch.equal(laid, gradient) and laid.stride() == weight.stride()
+    assert (laid.data_ptr() == gradient.data_ptr()) == (side == 1)

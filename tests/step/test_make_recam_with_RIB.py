@@ -21,10 +21,15 @@ STEPS = {
 
 
 @pytest.fixture
-def args(sample, classifier_file, tmp_path):
+def words(sample, classifier_file, tmp_path):
     words = ["--voc12_root", sample.root, "--result_dir", tmp_path]
     words += ["--cam_weights_name", classifier_file]
-    args = parse([*TINY, "--adv_iter", "3", *map(str, words)])
+    return [*TINY, "--adv_iter", "3", *map(str, words)]
+
+
+@pytest.fixture
+def args(words):
+    args = parse(words)
     prepare(args.info, args.list_dir)
     for folder in (args.cam_out_dir, args.plain_cam_out_dir, args.adv_cam_out_dir):
         folder.mkdir()
@@ -97,3 +102,18 @@ def test_available_bytes_are_those_of_the_group_where_it_has_fewer(monkeypatch):
     assert memory.available_bytes() == 4096 << 10
     files |= {"/sys/fs/cgroup/memory.max": "5000\n", "/sys/fs/cgroup/memory.current": "2000\n"}
     assert memory.available_bytes() == 3000
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_maps_in_double_precision(kind, args, words):
+    """They are computed so, and saved as any others."""
+    (expected,) = maps_of(kind, args, count=1)
+    double = parse([*words, "--precision", "float64"])
+    assert double.precision == "float64" and args.precision == "float32"
+    (maps,) = maps_of(kind, double, count=1)
+    task = STEPS[kind](double)
+    task.start(torch.device("cpu"), [])
+    model = task.model if kind == "AdvCAM" else task.engine._network._network
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert maps.dtype == np.float32 and not np.array_equal(maps, expected)
+    np.testing.assert_allclose(maps, expected, atol=1e-3)

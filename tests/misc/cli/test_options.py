@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from misc.cli import options
 from misc.cli.options import SEG_STEPS, SEQUENCE, STEPS, build_parser, chosen_steps, parse
@@ -263,6 +264,17 @@ def test_a_limit_without_any_image_to_score_is_refused(tmp_path):
 def test_devices_that_are_not_there(name):
     with pytest.raises(UserError, match=f"--device {name}"):
         check_device(name)
+
+
+def test_one_gpu_for_all_ranks_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="--device cuda:1: the 4 processes .*say --device cuda,"):
+        check_device("cuda:1")
+    check_device("cuda")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    check_device("cuda:1")
 
 
 def test_devices_that_are_always_there():

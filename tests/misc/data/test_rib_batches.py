@@ -122,14 +122,15 @@ def crop_by_hand(source, index, target_id, iteration, row):
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
+@pytest.mark.parametrize("at_once", [False, True])  # as on a processor, and as on a GPU
 @pytest.mark.parametrize("long_range", [(20, 30), (48, 64), (100, 120)])
-def test_byte_crops_become_the_crops_of_the_classifier_to_the_bit(long_range):
+def test_byte_crops_become_the_crops_of_the_classifier_to_the_bit(long_range, at_once):
     """Smaller than the crop on both sides, on one or on none; dark pixels are no padding."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 40, 61, 3), dtype=np.uint8)
     images[0] = 0
     drawn = [datasets.byte_crop(image, long_range, 32, random.Random(7)) for image in images]
-    crops = datasets.Crops(*map(torch.stack, zip(*drawn, strict=True))).to("cpu")
+    crops = datasets.Crops(*map(torch.stack, zip(*drawn, strict=True))).to("cpu", at_once=at_once)
     for crop, image in zip(crops, images, strict=True):
         expected = datasets.training_crop(image, long_range, 32, random.Random(7))
         assert np.array_equal(crop.numpy().view(np.int32), expected.numpy().view(np.int32))

@@ -209,3 +209,19 @@ def test_threads_do_not_depend_on_the_images_left(monkeypatch):
     monkeypatch.setattr(devices, "cpu_count", lambda: 8)
     assert image_task.threads_per_process(options(2)) == 4
     assert image_task.threads_per_process(options(16)) == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_what_a_gpu_rounds_is_said(precision):
+    """Whatever PyTorch's defaults are: convolutions as --precision says, products never."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, products.allow_tf32
+    try:
+        products.allow_tf32, cudnn.allow_tf32 = True, precision == "float32"
+        resources = Resources("cpu", precision=precision)
+        devices.set_up_process(torch.device("cpu"), torch.get_num_threads(), resources)
+        assert (cudnn.allow_tf32, products.allow_tf32) == (precision != "float32", False)
+    finally:
+        cudnn.allow_tf32, products.allow_tf32 = before
+    assert devices.usual_precision(Resources("cpu")) == "float32"
+    assert devices.usual_precision(Resources("cuda")) == "tf32"

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import shutil
 import subprocess
 import sys
 import weakref
@@ -10,7 +11,13 @@ import pytest
 import torch
 
 from misc.errors import UserError
-from misc.runtime.memory import InParts, PixelBudget, RowTooLargeError, about_image
+from misc.runtime.memory import (
+    InParts,
+    PixelBudget,
+    RowTooLargeError,
+    about_image,
+    require_shared_memory,
+)
 from tests.conftest import PROJECT
 
 
@@ -62,7 +69,16 @@ def test_a_row_that_does_not_fit_is_bad_input():
         doubled(budget, torch.rand(3, 4, 5), room=19, passes=[])
 
 
-@pytest.mark.parametrize("text", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED when",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when",
+        "FIND was unable to find an engine to execute this computation",
+        "GET was Unable to find an engine",
+    ],
+)
 def test_libraries_that_say_it_in_other_words(text):
     budget, tries = PixelBudget(), []
 
@@ -74,6 +90,14 @@ def test_libraries_that_say_it_in_other_words(text):
 
     budget.fitted(attempt)
     assert tries == [slice(0, 2), slice(0, 1), slice(1, 2)]
+
+
+def test_too_little_shared_memory_is_said_before(tmp_path):
+    there = shutil.disk_usage(tmp_path).total
+    require_shared_memory(there, tmp_path)
+    require_shared_memory(10**18, tmp_path / "not there")
+    with pytest.raises(UserError, match=f"{tmp_path}: has .* MB, .*--shm-size.*--num_workers"):
+        require_shared_memory(there + 1, tmp_path)
 
 
 def test_other_errors_are_left_alone():

@@ -56,7 +56,7 @@ def test_side_processes_do_what_they_are_given(processes, tmp_path):
 def test_a_killed_side_process_is_reported():
     side = SideProcesses(1)
     side.do(end_at_three, 3)
-    with pytest.raises(StoppedError, match="beside the GPU ended"):
+    with pytest.raises(StoppedError, match="beside the one that computes ended"):
         side.close()
 
 
