@@ -18,7 +18,7 @@ from misc.data.folder.labels import (
     read_classes,
     settled,
 )
-from misc.data.folder.photographs import size_as_shown
+from misc.data.folder.photographs import own_size, size_as_shown
 from misc.data.folder.scan import Tree, look_into
 from misc.data.folder.table import read_table
 from misc.errors import UserError
@@ -112,9 +112,7 @@ class FolderInfo(DatasetInfo):
             ) from None
 
     def mask_fits(self, image_id: str) -> bool:
-        return self._header_size(self.mask_path(image_id)) == size_as_shown(
-            self.image_path(image_id)
-        )
+        return self._header_size(self.mask_path(image_id)) == own_size(self.image_path(image_id))
 
     def is_id(self, text: str) -> bool:
         return names.is_id(text)
