@@ -21,6 +21,7 @@ from net.resnet50_cam import CAM
 from net.resnet50_irn import Net as BoundaryNet
 
 _LOOKED_AT = 60  # images whose sizes and classes stand for all
+WALKS_LOOKED_AT = 200  # images on which the threshold of the walk is chosen
 _BACKWARD = 2  # a backward pass is two forward ones: by inputs and by weights
 _FILTERED = 4  # maps that a CRF filters in the time of one
 _MAP_BYTES = 4 * (1 + 1 / 16)  # of a pixel of a map: at full size and at stride 4, float32
@@ -46,7 +47,7 @@ class Operations:
             "make_recam_with_RIB": self._rib, "make_recam_with_AdvCAM": self._advcam,
             "train_irn": self._train_irn, "make_sem_seg_labels": self._boundaries,
             "make_ins_seg_labels": self._boundaries, "train_seg": self._train_seg,
-            "make_seg": self._make_seg,
+            "make_seg": self._make_seg, "suggest_walk_thres": self._some_boundaries,
         }  # fmt: skip
         return {name: known[name]() for name in steps if name in known}
 
@@ -115,6 +116,9 @@ class Operations:
         size = [max(side, self.args.irn_pad_size) for side in self.size]
         return self.images * _count(self.boundary, torch.empty(2, 3, *size, device="meta"))[0]
 
+    def _some_boundaries(self) -> float:
+        return self._boundaries() * min(1.0, WALKS_LOOKED_AT / self.images)
+
     def _segmentation(self, height: float, width: float) -> float:
         arch = load_backbone(self.args.seg_init, "--seg_init")[0] if self.args.seg_init else {}
         with torch.device("meta"):
@@ -158,6 +162,7 @@ class Rest:
             "train_irn": self._pairs, "make_sem_seg_labels": self._walks,
             "eval_sem_seg": self._masks, "make_ins_seg_labels": self._walks,
             "make_seg": self._prediction_crf, "eval_seg": self._predictions,
+            "suggest_walk_thres": self._some_walks,
         }  # fmt: skip
         return {name: known[name]() for name in steps if name in known}
 
@@ -189,6 +194,9 @@ class Rest:
     def _walks(self) -> float:
         walk = self.pixels / CAM_STRIDE**2 * self.classes * self.speed.walk
         return self._shared(self.images * (self.speed.read + walk), on_gpu=True)
+
+    def _some_walks(self) -> float:
+        return self._walks() * min(1.0, WALKS_LOOKED_AT / self.images)
 
     def _masks(self) -> float:
         return self._scored(self.pixels * self.speed.score)
