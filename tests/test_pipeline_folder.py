@@ -195,18 +195,36 @@ def test_a_threshold_that_was_not_chosen_is_asked_for(words, result, tiny_run, c
     assert "run --suggest_walk_thres_pass first, or give a number" in capsys.readouterr().err
 
 
-def test_maps_are_those_of_the_same_images_run_as_voc(
+def test_maps_masks_and_scores_are_those_of_the_same_images_run_as_voc(
     own, sample, classifier_file, tiny_run, tmp_path
 ):
-    same = ("--cam_weights_name", classifier_file, "--make_cam_pass", "--limit", 2)
-    root = ("--root", own / "photos", "--labels", own / "labels.csv", "--classes", own / "voc.txt")
-    one = ("--dataset", "folder", *root, "--result_dir", tmp_path / "folder")
-    other = ("--voc12_root", sample.root, "--result_dir", tmp_path / "voc")
-    assert tiny_run(*one, *same) == 0 and tiny_run(*other, *same) == 0
-    for image_id in IDS[:2]:
-        found = load_cam(tmp_path / "folder" / "cam_plain" / f"{image_id}.npy")
-        wanted = load_cam(tmp_path / "voc" / "cam_plain" / f"{image_id}.npy")
-        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    ids, table = IDS[:2] + IDS[4:6], dict(csv.reader(open(own / "labels.csv")))
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    for image_id in ids:
+        shutil.copy(sample.image_path(image_id), tmp_path / "photos")
+        shutil.copy(sample.mask_path(image_id), tmp_path / "masks")
+    rows = "".join(f"{i}.jpg,{table[f'{i}.jpg']}\n" for i in ids)
+    (tmp_path / "labels.csv").write_text(f"image,labels\n{rows}")
+    (tmp_path / "list.txt").write_text("\n".join(ids))
+    same = ("--cam_weights_name", classifier_file, "--imagenet_weights", classifier_file)
+    same += ("--train_cam_pass", "False", "--RIB_iter", 1, "--suggest_walk_thres_pass", "False")
+    same += ("--make_cam_pass", "False", "--cam_eval_thres", "0.2,0.5")
+    one = ("--dataset", "folder", "--root", tmp_path / "photos", "--masks", tmp_path / "masks")
+    one += ("--labels", tmp_path / "labels.csv", "--classes", own / "voc.txt")
+    lists = [word for role in ("train", "infer", "eval")
+             for word in (f"--{role}_list", tmp_path / "list.txt")]  # fmt: skip
+    other = ("--voc12_root", sample.root, *lists)
+    assert tiny_run(*one, *same, "--result_dir", tmp_path / "folder") == 0
+    assert tiny_run(*other, *same, "--result_dir", tmp_path / "voc") == 0
+    for image_id in ids:
+        maps = [load_cam(tmp_path / r / "cam" / f"{image_id}.npy") for r in ("folder", "voc")]
+        assert all(np.array_equal(maps[0][name], maps[1][name]) for name in maps[1])
+        one, other = (read_label_png(tmp_path / r / "sem_seg" / f"{image_id}.png")
+                      for r in ("folder", "voc"))  # fmt: skip
+        assert np.array_equal(one, other)
+    scores = [load_scores(tmp_path / r) for r in ("folder", "voc")]
+    assert all(scores[0][row]["miou"] == scores[1][row]["miou"] for row in scores[1])
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
     irn_batch = max(1, min(32, images // 6))
     return {
         "cam_batch_size": batch,
-        "cam_num_epoches": _epochs(400, images // batch, 5, 60),
+        "cam_num_epoches": _epochs(400, images // batch, 5, 40),
         "cam_learning_rate": round(0.1 * batch / 16 * min(1.0, classes / 20), 6),
         "cam_crop_size": crop,
         "cam_long": (max(32, round(320 * scale)), max(32, round(640 * scale))),
