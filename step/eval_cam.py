@@ -105,6 +105,8 @@ def run(args: Options) -> dict[str, ThresholdScores]:
         if tuning := args.tuning_ids():
             best = score(args, cam_dir, tuning).best()
             entry["threshold_from"] = f"{len(tuning)} images that are not scored"
+        elif args.info.tune_split:
+            entry["threshold_from"] = "the scored images themselves, which flatters"
         save_row(args, row, scores.confusions, scores.thresholds, start, entry, best=best)
     return results
 

@@ -1,6 +1,7 @@
 """Photographs of one's own from a table to masks, and mistakes that end before the first step."""
 
 import csv
+import json
 import shutil
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from misc.cams import load_cam
-from misc.palette import read_label_png, voc_palette
+from misc.palette import read_label_png, save_label_png, voc_palette
 from misc.storage.scores import load_scores
 from tests.conftest import PROJECT
 from voc12.dataset import CLASS_NAMES
@@ -133,21 +134,97 @@ def test_thresholds_are_chosen_on_photographs_that_are_not_scored(
     assert tiny_run(*words, *options, "--threshold_from", "scored") == 0
     again = load_scores(tmp_path / "r")["CAM seed"]
     assert again["miou"] == score["miou"] and again["best"] == int(np.argmax(score["miou"]))
-    assert "threshold_from" not in again
+    assert again["threshold_from"] == "the scored images themselves, which flatters"
+    assert "chosen on the scored images themselves, which flatters" in capsys.readouterr().out
 
 
-def test_maps_are_those_of_the_same_images_run_as_voc(
+@pytest.fixture(scope="module")
+def chosen(own, words, result, tiny_run, tmp_path_factory):
+    """The random walk again, whose threshold is chosen on four photographs with ground truth."""
+    place = tmp_path_factory.mktemp("truth")
+    (place / "val.txt").write_text("\n".join(f"{i}.jpg" for i in (IDS[0], *IDS[4:7])))
+    names = ["", *(result / "lists" / "classes.txt").read_text().splitlines()[1:]]
+    number = [names.index(name) if name in names else 0 for name in ("", *CLASS_NAMES)]
+    label = np.array(number + [255] * (256 - len(number)), np.uint8)
+    for path in (own / "masks").glob("*.png"):
+        save_label_png(place / path.name, label[read_label_png(path)])
+    truth = ("--masks", place, "--val_list", place / "val.txt")
+    steps = ("--suggest_walk_thres_pass", "--make_sem_seg_pass", "--eval_sem_seg_pass")
+    lists = result.with_name("chosen")
+    options = (*words, *truth, "--result_dir", lists, "--cam_out_dir", result / "cam",
+               "--irn_weights_name", result / "res50_irn.pth")  # fmt: skip
+    assert tiny_run(*options, *steps) == 0
+    return lists, options, steps
+
+
+def test_the_threshold_of_the_walk_is_chosen_on_photographs_that_are_not_scored(chosen, tiny_run):
+    folder, options, steps = chosen
+    kept = json.loads((folder / "walk_threshold.json").read_text())
+    assert kept["by"] == "ground truth of 4 images that are not scored"
+    score = load_scores(folder)["pseudo masks"]
+    assert score["thresholds"] == [kept["threshold"]] and score["threshold_from"] == kept["by"]
+    assert score["images"] == 4
+    before = (folder / "walk_threshold.json").stat().st_mtime_ns
+    assert tiny_run(*options, *steps) == 0  # and nothing is done again
+    assert (folder / "walk_threshold.json").stat().st_mtime_ns == before
+
+
+def test_the_chosen_threshold_is_the_best_of_all(chosen, tiny_run):
+    folder, options, _ = chosen
+    kept = json.loads((folder / "walk_threshold.json").read_text())["threshold"]
+    scored = ("--threshold_from", "train", "--overwrite", "--make_sem_seg_pass")
+    scored += ("--eval_sem_seg_pass", "--eval_list", folder / "lists" / "tune.txt")
+    mious = {}
+    for threshold in (kept, max(0.05, kept - 0.1), min(0.6, kept + 0.1)):
+        assert tiny_run(*options, *scored, "--sem_seg_bg_thres", f"{threshold:.2f}") == 0
+        score = load_scores(folder)["pseudo masks"]
+        assert score["threshold_from"] == f"--sem_seg_bg_thres {threshold:.2f}".rstrip("0")
+        mious[threshold] = score["miou"][0]
+    assert mious[kept] == max(mious.values())
+
+
+def test_without_ground_truth_the_walked_maps_suggest_a_threshold(result):
+    kept = json.loads((result / "walk_threshold.json").read_text())
+    assert kept["by"] == f"the maps alone of {len(IDS)} images" and 0 < kept["threshold"] < 1
+
+
+def test_a_threshold_that_was_not_chosen_is_asked_for(words, result, tiny_run, capsys):
+    options = ("--result_dir", result, "--walk_thres_name", result / "none.json")
+    steps = ("--make_sem_seg_pass", "--sem_seg_bg_thres", "auto", "--check")
+    assert tiny_run(*words, *options, *steps) == 2
+    assert "run --suggest_walk_thres_pass first, or give a number" in capsys.readouterr().err
+
+
+def test_maps_masks_and_scores_are_those_of_the_same_images_run_as_voc(
     own, sample, classifier_file, tiny_run, tmp_path
 ):
-    same = ("--cam_weights_name", classifier_file, "--make_cam_pass", "--limit", 2)
-    root = ("--root", own / "photos", "--labels", own / "labels.csv", "--classes", own / "voc.txt")
-    one = ("--dataset", "folder", *root, "--result_dir", tmp_path / "folder")
-    other = ("--voc12_root", sample.root, "--result_dir", tmp_path / "voc")
-    assert tiny_run(*one, *same) == 0 and tiny_run(*other, *same) == 0
-    for image_id in IDS[:2]:
-        found = load_cam(tmp_path / "folder" / "cam_plain" / f"{image_id}.npy")
-        wanted = load_cam(tmp_path / "voc" / "cam_plain" / f"{image_id}.npy")
-        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    ids, table = IDS[:2] + IDS[4:6], dict(csv.reader(open(own / "labels.csv")))
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    for image_id in ids:
+        shutil.copy(sample.image_path(image_id), tmp_path / "photos")
+        shutil.copy(sample.mask_path(image_id), tmp_path / "masks")
+    rows = "".join(f"{i}.jpg,{table[f'{i}.jpg']}\n" for i in ids)
+    (tmp_path / "labels.csv").write_text(f"image,labels\n{rows}")
+    (tmp_path / "list.txt").write_text("\n".join(ids))
+    same = ("--cam_weights_name", classifier_file, "--imagenet_weights", classifier_file)
+    same += ("--train_cam_pass", "False", "--RIB_iter", 1, "--suggest_walk_thres_pass", "False")
+    same += ("--make_cam_pass", "False", "--cam_eval_thres", "0.2,0.5")
+    one = ("--dataset", "folder", "--root", tmp_path / "photos", "--masks", tmp_path / "masks")
+    one += ("--labels", tmp_path / "labels.csv", "--classes", own / "voc.txt")
+    lists = [word for role in ("train", "infer", "eval")
+             for word in (f"--{role}_list", tmp_path / "list.txt")]  # fmt: skip
+    other = ("--voc12_root", sample.root, *lists)
+    assert tiny_run(*one, *same, "--result_dir", tmp_path / "folder") == 0
+    assert tiny_run(*other, *same, "--result_dir", tmp_path / "voc") == 0
+    for image_id in ids:
+        maps = [load_cam(tmp_path / r / "cam" / f"{image_id}.npy") for r in ("folder", "voc")]
+        assert all(np.array_equal(maps[0][name], maps[1][name]) for name in maps[1])
+        one, other = (read_label_png(tmp_path / r / "sem_seg" / f"{image_id}.png")
+                      for r in ("folder", "voc"))  # fmt: skip
+        assert np.array_equal(one, other)
+    scores = [load_scores(tmp_path / r) for r in ("folder", "voc")]
+    assert all(scores[0][row]["miou"] == scores[1][row]["miou"] for row in scores[1])
 
 
 @pytest.fixture

@@ -1,158 +1,97 @@
-"""What a run will cost, said by --check: arithmetic, time on this machine, disk."""
+"""What a run will cost, said by --check and before long runs, and whether that was kept."""
 
 import logging
-import random
+import os
 import shutil
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
+from misc.cams import CAM_STRIDE
+from misc.cli.costs import Operations, Rest
 from misc.cli.options import Options
-from misc.data.datasets import load_labels
+from misc.cli.speed import Speed
 from misc.errors import UserError
-from misc.runtime.devices import main_device
-from net.checkpoint import load_backbone
-from net.resnet50_cam import CAM
-from net.resnet50_irn import Net as BoundaryNet
+from misc.runtime import distributed
 
 log = logging.getLogger(__name__)
 
-_LOOKED_AT = 60  # images whose sizes and classes stand for all
-_MEASURED = 256  # side of the image of the measurement, pixels
-_SECONDS = 1.0  # that it takes at least
-_BACKWARD = 2  # a backward pass is two forward ones: by inputs and by weights
-_LOSS_VIEWS = (1.0, 1.5, 2.0)  # scales that take part in RIB's loss
-_MAP_BYTES = 4 * (1 + 1 / 16)  # of a pixel of a map: at full size and at stride 4, float32
+_WORTH_IMAGES = 20  # a run of fewer is over before its expectation were measured
 
 
-class Bill:
-    """Arithmetic of the steps with a network, in floating-point operations for all images."""
-
-    def __init__(self, args: Options):
-        self.args, self.images = args, len(args.image_ids("infer"))
-        self.size = usual_size(args)
-        trained = args.cam_weights_name
-        path = trained if trained.is_file() else args.imagenet_weights
-        self.arch = load_backbone(path)[0] if path else {}
-        with torch.device("meta"):  # shapes alone: nothing is computed
-            self.classifier = CAM(args.info.num_classes, **self.arch).eval()
-            self.boundary = BoundaryNet(**self.arch).eval()
-
-    def of(self, steps: Iterable[str]) -> dict[str, float]:
-        """Operations by step, of those that are known here."""
-        known = {
-            "train_cam": self._train_cam, "make_cam": self._make_cam,
-            "make_recam_with_RIB": self._rib, "train_irn": self._train_irn,
-            "make_sem_seg_labels": self._walk,
-        }  # fmt: skip
-        return {name: known[name]() for name in steps if name in known}
-
-    def forward(self, height: float, width: float) -> tuple[float, float]:
-        """Of one pass of the classifier: in the frozen part, in the trained one."""
-        image = torch.empty(1, 3, max(32, round(height)), max(32, round(width)), device="meta")
-        frozen, features = _count(self.classifier.frozen_features, image)
-        return frozen, _count(self.classifier.maps, features)[0]
-
-    def _train_cam(self) -> float:
-        crop = self.args.cam_crop_size
-        frozen, trained = self.forward(crop, crop)
-        seen = self.args.cam_num_epoches * len(self.args.image_ids("train"))
-        return seen * (frozen + (1 + _BACKWARD) * trained)
-
-    def _views(self) -> dict[float, tuple[float, float]]:
-        """Of an image and its mirror image at every scale."""
-        height, width = self.size
-        shrunk = min(1.0, (self.args.max_long or max(self.size)) / max(self.size))
-        sizes = {s: (height * shrunk * s, width * shrunk * s) for s in self.args.cam_scales}
-        return {s: tuple(2 * part for part in self.forward(*size)) for s, size in sizes.items()}
-
-    def _make_cam(self) -> float:
-        return self.images * sum(sum(parts) for parts in self._views().values())
-
-    def _rib(self) -> float:
-        views = self._views()
-        once = sum(frozen for frozen, _ in views.values())
-        again = sum(trained for _, trained in views.values())
-        again += _BACKWARD * sum(part[1] for s, part in views.items() if s in _LOSS_VIEWS)
-        frozen, trained = self.forward(self.args.cam_crop_size, self.args.cam_crop_size)
-        again += self.args.RIB_batch_size * (frozen + (1 + _BACKWARD) * trained)
-        return self.images * (once + self.args.RIB_iter * again)
-
-    def _train_irn(self) -> float:
-        image = torch.empty(1, 3, *(self.args.irn_crop_size,) * 2, device="meta")
-        whole = _count(self.boundary, image)[0]
-        backbone = sum(self.forward(self.args.irn_crop_size, self.args.irn_crop_size))
-        seen = self.args.irn_num_epoches * self.images
-        return seen * (backbone + (1 + _BACKWARD) * max(0.0, whole - backbone))
-
-    def _walk(self) -> float:
-        size = [max(side, self.args.irn_pad_size) for side in self.size]
-        return self.images * _count(self.boundary, torch.empty(2, 3, *size, device="meta"))[0]
-
-    def disk(self, steps: Iterable[str]) -> float:
-        """Bytes of the maps of all images; masks are a hundredth of them."""
-        folders = sum(name.startswith(("make_cam", "make_recam")) for name in steps)
-        if not folders:
-            return 0.0
-        ids = _some(self.args.image_ids("infer"))
-        labels = load_labels(self.args.cls_labels, ids, self.args.info)
-        classes = float(np.mean([row.sum() for row in labels]))
-        return folders * self.images * classes * _MAP_BYTES * self.size[0] * self.size[1]
-
-
-def say_bill(args: Options, steps: Iterable[str]) -> None:
-    """Log what the steps with a network will compute, how long that takes, and the disk needed.
+def say_bill(args: Options, steps: Iterable[str]) -> dict[str, float]:
+    """Log what steps will compute, how long that takes, and the disk needed; seconds by step.
 
     What none of the steps reads may be missing: then the log says so in place of a bill.
     """
     try:
-        _say_bill(args, list(steps))
+        return _say_bill(args, list(steps))
     except UserError as error:
         log.info("what the run costs cannot be said: %s", error)
+        return {}
 
 
-def _say_bill(args: Options, steps: list[str]) -> None:
-    bill = Bill(args)
-    flops = bill.of(steps)
-    if not flops:
-        return
-    device = main_device(args.resources)
-    rate = measured_rate(bill, device)
-    for name, count in flops.items():
-        log.info("%-20s %10.1f GFLOP, about %s", name, count / 1e9, duration(count / rate))
+def _say_bill(args: Options, steps: list[str]) -> dict[str, float]:
+    operations, speed = Operations(args), Speed(args, args.image_ids("infer")[0])
+    flops, others = operations.of(steps), Rest(operations, speed).of(steps)
+    if not flops and not others:
+        return {}
+    rate = operations.rate(speed) if flops else 1.0
+    seconds = {
+        name: (flops.get(name, 0.0) / rate + others.get(name, 0.0)) / distributed.size()
+        for name in steps
+        if name in flops or name in others
+    }
+    for name, expected in seconds.items():
+        count = f"{flops[name] / 1e9:.1f} GFLOP" if name in flops else "no network"
+        log.info("%-22s %18s, about %s", name, count, duration(expected))
     log.info(
-        "together about %s at the %.0f GFLOP/s measured now on %s; CRF, random walk and reading "
-        "come on top, other programs slow it down, more GPUs share it",
-        *(duration(sum(flops.values()) / rate), rate / 1e9, device.type),
-    )
-    needed, free = bill.disk(steps), shutil.disk_usage(existing(args.result_dir)).free
+        "together about %s, by what %s does now (%.0f GFLOP/s, dense CRF %.1f s and random walk "
+        "%.1f s for a million pixels); other programs slow it down, more GPUs share it",
+        duration(sum(seconds.values())), speed.device.type, rate / 1e9, 1e6 * speed.crf,
+        1e6 * speed.walk / CAM_STRIDE**2,
+    )  # fmt: skip
+    needed, free = operations.disk(steps), shutil.disk_usage(existing(args.result_dir)).free
     say = log.warning if needed > free else log.info
     say("maps need about %.2f GB of disk, %.2f GB are free in %s", needed / 1e9, free / 1e9,
         args.result_dir)  # fmt: skip
+    return seconds
 
 
-def usual_size(args: Options) -> tuple[int, int]:
-    """Mean (height, width) of some images, from their headers."""
-    sizes = [args.info.image_size(image_id) for image_id in _some(args.image_ids("infer"))]
-    return tuple(round(side) for side in np.mean(sizes, axis=0))
+def expectation(args: Options, steps: Mapping[str, ModuleType]) -> dict[str, float]:
+    """Seconds that are expected of each step, for what is left to do; {} where that is little.
+
+    Measured and logged as by --check, where enough images are left to be worth these seconds.
+    """
+    images = len(args.image_ids("infer"))
+    left = {name: left_of(step.writes(args), images) for name, step in steps.items()}
+    written = [left[name] for name, step in steps.items() if step.writes(args)]
+    if images * max(written, default=0.0) < _WORTH_IMAGES:
+        return {}
+    if min(written) < 1:
+        log.info("a part is there already; the whole would cost:")
+    return {name: left[name] * seconds for name, seconds in say_bill(args, steps).items()}
 
 
-def measured_rate(bill: Bill, device: torch.device) -> float:
-    """Operations a second of forward passes of the classifier, measured in about a second."""
-    model = CAM(bill.args.info.num_classes, **bill.arch).eval().to(device)
-    image = torch.zeros(1, 3, _MEASURED, _MEASURED, device=device)
-    with torch.no_grad():
-        model(image).sum().item()  # the first pass also prepares
-        start, passes = time.perf_counter(), 0
-        while (seconds := time.perf_counter() - start) < _SECONDS:
-            model(image).sum().item()
-            passes += 1
-    return passes * sum(bill.forward(_MEASURED, _MEASURED)) / seconds
+def left_of(places: Mapping[str, Path], images: int) -> float:
+    """Share of a step that is left to do, by what is in the places that it writes, 0..1."""
+    shares = [1.0]
+    for path in places.values():
+        if path.is_dir():
+            files = sum(entry.name[0] != "." for entry in os.scandir(path) if entry.is_file())
+            shares.append(max(0.0, 1 - files / max(1, images)))
+        elif path.is_file():
+            shares.append(0.0)
+    return min(shares)
+
+
+def say_kept(expected: Mapping[str, float], real: Mapping[str, float]) -> None:
+    """Log expected and real seconds of the steps, and of all together, in a line."""
+    both = {name: (expected[name], real[name]) for name in expected if name in real}
+    if both:
+        parts = [f"{name} {duration(e)}, {duration(r)}" for name, (e, r) in both.items()]
+        together = (duration(sum(column)) for column in zip(*both.values(), strict=True))
+        log.info("expected and real time: %s; together %s, %s", "; ".join(parts), *together)
 
 
 def duration(seconds: float) -> str:
@@ -166,14 +105,3 @@ def duration(seconds: float) -> str:
 def existing(path: Path) -> Path:
     """The nearest folder above a path that is there."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
-
-
-def _count(function: Callable, tensor: Tensor) -> tuple[float, Tensor]:
-    """Operations of a call, and its result."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        result = function(tensor)
-    return float(counter.get_total_flops()), result
-
-
-def _some(image_ids: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(random.Random(0).sample(image_ids, min(_LOOKED_AT, len(image_ids))))

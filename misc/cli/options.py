@@ -26,6 +26,7 @@ STEPS = {
     "eval_seed_crf": "   score these seeds after a dense CRF",
     "cam_to_ir_label": "4  confident labels for the inter-pixel relation network (IRN)",
     "train_irn": "5  train IRN",
+    "suggest_walk_thres": "   choose the background threshold of the random walk",
     "make_sem_seg_labels": "6  random walk: pseudo masks",
     "eval_sem_seg": "   score the pseudo masks",
     "make_ins_seg_labels": "   instance labels",
@@ -41,7 +42,7 @@ SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
 CRF_STEPS = ("eval_seed_crf",)
 INS_STEPS = ("make_ins_seg_labels", "eval_ins_seg")
 SCORING = ("eval_cam", "eval_seed_crf", "eval_sem_seg", "eval_ins_seg", "eval_seg")
-SUGGESTING = ("suggest_thres",)
+SUGGESTING = ("suggest_thres", "suggest_walk_thres")
 EXPORT_STEPS = ("export_masks",)
 OPTIONAL = (
     "make_recam_with_AdvCAM", *SUGGESTING, *CRF_STEPS, *INS_STEPS, *SEG_STEPS, *EXPORT_STEPS
@@ -52,6 +53,7 @@ SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
 RECAM = {"rib": ("make_recam_with_RIB", ""), "advcam": ("make_recam_with_AdvCAM", "_adv"),
          "none": (None, "_plain")}  # fmt: skip
 ALL_MAPS = "all"
+AUTO = "auto"  # a threshold that is chosen
 # Ending of the rows of the table that are made from these maps; RIB's have none.
 ROW_ENDING = {"rib": "", "advcam": ", AdvCAM", "none": ", CAM"}
 
@@ -252,6 +254,10 @@ def _boolean(text: str) -> bool:
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
     return values[text.lower()]
+
+
+def _fraction_or_auto(text: str) -> float | str:
+    return AUTO if text == AUTO else _fraction(text)
 
 
 def _check_kind(text: str) -> str:
@@ -569,8 +575,12 @@ def _walk_options(group: argparse._ArgumentGroup) -> None:
         help="one step reaches pixels closer than this (default: %(default)s)")
     add("--seed_power", type=_number(float, 0.0, 100.0, open_low=True), metavar="X",
         help=f"power of the maps that start the walk {_both('seed_power')}")
-    add("--sem_seg_bg_thres", type=_fraction, metavar="X",
-        help=f"background score {_both('sem_seg_bg_thres')}")
+    add("--sem_seg_bg_thres", type=_fraction_or_auto, metavar="X",
+        help="background score, or auto: what suggest_walk_thres has chosen, by ground truth of "
+        "images that are not scored, otherwise by the maps; own photographs with such --masks have "
+        f"that {_both('sem_seg_bg_thres')}")
+    add("--walk_thres_name", type=Path, metavar="FILE",
+        help="where that choice is kept (default: RESULT_DIR/walk_threshold.json)")
     add("--walk_norm", choices=("joint", "class"), default="joint",
         help="joint: walked maps are divided by the maximum over all classes together, as in the "
         "original; class: each by its own (default: %(default)s)")
@@ -718,6 +728,7 @@ def _toy_options(group: argparse._ArgumentGroup) -> None:
 _RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth",
     "irn_weights_name": "res50_irn.pth",
+    "walk_thres_name": "walk_threshold.json",
     "plain_cam_out_dir": "cam_plain",
     "adv_cam_out_dir": "cam_adv",
     "cam_out_dir": "cam",

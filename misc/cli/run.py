@@ -5,11 +5,12 @@ import importlib
 import logging
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from misc.cli.bill import say_bill
+from misc.cli.bill import expectation, say_bill, say_kept
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
 from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
@@ -99,7 +100,9 @@ def run(args: Options) -> None:
         with_masks = any("eval" in step.LISTS for step in steps.values())
         first(lambda: prepare_lists(args, with_masks))
         first(lambda: check_steps(args, steps))
-        run_steps(args, steps)
+        expected = first(lambda: expectation(args, steps))
+        real = run_steps(args, steps)
+        say_kept(expected, real)
 
 
 def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
@@ -146,13 +149,19 @@ def make_page(args: Options) -> None:
         importlib.import_module("step.html_report").run(args)
 
 
-def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
-    """Run the steps in the order of the method, then draw pictures and print the table."""
+def run_steps(args: Options, steps: dict[str, ModuleType]) -> dict[str, float]:
+    """Run the steps in the order of the method, then draw pictures and print the table.
+
+    Returns the seconds that each step took.
+    """
+    real = {}
     for number, (name, step) in enumerate(steps.items(), start=1):
         log.info("[%d/%d] %s: %s", number, len(steps), name, STEPS[name].lstrip("0123456789 "))
         interrupts.check()
+        start = time.perf_counter()
         with readers_can_end(name):
             step.run(args)
+        real[name] = time.perf_counter() - start
     finish = getattr(preparation(args.dataset), "finish", None)
     if finish and "make_sem_seg_labels" in steps:
         finish(args)
@@ -168,3 +177,4 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     for name, path in {**written, **places, "pictures": pictures, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)
+    return real

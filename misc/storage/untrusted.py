@@ -108,7 +108,10 @@ def _whole(content: bytes) -> bytes:
 
 @contextmanager
 def opened_image(
-    path: str | Path, formats: Sequence[str], in_memory: bool = False
+    path: str | Path,
+    formats: Sequence[str],
+    in_memory: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Image.Image]:
     """An image of one of the formats, opened; the exceptions are those of `decode_image`.
 
@@ -119,15 +122,26 @@ def opened_image(
         require_regular(path)
         source = io.BytesIO(_whole(read_bytes(path, _MAX_IMAGE))) if in_memory else path
         # Only these formats: for some of the others Pillow starts a program (PostScript).
-        with Image.open(source, formats=formats) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels, at most {MAX_PIXELS}")
+        with _pillow_opened(source, formats, max_pixels) as image:
+            if image.width * image.height > max_pixels:
+                raise ValueError(f"{image.width}x{image.height} pixels, at most {max_pixels}")
             yield image
     except (FileNotFoundError, WrongModeError):
         raise
     except Image.DecompressionBombError:
-        raise ValueError(f"more than {MAX_PIXELS} pixels") from None
+        raise ValueError(f"more than {max_pixels} pixels") from None
     except UnidentifiedImageError:  # its text names an object and not the file
         raise ValueError(f"not {' or '.join(formats)}") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged bytes
         raise ValueError(reason(error)) from error
+
+
+def _pillow_opened(source: object, formats: Sequence[str], max_pixels: int) -> Image.Image:
+    """`Image.open`, which by itself refuses images of more than twice MAX_PIXELS."""
+    if max_pixels <= MAX_PIXELS:
+        return Image.open(source, formats=formats)
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    try:
+        return Image.open(source, formats=formats)
+    finally:
+        Image.MAX_IMAGE_PIXELS = before

@@ -4,6 +4,7 @@ import functools
 import random
 import re
 import statistics
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from misc.data.folder.labels import (
     read_classes,
     settled,
 )
-from misc.data.folder.photographs import size_as_shown
+from misc.data.folder.photographs import own_size, size_as_shown
 from misc.data.folder.scan import Tree, look_into
 from misc.data.folder.table import read_table
 from misc.errors import UserError
@@ -44,7 +45,9 @@ DEFAULTS = {
 }
 ADVCAM_DEFAULTS = {"conf_bg_thres": 0.15, "seed_power": 1.5, "sem_seg_bg_thres": 0.25}  # VOC's
 _NO_MASKS = ".no_masks"  # a folder that is not there: without --masks no image has one
+HELD_OUT = 10  # every so many images of a class one is held out of the trainings
 _LOOKED_AT = 60  # photographs whose sizes stand for all
+_SMALLEST_IRN_CROP = 96  # smaller ones hold no pixel pair of the usual radius
 _TRAINED_LONG = 500  # usual longer side of the images for which the sizes of the paper were chosen
 
 
@@ -112,9 +115,7 @@ class FolderInfo(DatasetInfo):
             ) from None
 
     def mask_fits(self, image_id: str) -> bool:
-        return self._header_size(self.mask_path(image_id)) == size_as_shown(
-            self.image_path(image_id)
-        )
+        return self._header_size(self.mask_path(image_id)) == own_size(self.image_path(image_id))
 
     def is_id(self, text: str) -> bool:
         return names.is_id(text)
@@ -178,6 +179,10 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         classes = scan.labels.classes
         usual_long = _usual_long(root, scan, source)
         replaced = defaults_for(len(scan.labels.of), usual_long, len(classes))
+        if source.masks and (source.val_list or has_spare_images(scan.labels)):
+            replaced["sem_seg_bg_thres"] = "auto"  # some have ground truth and are not scored
+    # A threshold that is chosen suits any maps.
+    chosen = {k: v for k, v in replaced.items() if v == "auto"}
     return FolderInfo(
         name="folder",
         root=root,
@@ -187,7 +192,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         mask_dirs=(source.masks,) if source.masks else (),
         id_pattern="",
         defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
-        recam_defaults={"advcam": ADVCAM_DEFAULTS},
+        recam_defaults={"advcam": {**ADVCAM_DEFAULTS, **chosen}},
         paper_scores={},
         official_sizes={},
         train_split="train",
@@ -215,15 +220,21 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
     irn_batch = max(1, min(32, images // 6))
     return {
         "cam_batch_size": batch,
-        "cam_num_epoches": _epochs(400, images // batch, 5, 60),
+        "cam_num_epoches": _epochs(400, images // batch, 5, 40),
         "cam_learning_rate": round(0.1 * batch / 16 * min(1.0, classes / 20), 6),
         "cam_crop_size": crop,
         "cam_long": (max(32, round(320 * scale)), max(32, round(640 * scale))),
-        "irn_crop_size": crop,
+        "irn_crop_size": max(_SMALLEST_IRN_CROP, crop),
         "irn_batch_size": irn_batch,
         "irn_num_epoches": _epochs(180, images // irn_batch, 3, 30),
         "RIB_batch_size": max(1, min(20, images // 3)),
     }
+
+
+def has_spare_images(labels: Labels) -> bool:
+    """Whether any class has so many images that some are held out, so that not all are scored."""
+    counts = Counter(number for classes in labels.of.values() for number in classes)
+    return max(counts.values(), default=0) >= HELD_OUT
 
 
 def _epochs(steps: int, per_epoch: int, fewest: int, most: int) -> int:

@@ -156,7 +156,10 @@ def settled(found: Found, given: tuple[str, ...] | None, source: str) -> Labels:
     if not found.problems and not classes:
         found.problems.add("class", [f"{source}: names no class; give labels to some images"])
     if len(classes) > MOST_CLASSES:
-        text = f"has {len(classes)} classes, at most {MOST_CLASSES}; is a column something else?"
+        text = (
+            f"has {len(classes)} classes, and masks of 8 bits hold at most {MOST_CLASSES}; is a "
+            "column something else? Otherwise split the set, or join classes"
+        )
         found.problems.add("class", [f"{source}: {text}"])
     found.problems.raise_all()
     of = {path: tuple(sorted({index[n] for n in names})) for path, names in found.names.items()}

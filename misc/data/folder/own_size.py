@@ -8,14 +8,16 @@ import numpy as np
 from PIL import Image
 
 from misc.data.folder.dataset import FolderInfo
-from misc.data.folder.photographs import size_as_shown
+from misc.data.folder.photographs import own_size
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, folder_digest, read_manifest
 from misc.storage.seals import is_own
+from misc.storage.untrusted import MAX_PIXELS
 
 _VERSION = 1  # raised when the same masks give other files
+_BAND = 1 << 22  # pixels of a large mask that are enlarged at a time
 
 
 class OwnSizeMasks(ImageTask):
@@ -40,7 +42,7 @@ class OwnSizeMasks(ImageTask):
 
     def one(self, image_id: str) -> None:
         mask = read_label_png(self.source / f"{image_id}.png")
-        mask = enlarged(mask, size_as_shown(self.info.image_path(image_id)))
+        mask = enlarged(mask, own_size(self.info.image_path(image_id)))
         (path,) = self.outputs(image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
@@ -78,11 +80,22 @@ def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if mask.shape == tuple(size):
         return mask
+    whole = size[0] * size[1] <= MAX_PIXELS
+    rows = size[0] if whole else max(1, _BAND // size[1])
+    bands = (slice(top, min(size[0], top + rows)) for top in range(0, size[0], rows))
+    return np.concatenate([_enlarged_band(mask, size, band) for band in bands])
+
+
+def _enlarged_band(mask: np.ndarray, size: tuple[int, int], band: slice) -> np.ndarray:
+    """Some rows of a label map at another size."""
+    height, width = mask.shape
+    part = (band.stop - band.start, size[1])
+    box = (0, band.start * height / size[0], width, band.stop * height / size[0])
     labels = np.unique(mask)
-    best, strongest = np.full(size, labels[0], mask.dtype), np.zeros(size, np.uint8)
+    best, strongest = np.full(part, labels[0], mask.dtype), np.zeros(part, np.uint8)
     for label in labels:
         share = Image.fromarray((mask == label).astype(np.uint8) * 255)
-        weight = np.asarray(share.resize(size[::-1], Image.Resampling.BILINEAR))
+        weight = np.asarray(share.resize(part[::-1], Image.Resampling.BILINEAR, box=box))
         higher = weight > strongest
         best[higher] = label
         strongest[higher] = weight[higher]

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from misc.storage.untrusted import check_jpeg, opened_image
+from misc.storage.untrusted import MAX_PIXELS, check_jpeg, opened_image
 
+# Of a photograph that is shrunk. Decoded it takes 4 bytes a pixel, 1 GiB, a JPEG file far less.
+MAX_PHOTOGRAPH = 1 << 28
+_BAND = 1 << 22  # pixels of a large photograph that are converted at a time
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
 _TURNED = (5, 6, 7, 8)  # orientations of EXIF that swap the sides
@@ -17,26 +20,39 @@ _ORIENTATION = 0x0112
 def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
     """(height, width) of a photograph, upright, and at most `longest` where that is not 0.
 
-    From the header alone. Raises FileNotFoundError, and ValueError for whatever is wrong.
+    From the header alone. Raises FileNotFoundError, and ValueError for whatever is wrong, such as
+    more than MAX_PIXELS pixels of what is shown.
     """
-    with opened_image(path, FORMATS) as image:
-        return _shrunk(_upright_size(image), longest)
+    size = _shrunk(own_size(path), longest)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{size[1]}x{size[0]} pixels, at most {MAX_PIXELS}; give --photo_long")
+    return size
+
+
+def own_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a photograph, upright, as it is stored; exceptions as above."""
+    with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
+        return _upright_size(image)
 
 
 def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
     """A photograph as H x W x 3 uint8 RGB of `size_as_shown`; exceptions as there.
 
-    EXIF's orientation is applied. Of several frames or pages the first counts. CMYK becomes RGB,
-    transparent pixels white. Values of 16 bits are divided so that the smallest usual depth (8 to
-    16 bits) that holds the largest becomes 0..255; of floats the largest is white where above 1.
+    EXIF's orientation is applied. A photograph that is shrunk may have MAX_PHOTOGRAPH pixels. Of
+    several frames or pages the first counts. CMYK becomes RGB, transparent pixels white. Values of
+    16 bits are divided so that the smallest usual depth (8 to 16 bits) that holds the largest
+    becomes 0..255; of floats the largest is white where above 1.
     """
-    with opened_image(path, FORMATS, in_memory=True) as image:
+    most = MAX_PHOTOGRAPH if longest else MAX_PIXELS
+    with opened_image(path, FORMATS, in_memory=True, max_pixels=most) as image:
         size = _shrunk(_upright_size(image), longest)
         if size != _upright_size(image) and image.format in ("JPEG", "MPO"):
             # Decoded at 1/2, 1/4 or 1/8 where that is large enough: a photograph of a telephone
             # takes a tenth of the time and memory.
             image.draft(None, _shrunk(image.size, longest))
         image.load()
+        if image.width * image.height > MAX_PIXELS:
+            image = _reduced(image, max(size))
         upright = _eight_bit_rgb(ImageOps.exif_transpose(image))
         if upright.size[::-1] != size:
             resampling = Image.Resampling.LANCZOS
@@ -49,13 +65,14 @@ def check_photograph(path: Path, quick: bool = False) -> str | None:
 
     quick: its header alone is read.
     """
-    with opened_image(path, FORMATS) as image:
+    with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
         form, warning = image.format, _peculiarity(image)
     if not quick:
         if form in ("JPEG", "MPO"):
             check_jpeg(path)
         else:
-            with opened_image(path, FORMATS, in_memory=True) as image:
+            most = MAX_PHOTOGRAPH
+            with opened_image(path, FORMATS, in_memory=True, max_pixels=most) as image:
                 image.load()
     return warning
 
@@ -66,7 +83,7 @@ def fitted_mask(mask: np.ndarray, path: Path, longest: int) -> np.ndarray:
     mask: H x W labels, of the photograph as it is shown or as it is stored. One of neither size is
     returned itself.
     """
-    with opened_image(path, FORMATS) as image:
+    with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
         stored, shown = image.size[::-1], _upright_size(image)
         orientation = image.getexif().get(_ORIENTATION, 1)
     if mask.shape == stored and shown != stored:
@@ -107,19 +124,49 @@ def _peculiarity(image: Image.Image) -> str | None:
     return None
 
 
-def _eight_bit_rgb(image: Image.Image) -> Image.Image:
+def _reduced(image: Image.Image, longest: int) -> Image.Image:
+    """A decoded photograph at a fraction of its size, 8-bit RGB, as it is stored.
+
+    Blocks of k x k pixels become their mean, k such that the longer side stays twice `longest` or
+    more. Memory beside the photograph and the result does not grow with its size.
+    """
+    k = max(1, max(image.size) // (2 * longest))
+    rows = k * max(1, _BAND // (k * image.width))
+    tops = range(0, image.height, rows)
+    boxes = [(0, top, image.width, min(image.height, top + rows)) for top in tops]
+    highest = None
     if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
+        highest = max(_highest(_numbers(image.crop(box))) for box in boxes)
+    small = Image.new("RGB", (-(-image.width // k), -(-image.height // k)))
+    for box in boxes:
+        small.paste(_eight_bit_rgb(image.crop(box), highest).reduce(k), (0, box[1] // k))
+    small.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return small
+
+
+def _eight_bit_rgb(image: Image.Image, highest: float | None = None) -> Image.Image:
+    """highest: the largest value of what `image` is a part of."""
+    if image.mode.startswith(("I", "F")):
+        values = _numbers(image)
+        highest = _highest(values) if highest is None else highest
+        image = Image.fromarray(_eight_bits(values, highest))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
+def _numbers(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image).astype(np.float32)
+    return np.nan_to_num(values, nan=0, posinf=0, neginf=0)
+
+
+def _highest(values: np.ndarray) -> float:
+    return float(values.max(initial=0))
+
+
+def _eight_bits(values: np.ndarray, highest: float) -> np.ndarray:
     """Values of more than 8 bits as 0..255, uint8."""
-    values = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)
-    highest = float(values.max(initial=0))
     if 0 < highest <= 1:
         white = 1.0
     else:

@@ -11,7 +11,7 @@ import numpy as np
 
 from misc.data.dataset_info import read_image_list
 from misc.data.folder import names
-from misc.data.folder.dataset import FolderInfo, Scan
+from misc.data.folder.dataset import HELD_OUT, FolderInfo, Scan
 from misc.data.folder.own_size import save_own_size
 from misc.data.label_rows import LabelRows, rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
@@ -25,7 +25,6 @@ LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "tune.txt", "unlabelled.
 log = logging.getLogger(__name__)
 
 FEW = 20  # images of a class; with fewer its maps are rarely worth anything
-_HELD_OUT = 10  # every so many images of a class one is held out
 _SHOWN = 10
 
 
@@ -104,8 +103,8 @@ def held_out(image_ids: Sequence[str], rows: LabelRows) -> list[str]:
     they are called or which others there are.
     """
     counts = np.bincount(rows.nonzero()[1], minlength=rows.num_classes)
-    spare = counts // _HELD_OUT
-    without = sum(len(rows.classes_of(row)) == 0 for row in range(len(rows))) // _HELD_OUT
+    spare = counts // HELD_OUT
+    without = sum(len(rows.classes_of(row)) == 0 for row in range(len(rows))) // HELD_OUT
     order = sorted(range(len(rows)), key=lambda row: _digest(image_ids[row]))
     chosen = []
     for row in order:

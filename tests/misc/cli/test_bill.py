@@ -1,12 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from misc.cli import bill
-from misc.cli.bill import Bill
-from misc.cli.options import parse
+from misc.cli.costs import Operations, Rest
+from misc.cli.options import STEPS, parse
+from misc.cli.speed import Speed
 from net.resnet50_cam import CAM
 from tests.conftest import THIN, TINY
+from voc12.prepare import prepare
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def args(sample, classifier_file, tmp_path):
 
 
 def test_operations_are_those_of_the_passes(args):
-    model, found = CAM(20, **THIN), Bill(args)
+    model, found = CAM(20, **THIN), Operations(args)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 64, 64))
     assert sum(found.forward(64, 64)) == counter.get_total_flops() > 1e6
@@ -33,13 +37,15 @@ def test_operations_are_those_of_the_passes(args):
     assert flops["make_recam_with_RIB"] > 2 * flops["make_cam"]
 
 
-def test_the_bill_is_said(args, caplog):
+def test_the_bill_is_said(args, sample, caplog):
     caplog.set_level("INFO")
-    bill.say_bill(args, ["make_sem_seg_labels", "train_irn"])
-    assert "make_sem_seg_labels" in caplog.text and "GFLOP/s measured now on cpu" in caplog.text
-    assert "free in" in caplog.text and not args.result_dir.exists()
     bill.say_bill(args, ["make_cam"])  # there are no labels, on which the size of maps depends
     assert "cannot be said: " in caplog.text
+    prepare(sample, args.list_dir)
+    steps = ["make_sem_seg_labels", "train_irn", "eval_sem_seg", "export_masks"]
+    assert list(bill.say_bill(args, steps)) == steps[:-1]
+    assert "GFLOP" in caplog.text and "no network" in caplog.text
+    assert "by what cpu does now" in caplog.text and "free in" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -47,3 +53,63 @@ def test_the_bill_is_said(args, caplog):
 )
 def test_times_are_in_the_unit_that_suits_them(seconds, text):
     assert bill.duration(seconds) == text
+
+
+class EverySecond:
+    """A machine that takes a second for everything."""
+
+    device = torch.device("cpu")
+    read = crop = crf = walk = pairs = score = 1.0
+
+
+def test_seconds_are_those_of_all_images(args, sample):
+    prepare(sample, args.list_dir)
+    found = Rest(Operations(args), EverySecond())
+    pixels, classes = found.pixels, found.classes
+    seconds = found.of(STEPS)
+    assert seconds["train_cam"] == 2  # an epoch of two images
+    assert seconds["make_recam_with_RIB"] == 2 * 2 * 2  # images, iterations, images of a batch
+    assert seconds["cam_to_ir_label"] == 2 * (1 + pixels)  # four maps are filtered at once
+    assert seconds["make_sem_seg_labels"] == pytest.approx(2 * (1 + pixels / 16 * classes))
+    assert seconds["train_irn"] == 2 * 16**2  # positions of a crop of 64
+    assert seconds["make_seg"] > seconds["eval_seg"] > 0  # six filterings each
+    assert "make_cam" not in seconds and "export_masks" not in seconds
+
+
+def test_what_every_step_costs_is_known_or_little(args, sample):
+    prepare(sample, args.list_dir)
+    operations = Operations(args)
+    flops = operations.of(STEPS)
+    known = {*flops, *Rest(operations, EverySecond()).of(STEPS)}
+    assert set(STEPS) - known == {"eval_ins_seg", "export_masks"}
+    assert all(count > 0 for count in flops.values())
+    assert flops["train_seg"] > 1000 * flops["make_seg"]  # 30,000 steps of ten crops
+
+
+def test_speeds_are_measured(args, sample):
+    speed = Speed(args, args.image_ids("infer")[0])
+    names = ("read", "crop", "crf", "walk", "pairs", "score")
+    assert all(0 < getattr(speed, name) < 10 for name in names)
+
+
+def test_only_what_is_left_is_expected(args, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    folder, file = tmp_path / "maps", tmp_path / "network.pth"
+    step = {"a": SimpleNamespace(writes=lambda args: {"--folder": folder, "--name": file})}
+    monkeypatch.setattr(bill, "say_bill", lambda args, steps: {"a": 10.0})
+    assert bill.expectation(args, step) == {}  # two images are soon done
+    monkeypatch.setattr(bill, "_WORTH_IMAGES", 1)
+    assert bill.expectation(args, step) == {"a": 10.0}
+    folder.mkdir()
+    (folder / "2012_000001.npy").touch()
+    assert bill.expectation(args, step) == {"a": 5.0} and "is there already" in caplog.text
+    file.touch()
+    assert bill.expectation(args, step) == {}
+
+
+def test_expected_and_real_times_are_said_together(caplog):
+    caplog.set_level("INFO")
+    bill.say_kept({"train_cam": 60, "train_irn": 180}, {"train_cam": 70, "other": 3})
+    assert caplog.messages == ["expected and real time: train_cam 60 s, 70 s; together 60 s, 70 s"]
+    bill.say_kept({}, {"train_cam": 70})
+    assert len(caplog.messages) == 1
