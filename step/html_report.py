@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from misc.cli.options import RECAM, Options
+from misc.cli.options import IMPORTED, RECAM, Options
 from misc.cli.report import ordered, score_line
 from misc.data.registry import describe
 from misc.errors import UserError, counted
@@ -40,7 +40,8 @@ _REMEMBERED = (
     "plain_cam_out_dir", "cam_out_dir", "adv_cam_out_dir", "sem_seg_out_dir", "seg_out_dir",
     "RIB_iter", "adv_iter", "cam_eval_thres", "limit",
 )  # fmt: skip
-_TITLES = {"RIB": ("cam_out_dir", "rib"), "AdvCAM": ("adv_cam_out_dir", "advcam")}
+_TITLES = {"RIB": ("cam_out_dir", "rib"), "AdvCAM": ("adv_cam_out_dir", "advcam"),
+           IMPORTED: ("cam_out_dir", IMPORTED)}  # fmt: skip
 
 
 def page_path(args: Options) -> Path:
@@ -102,7 +103,8 @@ def sources_of(args: Options) -> Sources:
     iterations = {}
     for title, (option, recam) in _TITLES.items():
         used = title == "AdvCAM" or args.recam == recam
-        candidates[title] = getattr(args, option) if used else args.result_dir / "cam"
+        usual = args.result_dir / ("cam_imported" if recam == IMPORTED else "cam")
+        candidates[title] = getattr(args, option) if used else usual
         step = RECAM[recam][0]
         folder = shown_path(args, step, "", 0).parent
         if folder.is_dir():
