@@ -272,6 +272,16 @@ def test_folders_of_something_else(own, tmp_path, tiny_run, capsys, name, text):
     assert "needs --recam imported" in capsys.readouterr().err
 
 
+def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run):
+    """Palette PNGs without a seal; those of the truth have no error."""
+    scored = (sample.root / "ImageSets/Segmentation/train.txt").read_text().split()
+    for image_id in scored:
+        with Image.open(sample.mask_path(image_id)) as truth:
+            truth.save(tmp_path / f"{image_id}.png")
+    assert tiny_run(*own.given, "--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path) == 0
+    assert load_scores(own.folder)["pseudo masks"]["miou"] == [1.0]
+
+
 def maps_of(*numbers: int) -> ForeignMaps:
     return ForeignMaps(numbers, False, ())
 
