@@ -24,6 +24,16 @@ function tableOf(caption, head, rows) {
   return table;
 }
 
+/** Its threshold; "" for masks that were not cut at one. */
+function thresholdText(row) {
+  return row.thresholds.length === 1 && row.threshold === 0 ? "" : row.threshold.toFixed(2);
+}
+
+/** The last part of a path; the whole is its title. */
+function fileName(path) {
+  return element("span", path.split(/[\\/]/).pop(), { title: path });
+}
+
 function drawScores() {
   const place = byId("score-table");
   if (!data.rows.length) {
@@ -33,9 +43,9 @@ function drawScores() {
   const official = data.rows.some((row) => row.paper !== null);
   const head = ["", "mIoU (%)", "threshold", ...(official ? ["paper"] : []), "images", "list"];
   const rows = data.rows.map((row) => [
-    row.name, percent(row.best, 2), row.threshold.toFixed(2),
+    row.name, percent(row.best, 2), thresholdText(row),
     ...(official ? [row.paper === null ? "" : row.paper.toFixed(1)] : []),
-    String(row.images ?? ""), row.list ?? "",
+    String(row.images ?? ""), fileName(row.list ?? ""),
   ]);
   place.append(tableOf("Scores of this folder", head, rows));
   data.notes.forEach((note) => place.append(element("p", note, { class: "note" })));
@@ -121,9 +131,10 @@ function drawClassBars() {
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.iou)))]
     .filter((name) => rows.some((row) => row.iou[name] !== null && row.iou[name] !== undefined));
   const lines = names.map((name) => [name, ...rows.map((row) => barOf(row.iou[name]))]);
-  const box = element("div", "", { class: "scroll" });
+  const box = element("div", "", { class: "scroll", tabindex: "0", role: "region", "aria-label": "IoU of the classes" });
   const table = tableOf("IoU (%) of every class at the best threshold", ["class", ...rows.map((row) => row.name)], lines);
   table.querySelectorAll("tbody td").forEach((cell) => cell.classList.add("bars"));
+  if (rows.length > 4) table.classList.add("narrow");
   box.append(table);
   place.append(box);
 }
