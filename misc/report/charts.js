@@ -37,7 +37,9 @@ function fileName(path) {
 function drawScores() {
   const place = byId("score-table");
   if (!data.rows.length) {
-    place.append(element("p", "Nothing has been scored in this folder: there is no scores.json."));
+    place.append(element("p", data.has_truth
+      ? "Nothing has been scored in this folder: there is no scores.json."
+      : "There is no ground truth here, and nothing has been scored."));
     return;
   }
   const official = data.rows.some((row) => row.paper !== null);
@@ -170,6 +172,13 @@ function drawConfusion() {
   const box = element("div", "", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Confusion matrix" });
   box.append(table);
   place.append(box);
+}
+
+/** Without scores and ground truth there is nothing to say of the classes. */
+function hideEmptyClasses() {
+  if (byId("class-bars").children.length || byId("confusion").children.length) return;
+  byId("classes").hidden = true;
+  document.querySelector("nav a[href='#classes']").hidden = true;
 }
 
 function confusedPairs(names, share) {
