@@ -46,16 +46,30 @@ PAPER_SCORES = {
 }  # fmt: skip
 
 
+# Folders of photographs, which may be all in one or in one for each split, and of masks.
+_IMAGE_FOLDERS = ("JPEGImages", "images", ".")
+_MASK_FOLDERS = ("coco_seg_anno", "SegmentationClass", "masks", "mask")
+_SPLITS = ("train2014", "val2014", "train2017", "val2017")
+_PREFIXES = ("COCO_train2014_", "COCO_val2014_")  # the 2017 archives have the number alone
+
+
 def describe(root: str | Path) -> DatasetInfo:
-    """The description of a COCO tree whose folders JPEGImages/ and annotations/ are in `root`."""
+    """The description of a COCO tree in `root`, or in its folder coco/, in any layout in use.
+
+    Photographs are in JPEGImages/, images/, or the tree itself, all together or in train2014/ and
+    val2014/ (or those of 2017, which are the same photographs), with the prefixes of 2014 or
+    without. Masks likewise, in a folder of _MASK_FOLDERS; those that are drawn go to the first.
+    """
     root = Path(root)
+    tree = root if _image_dir(root) or not _image_dir(root / "coco") else root / "coco"
+    image_dir = _image_dir(tree) or tree / _IMAGE_FOLDERS[0]
     return DatasetInfo(
         name="coco14",
         root=root,
         root_flag="--coco14_root",
         class_names=CLASS_NAMES,
-        image_dir=root / "JPEGImages",
-        mask_dirs=(root / "coco_seg_anno",),
+        image_dir=image_dir,
+        mask_dirs=_mask_dirs(tree),
         id_pattern=r"\d{12}",
         defaults=DEFAULTS,
         paper_scores=PAPER_SCORES,
@@ -64,8 +78,47 @@ def describe(root: str | Path) -> DatasetInfo:
         train_split="train14",
         eval_split="train14",
         seg_split="val14",
-        # The 2014 archives have the split in the names, the 2017 ones the number alone.
-        image_names=("{}.jpg", "COCO_train2014_{}.jpg", "COCO_val2014_{}.jpg"),
+        image_names=_image_names(image_dir),
+        mask_names=("{}.png", *(f"{prefix}{{}}.png" for prefix in _PREFIXES)),
+        looked_for="JPEGImages/, images/, or train2014/ and val2014/",
         draws_masks=True,
         label_file="cls_labels_coco.npy",
     )
+
+
+def annotation_dir(info: DatasetInfo) -> Path:
+    """Where the instances files are: beside the photographs."""
+    beside = [info.root / "annotations", info.root / "coco" / "annotations"]
+    return next((folder for folder in beside if folder.is_dir()), beside[0])
+
+
+def _image_dir(tree: Path) -> Path | None:
+    """The folder of the photographs or of their splits; None where there is none."""
+    first, *others = (tree / name for name in _IMAGE_FOLDERS)
+    if first.is_dir():
+        return first
+    split = [folder for folder in others if _splits(folder)]
+    whole = [folder for folder in others if folder != tree and folder.is_dir()]
+    return next(iter(split + whole), None)
+
+
+def _splits(folder: Path) -> list[str]:
+    return [split for split in _SPLITS if (folder / split).is_dir()]
+
+
+def _image_names(folder: Path) -> tuple[str, ...]:
+    """Names of photographs, the likelier ones first: each is tried for each image."""
+    whole = ("{}.jpg", *(f"{prefix}{{}}.jpg" for prefix in _PREFIXES))
+    names = []
+    for split in _splits(folder):
+        own = (f"COCO_{split}_", "") if f"COCO_{split}_" in _PREFIXES else ("",)
+        names += [f"{split}/{prefix}{{}}.jpg" for prefix in own]
+    return (*names, *whole)
+
+
+def _mask_dirs(tree: Path) -> tuple[Path, ...]:
+    """The folder of the masks that are drawn, and the others that are there."""
+    first, *others = (tree / name for name in _MASK_FOLDERS)
+    there = [folder for folder in others if folder.is_dir()]
+    splits = [folder / split for folder in (first, *there) for split in _splits(folder)]
+    return (first, *there, *splits)

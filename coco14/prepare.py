@@ -8,21 +8,23 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from coco14.dataset import describe
-from coco14.instances import ADVICE, read_instances
+from coco14.dataset import CATEGORY_IDS, annotation_dir, describe
+from coco14.instances import ADVICE, AnnotatedImage, read_instances
 from coco14.masks import make_masks
 from misc.data.dataset_info import DatasetInfo
 from misc.data.preparation import command_line, matched, save_labels, save_lists
 from misc.errors import UserError, counted
+from misc.palette import read_label_png
 from misc.storage.files import is_whole_png
 from misc.storage.manifest import make_writable
 
 SPLITS = {"train14": "instances_train2014.json", "val14": "instances_val2014.json"}
+_LOOKED_AT = 100  # masks whose labels are compared with the annotations
 LISTS = tuple(f"{split}.txt" for split in SPLITS)
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def prepare(
     missing too: the scores are those of the official lists or none. skip_mismatched leaves out
     images whose mask has another size.
     """
-    paths = {split: info.root / "annotations" / name for split, name in SPLITS.items()}
+    paths = {split: annotation_dir(info) / name for split, name in SPLITS.items()}
     for path in paths.values():  # before minutes are spent on the first one
         if not path.is_file():
             raise UserError(f"{path}: no such file; {ADVICE}")
@@ -67,6 +69,7 @@ def _prepare_split(
     log.info("reading %s ...", path)
     images, class_index = read_instances(path, info)
     _warn_of_missing_photographs(split, [image.image_id for image in images], info)
+    _require_class_numbers(images, class_index, info)
     todo = [i for i in images if with_masks and not is_whole_png(info.mask_path(i.image_id))]
     if todo:
         _make_mask_folder(info)
@@ -81,6 +84,27 @@ def _prepare_split(
     return dict(zip((image.image_id for image in images), labels, strict=True))
 
 
+def _require_class_numbers(
+    images: Sequence[AnnotatedImage], class_index: Mapping[int, int], info: DatasetInfo
+) -> None:
+    """Raise UserError where masks of others have category ids (1..90) in place of class + 1."""
+    own, categories, folder = 0, 0, None
+    for image in images[:: -(-len(images) // _LOOKED_AT)]:
+        path = info.mask_path(image.image_id)
+        if path.parent == info.mask_dirs[0] or not path.is_file():
+            continue
+        folder = path.parent
+        labels = set(np.unique(read_label_png(path)).tolist()) - {0, 255}
+        classes = {class_index[annotation.category] for annotation in image.annotations}
+        own += labels <= {index + 1 for index in classes}
+        categories += labels <= {CATEGORY_IDS[index] for index in classes}
+    if categories > own:
+        raise UserError(
+            f"{folder}: the masks have COCO's category ids (1..90) as labels, and not class + "
+            "1 (1..80); rename the folder to have masks drawn from the annotations"
+        )
+
+
 def _make_mask_folder(info: DatasetInfo) -> None:
     """Create the folder of the masks where there is none and see that it can be written."""
     try:
@@ -93,8 +117,10 @@ def _make_mask_folder(info: DatasetInfo) -> None:
 
 
 def _warn_of_missing_photographs(split: str, image_ids: Sequence[str], info: DatasetInfo) -> None:
-    there = set(os.listdir(info.image_dir))
-    missing = [i for i in image_ids if not any(n.format(i) in there for n in info.image_names)]
+    folders = {name.rpartition("/")[0] for name in info.image_names}
+    there = {(f, name) for f in folders for name in os.listdir(info.image_dir / f)}
+    names = [name.rpartition("/")[::2] for name in info.image_names]
+    missing = [i for i in image_ids if not any((f, n.format(i)) in there for f, n in names)]
     if missing:
         log.warning(
             "%s: %d of %d images of %s are missing, the first is %s",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import load_cam
-from misc.cli.options import Options
+from misc.cli.options import IMPORTED, Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_of
 from misc.errors import about
@@ -47,7 +47,9 @@ def seed_folders(
     plain = args.plain_cam_out_dir
     there = read_manifest(plain) is not None or is_made(plain)
     beside = args.recam == "rib" and there and plain != args.cam_out_dir
-    chosen = {"rib": "RIB seed", "advcam": "AdvCAM seed", "none": "CAM seed"}[args.recam]
+    chosen = {
+        "rib": "RIB seed", "advcam": "AdvCAM seed", "none": "CAM seed", IMPORTED: "imported seed"
+    }[args.recam]  # fmt: skip
     return {**({"CAM seed": plain} if beside else {}), chosen: args.cam_out_dir}
 
 

@@ -4,12 +4,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from misc.cli.options import RECAM, Options
+from misc.cli.options import IMPORTED, RECAM, Options
 from misc.cli.report import ordered, score_line
 from misc.data.registry import describe
 from misc.errors import UserError, counted
@@ -40,7 +41,8 @@ _REMEMBERED = (
     "plain_cam_out_dir", "cam_out_dir", "adv_cam_out_dir", "sem_seg_out_dir", "seg_out_dir",
     "RIB_iter", "adv_iter", "cam_eval_thres", "limit",
 )  # fmt: skip
-_TITLES = {"RIB": ("cam_out_dir", "rib"), "AdvCAM": ("adv_cam_out_dir", "advcam")}
+_TITLES = {"RIB": ("cam_out_dir", "rib"), "AdvCAM": ("adv_cam_out_dir", "advcam"),
+           IMPORTED: ("cam_out_dir", IMPORTED)}  # fmt: skip
 
 
 def page_path(args: Options) -> Path:
@@ -62,6 +64,8 @@ def run(args: Options) -> None:
     remove_leftovers(args.result_dir)
     sources, ids = sources_of(args), _ids(args)
     chosen = _spread(ids, MAX_IMAGES)
+    with_truth = any(args.info.mask_path(image_id).is_file() for image_id in chosen)
+    sources = replace(sources, with_truth=with_truth)
     size, confusion = _fitting_size(sources, chosen), 0
     with contextlib.closing(Spool(args.result_dir)) as spool:
         for shown, counts in _shown(sources, size, chosen):
@@ -69,7 +73,7 @@ def run(args: Options) -> None:
             for image in shown:
                 spool.add(image)
         data = {**page_data(args, sources, confusion), "runs": runs}
-        data["images_note"] = _images_note(spool, ids, (data["confusion"] or {}).get("title"))
+        data["images_note"] = _images_note(spool, ids, sources.compared if with_truth else None)
         written = write_page(page_path(args), data["title"], data, spool)
         log.info("%s: %s, %.1f MiB, %.1f s", page_path(args), counted({"image": len(spool.ids)}),
                  written / 2**20, time.perf_counter() - start)  # fmt: skip
@@ -102,7 +106,8 @@ def sources_of(args: Options) -> Sources:
     iterations = {}
     for title, (option, recam) in _TITLES.items():
         used = title == "AdvCAM" or args.recam == recam
-        candidates[title] = getattr(args, option) if used else args.result_dir / "cam"
+        usual = args.result_dir / ("cam_imported" if recam == IMPORTED else "cam")
+        candidates[title] = getattr(args, option) if used else usual
         step = RECAM[recam][0]
         folder = shown_path(args, step, "", 0).parent
         if folder.is_dir():
@@ -179,7 +184,6 @@ def page_data(args: Options, sources: Sources, confusion: np.ndarray | int) -> d
     # A page of many classes names the colours again from the start, as masks do.
     colours = voc_palette(min(256, info.num_labels)).tolist()
     official = any(row.get("official") for row in rows.values())
-    has_truth = isinstance(confusion, np.ndarray)
     return {
         "title": args.result_dir.resolve().name,
         "subtitle": f"Dataset {info.name}, {info.num_classes} classes",
@@ -189,8 +193,8 @@ def page_data(args: Options, sources: Sources, confusion: np.ndarray | int) -> d
         "palette": colours,
         "rows": [_row(args, row, rows[row]) for row in ordered(rows)],
         "notes": [info.paper_note] if official and info.paper_note else [],
-        "has_truth": has_truth,
-        "confusion": _confusion(sources, confusion) if has_truth else None,
+        "has_truth": sources.with_truth,
+        "confusion": _confusion(sources, confusion) if np.ndim(confusion) else None,
         "thresholds": {folder.title: folder.threshold for folder in sources.maps},
     }
 
@@ -213,9 +217,8 @@ def _row(args: Options, name: str, score: dict) -> dict:
 def _confusion(sources: Sources, confusion: np.ndarray) -> dict:
     """The labels that occur, and their pixels by truth (row) and prediction."""
     there = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
-    titles = (*sources.masks, *(folder.title for folder in reversed(sources.maps)))
     return {
-        "title": titles[0],
+        "title": sources.compared,
         "labels": there.tolist(),
         "counts": confusion[np.ix_(there, there)].tolist(),
     }
@@ -227,7 +230,8 @@ def _images_note(spool: Spool, ids: tuple[str, ...], first: str | None) -> str:
     shown = len(spool.ids)
     what = f"{shown} of {len(ids)} images" if shown < len(ids) else f"{shown} images"
     by = (
-        f"IoU compares the {first} with the ground truth, as the mean over the labels of an image."
+        f"IoU compares the {first} (of images without one, the next mask or map) with the ground "
+        "truth, as the mean over the labels of an image."
         if first
         else "There is no ground truth: agreement is the mean IoU of an image's mask and its seed."
     )

@@ -44,11 +44,19 @@ def links(info, folder: Path, count: int) -> list[str]:
     return ids
 
 
+def _wait(driver, script: str) -> object:
+    """What a script returns once it is true."""
+    while not (found := driver.execute_script(script)):
+        time.sleep(0.02)
+    return found
+
+
 def open_in_browser(path: Path) -> str:
     """When the first picture and the whole page were there."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
+    options.page_load_strategy = "none"  # a page of 180 MB can take longer than the driver waits
     for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(option)
     service = webdriver.ChromeService(shutil.which("chromedriver"))
@@ -56,8 +64,9 @@ def open_in_browser(path: Path) -> str:
     try:
         start = time.perf_counter()
         driver.get(path.as_uri())
+        first = _wait(driver, "return typeof data !== 'undefined' && data.first_picture") / 1000
+        _wait(driver, "return document.readyState === 'complete'")
         loaded = time.perf_counter() - start
-        first = driver.execute_script("return data.first_picture") / 1000
         start = time.perf_counter()
         driver.execute_script("return showPage(100)")
         turned = time.perf_counter() - start

@@ -89,6 +89,7 @@ WITHOUT_EFFECT = {
     "root", "labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
     "photo_long", "threshold_from", "walk_thres_name",
     "report_html", "animate", "export", "export_from", "export_dir",
+    "import_maps", "import_keys",  # the folder's files and the numbering found are inputs
     "mnist_root", "toy_out_dir",
 }  # fmt: skip
 

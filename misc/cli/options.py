@@ -21,6 +21,7 @@ STEPS = {
     "make_cam": "   plain class activation maps of the classifier (baseline)",
     "make_recam_with_RIB": "2  RIB: fine-tune per image, sum the maps of all iterations",
     "make_recam_with_AdvCAM": "   AdvCAM maps: every image climbs towards its classes",
+    "import_maps": "   maps of another method, from --import_maps",
     "eval_cam": "3  score plain and refined maps over all background thresholds",
     "suggest_thres": "   suggest a background threshold from the maps alone",
     "eval_seed_crf": "   score these seeds after a dense CRF",
@@ -44,18 +45,20 @@ INS_STEPS = ("make_ins_seg_labels", "eval_ins_seg")
 SCORING = ("eval_cam", "eval_seed_crf", "eval_sem_seg", "eval_ins_seg", "eval_seg")
 SUGGESTING = ("suggest_thres", "suggest_walk_thres")
 EXPORT_STEPS = ("export_masks",)
+IMPORTED = "imported"  # what --recam says of maps of other methods
 OPTIONAL = (
-    "make_recam_with_AdvCAM", *SUGGESTING, *CRF_STEPS, *INS_STEPS, *SEG_STEPS, *EXPORT_STEPS
+    "make_recam_with_AdvCAM", "import_maps", *SUGGESTING, *CRF_STEPS, *INS_STEPS, *SEG_STEPS,
+    *EXPORT_STEPS,
 )  # fmt: skip
 SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
 
 # What --recam chooses: its step, and an ending for the names of what is made from its maps.
 RECAM = {"rib": ("make_recam_with_RIB", ""), "advcam": ("make_recam_with_AdvCAM", "_adv"),
-         "none": (None, "_plain")}  # fmt: skip
+         "none": (None, "_plain"), IMPORTED: ("import_maps", "_imported")}  # fmt: skip
 ALL_MAPS = "all"
 AUTO = "auto"  # a threshold that is chosen
 # Ending of the rows of the table that are made from these maps; RIB's have none.
-ROW_ENDING = {"rib": "", "advcam": ", AdvCAM", "none": ", CAM"}
+ROW_ENDING = {"rib": "", "advcam": ", AdvCAM", "none": ", CAM", IMPORTED: ", imported"}
 
 # Published settings of the segmentation network, by name and dataset; README has their sources.
 _RIB = {
@@ -86,6 +89,7 @@ SEG_PRESETS_BY_DATASET = {
 }  # fmt: skip
 PRECISIONS = ("float32", "tf32", "bf16", "float64")
 EXPORTS = ("voc", "mmseg", "coco", "yolo", "soft", "onehot")
+NUMBERINGS = ("class", "label")  # of classes in maps of others: from 0, or as in masks
 # The flags of IRN for two of the steps are shorter than the names of their modules.
 PASS_ALIASES = {
     "make_sem_seg_labels": ("--make_sem_seg_pass",),
@@ -522,8 +526,9 @@ def _advcam_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--recam", choices=(*RECAM, ALL_MAPS), default="rib",
         help="maps that the later steps start from: those of RIB, of AdvCAM (with its published "
-        "thresholds), or plain ones (IRN); each has folders of its own. The scripts run one after "
-        "the other with \"all\" (default: %(default)s)")
+        "thresholds), plain ones (IRN), or those of --import_maps, which chooses them by itself; "
+        "each has folders of its own. The scripts run the first three one after the other with "
+        "\"all\" (default: %(default)s)")
     add("--adv_iter", type=_count, default=27, metavar="N",
         help="iterations; below scale 1.0 half as many (default: %(default)s)")
     add("--AD_coeff", type=_not_negative, default=7.0, metavar="X",
@@ -709,6 +714,17 @@ def _exchange_options(group: argparse._ArgumentGroup) -> None:
     add("--export_from", type=Path, metavar="DIR",
         help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
     add("--export_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/export)")
+    add("--import_maps", type=Path, metavar="DIR",
+        help="folder of maps of another method, from which the later steps start: .npy, .npz, .pt "
+        "or .pth files (dicts with keys, dicts of class to map, arrays C x H x W), or a PNG for "
+        "each class; they are saved in --cam_out_dir (default: RESULT_DIR/cam_imported)")
+    add("--import_keys", choices=("auto", *NUMBERINGS), default="auto",
+        help="how classes are numbered there: class, from 0; label, from 1 with 0 for a "
+        "background; auto: as the image-level labels say (default: %(default)s)")
+    add("--import_norm", choices=("none", "peak"), default="none",
+        help="peak: cut these maps at zero and divide each by its maximum (default: %(default)s)")
+    add("--import_resize", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="stretch maps that have other proportions than their image (otherwise an error)")
 
 
 def _toy_options(group: argparse._ArgumentGroup) -> None:
@@ -754,9 +770,11 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
             setattr(args, name, own)
     args.log_name = args.log_name or args.result_dir / "run.log"
     if args.recam != "rib" and "cam_out_dir" not in args.given:
-        args.cam_out_dir = (
-            args.adv_cam_out_dir if args.recam == "advcam" else args.plain_cam_out_dir
-        )
+        args.cam_out_dir = {
+            "advcam": args.adv_cam_out_dir,
+            "none": args.plain_cam_out_dir,
+            IMPORTED: args.result_dir / f"cam{ending}",
+        }[args.recam]
     infer = info.infer_split or info.train_split
     splits = {"train": info.train_split, "infer": infer, "eval": info.eval_split}
     for role, split in splits.items():
@@ -840,6 +858,10 @@ def parse(argv: list[str] | None = None) -> Options:
     if args.recam == ALL_MAPS:
         parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
     args.said = _said(argv)
+    if args.import_maps and "recam" not in args.said:
+        args.recam = IMPORTED
+    if args.import_maps and args.recam != IMPORTED:
+        parser.error(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
     args.info = info = _describe(args, parser)
     _fill_places(args, info)
     _fill_defaults(args, info)
@@ -879,6 +901,8 @@ def chosen_steps(args: Options) -> list[str]:
     for wanted, names in ((args.with_crf, CRF_STEPS), (args.with_ins, INS_STEPS),
                           (args.with_seg, SEG_STEPS), (args.export, EXPORT_STEPS)):  # fmt: skip
         asked |= set(names) if wanted else set()
+    if args.recam == IMPORTED:  # nothing then needs the classifier
+        asked -= {"train_cam", "make_cam"}
     if args.info.tune_split:
         asked |= set(SUGGESTING)
     if not args.info.mask_dirs:  # no ground truth: nothing to score

@@ -94,6 +94,10 @@ class Preflight:
             image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
         self._later("mask", image_ids, partial(check_mask, self.info))
 
+    def each(self, kind: str, image_ids: Iterable[str], check: ImageCheck) -> None:
+        """A check of a step's own, of every image; it returns what to warn of."""
+        self._later(kind, image_ids, check)
+
     def is_made(self, path: Path) -> bool:
         """Whether a planned step writes a folder or file, so that it need not be there yet."""
         return path.resolve() in self._planned

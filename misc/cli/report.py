@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from misc.cli.options import ROW_ENDING, Options
+from misc.cli.options import IMPORTED, ROW_ENDING, Options
 from misc.errors import UserError, counted
 from misc.storage.scores import NAME, load_scores
 
@@ -12,13 +12,16 @@ log = logging.getLogger(__name__)
 
 # Rows of the table in the order of the method.
 BOUND = "upper bound"
-_SEEDS = [f"{maps} seed{crf}" for maps in ("CAM", "AdvCAM", "RIB") for crf in ("", " + CRF")]
+_MAPS = ("none", "advcam", "rib", IMPORTED)
+_SEEDS = [
+    f"{maps} seed{crf}" for maps in ("CAM", "AdvCAM", "RIB", IMPORTED) for crf in ("", " + CRF")
+]
 _OTHERS = [
     f"{what}{ROW_ENDING[maps]}"
     for what in ("pseudo masks", "instances AP50", "instances AP75")
-    for maps in ("none", "advcam", "rib")
+    for maps in _MAPS
 ]
-_TRAINED = [f"segmentation{ROW_ENDING[maps]}" for maps in ("none", "advcam", "rib")]
+_TRAINED = [f"segmentation{ROW_ENDING[maps]}" for maps in _MAPS]
 _NETWORKS = [f"{network}{crf}" for network in (*_TRAINED, BOUND) for crf in ("", " + CRF")]
 ROWS = (*_SEEDS, *_OTHERS, *_NETWORKS)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from misc.cli.options import STEPS, Options
+from misc.cli.options import RECAM, STEPS, Options
 
 
 def load_steps(names: Iterable[str] = tuple(STEPS)) -> dict[str, ModuleType]:
@@ -15,8 +15,7 @@ def load_steps(names: Iterable[str] = tuple(STEPS)) -> dict[str, ModuleType]:
 
 def makers(args: Options, names: Iterable[str] = tuple(STEPS)) -> dict[Path, str]:
     """The step that makes each folder and file that these steps would write with these options."""
-    return {
-        path.resolve(): name
-        for name, step in reversed(load_steps(names).items())  # of two the first counts
-        for path in step.writes(args).values()
-    }
+    # Of two the first counts, and that of --recam before others that make such maps.
+    others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
+    steps = sorted(reversed(load_steps(names).items()), key=lambda item: item[0] not in others)
+    return {path.resolve(): name for name, step in steps for path in step.writes(args).values()}

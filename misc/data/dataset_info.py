@@ -34,6 +34,8 @@ class DatasetInfo:
     eval_split: str  # images on which seeds and pseudo masks are scored
     seg_split: str  # images on which the segmentation network is scored
     image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
+    mask_names: tuple[str, ...] = ("{}.png",)  # the same for masks
+    looked_for: str = ""  # folders of photographs in the layouts that are known; none: image_dir
     draws_masks: bool = False  # whether its preparation draws the masks that are missing
     label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
     list_dir: Path | None = None  # official lists that come with the project, as SPLIT.txt
@@ -103,7 +105,8 @@ class DatasetInfo:
 
     def mask_path(self, image_id: str) -> Path:
         """Where the ground truth mask of an image is, or would be expected."""
-        return _first_file([folder / f"{image_id}.png" for folder in self.mask_dirs])
+        names = [name.format(image_id) for name in self.mask_names]
+        return _first_file([folder / name for folder in self.mask_dirs for name in names])
 
     def image_size(self, image_id: str) -> tuple[int, int]:
         """(height, width) of an image, from its header; UserError where there is none."""
@@ -138,7 +141,7 @@ class DatasetInfo:
         """
         name = re.sub(r"\.jpe?g$", "", re.split(r"[/\\]", entry)[-1], flags=re.IGNORECASE)
         for pattern in self.image_names:
-            image_id = name.removeprefix(pattern.partition("{}")[0])
+            image_id = name.removeprefix(pattern.rpartition("/")[2].partition("{}")[0])
             if self.is_id(image_id):
                 return image_id
         return entry
@@ -150,15 +153,16 @@ class DatasetInfo:
 
     def require_root(self) -> None:
         """Raise UserError unless the root is a dataset of this shape."""
+        wanted = self.looked_for or f"{self.image_dir.name}/"
         if not self.root.is_dir():
             raise UserError(
                 f"{self.root_flag} {self.root}: no such folder; give the folder that holds "
-                f"{self.image_dir.name}/ (the README says how to prepare the dataset)"
+                f"{wanted} (the README says how to prepare the dataset)"
             )
         if not self.image_dir.is_dir():
             raise UserError(
                 f"{self.root_flag} {self.root}: has no folder {self.image_dir.name}; give the "
-                f"folder that holds {self.image_dir.name}/"
+                f"folder that holds {wanted}"
             )
 
 

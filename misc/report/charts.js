@@ -24,18 +24,30 @@ function tableOf(caption, head, rows) {
   return table;
 }
 
+/** Its threshold; "" for masks that were not cut at one. */
+function thresholdText(row) {
+  return row.thresholds.length === 1 && row.threshold === 0 ? "" : row.threshold.toFixed(2);
+}
+
+/** The last part of a path; the whole is its title. */
+function fileName(path) {
+  return element("span", path.split(/[\\/]/).pop(), { title: path });
+}
+
 function drawScores() {
   const place = byId("score-table");
   if (!data.rows.length) {
-    place.append(element("p", "Nothing has been scored in this folder: there is no scores.json."));
+    place.append(element("p", data.has_truth
+      ? "Nothing has been scored in this folder: there is no scores.json."
+      : "There is no ground truth here, and nothing has been scored."));
     return;
   }
   const official = data.rows.some((row) => row.paper !== null);
   const head = ["", "mIoU (%)", "threshold", ...(official ? ["paper"] : []), "images", "list"];
   const rows = data.rows.map((row) => [
-    row.name, percent(row.best, 2), row.threshold.toFixed(2),
+    row.name, percent(row.best, 2), thresholdText(row),
     ...(official ? [row.paper === null ? "" : row.paper.toFixed(1)] : []),
-    String(row.images ?? ""), row.list ?? "",
+    String(row.images ?? ""), fileName(row.list ?? ""),
   ]);
   place.append(tableOf("Scores of this folder", head, rows));
   data.notes.forEach((note) => place.append(element("p", note, { class: "note" })));
@@ -121,9 +133,10 @@ function drawClassBars() {
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.iou)))]
     .filter((name) => rows.some((row) => row.iou[name] !== null && row.iou[name] !== undefined));
   const lines = names.map((name) => [name, ...rows.map((row) => barOf(row.iou[name]))]);
-  const box = element("div", "", { class: "scroll" });
+  const box = element("div", "", { class: "scroll", tabindex: "0", role: "region", "aria-label": "IoU of the classes" });
   const table = tableOf("IoU (%) of every class at the best threshold", ["class", ...rows.map((row) => row.name)], lines);
   table.querySelectorAll("tbody td").forEach((cell) => cell.classList.add("bars"));
+  if (rows.length > 4) table.classList.add("narrow");
   box.append(table);
   place.append(box);
 }
@@ -159,6 +172,13 @@ function drawConfusion() {
   const box = element("div", "", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Confusion matrix" });
   box.append(table);
   place.append(box);
+}
+
+/** Without scores and ground truth there is nothing to say of the classes. */
+function hideEmptyClasses() {
+  if (byId("class-bars").children.length || byId("confusion").children.length) return;
+  byId("classes").hidden = true;
+  document.querySelector("nav a[href='#classes']").hidden = true;
 }
 
 function confusedPairs(names, share) {

@@ -36,20 +36,28 @@ class Sources:
 
     maps: from plain to refined. iterations: by title of the maps, the folder that has them after
     iterations 1, 2, ... as `<id>_<iteration>.npy`. masks: folders of label maps by title, the
-    most important one first.
+    most important one first. with_truth: whether any image has ground truth.
     """
 
     info: DatasetInfo
     maps: tuple[MapFolder, ...]
     iterations: dict[str, tuple[Path, tuple[int, ...]]] = field(default_factory=dict)
     masks: dict[str, Path] = field(default_factory=dict)
+    with_truth: bool = False
+
+    @property
+    def compared(self) -> str:
+        """What is compared with the truth first: the first masks, or else the most refined maps."""
+        titles = (*self.masks, *(folder.title for folder in reversed(self.maps)))
+        return titles[0] if titles else ""
 
 
 class Shown(NamedTuple):
     """An image of the page.
 
-    text: what its view needs, as JSON. keys: its classes. score: mean IoU of its labels, of its
-    first mask with the truth or, without truth, with its next mask; None without either.
+    text: what its view needs, as JSON. keys: its classes, of the truth where it has no maps. score:
+    mean IoU of its labels: of its first mask with the truth or, where no image has truth, with its
+    next mask; None without either.
     """
 
     image_id: str
@@ -95,8 +103,14 @@ def _shown_image(
     truth = mask_of(sources.info, image_id) if has_truth else None
     predictions = _predictions(sources, maps, masks, image.shape[:2])
     score, confusion, ious = _scores(predictions, truth, sources.info.num_labels)
+    if next(iter(predictions)) != sources.compared:
+        confusion = 0  # such as that of the network, on images that have no pseudo mask
+    if truth is None and sources.with_truth:
+        score = None  # how far masks agree is another number than how far they are right
     entry = {"id": image_id, "photo": photo_uri(image, size), "ious": ious}
     entry |= _map_layers(sources, maps, image_id, reduced(image.shape[:2], size.maps))
+    if not maps and truth is not None:
+        entry["keys"] = [int(label) - 1 for label in np.setdiff1d(truth, (0, 255))]
     shown = {**masks, **({} if truth is None else {TRUTH: truth})}
     small = reduced(image.shape[:2], size.photo)
     entry["masks"] = {

@@ -13,7 +13,7 @@ async function openViewer(number, opener) {
   byId("viewer-title").textContent = entry.id;
   const classes = entry.keys.map((key) => data.classes[key]).join(", ") || "no class";
   const ious = Object.entries(entry.ious).map(([name, value]) => `${name} ${percent(value)}`).join(", ");
-  byId("viewer-scores").textContent = ious ? `${classes}. Mean IoU (%): ${ious}` : `${classes}. ${scoreText(number)}`;
+  byId("viewer-scores").textContent = ious ? `${classes}. Mean IoU (%): ${ious}` : `${classes}; ${scoreText(number)}`;
   fillViewerControls();
   const at = gallery.numbers.indexOf(number);
   byId("image-back").disabled = at <= 0;
@@ -233,4 +233,5 @@ drawScores();
 drawCurves();
 drawClassBars();
 drawConfusion();
+hideEmptyClasses();
 drawRuns();

@@ -8,7 +8,7 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +40,24 @@ def save_dict(path: str | Path, content: Mapping[Hashable, np.ndarray]) -> None:
         temporary.write_bytes(sealed(stream.getvalue(), ".npy"))
 
 
-def load_dict(path: str | Path, fix: str) -> dict[Any, np.ndarray]:
+def load_dict(
+    path: str | Path, fix: str, unpickler: "type[ArrayUnpickler] | None" = None
+) -> dict[Any, np.ndarray]:
     """Reads a dict of arrays of numbers without running code from the file.
 
     All arrays together have at most 64 MiB more than the file, also where entries share an array.
     fix: what to do about a bad file, for the message of the UserError that is raised when the file
     is missing or damaged (where it has a seal, also by a single bit), or holds anything but a dict
-    of such arrays.
+    of such arrays. unpickler: one that reads more than these.
     """
+    unpickler = unpickler or ArrayUnpickler
     try:
         content = read_bytes(path, _MAX_FILE)
         seal, stream = seal_of(content), _behind_header(content)
-        entries = _only_dict(_ArrayUnpickler(stream).load())
+        entries = _only_dict(unpickler(stream).load())
         if seal is Seal.BROKEN or (seal is Seal.NONE and stream.read(1)):  # a seal that was cut
             raise ValueError(Seal.BROKEN.value)
-        return _arrays(entries, len(content) + _SHARED)
+        return _arrays(entries, len(content) + _SHARED, unpickler.array_of)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {fix}") from None
     except OSError as error:
@@ -108,7 +111,7 @@ class _Latin1:
         return len(self.text)
 
 
-class _PickledArray:
+class PickledArray:
     """Stands for `numpy.ndarray` and holds the parts of a pickled array.
 
     numpy's own functions are no option: they trust the flags of a pickled type, by which the bytes
@@ -139,8 +142,8 @@ def _bytes(data: bytes | _Latin1, count: int) -> bytes:
     return data.text.encode("latin1") if isinstance(data, _Latin1) else data
 
 
-def _rebuild_array(subtype: object, shape: object, code: object) -> _PickledArray:
-    return _PickledArray()
+def _rebuild_array(subtype: object, shape: object, code: object) -> PickledArray:
+    return PickledArray()
 
 
 def _rebuild_type(code: str, align: object = False, copy: object = True) -> _PickledType:
@@ -157,8 +160,8 @@ def _no_bytes() -> bytes:
     return b""
 
 
-class _ArrayUnpickler(PlainUnpickler):
-    """Reads arrays of numbers, too."""
+class ArrayUnpickler(PlainUnpickler):
+    """Reads arrays of numbers, too; `array_of` gives the array of an entry, or a ValueError."""
 
     ADMITTED = {
         "numpy._core.multiarray._reconstruct": _rebuild_array,  # numpy 2
@@ -170,12 +173,19 @@ class _ArrayUnpickler(PlainUnpickler):
         "_codecs.encode": _Latin1,
         "__builtin__.bytes": _no_bytes,
     }
-    STATEFUL = (_PickledArray, _PickledType)
+    STATEFUL = (PickledArray, _PickledType)
+
+    @staticmethod
+    def array_of(entry: object) -> PickledArray:
+        """An entry of the dict, which has to be an array."""
+        if not isinstance(entry, PickledArray):
+            raise ValueError(f"an entry is a {type(entry).__name__}")
+        return entry
 
 
 def _only_dict(outer: object) -> dict:
     """The dict of the array without axes in which np.save wraps it."""
-    if not isinstance(outer, _PickledArray) or outer.shape != ():
+    if not isinstance(outer, PickledArray) or outer.shape != ():
         raise ValueError("not a single object")
     (content,) = outer.data
     if not isinstance(content, dict):
@@ -183,14 +193,15 @@ def _only_dict(outer: object) -> dict:
     return content
 
 
-def _arrays(entries: dict, limit: int) -> dict[Any, np.ndarray]:
+def _arrays(
+    entries: dict, limit: int, array_of: Callable[[object], PickledArray]
+) -> dict[Any, np.ndarray]:
     """The arrays of numbers; ValueError for other entries, and above `limit` bytes in all."""
     arrays = {}
     for key, value in entries.items():
-        if not isinstance(value, _PickledArray):
-            raise ValueError(f"an entry is a {type(value).__name__}")
-        limit -= value.nbytes()
+        array = array_of(value)
+        limit -= array.nbytes()
         if limit < 0:
             raise ValueError("entries that are larger than the file")
-        arrays[key] = value.numpy()
+        arrays[key] = array.numpy()
     return arrays

@@ -29,10 +29,11 @@ _ITEM_SIZES = {
 }  # fmt: skip
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path, kind: str = "network weights") -> Any:
     """The content of a file of tensors and plain values, on the CPU; no code of it is run.
 
-    Raises UserError where it is missing, damaged, or holds anything else.
+    Raises UserError where it is missing, damaged, or holds anything else. kind: what the file
+    should be, for the message.
     """
     if not path.is_file():
         problem = "is not a file" if path.exists() else "is missing"
@@ -42,15 +43,19 @@ def read_torch(path: Path) -> Any:
             advice = f"{longer.name} is there: give that name"
         raise UserError(f"{path} {problem}; {advice}")
     try:
-        content = read_bytes(path, MAX_FILE)
-        check = _checked_archive if content.startswith(_ZIP) else _checked_legacy
-        # Not the path: torch would take a file that is neither for a tar archive and unpack it.
-        return torch.load(io.BytesIO(check(content)), map_location="cpu", weights_only=True)
+        return torch_content(read_bytes(path, MAX_FILE))
     except Exception as error:  # damaged bytes can raise almost anything in an unpickler
         raise UserError(
-            f"{path} cannot be read as network weights ({reason(error)}): it is damaged, "
+            f"{path} cannot be read as {kind} ({reason(error)}): it is damaged, "
             "of another kind, or holds more than tensors and plain values; give another file"
         ) from error
+
+
+def torch_content(content: bytes) -> Any:
+    """What `read_torch` makes of the bytes of a file; almost any error where they are damaged."""
+    check = _checked_archive if content.startswith(_ZIP) else _checked_legacy
+    # Not the path: torch would take a file that is neither for a tar archive and unpack it.
+    return torch.load(io.BytesIO(check(content)), map_location="cpu", weights_only=True)
 
 
 def write_torch(path: Path, content: dict) -> None:
@@ -105,7 +110,9 @@ def _checked_legacy(content: bytes) -> bytes:
     return content
 
 
-class _Storage(NamedTuple):
+class StoredNumbers(NamedTuple):
+    """What is known of the numbers of tensors before they are read."""
+
     key: str
     size: int  # bytes
     item_size: int
@@ -134,8 +141,8 @@ def _ordered_dict(items: Iterable[Sequence] = ()) -> _Stub:
     return _Stub()
 
 
-def _check_tensor(
-    storage: _Storage, offset: int, size: tuple[int, ...], strides: tuple[int, ...], *_: object
+def check_tensor(
+    storage: StoredNumbers, offset: int, size: tuple[int, ...], strides: tuple[int, ...], *_: object
 ) -> _Stub:
     """Refuses a tensor that reaches beyond its storage, or is larger, as `expand` makes them."""
     if not all(type(number) is int and number >= 0 for number in (offset, *size, *strides)):
@@ -154,8 +161,8 @@ class _Outline(PlainUnpickler):
         "collections.OrderedDict": _ordered_dict,
         "torch.Size": _stub,
         "torch._utils._rebuild_parameter": _stub,
-        "torch._utils._rebuild_tensor": _check_tensor,
-        "torch._utils._rebuild_tensor_v2": _check_tensor,
+        "torch._utils._rebuild_tensor": check_tensor,
+        "torch._utils._rebuild_tensor_v2": check_tensor,
         **{f"torch.{name}Storage": size for name, size in _ITEM_SIZES.items()},
     }
     STATEFUL = (_Stub,)
@@ -164,7 +171,7 @@ class _Outline(PlainUnpickler):
         super().__init__(io.BytesIO(content))
         self.sizes: dict[str, int] = {}
 
-    def persistent_load(self, pid: tuple) -> _Storage:
+    def persistent_load(self, pid: tuple) -> StoredNumbers:
         """("storage", type, key, place, number of elements), in the older format and None."""
         kind, item_size, key, _, count, *view = pid
         plain = kind == "storage" and type(item_size) is int and type(key) is str and key.isalnum()
@@ -173,4 +180,4 @@ class _Outline(PlainUnpickler):
         size = count * item_size
         if self.sizes.setdefault(key, size) != size:
             raise pickle.UnpicklingError(f"two sizes of storage {key}")
-        return _Storage(key, size, item_size)
+        return StoredNumbers(key, size, item_size)

@@ -1,5 +1,6 @@
 """coco14/: label maps, lists and image-level labels from COCO's instances files."""
 
+import contextlib
 import json
 import logging
 import os
@@ -328,6 +329,64 @@ def test_names_of_photographs(coco, name, caplog):
     assert coco.info.image_path(NINE) == path and coco.info.image_size(NINE) == SIZE
     coco.prepare()
     assert "missing" not in caplog.text
+
+
+def moved(coco, tree, photograph, mask):
+    """The made-up tree in another layout: names below its folders, by id and split."""
+    for split, numbers in (("train2014", (9, 10)), ("val2014", (11,))):
+        for number in numbers:
+            image_id = f"{number:012d}"
+            for old, name in ((coco.root / "JPEGImages" / f"{image_id}.jpg", photograph),
+                              (coco.root / "old_masks" / f"{image_id}.png", mask)):  # fmt: skip
+                new = coco.root / tree / name.format(image_id, split=split)
+                new.parent.mkdir(parents=True, exist_ok=True)
+                old.rename(new)
+    if tree:
+        (coco.root / "annotations").rename(coco.root / tree / "annotations")
+    for folder in ("JPEGImages", "old_masks"):
+        with contextlib.suppress(OSError):
+            (coco.root / folder).rmdir()
+
+
+@pytest.mark.parametrize(
+    ("tree", "photograph", "mask"),
+    [
+        ("", "{split}/COCO_{split}_{}.jpg", "SegmentationClass/{split}/COCO_{split}_{}.png"),
+        ("", "images/{split}/{}.jpg", "masks/{}.png"),
+        ("", "JPEGImages/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{split}/{}.png"),
+        ("", "images/{}.jpg", "mask/COCO_{split}_{}.png"),
+        ("", "train2017/{}.jpg", "mask/{split}/{}.png"),
+        ("coco", "images/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{}.png"),
+    ],
+)
+def test_layouts_are_found_by_looking(coco, caplog, tree, photograph, mask):
+    coco.prepare(entry(CUP, [box(0, 0, 4, 4)], 16))
+    drawn = coco.mask()
+    (coco.root / "coco_seg_anno").rename(coco.root / "old_masks")
+    moved(coco, tree, photograph, mask)
+    info = describe(coco.root)
+    info.require_root()
+    caplog.clear()
+    prepare(info, coco.root / "lists")
+    assert "missing" not in caplog.text
+    for image_id, split in ((NINE, "train2014"), (f"{11:012d}", "val2014")):
+        name = photograph.format(image_id, split=split)
+        assert info.image_path(image_id) == coco.root / tree / name
+        assert info.id_in(name) == image_id
+        assert info.mask_path(image_id) == coco.root / tree / mask.format(image_id, split=split)
+    np.testing.assert_array_equal(read_label_png(info.mask_path(NINE)), drawn)
+    assert len(list(coco.root.rglob("*.png"))) == 3  # none was drawn again
+
+
+def test_masks_with_category_ids_are_refused(coco):
+    coco.prepare(entry(CUP, [box(0, 0, 4, 4)], 16))
+    (coco.root / "coco_seg_anno").rename(coco.root / "masks")
+    labels = read_label_png(coco.root / "masks" / f"{NINE}.png")
+    prepare(describe(coco.root), coco.root / "lists")  # class + 1
+    coco_ids = np.where(labels == CUP, category(CUP), 0).astype(np.uint8)
+    Image.fromarray(coco_ids).save(coco.root / "masks" / f"{NINE}.png")
+    with pytest.raises(UserError, match=r"masks: the masks have COCO's category ids \(1..90\)"):
+        prepare(describe(coco.root), coco.root / "lists")
 
 
 @pytest.mark.parametrize(

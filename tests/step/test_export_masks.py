@@ -13,6 +13,7 @@ from skimage.measure import grid_points_in_poly
 from misc.cams import load_cam, save_cam
 from misc.cli.options import EXPORTS, parse
 from misc.data.exports import outline, regions, yolo_text
+from misc.data.label_file import load_label_file
 from misc.imutils import get_strided_size
 from misc.palette import read_label_png, save_label_png
 
@@ -95,6 +96,11 @@ def test_yolo_maps_and_labels_come_back(exported, sample):
     folder, masks, _ = exported
     onehot = np.load(folder / "cls_labels_onehot.npy", allow_pickle=True).item()
     assert set(onehot) == set(masks) and onehot[min(masks)].shape == (20,)
+    own = load_label_file(folder.parent / "lists/cls_labels.npy", sample)
+    again = load_label_file(folder / "cls_labels_onehot.npy", sample)
+    for image_id in masks:
+        key = sample.label_key(image_id)
+        np.testing.assert_array_equal(again[key], own[key])
     config = (folder / "yolo/data.yaml").read_text()
     assert '\n  0: "aeroplane"\n' in config and '\n  19: "tvmonitor"\n' in config
     for image_id, labels in masks.items():

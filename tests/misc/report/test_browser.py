@@ -141,3 +141,16 @@ def test_light_and_dark_have_contrast(page, scheme):
     )
     text, ground = (sum(int(n) for n in c[4:-1].split(",")) for c in shown)
     assert abs(text - ground) > 500 and (text > ground) == (scheme == "dark")
+
+
+def test_a_page_without_truth_has_no_empty_parts(browser, result, monkeypatch):
+    info = result.args.info
+    monkeypatch.setattr(type(info), "mask_path", lambda self, i: self.root / "no" / f"{i}.png")
+    (result.folder / "scores.json").unlink()
+    html_report.run(result.args)
+    browser.get((result.folder / "report.html").as_uri())
+    wait(browser, "return data.first_picture")
+    assert not find(browser, "#classes")[0].is_displayed()
+    assert "agreement" in find(browser, "#gallery .more")[0].text
+    assert "no ground truth" in find(browser, "#score-table")[0].text
+    assert browser.get_log("browser") == []

@@ -87,6 +87,32 @@ def test_the_confusion_is_that_of_the_first_mask(result, held):
     assert confusion["counts"] == total[np.ix_(*[confusion["labels"]] * 2)].tolist()
 
 
+def test_masks_of_other_kinds_and_images_without_truth_are_not_mixed_in(result, monkeypatch):
+    """An image that has a mask of the network alone, and one whose truth is not there."""
+    info, (first, second, *others) = result.args.info, result.ids
+    truth = info.mask_path(first)
+    (result.folder / "seg").mkdir()
+    (result.args.sem_seg_out_dir / f"{first}.png").rename(result.folder / "seg" / f"{first}.png")
+    for folder in (result.args.cam_out_dir, result.args.plain_cam_out_dir):
+        (folder / f"{first}.npy").unlink()
+    own = type(info).mask_path
+    monkeypatch.setattr(
+        type(info), "mask_path", lambda self, i: self.root / "no" if i == second else own(self, i)
+    )
+    html_report.run(result.args)
+    held = entries((result.folder / "report.html").read_text())
+    data, numbers = held["data"], held["data"]["images"]["ids"].index
+    scores = dict(zip(data["images"]["ids"], data["images"]["scores"], strict=True))
+    assert scores[second] is None and scores[first] is not None
+    assert held[f"i{numbers(second)}"]["ious"] == {}
+    total = sum(read_label_png(own(info, i)).size for i in others)
+    ignored = sum(int((read_label_png(own(info, i)) == 255).sum()) for i in others)
+    assert np.sum(data["confusion"]["counts"]) == total - ignored
+    labels = np.setdiff1d(read_label_png(truth), (0, 255))
+    assert held[f"i{numbers(first)}"]["keys"] == [int(label) - 1 for label in labels]
+    assert data["images_note"].endswith("mean over the labels of an image.")
+
+
 def test_levels_are_above_a_threshold_where_the_map_is():
     values = np.float32([0, 0.004, 0.29, 0.29 + 1e-5, 0.3, 0.301, 1]).reshape(1, 1, -1)
     levels = map_levels(values, values.shape[1:])

@@ -1,0 +1,168 @@
+"""Maps of other methods as CAMs of this project, so that all later steps serve them."""
+
+import hashlib
+import logging
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from misc.cams import save_cam
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import load_labels
+from misc.data.foreign_maps import ReadAs, converted, numbering_of, read_maps
+from misc.data.foreign_tree import MapFile, Tree, find_maps
+from misc.data.label_rows import LabelsById
+from misc.errors import UserError, about
+from misc.runtime import distributed
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.storage.manifest import OutputFolder, file_digest
+
+log = logging.getLogger(__name__)
+
+LISTS = ("infer",)
+
+_LOOKED_AT = 200  # images whose maps tell how classes are numbered
+_FEWER = "images have maps of some of their classes alone"
+
+
+def folder(args: Options) -> OutputFolder:
+    """Where the maps go."""
+    return OutputFolder("--cam_out_dir", args.cam_out_dir, ".npy")
+
+
+def settings(args: Options) -> dict:
+    """The options that the maps depend on; how classes are numbered is among the inputs."""
+    options = args.settings("dataset", "import_norm", "import_resize")
+    return {"step": "import_maps", "version": 1, **options}
+
+
+def writes(args: Options) -> dict[str, Path]:
+    """Folders and files that the step writes, by the option that names them."""
+    return {"--cam_out_dir": args.cam_out_dir}
+
+
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    if not args.import_maps:
+        raise UserError("--import_maps: give the folder of the maps to import")
+    source = args.import_maps.resolve()
+    if source in (args.cam_out_dir.resolve(), *args.cam_out_dir.resolve().parents):
+        raise UserError(
+            f"--cam_out_dir {args.cam_out_dir}: lies in --import_maps {args.import_maps}; give "
+            "another one"
+        )
+    ids = args.image_ids("infer")
+    preflight.output(folder(args), settings(args))
+    preflight.images(ids)
+    preflight.labels(ids)
+    preflight.collect(lambda: _check_maps(args, preflight), "import")
+
+
+def _check_maps(args: Options, preflight: Preflight) -> None:
+    task = ImportMaps(args)
+    log.info("%s: maps of %d of %d images, classes counted from %d; %d other files",
+             args.import_maps, len(task.tree.files), len(args.image_ids("infer")),
+             task.read_as.numbering == "label", task.tree.others)  # fmt: skip
+    preflight.each(f"map in {args.import_maps}", args.image_ids("infer"), partial(_checked, task))
+
+
+def _checked(task: "ImportMaps", image_id: str) -> str | None:
+    """Read the maps of an image; what to warn of."""
+    keys = task.maps(image_id)["keys"]
+    present = task.labels[image_id].nonzero()[0]
+    unknown = np.setdiff1d(keys, present)
+    if task.args.import_keys == "auto" and len(unknown):
+        raise UserError(
+            f"{task.tree.files[image_id][0].path}: has the class "
+            f"{task.args.info.class_names[unknown[0]]!r}, which is no label of its image; say "
+            "how classes are numbered, to take it as it is: --import_keys class or label"
+        )
+    return _FEWER if len(np.setdiff1d(present, keys)) else None
+
+
+class ImportMaps(ImageTask):
+    """Reads the maps of one image and saves them as its CAM."""
+
+    name = "import_maps"
+    on_gpu = False
+    images_worth_a_process = 100
+
+    def __init__(self, args: Options, found: tuple[Tree, ReadAs] | None = None):
+        """found: the files and how they are read; without it that is looked for."""
+        ids = args.image_ids("infer")
+        self.args = args
+        self.labels = LabelsById(ids, load_labels(args.cls_labels, ids, args.info))
+        self.tree, self.read_as = found or self._look(ids)
+
+    def _look(self, ids: tuple[str, ...]) -> tuple[Tree, ReadAs]:
+        args, tree = self.args, find_maps(self.args.import_maps, self.args.info, ids)
+        numbering = args.import_keys
+        if numbering == "auto":
+            shown = [image_id for image_id in ids if image_id in tree.files]
+            looked_at = shown[:: -(-len(shown) // _LOOKED_AT)]
+            where = f"--import_maps {tree.root}"
+            numbering = numbering_of(self._readable(tree.files, looked_at), where)
+        return tree, ReadAs(numbering, args.import_norm, args.import_resize)
+
+    def _readable(self, files: dict[str, tuple[MapFile, ...]], ids: list[str]) -> list[tuple]:
+        """Maps and classes of the images whose files can be read; UserError where none can."""
+        found, first = [], None
+        for image_id in ids:
+            present = self.labels[image_id].nonzero()[0]
+            try:
+                size = self.args.info.image_size(image_id)
+                maps = read_maps(files[image_id], self.args.info, size, present)
+                found.append((maps._replace(maps=()), present.tolist()))
+            except UserError as error:
+                first = first or error
+        if not found:
+            raise first
+        return found
+
+    def outputs(self, image_id: str) -> list[Path]:
+        return [self.args.cam_out_dir / f"{image_id}.npy"]
+
+    def maps(self, image_id: str) -> dict[str, np.ndarray]:
+        """Keys, cam and high_res of an image; an image without classes needs no file."""
+        info, present = self.args.info, self.labels[image_id].nonzero()[0]
+        files = self.tree.files.get(image_id)
+        if not files:
+            if len(present):
+                raise UserError(
+                    f"--import_maps {self.tree.root}: has no maps of image {image_id}, which shows "
+                    f"{info.class_names[present[0]]!r}; add them, or leave it out of --infer_list"
+                )
+            none = np.zeros((0, 0, 0), np.float32)
+            return {"keys": present, "cam": none, "high_res": none}
+        size = info.image_size(image_id)
+        found = read_maps(files, info, size, present)
+        with about(files[0].path):
+            return converted(found, self.read_as, info, size)
+
+    def one(self, image_id: str) -> None:
+        save_cam(self.outputs(image_id)[0], **self.maps(image_id))
+
+
+def _fingerprint(tree: Tree) -> str:
+    """Changes where a file of the maps does: by its name, size and time."""
+    digest = hashlib.sha256()
+    for image_id, files in sorted(tree.files.items()):
+        for file in files:
+            state = file.path.stat()
+            digest.update(f"{image_id} {file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def run(args: Options) -> None:
+    """Save the maps of every image of the inference list."""
+
+    def look() -> tuple[tuple[Tree, ReadAs], dict[str, str]]:
+        task = ImportMaps(args)
+        inputs = {"maps": _fingerprint(task.tree), "keys": task.read_as.numbering}
+        return (task.tree, task.read_as), inputs | {"labels": file_digest(args.cls_labels)}
+
+    found, inputs = distributed.on_first_rank(look)
+    claim(folder(args), settings(args), inputs, args.overwrite)
+    run_over_images(ImportMaps(args, found), args.image_ids("infer"), args.resources)
