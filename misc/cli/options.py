@@ -501,9 +501,12 @@ def _rib_options(group: argparse._ArgumentGroup) -> None:
     add("--disjoint_prob", type=_fraction, default=1.0, metavar="P",
         help="chance that a batch shares no class with the target; otherwise its images have all "
         "of the target's classes (default: %(default)s)")
-    add("--num_pooled_classes", type=_count, metavar="N",
+    add("--num_pooled_classes", type=_count_or_zero, metavar="N",
         help="leave discriminative pixels out for the first N classes only (20 is what the "
-        "original implementation does on COCO; default: all)")
+        "original implementation does on COCO, 0 is global average pooling; default: all)")
+    add("--RIB_final_activation", choices=("none", "sigmoid"), default="none",
+        help="for comparison: sigmoid keeps the saturating activation, which RIB takes out, in its "
+        "loss; --stop_th, which looks at logits, then hardly ever stops (default: %(default)s)")
 
 
 def _advcam_options(group: argparse._ArgumentGroup) -> None:

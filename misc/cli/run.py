@@ -5,6 +5,7 @@ import importlib
 import logging
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -38,18 +39,26 @@ def execute(args: Options, ends_process: bool = False) -> int:
 
     ends_process: the caller does nothing but exit with it; see `interrupts.noticed`.
     """
-    try:
-        with interrupts.noticed(ends_process):
-            if args.report:
-                log_to_screen()
-                show_report(args)
-                return 0
-            if args.toy_experiment_pass:
-                run_toy(args)
-                return 0
+
+    def work() -> None:
+        if args.report:
+            log_to_screen()
+            show_report(args)
+        elif args.toy_experiment_pass:
+            run_toy(args)
+        else:
             check_device(args.device)
             with distributed.joined(uses_cuda(args.resources)):
                 run(args)
+
+    return said_plainly(work, ends_process)
+
+
+def said_plainly(work: Callable[[], object], ends_process: bool = False) -> int:
+    """Do something; returns the exit code, after one line for what ended it."""
+    try:
+        with interrupts.noticed(ends_process):
+            work()
     except UserError as error:
         if not isinstance(error, distributed.SaidElsewhereError):
             _say_each("error", str(error))
