@@ -89,6 +89,7 @@ WITHOUT_EFFECT = {
     "photo_long", "threshold_from",
     "report_html", "animate", "export", "export_from", "export_dir",
     "mnist_root", "toy_out_dir",
+    "expect", "expect_record", "trace", "trace_compare",
 }  # fmt: skip
 
 

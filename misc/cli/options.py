@@ -82,6 +82,7 @@ SEG_PRESETS = {
 SEG_PRESETS_BY_DATASET = {
     "coco14": {"rib": {**_RIB, "iterations": 100_000, "crop_size": 481}},
 }  # fmt: skip
+EXPECTED = Path(__file__).resolve().parent.parent.parent / "Demo" / "expected.json"
 EXPORTS = ("voc", "mmseg", "coco", "yolo", "soft", "onehot")
 # The flags of IRN for two of the steps are shorter than the names of their modules.
 PASS_ALIASES = {
@@ -349,6 +350,7 @@ def build_parser() -> argparse.ArgumentParser:
     _output_options(parser.add_argument_group("output"))
     _page_options(parser.add_argument_group("page and animations"))
     _exchange_options(parser.add_argument_group("exchange with other programs"))
+    _comparison_options(parser.add_argument_group("comparison with other runs"))
     _toy_options(parser.add_argument_group("toy experiment (of the paper; no step of the method)"))
     return parser
 
@@ -696,6 +698,22 @@ def _exchange_options(group: argparse._ArgumentGroup) -> None:
     add("--export_from", type=Path, metavar="DIR",
         help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
     add("--export_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/export)")
+
+
+def _comparison_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--expect", type=Path, nargs="?", const=EXPECTED, metavar="FILE",
+        help="behind a run, or with --report alone: say whether the scores lie in the ranges of "
+        "this file, the paper's or those of the samples; exit code 1 where one does not (default "
+        "of FILE: Demo/expected.json)")
+    add("--expect_record", type=Path, metavar="FILE",
+        help="keep the scores of RESULT_DIR in such a file, as what is expected of these images")
+    add("--trace", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="behind a run, or with --report alone: write digests of all stages, of the first 100 "
+        "images, into RESULT_DIR/trace.json")
+    add("--trace_compare", type=Path, metavar="FILE",
+        help="trace, and name the first stage that differs from this trace of another run, and "
+        "the options that do; exit code 1 where one is beyond its tolerance")
 
 
 def _toy_options(group: argparse._ArgumentGroup) -> None:

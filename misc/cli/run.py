@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from misc.cli import expect
 from misc.cli.bill import say_bill
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
 from misc.cli.log import log_to_screen, start_log
@@ -19,7 +20,7 @@ from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
 from misc.cli.steps import load_steps, makers
 from misc.data.registry import preparation
-from misc.errors import StoppedError, UserError
+from misc.errors import NotReproducedError, StoppedError, UserError
 from misc.runtime import distributed, interrupts
 from misc.runtime.devices import (
     check_device,
@@ -43,7 +44,9 @@ def execute(args: Options, ends_process: bool = False) -> int:
     def work() -> None:
         if args.report:
             log_to_screen()
+            check_comparisons(args)
             show_report(args)
+            compare(args)
         elif args.toy_experiment_pass:
             run_toy(args)
         else:
@@ -63,6 +66,10 @@ def said_plainly(work: Callable[[], object], ends_process: bool = False) -> int:
         if not isinstance(error, distributed.SaidElsewhereError):
             _say_each("error", str(error))
         return 2
+    except NotReproducedError as error:
+        if distributed.rank() == 0:
+            _say_each("compared", str(error))
+        return 1
     except (StoppedError, OSError) as error:  # such as a full disk, or a folder that is gone
         _say_each("stopped", f"{error}; the same command resumes where it stopped")
         return 1
@@ -133,6 +140,7 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     preflight = Preflight(args, list(steps))
     for step in steps.values():
         preflight.collect(partial(step.check, args, preflight))
+    preflight.collect(partial(check_comparisons, args))
     if args.report_html:
         page = importlib.import_module("step.html_report")
         preflight.collect(partial(page.check, args), "output")
@@ -157,6 +165,33 @@ def make_page(args: Options) -> None:
         importlib.import_module("step.html_report").run(args)
 
 
+def check_comparisons(args: Options) -> None:
+    """Raise UserError where what a run is to be compared with cannot be read."""
+    expect.check(args)
+    if args.trace or args.trace_compare:
+        importlib.import_module("step.trace").check(args)
+
+
+def compare(args: Options) -> None:
+    """Trace a finished run, and compare it and its scores where this was asked for.
+
+    Raises NotReproducedError where it is another one. Every rank calls it.
+    """
+
+    def problems() -> list[str]:
+        found = []
+        if args.trace or args.trace_compare:
+            found.append(importlib.import_module("step.trace").run(args))
+        if args.expect_record:
+            expect.record(args)
+        if args.expect:
+            found.append(expect.run(args))
+        return [text for text in found if text]
+
+    if lines := distributed.on_first_rank(problems):
+        raise NotReproducedError("\n".join(lines))
+
+
 def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     """Run the steps in the order of the method, then draw pictures and print the table."""
     for number, (name, step) in enumerate(steps.items(), start=1):
@@ -179,3 +214,4 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     for name, path in {**written, **places, "pictures": pictures, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)
+    compare(args)
