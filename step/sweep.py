@@ -139,10 +139,11 @@ class Planner:
             raise UserError(f"--{refused[0]}: leave it out; a sweep decides this (--score)")
         if self.base.recam == "none" and score == "seed":
             raise UserError("--recam none: plain maps are the same at all points; give another")
-        self._steps = [
-            name for name in _STEPS_OF[score]
-            if name != "train_cam" or "cam_weights_name" not in self.base.said
-        ]  # fmt: skip
+
+    def _steps(self, chosen: dict[str, str]) -> list[str]:
+        """Keys of _UPSTREAM; as in an ordinary run, a classifier that is given is not trained."""
+        given = "cam_weights_name" in (*self.base.said, *chosen)
+        return [name for name in _STEPS_OF[self._score] if name != "train_cam" or not given]
 
     def _module(self, name: str) -> str:
         return RECAM[self.base.recam][0] if name == "maps" else name
@@ -150,7 +151,7 @@ class Planner:
     def options(self, chosen: dict[str, str]) -> Options:
         """The options of a point. chosen: words by swept option."""
         flags = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-        names = [self._module(name) for name in self._steps]
+        names = [self._module(name) for name in self._steps(chosen)]
         flags += [f"--{name}_pass" for name in (*names, *_SCORED_BY[self._score]) if name]
         values = parse([*self._words, *flags])
         if point := _folder_name(chosen, values):
@@ -163,7 +164,7 @@ class Planner:
 
     def _unrecorded(self, chosen: dict[str, str]) -> bool:
         """Whether a swept option is in no step's settings, so that nothing says what it changes."""
-        steps = load_steps([name for name in map(self._module, self._steps) if name])
+        steps = load_steps([name for name in map(self._module, self._steps(chosen)) if name])
         recorded = {n for step in steps.values() for n in step.settings(self.base)}
         return not set(chosen) - _CONDITIONAL <= recorded
 
@@ -172,7 +173,7 @@ class Planner:
         if self._unrecorded(chosen):
             return []
         flags, changed_by = [], {}
-        for name in self._steps:
+        for name in self._steps(chosen):
             module = self._module(name)
             if not module:
                 continue
@@ -216,10 +217,10 @@ def run_sweep(planner: Planner, sweep: Sweep, score: str, resamples: int) -> lis
     if not points:
         return []
     log_to_screen()
-    baseline = _baseline(plans[0][1][0], score)
+    baselines = _baselines(plans, score)
     folder = planner.base.result_dir / "sweep" / sweep.name
     return distributed.on_first_rank(
-        lambda: summarize(folder, baseline, points, resamples, planner.base.seed)
+        lambda: summarize(folder, baselines, points, resamples, planner.base.seed)
     )
 
 
@@ -232,12 +233,17 @@ def _point(chosen: dict[str, str], runs: list[Options], base: Options, score: st
     return Point(values, counts, usual, str(runs[0].result_dir))
 
 
-def _baseline(args: Options, score: str) -> Point | None:
-    """The plain maps, beside refined ones."""
+def _baselines(plans: list[tuple[dict[str, str], list[Options]]], score: str) -> list[Point]:
+    """The plain maps beside refined ones: of all points, or of each that has its own."""
     if score != "seed":
-        return None
-    folder = args.plain_cam_out_dir
-    return Point({"plain CAM": ""}, [counts_of_maps(args, folder)], False, str(folder))
+        return []
+    folders = {runs[0].plain_cam_out_dir for _, runs in plans}
+    found = []
+    for chosen, runs in plans[: 1 if len(folders) == 1 else None]:
+        values = {"plain CAM": "", **(chosen if len(folders) > 1 else {})}
+        counts = [counts_of_maps(args, args.plain_cam_out_dir) for args in runs]
+        found.append(Point(values, counts, False, str(runs[0].plain_cam_out_dir)))
+    return found
 
 
 def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

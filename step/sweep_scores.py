@@ -28,7 +28,7 @@ log = logging.getLogger("sweep")
 CONFIDENCE = 0.95
 _BATCH = 100  # resamples that are summed at once
 _COLUMNS = ("miou", "low", "high", "threshold", "difference", "difference_low", "difference_high",
-            "seed_spread", "images", "folder")  # fmt: skip
+            "compared_with", "seed_spread", "images", "folder")  # fmt: skip
 
 
 class Counts(NamedTuple):
@@ -56,9 +56,12 @@ class Counts(NamedTuple):
         return ious.sum(axis=2) / np.maximum(1, defined.sum(axis=2))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
-    """A point of a sweep. counts: of each seed. usual: it has the values in force."""
+    """A point of a sweep, or the plain maps beside it.
+
+    counts: of each seed. usual: it has the values in force.
+    """
 
     values: dict[str, object]
     counts: list[Counts]
@@ -172,67 +175,73 @@ def bootstrapped(
 
 
 def summarize(
-    folder: Path, baseline: Point | None, points: Sequence[Point], resamples: int, seed: int
+    folder: Path, baselines: Sequence[Point], points: Sequence[Point], resamples: int, seed: int
 ) -> list[dict]:
     """Write sweep.csv and sweep.png into a folder and log the table; its rows.
 
-    Differences are those to the point with the values in force, or to the first one.
+    baselines: the plain maps, one for all points or one for each; none where masks are scored.
     """
-    rows, reference = rows_of(baseline, points, resamples, seed)
+    rows = rows_of(baselines, points, resamples, seed)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     _save_csv(folder / "sweep.csv", rows)
     save_figure(plot(rows, points), folder / "sweep.png")
-    log.info("\n%s", "\n".join(table(rows, reference)))
+    log.info("\n%s", "\n".join(table(rows)))
     log.info("%s and sweep.png", folder / "sweep.csv")
     return rows
 
 
 def rows_of(
-    baseline: Point | None, points: Sequence[Point], resamples: int, seed: int
-) -> tuple[list[dict], Point]:
-    """A row for every point, the baseline first, and the point that they are compared with."""
-    every = [*([baseline] if baseline else []), *points]
-    reference = next((point for point in points if point.usual), points[0])
-    count = len(points[0].counts[0].truth)
+    baselines: Sequence[Point], points: Sequence[Point], resamples: int, seed: int
+) -> list[dict]:
+    """A row for every point, the baselines first.
+
+    Differences are those to the point with the values in force, or to the first one; where the
+    points have plain maps of their own, those to these.
+    """
+    every, count = [*baselines, *points], len(points[0].counts[0].truth)
+    usual = next((point for point in points if point.usual), points[0])
+    own = dict(zip(points, baselines, strict=True)) if len(baselines) > 1 else {}
+    compared = [own.get(point, point if own else usual) for point in every]
+    places = [every.index(reference) for reference in compared]
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         mious = np.stack([point.best_mious(weights) for point in every])
-        return np.concatenate([mious, mious - mious[every.index(reference)]])
+        return np.concatenate([mious, mious - mious[places]])
 
     intervals = bootstrapped(statistic, count, resamples, seed)
     rows = []
-    for point, miou, difference in zip(
-        every, intervals[: len(every)], intervals[len(every) :], strict=True
-    ):
-        one = np.ones((1, count))
-        bests = [counts.mean_ious(one)[0] for counts in point.counts]
+    for number, (point, reference) in enumerate(zip(every, compared, strict=True)):
+        miou, difference = intervals[number], intervals[number + len(every)]
+        bests = [counts.mean_ious(np.ones((1, count)))[0] for counts in point.counts]
         spread = np.std([b.max() for b in bests], ddof=1) if len(bests) > 1 else float("nan")
-        values = (*miou, point.counts[0].at[bests[0].argmax()], *difference, spread, count,
+        to = "" if reference is point else reference.label
+        values = (*miou, point.counts[0].at[bests[0].argmax()], *difference, to, spread, count,
                   point.folder)  # fmt: skip
         rows.append({"point": point.label, **dict(zip(_COLUMNS, values, strict=True))})
-    return rows, reference
+    return rows
 
 
-def table(rows: Sequence[dict], reference: Point) -> list[str]:
+def table(rows: Sequence[dict]) -> list[str]:
     """Lines of the table, in per cent."""
     width = max(len(row["point"]) for row in rows) + 2
-    low, high = "low", "high"
     lines = [f"{'':{width}}{'mIoU (%)':>9}  {'95 %':>14}  {'threshold':>9}  {'difference':>10}  "
              f"{'95 %':>14}"]  # fmt: skip
     for row in rows:
-        inside = f"{100 * row[low]:.2f}..{100 * row[high]:.2f}"
+        inside = f"{100 * row['low']:.2f}..{100 * row['high']:.2f}"
         lines.append(
             f"{row['point']:{width}}{100 * row['miou']:9.2f}  {inside:>14}  {row['threshold']:9.2f}"
-            f"  {_of_difference(row, reference)}"
+            f"  {_of_difference(row)}".rstrip()
         )
-    lines.append(f"differences to {reference.label}; intervals by resampling "
-                 f"{rows[0]['images']} images, the best threshold chosen in each")  # fmt: skip
+    references = list(dict.fromkeys(row["compared_with"] for row in rows if row["compared_with"]))
+    to = references[0] if len(references) == 1 else "the plain maps of each"
+    lines.append(f"differences to {to}, * where the interval leaves out 0; intervals by resampling "
+                 f"the {rows[0]['images']} images, the best threshold chosen in each")  # fmt: skip
     return lines
 
 
-def _of_difference(row: dict, reference: Point) -> str:
-    if row["point"] == reference.label:
+def _of_difference(row: dict) -> str:
+    if not row["compared_with"]:
         return ""
     low, high = 100 * row["difference_low"], 100 * row["difference_high"]
     sure = " *" if low > 0 or high < 0 else ""
@@ -259,6 +268,7 @@ def plot(rows: Sequence[dict], points: Sequence[Point]) -> Figure:
     axes = figure.subplots()
     name, *others = points[0].values
     baseline = rows[: len(rows) - len(points)]
+    shared = len(baseline) == 1
     lines: dict[str, list[tuple[object, dict]]] = {}
     for point, row in zip(points, rows[len(baseline) :], strict=True):
         label = ", ".join(f"{n}={point.values[n]}" for n in others)
@@ -272,11 +282,13 @@ def plot(rows: Sequence[dict], points: Sequence[Point]) -> Figure:
         )
         errors = np.clip([miou - low, high - miou], 0, None)
         axes.errorbar(x, miou, errors, marker="o", capsize=3, label=label or None)
-    for row in baseline:
+    for row in baseline[:1] if shared else ():
         axes.axhline(100 * row["miou"], color="gray", linestyle="--", label=row["point"])
+    for row, point in zip(() if shared else baseline, points, strict=False):
+        axes.plot(places[point.values[name]], 100 * row["miou"], "x", color="gray")
     axes.set(xlabel=name, ylabel="mIoU (%)")
     axes.grid(alpha=0.3)
-    if baseline or others:
+    if shared or others:
         axes.legend(fontsize=8)
     return figure
 

@@ -11,7 +11,7 @@ from misc.cams import load_cam
 from misc.metrics import mean_iou
 from misc.runtime import devices
 from step import sweep
-from step.sweep_scores import Counts, Point, bootstrapped, rows_of
+from step.sweep_scores import Counts, Point, bootstrapped, plot, rows_of, table
 from tests.conftest import TINY
 
 
@@ -91,6 +91,8 @@ def test_points_of_a_grid_share_what_both_have(sample, classifier_file, tmp_path
     assert args.list_dir == tmp_path / "lists"
     args = planner.options({"beta": "8.0"})
     assert args.cam_out_dir == tmp_path / "cam" and args.sem_seg_out_dir.parent.name == "beta=8.0"
+    args = planner.options({"cam_weights_name": "a/b.pth"})  # a given classifier is not trained
+    assert not args.train_cam_pass and str(args.cam_weights_name) == "a/b.pth"
     args = planner.options({"limit": "3"})  # nothing says what it changes: all is its own
     assert args.plain_cam_out_dir == tmp_path / "sweep" / "limit=3" / "cam_plain"
 
@@ -168,16 +170,25 @@ def test_intervals_are_those_of_resampled_images():
 def test_differences_are_paired(confusions):
     """The same maps differ by nothing, however far the images spread."""
     point, same = (Point({"a": n}, [counts_of(confusions)], n == 1, "") for n in (1, 2))
-    rows, reference = rows_of(None, [same, point], 100, 0)
-    assert reference is point
+    rows = rows_of([], [same, point], 100, 0)
+    assert [row["compared_with"] for row in rows] == ["a=1", ""]
     assert rows[0]["low"] < rows[0]["high"]
     assert rows[0]["difference_low"] == rows[0]["difference_high"] == 0
+
+
+def test_points_with_plain_maps_of_their_own_are_compared_with_these(confusions):
+    plain = [Point({"plain CAM": "", "a": n}, [counts_of(confusions)], False, "") for n in (1, 2)]
+    points = [Point({"a": n}, [counts_of(confusions.swapaxes(2, 3))], False, "") for n in (1, 2)]
+    rows = rows_of(plain, points, 20, 0)
+    assert [row["compared_with"] for row in rows] == ["", "", "plain CAM, a=1", "plain CAM, a=2"]
+    assert "the plain maps of each" in table(rows)[-1]
+    plot(rows, points)
 
 
 def test_several_seeds_are_averaged(confusions):
     other = np.roll(confusions, 1, axis=3)
     one, two = counts_of(confusions), counts_of(other)
-    rows, _ = rows_of(None, [Point({"a": 1}, [one, two], True, "")], 50, 0)
+    rows = rows_of([], [Point({"a": 1}, [one, two], True, "")], 50, 0)
     weights = np.ones((1, 6))
     bests = [counts.mean_ious(weights).max() for counts in (one, two)]
     assert rows[0]["miou"] == pytest.approx(np.mean(bests))
