@@ -211,7 +211,7 @@ def save_trace(path: Path, args: Options, stages: list[Stage]) -> None:
         "stages": [asdict(stage) for stage in stages],
     }
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def load_trace(path: Path) -> tuple[dict, list[Stage]]:
