@@ -28,7 +28,7 @@ from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
 from misc.runtime.threads import wait_briefly
-from step.sweep_scores import Point, counts_of_maps, counts_of_masks, summarize
+from step.sweep_scores import Point, check, counts_of_maps, counts_of_masks, summarize
 
 log = logging.getLogger("sweep")
 
@@ -154,9 +154,9 @@ class Planner:
         names = [self._module(name) for name in self._steps(chosen)]
         flags += [f"--{name}_pass" for name in (*names, *_SCORED_BY[self._score]) if name]
         values = parse([*self._words, *flags])
-        if point := _folder_name(chosen, values):
-            flags += ["--result_dir", str(self.base.result_dir / "sweep" / point)]
-            flags += self._shared(chosen, values)
+        if any(getattr(values, name) != getattr(self.base, name) for name in chosen):
+            point = self.base.result_dir / "sweep" / _folder_name(chosen, values)
+            flags += ["--result_dir", str(point), *self._shared(chosen, values)]
         point_args = parse([*self._words, *flags])
         if self._unrecorded(chosen):
             return point_args
@@ -202,6 +202,8 @@ def _folder_name(chosen: dict[str, str], values: Options) -> str:
 
 def run_sweep(planner: Planner, sweep: Sweep, score: str, resamples: int) -> list[dict]:
     """Run all points of a sweep and write its summary; the rows of the table."""
+    folder = planner.base.result_dir / "sweep" / sweep.name
+    check(folder)
     plans = []
     for chosen in sweep.combinations():
         seeds = [{**chosen, "seed": str(seed)} for seed in sweep.seeds] or [chosen]
@@ -218,7 +220,6 @@ def run_sweep(planner: Planner, sweep: Sweep, score: str, resamples: int) -> lis
         return []
     log_to_screen()
     baselines = _baselines(plans, score)
-    folder = planner.base.result_dir / "sweep" / sweep.name
     return distributed.on_first_rank(
         lambda: summarize(folder, baselines, points, resamples, planner.base.seed)
     )

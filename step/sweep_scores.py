@@ -20,6 +20,7 @@ from misc.metrics import ThresholdScores, pseudo_mask_confusion
 from misc.palette import read_label_png
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.files import atomic_path, remove_leftovers
+from misc.storage.outputs import foreign_line, is_foreign
 from step.eval_cam import thresholds
 from step.visualize import save_figure
 
@@ -29,6 +30,7 @@ CONFIDENCE = 0.95
 _BATCH = 100  # resamples that are summed at once
 _COLUMNS = ("miou", "low", "high", "threshold", "difference", "difference_low", "difference_high",
             "compared_with", "seed_spread", "images", "folder")  # fmt: skip
+_HEADER = ("point", *_COLUMNS)
 
 
 class Counts(NamedTuple):
@@ -174,6 +176,17 @@ def bootstrapped(
     return [Interval(*each) for each in zip(values, low, high, strict=True)]
 
 
+def check(folder: Path) -> None:
+    """Raise UserError where a file in the way of the summary is not one of this program."""
+    path = folder / "sweep.csv"
+    if path.exists():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            if file.readline().rstrip("\n") != ",".join(_HEADER):
+                raise UserError(f"{path}: was not made by this program; move it away")
+    if is_foreign(folder / "sweep.png"):
+        raise UserError(foreign_line(folder / "sweep.png"))
+
+
 def summarize(
     folder: Path, baselines: Sequence[Point], points: Sequence[Point], resamples: int, seed: int
 ) -> list[dict]:
@@ -250,11 +263,8 @@ def _of_difference(row: dict) -> str:
 
 
 def _save_csv(path: Path, rows: Sequence[dict]) -> None:
-    header = ["point", *_COLUMNS]
-    if path.exists() and not path.read_text(encoding="utf-8").startswith(",".join(header)):
-        raise UserError(f"{path}: was not made by this program; move it away")
     text = io.StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer = csv.DictWriter(text, _HEADER, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})

@@ -10,6 +10,7 @@ import torch
 from misc.cams import load_cam
 from misc.metrics import mean_iou
 from misc.runtime import devices
+from misc.storage.scores import load_scores
 from step import sweep
 from step.sweep_scores import Counts, Point, bootstrapped, plot, rows_of, table
 from tests.conftest import TINY
@@ -63,7 +64,8 @@ def test_what_does_not_change_is_shared(swept):
     assert [p.parent for p in folder.rglob("cam_plain/*.npy")] == [folder / "cam_plain"] * 4
     assert len(list((folder / "sweep" / "RIB_iter=1" / "cam").glob("*.npy"))) == 4
     assert len(list((folder / "cam").glob("*.npy"))) == 4  # the ordinary run
-    assert not (folder / "sweep" / "RIB_iter=2" / "cam").exists()
+    assert not (folder / "sweep" / "RIB_iter=2").exists()
+    assert {"CAM seed", "RIB seed"} == set(load_scores(folder))
     assert len(list(folder.rglob("cls_labels.npy"))) == 1
     first = sorted((folder / "cam").glob("*.npy"))[0]
     plain = load_cam(folder / "cam_plain" / first.name)["high_res"]
@@ -125,6 +127,16 @@ def test_bad_sweeps_are_refused(sample, tmp_path, capsys, over, complaint):
     assert call(*words) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+def test_a_summary_of_others_is_in_the_way(sample, tmp_path, capsys):
+    path = tmp_path / "r" / "sweep" / "RIB_iter" / "sweep.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine\n")
+    words = ("--voc12_root", sample.root, "--result_dir", tmp_path / "r", "--over", "RIB_iter=1,2")
+    assert call(*words) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    assert path.read_text() == "mine\n" and not (tmp_path / "r" / "lists").exists()
 
 
 # --- numbers ------------------------------------------------------------------------------------
