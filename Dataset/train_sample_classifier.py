@@ -24,7 +24,7 @@ from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.datasets import ClassificationDataset, load_labels
 from misc.data.registry import describe, preparation
 from misc.errors import UserError
-from net.backbones import FixedBatchNorm
+from net.backbones import KINDS, FixedBatchNorm
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
 
@@ -55,11 +55,14 @@ class _LearntBatchNorm(FixedBatchNorm):
     forward = nn.BatchNorm2d.forward
 
 
-def train(info: DatasetInfo, epochs: int, seed: int) -> Net:
-    """A classifier of WIDTH, trained on the image-level labels of a drawn dataset."""
+def train(info: DatasetInfo, epochs: int, seed: int, backbone: str = "resnet50") -> Net:
+    """A classifier of WIDTH, trained on the image-level labels of a drawn dataset.
+
+    backbone: a name of `net.backbones.KINDS`.
+    """
     ids, labels = _labelled(info, info.train_split)
     torch.manual_seed(seed)
-    model = Net(info.num_classes, width=WIDTH).requires_grad_(True).train()
+    model = Net(info.num_classes, name=backbone, width=WIDTH).requires_grad_(True).train()
     _set_norm(model, FixedBatchNorm, _LearntBatchNorm)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
     dataset = ClassificationDataset(info, ids, labels, LONG_RANGE, CROP_SIZE, seed)
@@ -121,6 +124,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--layout", choices=tuple(SAMPLES), default="voc", help="(default: voc)")
     parser.add_argument("--out", type=Path, help="(default: where the scripts look for it)")
+    parser.add_argument(
+        "--backbone", choices=tuple(KINDS), default="resnet50", help="(default: %(default)s)"
+    )
     parser.add_argument("--images", type=int, default=800, help="(default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="(default: %(default)s)")
     parser.add_argument("--borrowed", type=float, default=0.25, help="(default: %(default)s)")
@@ -135,7 +141,7 @@ def main() -> None:
             make_sample(root, args.images, 100, args.seed, args.borrowed, args.layout)
             info = describe(sample.dataset, root)
             preparation(sample.dataset).prepare(info, root / "lists")
-            model = train(info, args.epochs, args.seed)
+            model = train(info, args.epochs, args.seed, args.backbone)
             score = mean_average_precision(model, info, sample.val_list)
             save_checkpoint(out, model, torch.float16)
     except UserError as error:

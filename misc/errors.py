@@ -16,6 +16,10 @@ class UserError(Exception):
     by_kind: Mapping[str, Iterable[str]] | None = None  # all problems, where there may be several
 
 
+class NotReproducedError(Exception):
+    """A run that is complete is not like the one that it is compared with (exit code 1)."""
+
+
 class Problems:
     """What is wrong with the input, by kind ("image", "map in FOLDER"); no message twice."""
 

@@ -31,6 +31,7 @@ class RIBSettings:
     explode_ratio: float = 0.7
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     num_pooled_classes: int | None = None  # None: all; see gndp2d
+    final_activation: str = "none"  # or "sigmoid", which is what the paper argues against
 
 
 @dataclass
@@ -59,7 +60,8 @@ def gndp2d(
         below it. The choice of pixels carries no gradient. The maximum is taken with its sign: a
         map that is negative everywhere keeps no pixel.
     num_pooled_classes: leaves pixels out for the first so many classes only. 20 gives what the
-        original implementation does on COCO; None treats all classes alike.
+        original implementation does on COCO; None treats all classes alike, 0 leaves out nothing,
+        which is global average pooling.
     """
     present = present.bool()
     if num_pooled_classes is not None:
@@ -75,9 +77,13 @@ def gndp2d(
 def rib_loss(raw: Tensor, labels: Tensor, settings: RIBSettings) -> Tensor:
     """Minus the sum of logits x labels: no sigmoid, so that nothing saturates (RIB, Sec. 3.1).
 
+    With the final activation "sigmoid", for comparison, minus the sum of log(sigmoid(logits)) x
+    labels: the same but that a gradient fades as its logit grows.
     raw: maps B x C x h x w, signed. labels: B x C multi-hot. Returns a scalar.
     """
     logits = gndp2d(raw, labels, settings.tau, settings.num_pooled_classes)
+    if settings.final_activation == "sigmoid":
+        logits = torch.nn.functional.logsigmoid(logits)
     return -(logits * labels).sum()
 
 

@@ -8,7 +8,7 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
-from misc.data.image_cache import ImageCache, cache_room
+from misc.data.image_cache import cache_of, cache_room
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime import distributed
@@ -41,7 +41,8 @@ class MakeRIBCAM(Refiner):
     def __init__(self, args: Options):
         super().__init__(args)
         self.train_ids = args.image_ids("train", limited=False)
-        self.cache = ImageCache(len(self.train_ids), cache_room(args.image_cache))
+        images = (args.info.root, *args.info.read_as().items(), self.train_ids)
+        self.cache = cache_of(images, len(self.train_ids), cache_room(args.image_cache))
 
     @classmethod
     def iterations(cls, args: Options) -> int:
@@ -49,7 +50,8 @@ class MakeRIBCAM(Refiner):
 
     @classmethod
     def depends_on(cls, args: Options) -> tuple[str, ...]:
-        return (*cls.options, *(MakeAdvCAM.options if args.RIB_climbed else ()))
+        activation = ("RIB_final_activation",) if args.RIB_final_activation != "none" else ()
+        return (*cls.options, *activation, *(MakeAdvCAM.options if args.RIB_climbed else ()))
 
     @classmethod
     def inputs(cls, args: Options) -> dict[str, str]:
@@ -115,6 +117,7 @@ def rib_settings(args: Options) -> RIBSettings:
         explode_ratio=args.explode_ratio,
         scales=args.cam_scales,
         num_pooled_classes=args.num_pooled_classes,
+        final_activation=args.RIB_final_activation,
     )
 
 

@@ -88,6 +88,7 @@ SEG_PRESETS_BY_DATASET = {
     "coco14": {"rib": {**_RIB, "iterations": 100_000, "crop_size": 481}},
 }  # fmt: skip
 PRECISIONS = ("float32", "tf32", "bf16", "float64")
+EXPECTED = Path(__file__).resolve().parent.parent.parent / "Demo" / "expected.json"
 EXPORTS = ("voc", "mmseg", "coco", "yolo", "soft", "onehot")
 NUMBERINGS = ("class", "label")  # of classes in maps of others: from 0, or as in masks
 # The flags of IRN for two of the steps are shorter than the names of their modules.
@@ -360,6 +361,7 @@ def build_parser() -> argparse.ArgumentParser:
     _output_options(parser.add_argument_group("output"))
     _page_options(parser.add_argument_group("page and animations"))
     _exchange_options(parser.add_argument_group("exchange with other programs"))
+    _comparison_options(parser.add_argument_group("comparison with other runs"))
     _toy_options(parser.add_argument_group("toy experiment (of the paper; no step of the method)"))
     return parser
 
@@ -517,9 +519,12 @@ def _rib_options(group: argparse._ArgumentGroup) -> None:
     add("--disjoint_prob", type=_fraction, default=1.0, metavar="P",
         help="chance that a batch shares no class with the target; otherwise its images have all "
         "of the target's classes (default: %(default)s)")
-    add("--num_pooled_classes", type=_count, metavar="N",
+    add("--num_pooled_classes", type=_count_or_zero, metavar="N",
         help="leave discriminative pixels out for the first N classes only (20 is what the "
-        "original implementation does on COCO; default: all)")
+        "original implementation does on COCO, 0 is global average pooling; default: all)")
+    add("--RIB_final_activation", choices=("none", "sigmoid"), default="none",
+        help="for comparison: sigmoid keeps the saturating activation, which RIB takes out, in its "
+        "loss; --stop_th, which looks at logits, then hardly ever stops (default: %(default)s)")
 
 
 def _advcam_options(group: argparse._ArgumentGroup) -> None:
@@ -725,6 +730,22 @@ def _exchange_options(group: argparse._ArgumentGroup) -> None:
         help="peak: cut these maps at zero and divide each by its maximum (default: %(default)s)")
     add("--import_resize", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="stretch maps that have other proportions than their image (otherwise an error)")
+
+
+def _comparison_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--expect", type=Path, nargs="?", const=EXPECTED, metavar="FILE",
+        help="behind a run, or with --report alone: say whether the scores lie in the ranges of "
+        "this file, the paper's or those of the samples; exit code 1 where one does not (default "
+        "of FILE: Demo/expected.json)")
+    add("--expect_record", type=Path, metavar="FILE",
+        help="keep the scores of RESULT_DIR in such a file, as what is expected of these images")
+    add("--trace", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="behind a run, or with --report alone: write digests of all stages, of the first 100 "
+        "images, into RESULT_DIR/trace.json")
+    add("--trace_compare", type=Path, metavar="FILE",
+        help="trace, and name the first stage that differs from this trace of another run, and "
+        "the options that do; exit code 1 where one is beyond its tolerance")
 
 
 def _toy_options(group: argparse._ArgumentGroup) -> None:

@@ -6,10 +6,12 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from misc.cli import expect
 from misc.cli.bill import expectation, say_bill, say_kept
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
 from misc.cli.log import log_to_screen, start_log
@@ -19,7 +21,7 @@ from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
 from misc.cli.steps import load_steps, makers
 from misc.data.registry import preparation
-from misc.errors import StoppedError, UserError
+from misc.errors import NotReproducedError, StoppedError, UserError
 from misc.runtime import distributed, interrupts
 from misc.runtime.devices import (
     check_device,
@@ -39,22 +41,36 @@ def execute(args: Options, ends_process: bool = False) -> int:
 
     ends_process: the caller does nothing but exit with it; see `interrupts.noticed`.
     """
-    try:
-        with interrupts.noticed(ends_process):
-            if args.report:
-                log_to_screen()
-                show_report(args)
-                return 0
-            if args.toy_experiment_pass:
-                run_toy(args)
-                return 0
+
+    def work() -> None:
+        if args.report:
+            log_to_screen()
+            check_comparisons(args)
+            show_report(args)
+            compare(args)
+        elif args.toy_experiment_pass:
+            run_toy(args)
+        else:
             check_device(args.device)
             with distributed.joined(uses_cuda(args.resources)):
                 run(args)
+
+    return said_plainly(work, ends_process)
+
+
+def said_plainly(work: Callable[[], object], ends_process: bool = False) -> int:
+    """Do something; returns the exit code, after one line for what ended it."""
+    try:
+        with interrupts.noticed(ends_process):
+            work()
     except UserError as error:
         if not isinstance(error, distributed.SaidElsewhereError):
             _say_each("error", str(error))
         return 2
+    except NotReproducedError as error:
+        if distributed.rank() == 0:
+            _say_each("compared", str(error))
+        return 1
     except (StoppedError, OSError) as error:  # such as a full disk, or a folder that is gone
         _say_each("stopped", f"{error}; the same command resumes where it stopped")
         return 1
@@ -103,6 +119,7 @@ def run(args: Options) -> None:
         expected = first(lambda: expectation(args, steps))
         real = run_steps(args, steps)
         say_kept(expected, real)
+        compare(args)
 
 
 def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
@@ -125,6 +142,7 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     preflight = Preflight(args, list(steps))
     for step in steps.values():
         preflight.collect(partial(step.check, args, preflight))
+    preflight.collect(partial(check_comparisons, args))
     if args.report_html:
         page = importlib.import_module("step.html_report")
         preflight.collect(partial(page.check, args), "output")
@@ -147,6 +165,33 @@ def make_page(args: Options) -> None:
         importlib.import_module("step.animate").run(args)
     if args.report_html:
         importlib.import_module("step.html_report").run(args)
+
+
+def check_comparisons(args: Options) -> None:
+    """Raise UserError where what a run is to be compared with cannot be read."""
+    expect.check(args)
+    if args.trace or args.trace_compare:
+        importlib.import_module("step.trace").check(args)
+
+
+def compare(args: Options) -> None:
+    """Trace a finished run, and compare it and its scores where this was asked for.
+
+    Raises NotReproducedError where it is another one. Every rank calls it.
+    """
+
+    def problems() -> list[str]:
+        found = []
+        if args.trace or args.trace_compare:
+            found.append(importlib.import_module("step.trace").run(args))
+        if args.expect_record:
+            expect.record(args)
+        if args.expect:
+            found.append(expect.run(args))
+        return [text for text in found if text]
+
+    if lines := distributed.on_first_rank(problems):
+        raise NotReproducedError("\n".join(lines))
 
 
 def run_steps(args: Options, steps: dict[str, ModuleType]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import fcntl
 import mmap
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from multiprocessing.reduction import DupFd
 
@@ -21,6 +21,31 @@ def cache_room(gib: float | None) -> int:
     """Bytes of decoded images that each rank of this machine keeps; None: an eighth of the free."""
     room = available_bytes() // 8 if gib is None else int(gib * 2**30)
     return room // distributed.local_size()
+
+
+class _Kept:
+    """Caches that later steps of this process use again; None outside of `kept_caches`."""
+
+    caches: "dict[Hashable, ImageCache] | None" = None
+
+
+@contextmanager
+def kept_caches() -> Iterator[None]:
+    """In the block, `cache_of` gives for the same images the cache that was filled before."""
+    _Kept.caches = {}
+    try:
+        yield
+    finally:
+        _Kept.caches = None
+
+
+def cache_of(images: Hashable, count: int, room: int) -> "ImageCache":
+    """A cache of `count` images; images: says which they are, and how they are read."""
+    if _Kept.caches is None:
+        return ImageCache(count, room)
+    if images not in _Kept.caches:
+        _Kept.caches[images] = ImageCache(count, room)
+    return _Kept.caches[images]
 
 
 class ImageCache:

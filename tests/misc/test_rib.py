@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from misc.cams import merge_scales, pair_map
-from misc.rib import RIBSettings, fine_tune, gndp2d
+from misc.rib import RIBSettings, fine_tune, gndp2d, rib_loss
 from misc.runtime.memory import RowTooLargeError
 from net.engine import Engine
 from net.resnet50_cam import CAM
@@ -293,3 +293,29 @@ def test_the_budget_is_kept_for_the_next_image(thin, caplog):
 def test_an_image_that_does_not_fit_at_all(thin):
     with pytest.raises(RowTooLargeError, match="96 x 96"):
         small_memory_run(thin, room=143)
+
+
+# --- what the paper compares with ---------------------------------------------------------------
+
+
+def test_no_pooled_class_is_global_average_pooling(thin):
+    model, pairs, label, _ = thin
+    raw = model(pairs[0])
+    torch.testing.assert_close(gndp2d(raw, label, 0.4, 0), raw.mean(dim=(2, 3)))
+    assert not torch.allclose(gndp2d(raw, label, 0.4), raw.mean(dim=(2, 3)))
+
+
+def test_the_gradient_fades_with_the_logit_where_the_final_activation_is_kept():
+    """Without it, ten times the logit has the same gradient."""
+    label, gradients = torch.tensor([[1.0, 0.0]]), {}
+    for activation in ("none", "sigmoid"):
+        for scale in (1.0, 10.0):
+            raw = torch.tensor([[1.0, 0.5], [2.0, 1.0]]).repeat(1, 2, 1, 1).mul(scale)
+            raw.requires_grad_(True)
+            rib_loss(raw, label, settings(tau=2.0, final_activation=activation)).backward()
+            assert raw.grad[:, 1].abs().max() == 0  # not the image's class
+            gradients[activation, scale] = raw.grad[0, 0, 0, 0].item()
+    assert gradients["none", 1.0] == gradients["none", 10.0] == -0.25
+    fading = 1 / (1 + np.exp(1.125))
+    assert gradients["sigmoid", 1.0] == pytest.approx(-0.25 * fading, rel=1e-5)
+    assert abs(gradients["sigmoid", 10.0]) < 1e-4 * 0.25

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from misc.data import image_cache
-from misc.data.image_cache import ImageCache, cache_room
+from misc.data.image_cache import ImageCache, cache_of, cache_room, kept_caches
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory of Linux")
 
@@ -119,3 +119,12 @@ def test_room_is_shared_by_the_ranks_of_a_machine(monkeypatch):
     assert (cache_room(None), cache_room(0.5), cache_room(0)) == (1000, 2**29, 0)
     monkeypatch.setattr(image_cache.distributed, "local_size", lambda: 4)
     assert cache_room(None) == 250
+
+
+def test_in_a_sweep_the_same_images_are_decoded_once():
+    images = ("root", ("a", "b"))
+    with kept_caches():
+        cache_of(images, 2, 10_000).get(1, lambda: picture(1))
+        assert np.array_equal(cache_of(images, 2, 10_000).get(1, unread), picture(1))
+        assert cache_of(("root", ("a", "c")), 2, 10_000) is not cache_of(images, 2, 10_000)
+    assert cache_of(images, 2, 10_000) is not cache_of(images, 2, 10_000)

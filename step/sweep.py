@@ -1,0 +1,314 @@
+"""Ablations: the same run at several values of an option, scored with intervals over the images.
+
+    python -m step.sweep --over RIB_iter=1,3,5,10,20 [options of run_sample.py]
+    python -m step.sweep --preset tau [options of run_sample.py]
+
+Every point is a result folder of its own below RESULT_DIR/sweep/, where the outputs go that its
+values change; what they do not change (plain maps, the classifier, lists) is in RESULT_DIR itself,
+made once and shared, and so is all of the point with the values in force: that is the ordinary run.
+The same command resumes, and finished points are not made again. It is no step of the method:
+`run_sample.py` leaves it out.
+"""
+
+import argparse
+import itertools
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from misc.cli.log import log_to_screen
+from misc.cli.options import RECAM, Options, build_parser, parse
+from misc.cli.run import run as run_pipeline
+from misc.cli.run import said_plainly
+from misc.cli.steps import load_steps
+from misc.data.image_cache import kept_caches
+from misc.errors import UserError
+from misc.runtime import distributed
+from misc.runtime.devices import check_device, uses_cuda
+from misc.runtime.threads import wait_briefly
+from step.sweep_scores import Point, check, counts_of_maps, counts_of_masks, summarize
+
+log = logging.getLogger("sweep")
+
+# What the paper asks (Sec. 3 and 4), by the name of its symbol or idea. Numbers with an x are
+# multiples of the value in force, since samples and data sets differ in what is usual.
+PRESETS = {
+    "K": "RIB_iter=1,3,5,10,20",
+    "tau": "score_th=0.2,0.3,0.4,0.5,0.6",
+    "m": "stop_th=0.25x,0.5x,1x,2x,4x",
+    "B": "RIB_batch_size=0.25x,0.5x,1x,1.5x",
+    "pooling": "num_pooled_classes=all,0",  # GNDRP, and global average pooling
+    "activation": "RIB_final_activation=none,sigmoid",
+    "disjoint": "disjoint_prob=1,0.5,0",
+    "lr": "RIB_lr=0.25x,0.5x,1x,2x,4x",
+}
+# What each step starts from, beside the dataset.
+_UPSTREAM = {
+    "train_cam": (),
+    "make_cam": ("train_cam",),
+    "maps": ("train_cam",),
+    "cam_to_ir_label": ("maps",),
+    "train_irn": ("cam_to_ir_label",),
+    "make_sem_seg_labels": ("maps", "train_irn"),
+}
+_STEPS_OF = {"seed": ("train_cam", "make_cam", "maps"), "masks": tuple(_UPSTREAM)}
+_SCORED_BY = {"seed": ("eval_cam",), "masks": ("eval_cam", "eval_sem_seg")}
+# In the settings of a step at some of their values only.
+_CONDITIONAL = {"RIB_final_activation"}
+# These say where things go or what a command does, which a sweep decides.
+_NOT_SWEPT = re.compile(
+    r".*(_pass|_out_dir|_dir)|check|report.*|compare|visualize|animate|overwrite|log_name|export.*|"
+    r"recam|seed|dataset|result_dir|with_.*|limit|trace.*|expect"
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An option and the values that a sweep gives it, as words of a command line."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A grid over some options, run at each of some seeds (none: the one in force)."""
+
+    axes: tuple[Axis, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Folder of the summary, below RESULT_DIR/sweep/."""
+        seeds = (f"seeds={','.join(map(str, self.seeds))}",) if self.seeds else ()
+        return "+".join((*(axis.name for axis in self.axes), *seeds))
+
+    def combinations(self) -> Iterator[dict[str, str]]:
+        """Words by option, for every point."""
+        names = [axis.name for axis in self.axes]
+        for words in itertools.product(*(axis.words for axis in self.axes)):
+            yield dict(zip(names, words, strict=True))
+
+
+def axis(text: str, base: Options) -> Axis:
+    """Option and values from a text such as "RIB_iter=1,3,5"; UserError where it is none.
+
+    Values with commas in them are separated by semicolons. `0.5x` is half the value in force, `all`
+    the number of classes.
+    """
+    name, equals, values = text.partition("=")
+    name = name.removeprefix("--")
+    words = [word.strip() for word in values.split(";" if ";" in values else ",")]
+    if not equals or not all(words):
+        raise UserError(f"--over {text}: is not OPTION=VALUE,VALUE,...")
+    known = {action.dest for action in build_parser()._actions}
+    if name not in known or _NOT_SWEPT.fullmatch(name):
+        kind = "cannot be swept over" if name in known else "is not an option of run_sample.py"
+        advice = "; --seeds gives seeds" if name == "seed" else ""
+        raise UserError(f"--over {text}: {name} {kind}{advice}")
+    if repeated := {word for word in words if words.count(word) > 1}:
+        raise UserError(f"--over {text}: {min(repeated)} is there twice")
+    # Of a small number two multiples may be the same.
+    return Axis(name, tuple(dict.fromkeys(_value_in_force(name, word, base) for word in words)))
+
+
+def _value_in_force(name: str, word: str, base: Options) -> str:
+    if name == "num_pooled_classes" and word == "all":
+        return str(base.info.num_classes)
+    factor = re.fullmatch(r"([\d.]+)x", word)
+    value = getattr(base, name)
+    if not factor or not isinstance(value, (int, float)):
+        return word
+    if isinstance(value, int):
+        return str(max(1, round(float(factor[1]) * value)))
+    return f"{float(factor[1]) * value:g}"
+
+
+class Planner:
+    """Options of the points of a sweep, and which of their folders they share.
+
+    words: the options of run_sample.py that are the same for all. score: a key of _STEPS_OF.
+    """
+
+    def __init__(self, words: Sequence[str], score: str):
+        self._words, self.base, self._score = list(words), parse(list(words)), score
+        refused = [n for n in self.base.given if n.endswith("_pass") or n == "log_name"]
+        if refused:
+            raise UserError(f"--{refused[0]}: leave it out; a sweep decides this (--score)")
+        if self.base.recam == "none" and score == "seed":
+            raise UserError("--recam none: plain maps are the same at all points; give another")
+
+    def _steps(self, chosen: dict[str, str]) -> list[str]:
+        """Keys of _UPSTREAM; as in an ordinary run, a classifier that is given is not trained."""
+        given = "cam_weights_name" in (*self.base.said, *chosen)
+        return [name for name in _STEPS_OF[self._score] if name != "train_cam" or not given]
+
+    def _module(self, name: str) -> str:
+        return RECAM[self.base.recam][0] if name == "maps" else name
+
+    def options(self, chosen: dict[str, str]) -> Options:
+        """The options of a point. chosen: words by swept option."""
+        flags = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+        names = [self._module(name) for name in self._steps(chosen)]
+        flags += [f"--{name}_pass" for name in (*names, *_SCORED_BY[self._score]) if name]
+        values = parse([*self._words, *flags])
+        if any(getattr(values, name) != getattr(self.base, name) for name in chosen):
+            point = self.base.result_dir / "sweep" / _folder_name(chosen, values)
+            flags += ["--result_dir", str(point), *self._shared(chosen, values)]
+        point_args = parse([*self._words, *flags])
+        if self._unrecorded(chosen):
+            return point_args
+        return point_args.with_list_dir(self.base.list_dir)
+
+    def _unrecorded(self, chosen: dict[str, str]) -> bool:
+        """Whether a swept option is in no step's settings, so that nothing says what it changes."""
+        steps = load_steps([name for name in map(self._module, self._steps(chosen)) if name])
+        recorded = {n for step in steps.values() for n in step.settings(self.base)}
+        return not set(chosen) - _CONDITIONAL <= recorded
+
+    def _shared(self, chosen: dict[str, str], values: Options) -> list[str]:
+        """Flags that send a step's output to the folder of the values that change it."""
+        if self._unrecorded(chosen):
+            return []
+        flags, changed_by = [], {}
+        for name in self._steps(chosen):
+            module = self._module(name)
+            if not module:
+                continue
+            step = load_steps([module])[module]
+            recorded = {*step.settings(self.base), *step.settings(values)}
+            upstream = [changed_by.get(other, set()) for other in _UPSTREAM[name]]
+            changed = {n for n in chosen if getattr(values, n) != getattr(self.base, n)}
+            changed_by[name] = (changed & recorded).union(*upstream)
+            own = {n: word for n, word in chosen.items() if n in changed_by[name]}
+            for flag, path in step.writes(self.base).items():
+                if own:
+                    path = self.base.result_dir / "sweep" / _folder_name(own, values) / path.name
+                flags += [flag, str(path)] if flag.startswith("--") else []
+        return flags
+
+
+def _folder_name(chosen: dict[str, str], values: Options) -> str:
+    """Such as "RIB_iter=5,score_th=0.4"; one number has one name, however it was written."""
+    parts = []
+    for name in chosen:
+        value = getattr(values, name)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        parts.append(f"{name}={re.sub(r'[^A-Za-z0-9.,+_-]', '_', text)}")
+    return ",".join(parts)
+
+
+def run_sweep(planner: Planner, sweep: Sweep, score: str, resamples: int) -> list[dict]:
+    """Run all points of a sweep and write its summary; the rows of the table."""
+    folder = planner.base.result_dir / "sweep" / sweep.name
+    check(folder)
+    plans = []
+    for chosen in sweep.combinations():
+        seeds = [{**chosen, "seed": str(seed)} for seed in sweep.seeds] or [chosen]
+        plans.append((chosen, [planner.options(each) for each in seeds]))
+    points = []
+    for number, (chosen, runs) in enumerate(plans, start=1):
+        for args in runs:
+            log_to_screen()
+            log.info("point %d of %d: %s", number, len(plans), args.result_dir)
+            run_pipeline(args)
+        if not runs[0].check:
+            points.append(_point(chosen, runs, planner.base, score))
+    if not points:
+        return []
+    log_to_screen()
+    baselines = _baselines(plans, score)
+    return distributed.on_first_rank(
+        lambda: summarize(folder, baselines, points, resamples, planner.base.seed)
+    )
+
+
+def _point(chosen: dict[str, str], runs: list[Options], base: Options, score: str) -> Point:
+    counted = counts_of_maps if score == "seed" else counts_of_masks
+    values = {name: getattr(runs[0], name) for name in chosen}
+    usual = all(getattr(base, name) == value for name, value in values.items())
+    folders = [args.cam_out_dir if score == "seed" else args.sem_seg_out_dir for args in runs]
+    counts = [counted(args, folder) for args, folder in zip(runs, folders, strict=True)]
+    return Point(values, counts, usual, str(runs[0].result_dir))
+
+
+def _baselines(plans: list[tuple[dict[str, str], list[Options]]], score: str) -> list[Point]:
+    """The plain maps beside refined ones: of all points, or of each that has its own."""
+    if score != "seed":
+        return []
+    folders = {runs[0].plain_cam_out_dir for _, runs in plans}
+    found = []
+    for chosen, runs in plans[: 1 if len(folders) == 1 else None]:
+        values = {"plain CAM": "", **(chosen if len(folders) > 1 else {})}
+        counts = [counts_of_maps(args, args.plain_cam_out_dir) for args in runs]
+        found.append(Point(values, counts, False, str(runs[0].plain_cam_out_dir)))
+    return found
+
+
+def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m step.sweep", allow_abbrev=False,
+        description="The same run at several values of an option. All other options are those of "
+        "run_sample.py, and are the same at all points.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--over", action="append", default=[], metavar="OPTION=VALUE,VALUE,...",
+        help="an option of run_sample.py and its values; several make a grid. Values that have "
+        "commas are separated by semicolons; 0.5x is half the value in force")  # fmt: skip
+    add("--preset", nargs="+", choices=tuple(PRESETS), default=[],
+        help="the paper's questions, a sweep each: "
+        + "; ".join(f"{name}: {text}" for name, text in PRESETS.items()))  # fmt: skip
+    add("--seeds", type=_integers, default=(), metavar="N,N,...",
+        help="run each point with these seeds and report their mean (default: --seed)")  # fmt: skip
+    add("--score", choices=tuple(_STEPS_OF), default="seed",
+        help="what is scored: the maps of --recam, or the pseudo masks, for which every point "
+        "trains IRN where an option changes it (default: %(default)s)")  # fmt: skip
+    add("--resamples", type=_positive, default=2000, metavar="N",
+        help="of the bootstrap (default: %(default)s)")  # fmt: skip
+    args, words = parser.parse_known_args(argv)
+    if not args.over and not args.preset:
+        parser.error("give --over or --preset")
+    return args, words
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(map(int, text.split(","))))
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be at least 1")
+    return value
+
+
+def _sweeps(args: argparse.Namespace, base: Options) -> Iterable[Sweep]:
+    """The sweeps of a command line: one for each preset, and the grid of --over."""
+    grids = [[PRESETS[name]] for name in dict.fromkeys(args.preset)]
+    grids += [args.over] if args.over else []
+    for texts in grids:
+        axes = tuple(axis(text, base) for text in texts)
+        if len({a.name for a in axes}) < len(axes):
+            raise UserError(f"--over {texts[-1]}: this option is there twice")
+        yield Sweep(axes, args.seeds)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    args, words = _parsed(argv)
+
+    def sweep_all() -> None:
+        planner = Planner(words, args.score)
+        sweeps = list(_sweeps(args, planner.base))
+        check_device(planner.base.device)
+        with distributed.joined(uses_cuda(planner.base.resources)), kept_caches():
+            for sweep in sweeps:
+                run_sweep(planner, sweep, args.score, args.resamples)
+
+    return said_plainly(sweep_all, ends_process=argv is None)
+
+
+if __name__ == "__main__":
+    wait_briefly()
+    sys.exit(main())

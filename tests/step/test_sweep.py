@@ -1,0 +1,207 @@
+"""Sweeps: what is shared among points, what a summary says, and what is refused."""
+
+import csv
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from misc.cams import load_cam
+from misc.metrics import mean_iou
+from misc.runtime import devices
+from misc.storage.scores import load_scores
+from step import sweep
+from step.sweep_scores import Counts, Point, bootstrapped, plot, rows_of, table
+from tests.conftest import TINY
+
+
+def call(*words) -> int:
+    """`python -m step.sweep` in this process; its exit code."""
+    root, threads = logging.getLogger(), torch.get_num_threads()
+    handlers, level = root.handlers[:], root.level
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(devices, "cpu_count", lambda: 1)
+            return sweep.main([*TINY, *map(str, words)])
+    except SystemExit as end:
+        return end.code
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def swept(sample, classifier_file, tmp_path_factory):
+    """Folder and command of a sweep over K = 1 and 2, the second of which is in force."""
+    folder = tmp_path_factory.mktemp("sweep") / "r"
+    words = ["--voc12_root", sample.root, "--cam_weights_name", classifier_file, "--limit", 4]
+    words += ["--result_dir", folder, "--over", "RIB_iter=1,2", "--resamples", 50]
+    assert call(*words) == 0
+    return folder, words
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_writes_a_table_and_a_plot(swept):
+    rows = read(swept[0] / "sweep" / "RIB_iter" / "sweep.csv")
+    assert [row["point"] for row in rows] == ["plain CAM", "RIB_iter=1", "RIB_iter=2"]
+    assert rows[0]["miou"] == rows[1]["miou"] != rows[2]["miou"]  # the first maps are the plain CAM
+    assert all(float(row["low"]) <= float(row["high"]) for row in rows)
+    assert {row["images"] for row in rows} == {"4"}
+    assert float(rows[2]["difference"]) == 0  # to itself: it has the value in force
+    assert (swept[0] / "sweep" / "RIB_iter" / "sweep.png").stat().st_size > 5000
+
+
+def test_what_does_not_change_is_shared(swept):
+    folder, _ = swept
+    assert [p.parent for p in folder.rglob("cam_plain/*.npy")] == [folder / "cam_plain"] * 4
+    assert len(list((folder / "sweep" / "RIB_iter=1" / "cam").glob("*.npy"))) == 4
+    assert len(list((folder / "cam").glob("*.npy"))) == 4  # the ordinary run
+    assert not (folder / "sweep" / "RIB_iter=2").exists()
+    assert {"CAM seed", "RIB seed"} == set(load_scores(folder))
+    assert len(list(folder.rglob("cls_labels.npy"))) == 1
+    first = sorted((folder / "cam").glob("*.npy"))[0]
+    plain = load_cam(folder / "cam_plain" / first.name)["high_res"]
+    assert np.array_equal(load_cam(folder / "sweep/RIB_iter=1/cam" / first.name)["high_res"], plain)
+
+
+def test_a_finished_sweep_makes_nothing_again(swept):
+    folder, words = swept
+    made = {p: p.stat().st_mtime_ns for p in folder.rglob("*.npy")}
+    before = read(folder / "sweep" / "RIB_iter" / "sweep.csv")
+    assert call(*words) == 0
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.npy")} == made
+    assert read(folder / "sweep" / "RIB_iter" / "sweep.csv") == before
+
+
+def test_points_of_a_grid_share_what_both_have(sample, classifier_file, tmp_path):
+    words = ["--voc12_root", sample.root, "--cam_weights_name", classifier_file,
+             "--result_dir", tmp_path, "--RIB_iter", 2]  # fmt: skip
+    planner = sweep.Planner([*TINY, *map(str, words)], "masks")
+    args = planner.options({"RIB_iter": "3", "beta": "8", "score_th": "0.4"})
+    assert args.plain_cam_out_dir == tmp_path / "cam_plain"
+    assert args.cam_out_dir == tmp_path / "sweep" / "RIB_iter=3" / "cam"
+    assert args.irn_weights_name == tmp_path / "sweep" / "RIB_iter=3" / "res50_irn.pth"
+    assert args.sem_seg_out_dir == tmp_path / "sweep" / "RIB_iter=3,beta=8.0" / "sem_seg"
+    assert args.list_dir == tmp_path / "lists"
+    args = planner.options({"beta": "8.0"})
+    assert args.cam_out_dir == tmp_path / "cam" and args.sem_seg_out_dir.parent.name == "beta=8.0"
+    args = planner.options({"cam_weights_name": "a/b.pth"})  # a given classifier is not trained
+    assert not args.train_cam_pass and str(args.cam_weights_name) == "a/b.pth"
+    args = planner.options({"limit": "3"})  # nothing says what it changes: all is its own
+    assert args.plain_cam_out_dir == tmp_path / "sweep" / "limit=3" / "cam_plain"
+
+
+def test_every_preset_is_one_of_run_samples_options(sample, classifier_file):
+    words = ["--voc12_root", sample.root, "--cam_weights_name", classifier_file]
+    planner = sweep.Planner([*TINY, *map(str, words)], "seed")
+    found = {name: sweep.axis(text, planner.base) for name, text in sweep.PRESETS.items()}
+    for axis in found.values():
+        for word in axis.words:
+            planner.options({axis.name: word})
+    assert found["lr"].words == ("2e-06", "4e-06", "8e-06", "1.6e-05", "3.2e-05")
+    assert found["pooling"].words == ("20", "0")
+
+
+@pytest.mark.parametrize(
+    ("over", "complaint"),
+    [
+        ("RIB_iter", "is not OPTION=VALUE"),
+        ("RIB_iter=1,,2", "is not OPTION=VALUE"),
+        ("RIB_itre=1,2", "is not an option of run_sample.py"),
+        ("cam_out_dir=a,b", "cannot be swept over"),
+        ("seed=1,2", "--seeds gives seeds"),
+        ("RIB_iter=1,1", "is there twice"),
+        ("RIB_iter=1,x", "'x' is not a number"),
+    ],
+)
+def test_bad_sweeps_are_refused(sample, tmp_path, capsys, over, complaint):
+    words = ("--voc12_root", sample.root, "--result_dir", tmp_path / "r", "--over", over)
+    assert call(*words) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_summary_of_others_is_in_the_way(sample, tmp_path, capsys):
+    path = tmp_path / "r" / "sweep" / "RIB_iter" / "sweep.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine\n")
+    words = ("--voc12_root", sample.root, "--result_dir", tmp_path / "r", "--over", "RIB_iter=1,2")
+    assert call(*words) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    assert path.read_text() == "mine\n" and not (tmp_path / "r" / "lists").exists()
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def confusions():
+    """Of 6 images at 3 thresholds with 4 labels, the last of which is nowhere."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 50, (6, 3, 4, 4))
+    pixels[:, :, 3], pixels[:, :, :, 3] = 0, 0
+    return pixels
+
+
+def counts_of(confusions) -> Counts:
+    agreed = np.diagonal(confusions, axis1=2, axis2=3)
+    return Counts(agreed, confusions.sum(axis=2), confusions[:, 0].sum(axis=2), np.arange(3) / 10)
+
+
+def test_miou_of_weighted_images_is_that_of_their_confusion(confusions):
+    confusions[:, 1:] = confusions[:, :1]  # the truth is the same at all thresholds
+    weights = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 0, 3, 1, 0]], float)
+    found = counts_of(confusions).mean_ious(weights)
+    for row, weight in zip(found, weights, strict=True):
+        whole = (weight[:, None, None, None] * confusions).sum(axis=0)
+        np.testing.assert_allclose(row, mean_iou(whole))
+
+
+def test_intervals_are_those_of_resampled_images():
+    values = np.random.default_rng(1).normal(5, 2, 40)
+
+    def mean(weights):
+        return (weights @ values / weights.sum(axis=1))[None]
+
+    (interval,) = bootstrapped(mean, 40, 4000, 0)
+    assert interval.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / np.sqrt(40)
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.12)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.12)
+    assert np.isnan(bootstrapped(lambda w: w, 1, 10, 0)[0].low)  # one image cannot be resampled
+
+
+def test_differences_are_paired(confusions):
+    """The same maps differ by nothing, however far the images spread."""
+    point, same = (Point({"a": n}, [counts_of(confusions)], n == 1, "") for n in (1, 2))
+    rows = rows_of([], [same, point], 100, 0)
+    assert [row["compared_with"] for row in rows] == ["a=1", ""]
+    assert rows[0]["low"] < rows[0]["high"]
+    assert rows[0]["difference_low"] == rows[0]["difference_high"] == 0
+
+
+def test_points_with_plain_maps_of_their_own_are_compared_with_these(confusions):
+    plain = [Point({"plain CAM": "", "a": n}, [counts_of(confusions)], False, "") for n in (1, 2)]
+    points = [Point({"a": n}, [counts_of(confusions.swapaxes(2, 3))], False, "") for n in (1, 2)]
+    rows = rows_of(plain, points, 20, 0)
+    assert [row["compared_with"] for row in rows] == ["", "", "plain CAM, a=1", "plain CAM, a=2"]
+    assert "the plain maps of each" in table(rows)[-1]
+    plot(rows, points)
+
+
+def test_several_seeds_are_averaged(confusions):
+    other = np.roll(confusions, 1, axis=3)
+    one, two = counts_of(confusions), counts_of(other)
+    rows = rows_of([], [Point({"a": 1}, [one, two], True, "")], 50, 0)
+    weights = np.ones((1, 6))
+    bests = [counts.mean_ious(weights).max() for counts in (one, two)]
+    assert rows[0]["miou"] == pytest.approx(np.mean(bests))
+    assert rows[0]["seed_spread"] == pytest.approx(np.std(bests, ddof=1))

@@ -1,0 +1,27 @@
+"""The whole sequence on the drawn sample with other backbones than ResNet-50."""
+
+import pytest
+import torch
+
+from misc.palette import read_label_png
+from misc.storage.scores import load_scores
+from net.checkpoint import load_boundary_net, load_classifier, save_checkpoint
+from net.resnet50_cam import Net
+from tests.conftest import THIN
+from tests.weights import fill_by_recipe
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
+def test_every_step_runs_with_another_backbone(name, sample, tiny_run, tmp_path):
+    weights, folder = tmp_path / "start.pth", tmp_path / "r"
+    network = Net(20, name=name, **THIN)
+    with torch.no_grad():
+        fill_by_recipe(network)
+    save_checkpoint(weights, network)
+    words = ("--voc12_root", sample.root, "--result_dir", folder, "--limit", 2)
+    assert tiny_run(*words, "--imagenet_weights", weights) == 0
+    assert load_classifier(folder / "res50_cam.pth", 20).arch["name"] == name
+    assert load_boundary_net(folder / "res50_irn.pth").arch["name"] == name
+    assert set(load_scores(folder)) == {"CAM seed", "RIB seed", "pseudo masks"}
+    masks = [read_label_png(path) for path in sorted((folder / "sem_seg").glob("*.png"))]
+    assert len(masks) == 2 and all(mask.max() < 21 for mask in masks)
