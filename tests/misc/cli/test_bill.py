@@ -81,7 +81,7 @@ def test_what_every_step_costs_is_known_or_little(args, sample):
     operations = Operations(args)
     flops = operations.of(STEPS)
     known = {*flops, *Rest(operations, EverySecond()).of(STEPS)}
-    assert set(STEPS) - known == {"eval_ins_seg", "export_masks"}
+    assert set(STEPS) - known == {"eval_ins_seg", "export_masks", "import_maps"}
     assert all(count > 0 for count in flops.values())
     assert flops["train_seg"] > 1000 * flops["make_seg"]  # 30,000 steps of ten crops
 
