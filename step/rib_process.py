@@ -93,7 +93,7 @@ class Process:
         self._made = [image_id for image_id in lacking if labels[image_id].any()]
         if self._made:
             device = main_device(args.resources)
-            set_up_process(device, threads_per_process(args.resources), args.deterministic)
+            set_up_process(device, threads_per_process(args.resources), args.resources)
             self._refiner.start(device, self._made)
 
     def _path(self, image_id: str, iteration: int) -> Path:
