@@ -118,6 +118,20 @@ def _save_by_recipe(model: torch.nn.Module, path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_log_outlives_a_test():
+    """Takes away the handlers that a run in this process leaves; their streams end with a test."""
+    level = logging.getLogger().level
+    yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        own = not type(handler).__module__.startswith("_pytest")
+        if own and isinstance(handler, logging.StreamHandler):
+            root.removeHandler(handler)
+            handler.close()
+            root.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def tiny_run():
     """Calls run_sample in this process with TINY options before the given ones; its exit code."""
