@@ -1,4 +1,4 @@
-"""misc/cli/options.py: what the command line means."""
+"""misc/cli/options: what the command line means."""
 
 import pickle
 import sys
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from misc.cli import options
 from misc.cli.options import SEG_STEPS, SEQUENCE, STEPS, build_parser, chosen_steps, parse
+from misc.cli.options import __main__ as options
 from misc.data.registry import describe
 from misc.errors import UserError
 from misc.runtime.devices import check_device

@@ -1,0 +1,152 @@
+"""From a command line to the options of a run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from misc.cli.options.namespace import Options, read_list_once
+from misc.cli.options.parser import build_parser
+from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM, ROW_ENDING
+from misc.data.dataset_info import DatasetInfo
+from misc.data.registry import dataset_names, describe, own_options
+from misc.errors import UserError
+
+_RESULT_NAMES = {
+    "cam_weights_name": "res50_cam.pth",
+    "irn_weights_name": "res50_irn.pth",
+    "walk_thres_name": "walk_threshold.json",
+    "plain_cam_out_dir": "cam_plain",
+    "adv_cam_out_dir": "cam_adv",
+    "cam_out_dir": "cam",
+    "ir_label_out_dir": "ir_label",
+    "sem_seg_out_dir": "sem_seg",
+    "seg_weights_name": "deeplab_v2.pth",
+    "seg_out_dir": "seg",
+    "ins_seg_out_dir": "ins_seg",
+    "export_dir": "export",
+}
+_MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_out_dir")
+
+
+def _fill_places(args: Options, info: DatasetInfo) -> None:
+    """Where everything is that was not said."""
+    args.result_dir = args.result_dir or Path("result") / info.result_name
+    args.list_dir = args.result_dir / "lists"
+    ending = RECAM[args.recam][1]
+    for name, file in _RESULT_NAMES.items():
+        if getattr(args, name) is None:
+            path = args.result_dir / file
+            own = path if name in _MAPS_ALONE else path.with_stem(f"{path.stem}{ending}")
+            setattr(args, name, own)
+    args.log_name = args.log_name or args.result_dir / "run.log"
+    if args.recam != "rib" and "cam_out_dir" not in args.given:
+        args.cam_out_dir = {
+            "advcam": args.adv_cam_out_dir,
+            "none": args.plain_cam_out_dir,
+            IMPORTED: args.result_dir / f"cam{ending}",
+        }[args.recam]
+    infer = info.infer_split or info.train_split
+    splits = {"train": info.train_split, "infer": infer, "eval": info.eval_split}
+    for role, split in splits.items():
+        if getattr(args, f"{role}_list") is None:
+            setattr(args, f"{role}_list", args.list_dir / f"{split}.txt")
+    args.seg_list = args.seg_list or args.list_dir / f"{info.seg_split}.txt"
+    args.seg_label_dir = args.seg_label_dir or args.sem_seg_out_dir
+    args.export_from = args.export_from or args.sem_seg_out_dir
+    args.cls_labels = args.cls_labels or args.list_dir / info.label_file
+
+
+def _fill_defaults(args: Options, info: DatasetInfo) -> None:
+    """What depends on --recam, --seg_preset and the dataset."""
+    args.precision = args.precision or _usual_precision(args)
+    args.seg_row = args.seg_row or f"segmentation{ROW_ENDING[args.recam]}"
+    for name, value in args.published_seg().items():
+        if getattr(args, f"seg_{name}") is None:
+            setattr(args, f"seg_{name}", value)
+    for name, value in {**info.defaults, **info.recam_defaults.get(args.recam, {})}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    for name, value in info.replaced_defaults.items():
+        if name not in args.said:
+            setattr(args, name, value)
+
+
+def _usual_precision(args: Options) -> str:
+    if args.device == "cpu":
+        return "float32"
+    # Here, since --help is to load no torch.
+    from misc.runtime.devices import usual_precision
+
+    return usual_precision(args.resources)
+
+
+def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:
+    """The dataset's description; what is wrong with its root or labels ends the program."""
+    options = {name: getattr(args, name) for name in own_options(args.dataset)}
+    foreign = {name for other in dataset_names() for name in own_options(other)} - set(options)
+    for name in sorted(foreign.intersection(args.given)):
+        parser.error(f"argument --{name}: is for --dataset folder")
+    root_name = f"{args.dataset}_root"
+    root = args.root or getattr(args, root_name, None)
+    if not root:
+        parser.error(f"argument --root: give the folder of the photographs (--dataset "
+                     f"{args.dataset})")  # fmt: skip
+    if hasattr(args, root_name):
+        setattr(args, root_name, root)
+    try:
+        return describe(args.dataset, root, **options)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _said(argv: list[str] | None) -> tuple[str, ...]:
+    """Names of the options in a command line, be their value the default or not."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return tuple(vars(parser.parse_args(argv)))
+
+
+def parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, Options]:
+    """The parser, and what it reads, with nothing filled in."""
+    parser = build_parser()
+    args = parser.parse_args(argv, namespace=Options())
+    args.given = tuple(k for k, v in vars(args).items() if v != parser.get_default(k))
+    return parser, args
+
+
+def parse(argv: list[str] | None = None) -> Options:
+    """Options from the command line, with all defaults filled in, read-only.
+
+    Adds `info` (DatasetInfo), `list_dir` (where prepared lists go), `given` (names of the options
+    with another value than their default) and `said` (of all in the command line). Wrong options
+    end the program with exit code 2.
+    """
+    read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
+    parser, args = parsed(argv)
+    if args.recam == ALL_MAPS:
+        parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
+    args.said = _said(argv)
+    if args.import_maps and "recam" not in args.said:
+        args.recam = IMPORTED
+    if args.import_maps and args.recam != IMPORTED:
+        parser.error(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
+    args.info = info = _describe(args, parser)
+    _fill_places(args, info)
+    _fill_defaults(args, info)
+    for name in ("cam_long", "cam_eval_thres"):
+        low, high = getattr(args, name)
+        if low > high:
+            parser.error(f"argument --{name}: {low},{high}: the first number is the smaller one")
+    if args.conf_fg_thres < args.conf_bg_thres:
+        parser.error(
+            f"argument --conf_fg_thres: {args.conf_fg_thres} is below --conf_bg_thres "
+            f"{args.conf_bg_thres}, so that pixels would be confident of both"
+        )
+    if args.irn_crop_size // 4 < 2 * args.irn_radius - 1:  # stride 4: no pixel would have pairs
+        parser.error(
+            f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
+        )
+    return args.freeze()
