@@ -151,9 +151,10 @@ def main(argv: list[str] | None = None) -> int:
         rows = {"float32": compared(exact, exact)}
         for name in own.formats:
             rows[name] = compared(seeds(args, FORMATS[name], Path(scratch) / name), exact)
+            if own.json:  # after every format, since each may take an hour
+                text = json.dumps({"options": words, "formats": rows}, indent=1)
+                own.json.write_text(f"{text}\n")
     print(table(rows))
-    if own.json:
-        own.json.write_text(json.dumps({"options": words, "formats": rows}, indent=1) + "\n")
     return 0
 
 

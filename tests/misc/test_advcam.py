@@ -1,10 +1,15 @@
 """misc/advcam.py against the recorded climbs of one image, in double precision."""
 
+from collections import defaultdict
+from functools import lru_cache
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 
-from misc.advcam import AdvCAMSettings, advcam, climb, climb_step
+from misc import advcam as module
+from misc.advcam import AdvCAMSettings, Climb, advcam, climb_step
 from misc.cams import merge_scales
 from net.resnet50_cam import CAM
 from tests.conftest import recorded_names
@@ -19,6 +24,39 @@ def network(golden):
     with torch.no_grad():
         fill_by_recipe(model, int(golden("advcam_process.npz")["weight_seed"]))
     return model.double().requires_grad_(False)
+
+
+class Run(NamedTuple):
+    """A run of the method on the recorded image."""
+
+    sums: list[torch.Tensor]  # C x h x w for each scale
+    climbs: dict[tuple[int, int], list[Climb]]  # by scale (index) and class
+
+
+@pytest.fixture(scope="module")
+def run_of(golden, network):
+    """Runs by name; each is made once, for it takes seconds."""
+    data = golden("advcam_process.npz")
+    pairs = pairs_of(data)
+
+    @lru_cache
+    def made(name: str) -> Run:
+        climbs = defaultdict(list)
+
+        def watched(scores, pair, index, *others):
+            (scale,) = (i for i, of_scale in enumerate(pairs) if of_scale is pair)
+            for state in exact(scores, pair, index, *others):
+                climbs[scale, index].append(state)
+                yield state
+
+        exact, label = module.climb, torch.from_numpy(np.asarray(data[f"{name}_label"])).double()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "climb", watched)
+            weights, settings = network.classifier.weight, settings_of(data, name)
+            *_, sums = advcam(scores_of(network), weights, pairs, label, settings)
+        return Run(sums, climbs)
+
+    return made
 
 
 def scores_of(model):
@@ -58,15 +96,14 @@ def test_recorded_scores(golden, network):
         close(scores_of(network)(pair), data[f"default_scores_scale{i}"])
 
 
-@pytest.mark.parametrize("run", [*RUNS[:2], *RUNS[4:5]])  # each takes seconds
-def test_recorded_climbs(golden, network, run):
+@pytest.mark.parametrize("run", RUNS)
+def test_recorded_climbs(golden, network, run_of, run):
     data = golden("advcam_process.npz")
     settings, pairs = settings_of(data, run), pairs_of(data)
     classes = np.flatnonzero(data[f"{run}_label"]).tolist()
     assert settings.factor == int(data[f"{run}_factor"])
     counts = [settings.iterations_at(scale) for scale in settings.scales]
     assert counts == data[f"{run}_iterations"].tolist()
-    positive = (network.classifier.weight > 0).flatten(1).sum(dim=1)
     for i, pair in enumerate(pairs):
         sample = data[f"sample_index_scale{i}"]
         for n, c in enumerate(classes):
@@ -74,7 +111,8 @@ def test_recorded_climbs(golden, network, run):
             def recorded(name, i=i, n=n):
                 return data[f"{run}_{name}_scale{i}"][n]
 
-            states = climb(scores_of(network), pair, c, int(positive[c]), counts[i], settings)
+            states = run_of(run).climbs[i, c]
+            assert len(states) == counts[i]
             bounds = (pair.min().item(), pair.max().item())
             for k, state in enumerate(states):
                 close(state.map, recorded("map")[k], 2e-6)
@@ -98,14 +136,9 @@ def test_recorded_climbs(golden, network, run):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_recorded_saved_maps(golden, network, run):
+def test_recorded_saved_maps(golden, run_of, run):
     data = golden("advcam_process.npz")
-    label = torch.from_numpy(np.asarray(data[f"{run}_label"])).double()
-    states = advcam(
-        scores_of(network), network.classifier.weight, pairs_of(data), label, settings_of(data, run)
-    )
-    *_, sums = states
-    keys = label.nonzero()[:, 0]
+    keys, sums = torch.from_numpy(np.flatnonzero(data[f"{run}_label"])), run_of(run).sums
     for i, of_scale in enumerate(sums):
         close(of_scale[keys], data[f"{run}_sum_scale{i}"], 2e-6)
     cam, high_res = merge_scales(sums, data["image"].shape[:2], keys)
