@@ -4,7 +4,6 @@ A checkpoint is a dict with `arch` (constructor values of the network), `state_d
 the backbone under torchvision's names, a head under its own) and any further plain values.
 """
 
-import http.client
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -16,9 +15,11 @@ from torch import Tensor, nn
 
 from misc.errors import UserError
 from misc.runtime.interrupts import shielded
+from misc.storage.manifest import weights_name
 from misc.storage.torch_files import read_torch, write_torch
-from net.backbones import ResNet, inferred_arch
+from net.backbones import KINDS, ResNet, inferred_arch
 from net.deeplab_v2 import COLOURS, DeepLabV2
+from net.published import FITTING, TIMM, require_same_features, timm_network, torchvision_weights
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
 
@@ -196,7 +197,7 @@ def _options(arch: Mapping) -> dict:
 
 
 def _check_fit(
-    path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], advice: str
+    path: Path | str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], advice: str
 ) -> None:
     """Raises UserError, with the first differing names, unless the tensors are those wanted."""
     common = [name for name in wanted if name in state]
@@ -301,11 +302,11 @@ def load_segmentation(path: str | Path, num_labels: int, **options: Any) -> Deep
 def segmentation_on(path: str | Path | None, num_labels: int, **options: Any) -> DeepLabV2:
     """A new segmentation network, untrained but for its backbone.
 
-    path: as in `load_backbone`, or a file of deeplab-pytorch; None downloads torchvision's
-    ResNet-101.
+    path: as in `load_backbone`, or a file of deeplab-pytorch; None is torchvision's ResNet-101.
     """
     arch, state = load_backbone(path, "--seg_init", "ResNet101")
-    colours = read_checkpoint(path)["arch"]["colours"] if path else "torchvision"
+    is_file = path is not None and not weights_name(path)
+    colours = read_checkpoint(path)["arch"]["colours"] if is_file else "torchvision"
     model = DeepLabV2(num_labels, colours=colours, **options, **arch)
     model.backbone.load_state_dict(state)
     return model
@@ -317,12 +318,13 @@ def load_backbone(
     """What training starts from: arch (name, width, stem, stride_in_1x1) and state dict.
 
     path: a torchvision ResNet, a backbone of any width, or a network of this project, of which
-    the backbone is taken; None downloads torchvision's IMAGENET1K_V1. The names are those of
-    `net.backbones.ResNet`, the tensors float32. Raises UserError for a file that does not fit and
-    for a download that fails.
+    the backbone is taken; or the name of published weights, "resnet18" (torchvision's
+    IMAGENET1K_V1) or "timm:resnet18.a1_in1k"; None is torchvision's `network`. The names are
+    those of `net.backbones.ResNet`, the tensors float32. Raises UserError for a file or a network
+    that does not fit and for a download that fails.
     """
-    if path is None:
-        return ResNet(network.lower()).arch, _download(network)
+    if path is None or weights_name(path):
+        return _published(weights_name(path) or network.lower(), flag)
     path = Path(path)
     checkpoint = read_checkpoint(path)
     arch = _options(checkpoint["arch"])
@@ -331,23 +333,40 @@ def load_backbone(
         for name, tensor in checkpoint["state_dict"].items()
         if not name.startswith(_HEADS)
     }
-    with torch.device("meta"):
-        wanted = _plain_names(ResNet(**arch).state_dict())
-    _check_fit(path, state, wanted, f"give ResNet weights for {flag}")
+    _check_fit(path, state, _wanted(arch), f"give ResNet weights for {flag}")
     return arch, state
 
 
-def _download(name: str) -> dict[str, Tensor]:
-    # Importing torchvision takes seconds, which every process of a step would spend.
-    from torchvision import models
+def backbone_arch(path: str | Path | None, flag: str = "--imagenet_weights") -> dict:
+    """The arch that `load_backbone` would give, without any download; {} where path is None."""
+    name = weights_name(path)
+    if name.startswith(TIMM):
+        network = timm_network(name.removeprefix(TIMM), pretrained=False)
+        return inferred_arch(_plain_names(network.state_dict()))
+    if name in KINDS:
+        return {"name": name}
+    return load_backbone(path, flag)[0] if path else {}
 
-    try:
-        weights = getattr(models, f"{name}_Weights").IMAGENET1K_V1
-        state = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split())
+
+def _published(name: str, flag: str) -> tuple[dict, dict[str, Tensor]]:
+    """Arch and state dict of torchvision's or timm's weights of this name."""
+    if name in KINDS:
+        arch = {"name": name, "width": 64, "stem": 64, "stride_in_1x1": False}
+        return arch, _plain_names(torchvision_weights(name))
+    if not name.startswith(TIMM):
         raise UserError(
-            f"the ImageNet weights of torchvision cannot be downloaded ({reason}); download "
-            "them elsewhere and give --imagenet_weights FILE (--seg_init FILE)"
-        ) from error
-    return _plain_names(state)
+            f"{flag} {name}: is neither a file nor a name of published weights; give a file, "
+            f"one of {FITTING}, or {TIMM}NAME"
+        )
+    network = timm_network(name.removeprefix(TIMM))
+    state = _plain_names(network.state_dict())
+    arch = {"stride_in_1x1": False, **inferred_arch(state)}
+    _check_fit(name, state, _wanted(arch), f"give one of timm's {FITTING}")
+    require_same_features(name.removeprefix(TIMM), network, arch, state)
+    return arch, state
+
+
+def _wanted(arch: Mapping) -> dict[str, Tensor]:
+    """Names and shapes of the tensors of a backbone."""
+    with torch.device("meta"):
+        return _plain_names(ResNet(**arch).state_dict())

@@ -3,21 +3,27 @@
 Somebody whose number differs compares two traces: the first stage that is not the same to the last
 bit, the first one beyond what other processors and libraries explain, and the options in which the
 two runs differ are named. A stage has the exact digest of its arrays and, of each array, a few
-numbers that small deviations change little.
+numbers that small deviations change little. `python -m step.trace FILE FILE ...` puts traces beside
+each other as a table.
 """
 
+import argparse
 import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from misc.cams import load_cam
+from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options
+from misc.cli.run import said_plainly
 from misc.cli.steps import load_steps
 from misc.data.datasets import image_of, load_labels, multi_scale_pairs
 from misc.errors import UserError
@@ -186,6 +192,7 @@ def environment(args: Options) -> dict[str, object]:
                if not k.endswith((*places, "_pass")) and k not in _SAYS_NOTHING}  # fmt: skip
     return {
         **machine(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
         **options,
         "computes on": main_device(args.resources).type,
         "threads of a process": threads_per_process(args.resources),
@@ -333,3 +340,62 @@ def check(args: Options) -> None:
         load_trace(args.trace_compare)
     if (path := args.result_dir / NAME).exists():
         load_trace(path)
+
+
+# --- several traces -----------------------------------------------------------------------------
+
+
+def digest_table(traces: Sequence[tuple[str, dict, list[Stage]]]) -> list[str]:
+    """Markdown of traces (name, environment, stages): digests by stage, and how far apart.
+
+    Distances are those to the first trace; 0 where not even a bit differs.
+    """
+    (_, first_machine, first), *others = traces
+    beside = [{d.stage.name: d for d in differences(first, stages)} for _, _, stages in others]
+    header = ["stage", "tolerance", *(name for name, _, _ in traces)]
+    lines = [_row(header), _row(["---"] * len(header))]
+    for stage in first:
+        found = [_cell(of_trace.get(stage.name)) for of_trace in beside]
+        lines.append(_row([stage.name, f"{stage.tolerance:g}", _digest(stage), *found]))
+    for name, environment_of, _ in others:
+        text = settings_difference(first_machine, environment_of)
+        text = text.replace(" there and ", " in the first and ").replace(" now", " here")
+        lines.append(f"{name}: {text or 'no option, library or processor differs'}")
+    return lines
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _digest(stage: Stage) -> str:
+    return f"`{stage.exact[:8]}`"
+
+
+def _cell(found: Difference | None) -> str:
+    if found is None:
+        return ""
+    if found.exact:
+        return f"{_digest(found.stage)} 0"
+    distance = f"{found.distance:.1g}" if found.distance else "less than 1e-7"
+    return f"{_digest(found.stage)} {distance}{'' if found.within else ', beyond'}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The table of several trace files; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m step.trace", description="Traces beside each other, as a table in Markdown."
+    )
+    parser.add_argument("file", type=Path, nargs="+", help="what --trace has written")
+    args = parser.parse_args(argv)
+
+    def show() -> None:
+        log_to_screen()
+        traces = [(path.stem, *load_trace(path)) for path in args.file]
+        log.info("%s", "\n".join(digest_table(traces)))
+
+    return said_plainly(show, ends_process=argv is None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

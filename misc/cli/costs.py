@@ -15,7 +15,7 @@ from misc.cli.options import Options
 from misc.cli.speed import Speed
 from misc.data.datasets import load_labels
 from misc.runtime.devices import pick_devices
-from net.checkpoint import load_backbone
+from net.checkpoint import backbone_arch
 from net.deeplab_v2 import SCALES, DeepLabV2
 from net.resnet50_cam import CAM
 from net.resnet50_irn import Net as BoundaryNet
@@ -35,7 +35,7 @@ class Operations:
         self.size = usual_size(args)
         trained = args.cam_weights_name
         path = trained if trained.is_file() else args.imagenet_weights
-        self.arch = load_backbone(path)[0] if path else {}
+        self.arch = backbone_arch(path)
         with torch.device("meta"):  # shapes alone: nothing is computed
             self.classifier = CAM(args.info.num_classes, **self.arch).eval()
             self.boundary = BoundaryNet(**self.arch).eval()
@@ -120,7 +120,7 @@ class Operations:
         return self._boundaries() * min(1.0, WALKS_LOOKED_AT / self.images)
 
     def _segmentation(self, height: float, width: float) -> float:
-        arch = load_backbone(self.args.seg_init, "--seg_init")[0] if self.args.seg_init else {}
+        arch = backbone_arch(self.args.seg_init, "--seg_init")
         with torch.device("meta"):
             network = DeepLabV2(self.args.info.num_labels, **arch).eval()
         image = torch.empty(1, 3, round(height), round(width), device="meta")

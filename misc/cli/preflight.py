@@ -27,10 +27,12 @@ from misc.storage.manifest import (
     check_folder,
     read_manifest,
     require_writable,
+    weights_name,
 )
 from misc.storage.outputs import foreign_line, is_foreign
 from misc.storage.untrusted import check_jpeg, is_rotated
 from net.checkpoint import (
+    backbone_arch,
     load_backbone,
     load_boundary_net,
     load_classifier,
@@ -139,12 +141,14 @@ class Preflight:
     def backbone(
         self, path: Path | None, network: str = "ResNet50", flag: str = "--imagenet_weights"
     ) -> None:
-        """The file that training starts from fits; torchvision's download is tried here.
+        """What training starts from fits; a download is tried here.
 
         Not under --check, which writes nothing: there it is only said.
         """
-        if path is None and self.args.check:
-            log.info("%s is not given: a run takes torchvision's, from the network", flag)
+        if self.args.check and (path is None or weights_name(path)):
+            asked = f"{flag} {path}" if path else f"{flag} is not given"
+            log.info("%s: a run takes %s, from the network", asked, path or "torchvision's")
+            self.collect(lambda: backbone_arch(path, flag), "checkpoint")
             return
         self._checkpoint((network, path), partial(load_backbone, path, flag, network))
 

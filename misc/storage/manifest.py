@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,18 @@ def file_digest(path: Path) -> str:
 
 def weights_digest(path: Path | None) -> str:
     """Stands for the weights that training starts from; None are torchvision's."""
+    if name := weights_name(path):
+        return name if ":" in name else f"torchvision {name} IMAGENET1K_V1"
     return file_digest(path) if path else "torchvision IMAGENET1K_V1"
+
+
+def weights_name(path: str | Path | None) -> str:
+    """The name of published weights that is there in place of a file, "" where there is a file.
+
+    A single word such as "resnet18", or one behind the name of a library, "timm:resnet18.a1_in1k".
+    """
+    text = "" if path is None else str(path)
+    return text if re.fullmatch(r"\w+|timm:.+", text) and not Path(text).exists() else ""
 
 
 def ids_digest(image_ids: tuple[str, ...]) -> str:

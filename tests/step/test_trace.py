@@ -102,6 +102,28 @@ def test_threads_are_named(first):
     assert "threads of a process is 1 there and 2 now" in lines[-1]
 
 
+def test_traces_are_put_beside_each_other(first, tmp_path, capsys):
+    content = json.loads((first / "trace.json").read_text())
+    content["environment"]["processor"] = "another one"
+    content["stages"][6]["exact"] = "0123456789"
+    content["stages"][9] |= {"exact": "abcdef0123", "sketches": {"a": {"shape": [1]}}}
+    other = tmp_path / "elsewhere.json"
+    other.write_text(json.dumps(content))
+    assert trace.main([str(first / "trace.json"), str(other)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| stage | tolerance | trace | elsewhere |"
+    digest = trace.load_trace(first / "trace.json")[1][0].exact[:8]
+    assert lines[2] == f"| lists | 0 | `{digest}` | `{digest}` 0 |"
+    assert lines[8].endswith("| `01234567` less than 1e-7 |")  # the plain maps
+    assert lines[11].endswith("| `abcdef01` inf, beyond |")
+    assert lines[12].startswith("elsewhere: processor is ") and lines[12].endswith(
+        "another one here"
+    )
+    other.write_text("{}")
+    assert trace.main([str(other)]) == 2
+    assert "is not a trace" in capsys.readouterr().err
+
+
 def test_another_file_is_no_trace(first, words, tiny_run, tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"made_by": "somebody", "stages": []}))

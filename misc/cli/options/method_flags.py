@@ -31,9 +31,10 @@ def classifier_options(group: argparse._ArgumentGroup) -> None:
     add("--cam_weights_name", type=Path, metavar="FILE",
         help="classifier checkpoint: written by 1, read by make_cam and 2 (default: "
         "RESULT_DIR/res50_cam.pth)")
-    add("--imagenet_weights", type=Path, metavar="FILE",
-        help="ResNet-50 that training starts from: torchvision format, a thin backbone, or a "
-        "classifier checkpoint (default: torchvision downloads IMAGENET1K_V1)")
+    add("--imagenet_weights", type=Path, metavar="FILE|NAME",
+        help="backbone that training starts from: a file in torchvision's format, a thin backbone "
+        "or a classifier checkpoint; or a name to download, such as resnet101 of torchvision "
+        "(IMAGENET1K_V1) or timm:resnet50.a1_in1k (default: resnet50)")
     add("--cam_crop_size", type=number(int, 32), default=512, metavar="PX",
         help="crop of training images, in 1 and in RIB's batches (default: %(default)s)")
     add("--cam_long", type=numbers(int, 32, 8192, count=2), default=(320, 640), metavar="LO,HI",
@@ -182,9 +183,9 @@ def segmentation_options(group: argparse._ArgumentGroup) -> None:
     add("--seg_preset", choices=tuple(SEG_PRESETS), default="rib",
         help="settings of a published training, each of which the options below replace "
         "(default: %(default)s)")
-    add("--seg_init", type=Path, metavar="FILE",
+    add("--seg_init", type=Path, metavar="FILE|NAME",
         help="backbone that 7 starts from: torchvision's format, a thin one, or a file of "
-        "deeplab-pytorch (default: torchvision downloads its ResNet-101)")
+        "deeplab-pytorch; or a name, as for --imagenet_weights (default: resnet101)")
     add("--seg_weights_name", type=Path, metavar="FILE",
         help="segmentation network: written by 7, read by 8 (default: RESULT_DIR/deeplab_v2.pth)")
     add("--seg_label_dir", type=Path, metavar="DIR",

@@ -37,6 +37,18 @@ def test_what_was_recorded_is_reproduced(args, tmp_path):
     assert len(expect.load_expected(args.expect)) == 1 and expect.run(args) == ""
 
 
+def test_instances_which_do_not_say_their_dataset_are_judged_too(args, tmp_path):
+    scored(tmp_path, RIB_seed=0.5185, instances_AP50=0.2)
+    path = tmp_path / "scores.json"
+    content = json.loads(path.read_text())
+    del content["rows"]["instances AP50"]["dataset"]
+    path.write_text(json.dumps(content))
+    expect.record(args)
+    assert expect.run(args) == ""
+    scored(tmp_path, instances_AP50=0.9)
+    assert "not reproduced: instances AP50" in expect.run(args)
+
+
 def test_other_images_have_no_expectation(args, tmp_path):
     scored(tmp_path, RIB_seed=0.5)
     expect.record(args)
