@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from misc.advcam import AdvCAMSettings
@@ -16,6 +16,7 @@ from misc.cli.speed import Speed
 from misc.data.datasets import load_labels
 from misc.runtime.devices import pick_devices
 from misc.runtime.processes import cpu_count
+from net.backbones import FixedBatchNorm
 from net.checkpoint import load_backbone
 from net.deeplab_v2 import SCALES, DeepLabV2
 from net.resnet50_cam import CAM
@@ -39,9 +40,10 @@ class Operations:
         trained = args.cam_weights_name
         path = trained if trained.is_file() else args.imagenet_weights
         self.arch = load_backbone(path)[0] if path else {}
+        self._counted: dict[tuple[int, ...], tuple[float, float]] = {}
         with torch.device("meta"):  # shapes alone: nothing is computed
-            self.classifier = CAM(args.info.num_classes, **self.arch).eval()
-            self.boundary = BoundaryNet(**self.arch).eval()
+            self.classifier = _convolutions(CAM(args.info.num_classes, **self.arch))
+            self.boundary = _convolutions(BoundaryNet(**self.arch))
 
     def of(self, steps: Iterable[str]) -> dict[str, float]:
         """Floating-point operations by step, of those with a network."""
@@ -52,10 +54,13 @@ class Operations:
             "make_ins_seg_labels": self._boundaries, "train_seg": self._train_seg,
             "make_seg": self._make_seg, "suggest_walk_thres": self._some_boundaries,
         }  # fmt: skip
-        steps = set(steps)
-        if "make_recam_with_RIB" in steps and not self.args.RIB_climbed:
-            del known["make_cam"]  # its maps are those of RIB's first iteration
-        return {name: known[name]() for name in known if name in steps}
+        return {name: known[name]() for name in self.computing(steps) if name in known}
+
+    def computing(self, steps: Iterable[str]) -> list[str]:
+        """The steps without make_cam where its maps are those of RIB's first iteration."""
+        steps = list(steps)
+        from_rib = "make_recam_with_RIB" in steps and not self.args.RIB_climbed
+        return [name for name in steps if not (from_rib and name == "make_cam")]
 
     def rate(self, speed: Speed) -> float:
         """Operations a second of the classifier on a single image, by which passes are sized."""
@@ -73,8 +78,11 @@ class Operations:
     def forward(self, height: float, width: float) -> tuple[float, float]:
         """Of one pass of the classifier: in the frozen part, in the trained one."""
         image = torch.empty(1, 3, max(32, round(height)), max(32, round(width)), device="meta")
-        frozen, features = _count(self.classifier.frozen_features, image)
-        return frozen, _count(self.classifier.maps, features)[0]
+        size = tuple(image.shape)
+        if size not in self._counted:  # for it takes a tenth of a second
+            frozen, features = _count(self.classifier.frozen_features, image)
+            self._counted[size] = frozen, _count(self.classifier.maps, features)[0]
+        return self._counted[size]
 
     def _train_cam(self) -> float:
         crop = self.args.cam_crop_size
@@ -152,7 +160,7 @@ class Operations:
 
     def segmentation(self, height: float, width: float) -> float:
         """Of the segmentation network on an image, at all its scales."""
-        network = self.segmentation_network("meta").eval()
+        network = _convolutions(self.segmentation_network("meta"))
         image = torch.empty(1, 3, round(height), round(width), device="meta")
         return _count(network.scores, image)[0] * sum(scale**2 for scale in SCALES)
 
@@ -196,7 +204,7 @@ class Rest:
             "make_seg": self._prediction_crf, "eval_seg": self._predictions,
             "suggest_walk_thres": self._some_walks,
         }  # fmt: skip
-        return {name: known[name]() for name in steps if name in known}
+        return {n: known[n]() for n in self.operations.computing(steps) if n in known}
 
     def _train_crops(self) -> float:
         seen = self.args.cam_num_epoches * len(self.args.image_ids("train"))
@@ -280,6 +288,15 @@ def _count(function: Callable, tensor: Tensor) -> tuple[float, Tensor]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         result = function(tensor)
     return float(counter.get_total_flops()), result
+
+
+def _convolutions(model: nn.Module) -> nn.Module:
+    """The network without its normalisations, which take most of the time of counting."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, FixedBatchNorm):
+                setattr(module, name, nn.Identity())
+    return model.eval()
 
 
 def _some(image_ids: tuple[str, ...]) -> tuple[str, ...]:

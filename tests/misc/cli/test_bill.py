@@ -100,7 +100,8 @@ def test_what_every_step_costs_is_known_or_little(args, sample):
     operations = Operations(args)
     flops = operations.of(STEPS)
     known = {*flops, *Rest(operations, EverySecond()).of(STEPS)}
-    assert set(STEPS) - known == {"eval_ins_seg", "export_masks", "import_maps"}
+    left = {"eval_ins_seg", "export_masks", "import_maps"}
+    assert set(STEPS) - known == left | {"make_cam"}  # which RIB makes
     assert all(count > 0 for count in flops.values())
     assert flops["train_seg"] > 1000 * flops["make_seg"]  # 30,000 steps of ten crops
 
@@ -113,7 +114,7 @@ def test_speeds_are_measured(args, sample):
 
 def test_rates_are_those_of_the_passes_of_every_step(args, sample, classifier_file):
     prepare(sample, args.list_dir)
-    args = changed(args, seg_init=classifier_file, seg_crop_size=65)
+    args = changed(args, seg_init=classifier_file, seg_crop_size=65, num_threads=1)
     operations = Operations(args)
     rates = Rates(operations, Speed(args, args.image_ids("infer")[0]))
     flops = {**operations.of(STEPS), **operations.of(["make_cam"])}
