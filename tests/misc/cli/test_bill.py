@@ -21,8 +21,9 @@ def args(sample, classifier_file, tmp_path):
     """Options of a run on two images of the sample."""
     (tmp_path / "list.txt").write_text("2012_000001\n2012_000002\n")
     lists = [f"--{role}_list={tmp_path / 'list.txt'}" for role in ("train", "infer")]
-    return parse([*TINY, "--voc12_root", str(sample.root), "--result_dir", str(tmp_path / "r"),
-                  "--imagenet_weights", str(classifier_file), *lists])  # fmt: skip
+    options = (*TINY, "--num_threads", "1", "--voc12_root", str(sample.root), *lists)
+    options += ("--result_dir", str(tmp_path / "r"), "--imagenet_weights", str(classifier_file))
+    return parse(options)
 
 
 def changed(args, **values):
@@ -114,7 +115,7 @@ def test_speeds_are_measured(args, sample):
 
 def test_rates_are_those_of_the_passes_of_every_step(args, sample, classifier_file):
     prepare(sample, args.list_dir)
-    args = changed(args, seg_init=classifier_file, seg_crop_size=65, num_threads=1)
+    args = changed(args, seg_init=classifier_file, seg_crop_size=65)
     operations = Operations(args)
     rates = Rates(operations, Speed(args, args.image_ids("infer")[0]))
     flops = {**operations.of(STEPS), **operations.of(["make_cam"])}
