@@ -219,7 +219,7 @@ class Rest:
 
     def _seeds(self) -> float:
         folders = 2 if self.args.recam == "rib" else 1
-        return folders * self._scored(self.pixels * self.speed.score)
+        return folders * self._scored(self.pixels * self.speed.score, worth=_WORTH_MAPS)
 
     def _suggestion(self) -> float:
         return self._shared(self.images * self.pixels * self.speed.score, worth=_WORTH_MAPS)
@@ -250,7 +250,8 @@ class Rest:
         return self._shared(predicted * (self.speed.read + crf))
 
     def _predictions(self) -> float:
-        return self._shared(len(self.args.image_ids("seg")) * self.pixels * self.speed.score)
+        scored = len(self.args.image_ids("seg")) * self.pixels * self.speed.score
+        return self._shared(scored, worth=_WORTH_MAPS)
 
     def _crf(self, maps: float) -> float:
         """Of an image whose CRF filters a number of maps."""
