@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from misc.imutils import get_strided_size, get_strided_up_size
+from misc.labels import label_type
 from misc.storage.cam_files import load_cam, save_cam  # noqa: F401 - users look for them here
 
 CAM_STRIDE = 4  # pixels per position of the map that the random walk starts from
@@ -51,16 +52,23 @@ def strongest_class(cams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return strongest, score
 
 
+def key_labels(keys: np.ndarray) -> np.ndarray:
+    """The labels of background and of some classes, (K + 1,), of the type of their label maps."""
+    labels = np.concatenate([[0], np.asarray(keys) + 1])
+    return labels.astype(label_type(int(labels.max()) + 1))
+
+
 def label_map(cams: np.ndarray, keys: np.ndarray, threshold: float) -> np.ndarray:
     """Label of every pixel: the strongest class where above the threshold, else background.
 
-    cams: K x H x W float32. keys: (K,) 0-based classes. Returns H x W uint8, 0 for background and
-    class + 1 otherwise. The comparison is made in float32 and a tie goes to the background.
+    cams: K x H x W float32. keys: (K,) 0-based classes. Returns H x W, 0 for background and
+    class + 1 otherwise, uint8 where they fit and uint16 otherwise. The comparison is made in
+    float32 and a tie goes to the background.
     """
     if len(keys) == 0:
         return np.zeros(cams.shape[1:], dtype=np.uint8)
     strongest, score = strongest_class(cams)
-    labels = (np.asarray(keys) + 1).astype(np.uint8)[strongest]
+    labels = key_labels(keys)[1:][strongest]
     labels[score <= np.float32(threshold)] = 0
     return labels
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from misc.errors import UserError
+from misc.labels import label_type
 
 
 def _new_crf(width: int, height: int, labels: int):
@@ -55,7 +56,7 @@ class _CRFMessages:
 def refine_label_maps(
     img: np.ndarray, label_maps: np.ndarray, n_labels: int, t: int = 10, gt_prob: float = 0.7
 ) -> np.ndarray:
-    """Most probable labels after t mean-field iterations of a dense CRF, M x H x W uint8.
+    """Most probable labels after t mean-field iterations of a dense CRF, M x H x W.
 
     img: H x W x 3 uint8. label_maps: M x H x W integers in 0..n_labels-1, each map a problem of its
     own. A label is trusted with probability gt_prob; the other labels share the rest. Background is
@@ -85,7 +86,7 @@ def refine_label_maps(
         scores -= from_label_0
     best = scores.argmax(axis=1) + 1
     best[scores.max(axis=1) <= 0] = 0
-    return best.astype(np.uint8).reshape(label_maps.shape)
+    return best.astype(label_type(n_labels)).reshape(label_maps.shape)
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:

@@ -149,7 +149,7 @@ class AffinityLabels(NamedTuple):
 def affinity_labels(label_map: Tensor, path_index: PathIndex, num_labels: int) -> AffinityLabels:
     """Labels of all pixel pairs of B x H x W label maps (IRN, Sec. 4.2).
 
-    label_map: uint8, 0 is background. num_labels: classes and background; pairs with a pixel of
+    label_map: integers, 0 is background. num_labels: classes and background; pairs with a pixel of
     num_labels or above (255, "ignore") have no label.
     """
     start = shifted(label_map, (0, 0), path_index.radius_floor).unsqueeze(1)

@@ -6,18 +6,20 @@ import numpy as np
 
 from misc.cams import strongest_class
 from misc.errors import UserError
+from misc.labels import label_type, of_type, undecided
 
-IGNORE = 255
+_MOST_BYTES = 8 << 30  # that scores at many thresholds may take
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
     """Counts pixels by truth and prediction: num_labels x num_labels int64.
 
-    truth, prediction: H x W integers, 0 is background; pixels whose truth is 255 are left out.
+    truth, prediction: H x W integers, 0 is background; pixels whose truth is undecided (255, of
+    uint16 arrays 65535) are left out.
     Raises UserError when the sizes differ or another label is num_labels or above.
     """
     _check_sizes(truth.shape, prediction.shape)
-    valid = truth != IGNORE
+    valid = truth != undecided(truth)
     truth, prediction = truth[valid].astype(np.intp), prediction[valid].astype(np.intp)
     _check_range(truth, num_labels, "truth")
     _check_range(prediction, num_labels, "prediction")
@@ -26,8 +28,8 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int)
 
 
 def pseudo_mask_confusion(truth: np.ndarray, mask: np.ndarray, num_labels: int) -> np.ndarray:
-    """`confusion_matrix` of a pseudo mask, whose undecided pixels (255) count as background."""
-    return confusion_matrix(truth, np.where(mask == IGNORE, 0, mask), num_labels)
+    """`confusion_matrix` of a pseudo mask, whose undecided pixels count as background."""
+    return confusion_matrix(truth, np.where(mask == undecided(mask), 0, mask), num_labels)
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:
@@ -68,19 +70,27 @@ class ThresholdScores:
         if (np.diff(self.thresholds) < 0).any():
             raise ValueError(f"thresholds have to ascend, got {thresholds}")
         self.num_labels = num_labels
+        needed = 8 * num_labels**2 * (len(thresholds) + 1)
+        if needed > _MOST_BYTES:
+            raise UserError(
+                f"scores of {num_labels} labels at {len(thresholds)} thresholds take "
+                f"{needed >> 30} GiB; give fewer thresholds (--cam_eval_thres)"
+            )
         self._histogram = np.zeros((num_labels, num_labels, len(thresholds) + 1), dtype=np.int64)
 
     def add(self, cams: np.ndarray, keys: np.ndarray, truth: np.ndarray) -> None:
         """Counts one image.
 
         cams: K x H x W float32, normalised. keys: (K,) 0-based classes; without any, the whole
-        image is predicted as background. truth: H x W uint8, 0 is background, 255 is left out.
+        image is predicted as background. truth: H x W, 0 is background; 255, of uint16 arrays
+            65535, is left out.
         Raises UserError when the sizes differ or a label or key is outside the label set.
         """
         _check_range(keys, self.num_labels - 1, "CAM keys")
         levels = len(self.thresholds) + 1
+        truth, values = self._counted(truth)
         if len(keys) == 0:
-            counts = np.bincount(truth.ravel(), minlength=256)
+            counts = np.bincount(truth.ravel(), minlength=values)
             self._add_counts(counts[:, None, None], np.array([0]), slice(1))
             return
         _check_sizes(truth.shape, cams.shape[1:])
@@ -91,8 +101,8 @@ class ThresholdScores:
         index += strongest.ravel()
         index *= levels
         index += exceeded
-        counts = np.bincount(index, minlength=256 * len(keys) * levels)
-        self._add_counts(counts.reshape(256, len(keys), levels), keys + 1, slice(None))
+        counts = np.bincount(index, minlength=values * len(keys) * levels)
+        self._add_counts(counts.reshape(values, len(keys), levels), keys + 1, slice(None))
 
     def merge(self, other: "ThresholdScores") -> None:
         """Adds what another object, for instance that of another process, has counted."""
@@ -124,9 +134,21 @@ class ThresholdScores:
         foreground = self.confusions[:, :, 1:].sum(axis=2)  # T x L, by truth
         return _ratio(foreground[:, 0], foreground.sum(axis=1))
 
+    def _counted(self, truth: np.ndarray) -> tuple[np.ndarray, int]:
+        """Truth as it is counted, and how many values that can have; the last is left out."""
+        if truth.dtype != np.uint16 and label_type(self.num_labels) is np.uint8:
+            return truth, 256
+        truth = of_type(truth, self.num_labels)
+        left_out = truth == undecided(truth)
+        _check_range(truth[~left_out], self.num_labels, "truth")
+        return np.where(left_out, self.num_labels, truth), self.num_labels + 1
+
     def _add_counts(self, counts: np.ndarray, columns: np.ndarray, levels: slice) -> None:
-        """Adds counts by truth value (256), predicted label and number of thresholds exceeded."""
-        beyond = np.flatnonzero(counts[self.num_labels : IGNORE].any(axis=(1, 2)))
+        """Adds counts by truth value, predicted label and number of thresholds exceeded.
+
+        The last value is that of pixels that are left out.
+        """
+        beyond = np.flatnonzero(counts[self.num_labels : -1].any(axis=(1, 2)))
         if beyond.size:
             _check_range(beyond + self.num_labels, self.num_labels, "truth")
         self._histogram[:, columns, levels] += counts[: self.num_labels]

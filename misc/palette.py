@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from misc.errors import UserError
+from misc.labels import undecided
 from misc.storage.files import atomic_path
 from misc.storage.seals import sealed
 from misc.storage.untrusted import WrongModeError, decode_image
@@ -24,25 +25,35 @@ def voc_palette(n: int = 256) -> np.ndarray:
 
 
 def save_label_png(path: str | Path, labels: np.ndarray) -> None:
-    """Writes an H x W uint8 label map as a grey PNG whose pixel values are the labels."""
+    """Writes an H x W label map, uint8 or uint16, as a grey PNG whose values are the labels."""
     _save_png(path, Image.fromarray(labels))
 
 
 def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
-    """Writes an H x W uint8 label map as a palette PNG: the same values, shown in colours."""
+    """Writes an H x W uint8 label map as a palette PNG: the same values, shown in colours.
+
+    A palette has 256 entries: of a uint16 map an RGB picture is written, which shows the labels'
+    last 8 bits and undecided pixels in white. It is no label map.
+    """
+    if labels.dtype == np.uint16:
+        colours = voc_palette()[labels % 256]
+        colours[labels == undecided(labels)] = 255
+        _save_png(path, Image.fromarray(colours))
+        return
     image = Image.fromarray(labels)
     image.putpalette(voc_palette().tobytes())
     _save_png(path, image)
 
 
 def read_label_png(path: str | Path) -> np.ndarray:
-    """Reads a grey or palette PNG as an H x W uint8 label map.
+    """Reads a grey or palette PNG as an H x W label map: uint8, or uint16 of 16 bits.
 
     Raises UserError when the file is missing or broken, holds colours in place of labels, or has
     more pixels than `misc.storage.untrusted.MAX_PIXELS`.
     """
     try:
-        return np.array(decode_image(path, ("PNG",), modes=("L", "P")))
+        labels = np.array(decode_image(path, ("PNG",), modes=("L", "P", "I;16", "I")))
+        return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; check the folder of the label maps") from None
     except WrongModeError as error:

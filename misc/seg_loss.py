@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from misc.runtime.distributed import summed
 
 IGNORE = 255
+_IGNORE_OF_16_BITS = 65_535
 
 
 @functools.lru_cache(maxsize=64)
@@ -37,10 +38,12 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over the labelled pixels of a batch, 0 where there are none.
 
-    logits: B x L x h x w. labels: B x h x w, 255 is left out.
+    logits: B x L x h x w. labels: B x h x w, 255 is left out, of int32 labels (those of 16-bit
+    label maps) 65535.
     """
-    values = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none")
-    return _mean(values, labels != IGNORE)
+    ignored = _ignored(labels)
+    values = F.cross_entropy(logits, labels.long(), ignore_index=ignored, reduction="none")
+    return _mean(values, labels != ignored)
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,9 +51,14 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     The mean of a side without pixels counts as 0. Shapes as in `cross_entropy`.
     """
-    values = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none")
-    background, foreground = labels == 0, (labels != 0) & (labels != IGNORE)
+    ignored = _ignored(labels)
+    values = F.cross_entropy(logits, labels.long(), ignore_index=ignored, reduction="none")
+    background, foreground = labels == 0, (labels != 0) & (labels != ignored)
     return (_mean(values, background) + _mean(values, foreground)) / 2
+
+
+def _ignored(labels: Tensor) -> int:
+    return _IGNORE_OF_16_BITS if labels.dtype == torch.int32 else IGNORE
 
 
 LOSSES = {"ce": cross_entropy, "balanced": balanced_cross_entropy}

@@ -80,7 +80,7 @@ def pseudo_mask(
     settings: WalkSettings | None = None,
     pad_size: int = 512,
 ) -> np.ndarray:
-    """Pseudo mask of an image, H x W uint8: 0 background, class + 1 (IRN, Sec. 5).
+    """Pseudo mask of an image, H x W: 0 background, class + 1 (IRN, Sec. 5).
 
     maps: `keys` and `cam`. pad_size: as in `boundaries`.
     """

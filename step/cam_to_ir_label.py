@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from misc.cams import label_map, load_cam
+from misc.cams import key_labels, label_map, load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.crf import refine_label_maps
 from misc.data.datasets import image_of
+from misc.labels import of_type, undecided
 from misc.palette import save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, folder_digest
@@ -42,7 +43,9 @@ def check(args: Options, preflight: Preflight) -> None:
 def confident_labels(
     image: np.ndarray, cams: np.ndarray, keys: np.ndarray, fg_th: float, bg_th: float
 ) -> np.ndarray:
-    """Labels that both thresholds agree on, H x W uint8: 0 background, class + 1, 255 undecided.
+    """Labels that both thresholds agree on, H x W: 0 background, class + 1, 255 undecided.
+
+    Of classes beyond 8 bits they are uint16, with 65535 for undecided.
 
     image: H x W x 3 uint8; cams: K x H x W in 0..1; keys: K classes, 0-based.
     """
@@ -53,9 +56,8 @@ def confident_labels(
     # 2. confident background: where no map exceeds a low one
     label_maps = np.stack([label_map(cams, local, threshold) for threshold in (fg_th, bg_th)])
     foreground, background = refine_label_maps(image, label_maps, n_labels=len(keys) + 1)
-    classes = np.concatenate([[0], np.asarray(keys) + 1]).astype(np.uint8)
-    labels = classes[foreground]
-    labels[foreground == 0] = 255
+    labels = key_labels(keys)[foreground]
+    labels[foreground == 0] = undecided(labels)
     labels[(foreground == 0) & (background == 0)] = 0
     return labels
 
@@ -78,6 +80,7 @@ class MakeIRLabel(ImageTask):
         labels = confident_labels(
             image, maps["high_res"], maps["keys"], self.args.conf_fg_thres, self.args.conf_bg_thres
         )
+        labels = of_type(labels, self.args.info.num_labels)
         save_label_png(self.outputs(image_id)[0], labels)
 
 

@@ -35,6 +35,7 @@ def check(args: Options, preflight: Preflight) -> None:
         preflight.cams(ids, path)
     preflight.images(ids)
     preflight.masks(ids)
+    preflight.collect(lambda: ThresholdScores(thresholds(args), args.info.num_labels))
 
 
 def seed_folders(

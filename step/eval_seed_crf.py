@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from misc.cams import label_map, load_cam
+from misc.cams import key_labels, label_map, load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.crf import CRFSettings, dense_crf, refine_label_maps
@@ -34,7 +34,7 @@ def check(args: Options, preflight: Preflight) -> None:
 def crf_labels(
     image: np.ndarray, cams: np.ndarray, keys: np.ndarray, threshold: float, kind: str
 ) -> np.ndarray:
-    """The seed's label map of an image, H x W uint8, after a dense CRF.
+    """The seed's label map of an image, H x W, after a dense CRF.
 
     image: H x W x 3 uint8. cams: K x H x W. keys: (K,). kind: "irn" or "deeplab", by whose
     pairwise terms; the unary ones trust the seed's labels with 0.7.
@@ -49,7 +49,7 @@ def crf_labels(
         trust = np.full((count, *local.shape), (1 - GT_PROB) / (count - 1), np.float32)
         np.put_along_axis(trust, local[None].astype(np.intp), GT_PROB, axis=0)
         refined = dense_crf(image, trust, CRFSettings()).argmax(axis=0)
-    return np.concatenate([[0], np.asarray(keys) + 1]).astype(np.uint8)[refined]
+    return key_labels(keys)[refined]
 
 
 class ScoreCRF(ImageTask):

@@ -16,6 +16,7 @@ from misc.data import exports
 from misc.data.coco_json import categories
 from misc.data.datasets import image_of, load_labels
 from misc.errors import UserError
+from misc.labels import MOST_OF_8_BITS, label_type
 from misc.palette import read_label_png, voc_palette
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
@@ -34,7 +35,14 @@ def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     if not args.export:
         raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
-    ids = args.image_ids("infer")
+    ids, num_labels = args.image_ids("infer"), args.info.num_labels
+    narrow = [name for name in ("voc", "mmseg") if name in args.export]
+    if narrow and label_type(num_labels) is not np.uint8:
+        raise UserError(
+            f"--export {','.join(narrow)}: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
+            f"classes, and here are {args.info.num_classes}; export coco, yolo or soft, or take "
+            f"the masks of 16 bits in {args.export_from}"
+        )
     preflight.images(ids)
     if set(args.export) & set(_OF_MASKS):
         preflight.label_maps(ids, args.export_from, "give the folder of the masks: --export_from")

@@ -13,6 +13,7 @@ from misc.cli.preflight import Preflight
 from misc.crf import dense_crf, wrapped_image
 from misc.data.datasets import image_of
 from misc.errors import UserError
+from misc.labels import label_type
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.devices import side_processes
@@ -130,7 +131,7 @@ def save_prediction(
 
 
 def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
-    labels = scores.argmax(axis=0).astype(np.uint8)
+    labels = scores.argmax(axis=0).astype(label_type(len(scores)))
     save_palette_png(folder / "palette" / f"{image_id}.png", labels)
     save_label_png(folder / f"{image_id}.png", labels)
 

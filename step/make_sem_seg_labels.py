@@ -11,6 +11,7 @@ from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of
 from misc.errors import UserError
 from misc.indexing import WalkSettings
+from misc.labels import of_type
 from misc.palette import save_label_png, save_palette_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
@@ -74,6 +75,7 @@ class MakePseudoMask(ImageTask):
         image = image_of(self.args.info, image_id)
         maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
         mask = pseudo_mask(self.model, image, maps, self.settings, self.args.irn_pad_size)
+        mask = of_type(mask, self.args.info.num_labels)
         label_path, palette_path = self.outputs(image_id)
         save_palette_png(palette_path, mask)
         save_label_png(label_path, mask)

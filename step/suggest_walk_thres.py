@@ -66,7 +66,8 @@ class LookAtWalks(ImageTask):
 
     def __init__(self, args: Options, with_truth: bool):
         self.args, self.settings, self.with_truth = args, walk_settings(args), with_truth
-        self.scores = ThresholdScores(thresholds(args), args.info.num_labels)
+        num_labels = args.info.num_labels if with_truth else 1  # counts grow with its square
+        self.scores = ThresholdScores(thresholds(args), num_labels)
         self.counts = np.zeros(_BINS, dtype=np.int64)
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:

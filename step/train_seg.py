@@ -13,6 +13,7 @@ from misc.data.datasets import image_of, mask_of
 from misc.data.image_cache import ImageCache, cache_room
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
+from misc.labels import undecided
 from misc.metrics import confusion_matrix, mean_iou
 from misc.palette import read_label_png
 from misc.runtime import distributed
@@ -25,7 +26,7 @@ from misc.runtime.training import (
     save_trained,
     train,
 )
-from misc.seg_loss import IGNORE, scale_losses, stepwise_poly
+from misc.seg_loss import scale_losses, stepwise_poly
 from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
 from net.checkpoint import read_checkpoint, save_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, DeepLabV2, network_input, probabilities
@@ -99,8 +100,12 @@ def require_labels(files: dict[str, Path]) -> None:
     """Raise UserError where no pixel of any image has a label."""
     there = (path for path in files.values() if path.is_file())
     first = next(there, None)
-    if first and not any((read_label_png(path) != IGNORE).any() for path in (first, *there)):
+    if first and not any(_any_decided(read_label_png(path)) for path in (first, *there)):
         raise UserError(f"{first.parent}: all labels are 255 (undecided); give other labels")
+
+
+def _any_decided(labels: np.ndarray) -> bool:
+    return bool((labels != undecided(labels)).any())
 
 
 def run(args: Options) -> None:

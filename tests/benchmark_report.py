@@ -2,19 +2,26 @@
 
 The photographs and masks of the tree stand for any number of images, by links; maps are made from
 the masks. --browser also opens the page in Chromium and tells when its first picture is there.
+--repeated writes the page from the entries of 24 images, again and again under other names: the
+browser has as much to do, and a minute's work is a second's.
 """
 
 import argparse
+import contextlib
 import os
 import resource
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from misc.cams import save_cam
 from misc.cli.options import parse
 from misc.palette import read_label_png, save_label_png
+from misc.report.images import shown_images
+from misc.report.page import Spool, write_page
+from misc.report.pictures import SIZES
 from step import html_report
 from tests.misc.report.conftest import blurred_truth
 from voc12.dataset import describe
@@ -42,6 +49,22 @@ def links(info, folder: Path, count: int) -> list[str]:
         os.symlink(result / "base" / f"{old}.png", result / "sem_seg" / f"{image_id}.png")
     (result / "lists" / "train_aug.txt").write_text("\n".join(ids))
     return ids
+
+
+def write_repeated(result: Path, root: Path, count: int) -> None:
+    """The page of a result folder as if its images were `count`."""
+    args = parse(["--result_dir", str(result), "--voc12_root", str(root)])
+    sources = replace(html_report.sources_of(args), with_truth=True)
+    ids = html_report._ids(args)
+    for size in SIZES:
+        shown, confusion = shown_images(sources, size, ids)
+        if sum(one.length for one in shown) / len(shown) * count <= html_report.MAX_BYTES:
+            break
+    with contextlib.closing(Spool(result)) as spool:
+        for number in range(count):
+            spool.add(shown[number % len(shown)]._replace(image_id=f"2030_{number:06d}"))
+        data = {**html_report.page_data(args, sources, confusion), "runs": [], "images_note": ""}
+        write_page(html_report.page_path(args), data["title"], data, spool)
 
 
 def _wait(driver, script: str) -> object:
@@ -85,12 +108,18 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000])
     parser.add_argument("--browser", action="store_true")
+    parser.add_argument("--repeated", action="store_true")
     given = parser.parse_args()
     for count in given.images:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            links(describe(given.root.resolve()), folder, count)
+            links(describe(given.root.resolve()), folder, 24 if given.repeated else count)
             result = folder / "result"
+            if given.repeated:
+                write_repeated(result, folder / "voc", count)
+                size = (result / "report.html").stat().st_size / 2**20
+                print(f"{count} images: {size:.0f} MiB; {open_in_browser(result / 'report.html')}")
+                continue
             args = parse(["--result_dir", str(result), "--voc12_root", str(folder / "voc")])
             start = time.perf_counter()
             html_report.run(args)

@@ -227,6 +227,32 @@ def test_maps_masks_and_scores_are_those_of_the_same_images_run_as_voc(
     assert all(scores[0][row]["miou"] == scores[1][row]["miou"] for row in scores[1])
 
 
+def test_classes_beyond_8_bits_go_all_the_way(own, words, tiny_run, tmp_path, capsys):
+    before = [f"class {number}" for number in range(290)]
+    (tmp_path / "many.txt").write_text("\n".join([*before, *CLASS_NAMES]))
+    (tmp_path / "masks").mkdir()
+    for path in (own / "masks").glob("*.png"):
+        truth = read_label_png(path).astype(np.uint16)
+        moved = np.where((truth == 0) | (truth == 255), truth * 257, truth + len(before))
+        save_label_png(tmp_path / "masks" / path.name, moved.astype(np.uint16))
+    options = ("--result_dir", tmp_path / "r", "--classes", tmp_path / "many.txt", "--limit", 4)
+    options += ("--masks", tmp_path / "masks", "--report_html", "--cam_eval_thres", "0.2,0.3")
+    options += ("--RIB_iter", 1)
+    assert tiny_run(*words, *options, "--export", "coco", "--threshold_from", "scored") == 0
+    assert {"RIB seed", "pseudo masks"} <= load_scores(tmp_path / "r").keys()
+    for name in ("ir_label", "sem_seg", "masks"):
+        for path in (tmp_path / "r" / name).rglob("2012*.png"):
+            if path.parent.name != "palette":
+                labels = read_label_png(path)
+                assert labels.dtype == np.uint16
+                assert all(291 <= label <= 310 for label in set(np.unique(labels)) - {0, 65_535})
+    coco = json.loads((tmp_path / "r" / "export" / "coco" / "instances_train.json").read_text())
+    assert all(entry["category_id"] > 290 for entry in coco["annotations"])
+    assert (tmp_path / "r" / "report.html").stat().st_size > 10_000
+    assert tiny_run(*words, *options, "--export", "voc", "--export_masks_pass") == 2
+    assert "these masks have 8 bits, which hold 254 classes" in capsys.readouterr().err
+
+
 @pytest.fixture
 def refused(words, tiny_run, capsys, tmp_path):
     """Lines of the refusal of a run."""

@@ -10,6 +10,7 @@ from types import ModuleType
 from misc.cams import CAM_STRIDE
 from misc.cli.costs import Operations, Rest
 from misc.cli.options import Options
+from misc.cli.passes import Rates
 from misc.cli.speed import Speed
 from misc.errors import UserError
 from misc.runtime import distributed
@@ -36,19 +37,22 @@ def _say_bill(args: Options, steps: list[str]) -> dict[str, float]:
     flops, others = operations.of(steps), Rest(operations, speed).of(steps)
     if not flops and not others:
         return {}
-    rate = operations.rate(speed) if flops else 1.0
+    rates = Rates(operations, speed)
+    computing = {name: count / rates.of(name) for name, count in flops.items()}
     seconds = {
-        name: (flops.get(name, 0.0) / rate + others.get(name, 0.0)) / distributed.size()
+        name: (computing.get(name, 0.0) + others.get(name, 0.0)) / distributed.size()
         for name in steps
         if name in flops or name in others
     }
     for name, expected in seconds.items():
-        count = f"{flops[name] / 1e9:.1f} GFLOP" if name in flops else "no network"
-        log.info("%-22s %18s, about %s", name, count, duration(expected))
+        count = "no network"
+        if name in flops:
+            count = f"{flops[name] / 1e9:.0f} GFLOP at {rates.of(name) / 1e9:.0f} GFLOP/s"
+        log.info("%-22s %29s, about %s", name, count, duration(expected))
     log.info(
-        "together about %s, by what %s does now (%.0f GFLOP/s, dense CRF %.1f s and random walk "
-        "%.1f s for a million pixels); other programs slow it down, more GPUs share it",
-        duration(sum(seconds.values())), speed.device.type, rate / 1e9, 1e6 * speed.crf,
+        "together about %s, by what %s does now (dense CRF %.1f s and random walk %.1f s for a "
+        "million pixels); other programs slow it down, more GPUs share it",
+        duration(sum(seconds.values())), speed.device.type, 1e6 * speed.crf,
         1e6 * speed.walk / CAM_STRIDE**2,
     )  # fmt: skip
     needed, free = operations.disk(steps), shutil.disk_usage(existing(args.result_dir)).free

@@ -46,6 +46,7 @@ def start_log(args: Options, first_rank: bool) -> None:
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **form)
     handlers[0].setLevel(logging.INFO)
     log.setLevel(logging.DEBUG)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
     if args.log_name.stat().st_size == 0:
         handlers[1].stream.write(f"{LOG_MARK}\n")
     log.debug("all options: %s", json.dumps(args.plain(), default=str))

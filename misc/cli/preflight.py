@@ -315,7 +315,7 @@ def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
 
 def _check_values(info: DatasetInfo, path: Path, labels: np.ndarray) -> None:
     # In uint8 255 + 1 is 0, which leaves "ignore" out 10 times faster than an index does.
-    highest = int((labels + np.uint8(1)).max()) - 1
+    highest = int((labels + labels.dtype.type(1)).max()) - 1
     if highest > info.num_classes:
         raise UserError(
             f"{path}: has label {highest}, {info.name} ends at "

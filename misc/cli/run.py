@@ -216,9 +216,10 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> dict[str, float]:
     if any("eval" in step.LISTS for step in steps.values()):
         print_report(args)
     distributed.on_first_rank(lambda: make_page(args))
-    written = {name: path for path, name in makers(args).items()}
+    written = {name: path for path, name in reversed(makers(args).items())}  # a step's first one
     pictures, masks = args.result_dir / "visualize", args.result_dir / "masks"
     places = {"masks": masks} if finish else {}
+    places |= {"page": args.result_dir / "report.html"} if args.report_html else {}
     for name, path in {**written, **places, "pictures": pictures, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)

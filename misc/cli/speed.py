@@ -3,31 +3,34 @@
 import functools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from misc.affinity_loss import PairLoss
 from misc.cli.options import Options
 from misc.crf import refine_label_maps
 from misc.data.datasets import byte_crop, image_of
-from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
+from misc.indexing import propagate_to_edge
 from misc.metrics import ThresholdScores
-from misc.runtime.devices import main_device
+from misc.runtime.devices import main_device, pick_devices
+from misc.runtime.processes import in_processes
 from misc.torchutils import worker_rng
 
 _SIDE = 256  # of the image of a forward pass, pixels
 _PART = 192  # of the part of a photograph that a CRF refines, pixels
 _POSITIONS = 48  # side of the map that a random walk and the loss of pixel pairs are measured on
-_SECONDS = 1.0  # that forward passes are measured at least
+_SECONDS = 0.7  # that passes are measured at least
 _OTHERS = 0.3  # and everything else
+_AT_ONCE = 4  # processes that are started at most
 _LEVELS = 50  # thresholds of a score
 
 
 class Speed:
     """Times of this machine; each is measured when it is first asked for.
 
-    image_id: the photograph that is looked at. About four seconds for all on two cores.
+    image_id: the photograph that is looked at. About ten seconds for all with the passes of
+    `misc.cli.passes`.
     """
 
     def __init__(self, args: Options, image_id: str):
@@ -42,7 +45,24 @@ class Speed:
             self._ended(forward(image))
 
         with torch.no_grad():
-            return count / _seconds(once, _SECONDS)
+            return count / _seconds(once, _OTHERS)
+
+    def at_once(self, prepare: Callable[[], Callable[[], object]], processes: int, threads: int):
+        """Seconds of a pass where several processes do the same, each with so many threads.
+
+        prepare: makes what is called, for each of them.
+        """
+        before = torch.get_num_threads()
+
+        def timed(_: int) -> float:
+            torch.set_num_threads(threads)
+            return _seconds(prepare(), _SECONDS)
+
+        try:
+            with ThreadPoolExecutor(processes) as pool:  # torch computes outside of Python's lock
+                return sum(pool.map(timed, range(processes))) / processes
+        finally:
+            torch.set_num_threads(before)
 
     @property
     def measured_side(self) -> int:
@@ -84,20 +104,12 @@ class Speed:
         return seconds / edge.numel()
 
     @functools.cached_property
-    def pairs(self) -> float:
-        """Seconds of IRN's loss and its gradient for a position of a training crop."""
-        side = max(_POSITIONS, 2 * self.args.irn_radius)
-        index = PathIndex(self.args.irn_radius, (side, side))
-        loss, labels = PairLoss(index), torch.zeros(1, side, side, dtype=torch.uint8)
-        labels[:, side // 3 :] = 1
-        labels = affinity_labels(labels.to(self.device), index, 2)
-
-        def once() -> None:
-            outputs = [torch.rand(1, n, side, side, device=self.device) for n in (1, 2)]
-            total = loss(*(output.requires_grad_() for output in outputs), labels).total
-            self._ended(torch.autograd.grad(total, outputs)[0])
-
-        return _seconds(once, _OTHERS) / side**2
+    def start(self) -> float:
+        """Seconds until processes that share a step have all started."""
+        count = len(pick_devices(self.args.resources, _AT_ONCE))
+        began = time.perf_counter()
+        list(in_processes(_nothing, [None] * count, "a start"))
+        return time.perf_counter() - began
 
     @functools.cached_property
     def score(self) -> float:
@@ -119,3 +131,7 @@ def _seconds(function: Callable[[], object], at_least: float) -> float:
         function()
         calls += 1
     return (time.perf_counter() - start) / calls
+
+
+def _nothing(share: None, report: Callable) -> None:
+    """What a process does that is started to see how long that takes."""

@@ -17,6 +17,7 @@ from misc.data.image_cache import ImageCache
 from misc.data.label_file import load_label_file
 from misc.data.label_rows import LabelRows, load_label_rows
 from misc.errors import UserError, raise_problems
+from misc.labels import undecided
 from misc.palette import read_label_png
 from misc.storage.untrusted import decode_image
 from misc.torchutils import worker_rng
@@ -253,8 +254,9 @@ class ClassificationDataset(EpochDataset):
 class AffinityDataset(EpochDataset):
     """Random crops with confident labels for IRN: (3 x S x S float, S/4 x S/4 uint8).
 
-    255 in the labels is "undecided". Image and label are scaled together by 0.5..1.5, mirrored and
-    cropped; then the label is shrunk to stride 4 by its nearest pixel (IRN, Sec. 4.2).
+    255 in the labels is "undecided"; labels of 16 bits are int32, with 65535. Image and label are
+    scaled together by 0.5..1.5, mirrored and cropped; then the label is shrunk to stride 4 by
+    its nearest pixel (IRN, Sec. 4.2).
     """
 
     def __init__(self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0):
@@ -267,9 +269,15 @@ class AffinityDataset(EpochDataset):
         image, label = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng=rng)
         image = imutils.normalize(image)
         image, label = imutils.random_lr_flip((image, label), rng=rng)
-        image, label = imutils.random_crop((image, label), self.crop_size, (0, 255), rng=rng)
+        fill = (0, undecided(label))
+        image, label = imutils.random_crop((image, label), self.crop_size, fill, rng=rng)
         label = imutils.pil_rescale(label, 0.25, 0)
-        return torch.from_numpy(imutils.HWC_to_CHW(image)), torch.from_numpy(label.copy())
+        return torch.from_numpy(imutils.HWC_to_CHW(image)), label_tensor(label)
+
+
+def label_tensor(labels: np.ndarray) -> torch.Tensor:
+    """A label map H x W as a tensor of its own: uint8, or int32 of 16 bits."""
+    return torch.from_numpy(labels.astype(np.int32 if labels.dtype == np.uint16 else np.uint8))
 
 
 class TopLeftDataset(Dataset):

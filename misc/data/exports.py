@@ -14,10 +14,9 @@ from skimage.measure import find_contours
 from misc.data.coco_json import annotation
 from misc.data.dataset_info import DatasetInfo
 from misc.errors import UserError
+from misc.labels import classes_in
 from misc.palette import voc_palette
 from misc.storage.files import atomic_path
-
-_IGNORED = 255
 
 
 def write_new(path: Path, content: bytes) -> None:
@@ -55,11 +54,12 @@ def link_photograph(path: Path, photograph: Path) -> None:
 
 
 def regions(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Connected regions of a label map H x W uint8: label (class + 1) and mask H x W bool.
+    """Connected regions of a label map H x W: label (class + 1) and mask H x W bool.
 
-    Pixels that meet at a corner are apart. Neither background nor 255 has regions.
+    Pixels that meet at a corner are apart. Neither background nor undecided pixels have
+    regions.
     """
-    for label in np.setdiff1d(np.unique(labels), (0, _IGNORED)).tolist():
+    for label in classes_in(labels):
         count, numbered = cv2.connectedComponents((labels == label).astype(np.uint8), None, 4)
         for number in range(1, count):
             yield label, numbered == number

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from misc.data.dataset_info import DatasetInfo
-from misc.data.datasets import EpochDataset
+from misc.data.datasets import EpochDataset, label_tensor
 from misc.data.image_cache import ImageCache
 from misc.imutils import pil_resize
+from misc.labels import undecided
 from misc.palette import read_label_png
-
-IGNORE = 255
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,11 @@ class SegCrop:
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: random.Random
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Image H x W x 3 and label H x W uint8 -> float32 and uint8 crops of this size.
+        """Image H x W x 3 and label H x W -> float32 and label crops of this size.
 
         Scaled by one of `scales` (bilinear without smoothing; labels by the nearest pixel), padded
-        at the right and below with the mean colour and 255, cut at random, mirrored half of the
-        time. Every draw is made, also where nothing is to choose.
+        at the right and below with the mean colour and "undecided", cut at random, mirrored half
+        of the time. Every draw is made, also where nothing is to choose.
         """
         height, width = label.shape
         if self.base_size:
@@ -49,7 +48,7 @@ class SegCrop:
         padded = np.empty((max(height, self.size), max(width, self.size), 3), np.float32)
         padded[:] = self.mean
         padded[:height, :width] = image
-        padded_label = np.full(padded.shape[:2], IGNORE, np.uint8)
+        padded_label = np.full(padded.shape[:2], undecided(label), label.dtype)
         padded_label[:height, :width] = label
         top, left = (rng.randint(0, side - self.size) for side in padded_label.shape)
         window = np.s_[top : top + self.size, left : left + self.size]
@@ -60,7 +59,7 @@ class SegCrop:
 
 
 class SegmentationDataset(EpochDataset):
-    """Random crops with their label maps: (3 x S x S float, S x S uint8, 255 is left out).
+    """Random crops with their label maps: (3 x S x S float, S x S of `label_tensor`).
 
     labels: file of the label map of every image. to_input: what makes a crop the network's input.
     cache: keeps decoded images.
@@ -84,4 +83,4 @@ class SegmentationDataset(EpochDataset):
         label = read_label_png(self.labels[self.image_ids[index]])
         image = image[..., ::-1] if self.bgr else image
         image, label = self.crop(image, label, rng)
-        return torch.from_numpy(self.to_input(image)), torch.from_numpy(label.copy())
+        return torch.from_numpy(self.to_input(image)), label_tensor(label)

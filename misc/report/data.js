@@ -31,9 +31,14 @@ function labelName(label) {
   return label === 0 ? "background" : data.classes[label - 1];
 }
 
+/** Whether a label says that a pixel is undecided. */
+function isUndecided(label) {
+  return label === (data.classes.length > 254 ? 65535 : 255);
+}
+
 /** Colour of a label as [red, green, blue]; undecided pixels are white. */
 function colourOf(label) {
-  return label === 255 ? [255, 255, 255] : data.palette[label % data.palette.length];
+  return isUndecided(label) ? [255, 255, 255] : data.palette[label % data.palette.length];
 }
 
 const entries = new Map(); // of the images seen last
@@ -60,7 +65,7 @@ async function decoded(uri) {
   return picture;
 }
 
-/** Grey layers of a stack: one Uint8Array of height x width values each. */
+/** Grey layers of a stack: one array of height x width values each; of labels where it names them. */
 async function layersOf(stack, count) {
   if (!stack.src || !count) return [];
   const [height, width] = stack.size;
@@ -69,6 +74,10 @@ async function layersOf(stack, count) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(picture, 0, 0);
   const pixels = context.getImageData(0, 0, width, height * count).data;
-  return Array.from({ length: count }, (_, layer) =>
-    Uint8Array.from({ length: height * width }, (_, at) => pixels[4 * (layer * height * width + at)]));
+  const { labels } = stack;
+  return Array.from({ length: count }, (_, layer) => {
+    const value = (_, at) => pixels[4 * (layer * height * width + at)];
+    if (!labels) return Uint8Array.from({ length: height * width }, value);
+    return Uint16Array.from({ length: height * width }, (_, at) => labels[value(_, at)]);
+  });
 }

@@ -12,6 +12,7 @@ from misc.cams import label_map, load_cam
 from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import image_of, mask_of
 from misc.errors import UserError
+from misc.labels import classes_in, label_type, of_type, undecided
 from misc.metrics import mean_iou, pseudo_mask_confusion
 from misc.palette import read_label_png
 from misc.report.embedding import embedded
@@ -20,6 +21,7 @@ from misc.report.pictures import Size, map_levels, photo_uri, reduced, reduced_l
 log = logging.getLogger(__name__)
 
 TRUTH = "ground truth"
+_NUMBERED = 255  # labels of an image that have numbers of their own
 
 
 class MapFolder(NamedTuple):
@@ -110,15 +112,34 @@ def _shown_image(
     entry = {"id": image_id, "photo": photo_uri(image, size), "ious": ious}
     entry |= _map_layers(sources, maps, image_id, reduced(image.shape[:2], size.maps))
     if not maps and truth is not None:
-        entry["keys"] = [int(label) - 1 for label in np.setdiff1d(truth, (0, 255))]
+        entry["keys"] = [label - 1 for label in classes_in(truth)]
     shown = {**masks, **({} if truth is None else {TRUTH: truth})}
     small = reduced(image.shape[:2], size.photo)
     entry["masks"] = {
         "titles": list(shown),
         "size": small,
-        "src": stack_uri([reduced_labels(labels, small) for labels in shown.values()]),
+        **_mask_layers(sources, [reduced_labels(labels, small) for labels in shown.values()]),
     }
     return Shown(image_id, embedded(entry).encode(), entry["keys"], score), confusion
+
+
+def _mask_layers(sources: Sources, masks: list[np.ndarray]) -> dict:
+    """Label maps of an image as layers of 8 bits.
+
+    Labels of 16 bits are numbered: `labels` has what the numbers stand for. Where an image has more
+    than 256 the rarest are shown as undecided.
+    """
+    num_labels = sources.info.num_labels
+    if label_type(num_labels) is np.uint8 or not masks:
+        return {"src": stack_uri(masks)}
+    wide = np.stack([of_type(mask, num_labels) for mask in masks])
+    labels, counts = np.unique(wide, return_counts=True)
+    kept = np.sort(labels[np.argsort(-counts, kind="stable")][:_NUMBERED])
+    numbered = np.searchsorted(kept, wide)
+    last = len(kept)
+    numbered[~np.isin(wide, kept)] = last
+    return {"src": stack_uri(list(numbered.astype(np.uint8))),
+            "labels": [*kept.tolist(), undecided(wide)]}  # fmt: skip
 
 
 def _predictions(

@@ -54,7 +54,7 @@ def map_levels(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def reduced_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A label map H x W uint8 at another size: the labels of the nearest pixels."""
+    """A label map H x W at another size: the labels of the nearest pixels."""
     return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 

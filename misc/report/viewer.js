@@ -79,7 +79,7 @@ function levelsOf(layer, at) {
 /** Labels h x w: the strongest class where its level is above its threshold, else background. */
 function recoloured(layer) {
   const { keys } = viewer.entry;
-  const labels = new Uint8Array(viewer.size[0] * viewer.size[1]);
+  const labels = new Uint16Array(viewer.size[0] * viewer.size[1]);
   const strongest = new Uint8Array(labels.length);
   keys.forEach((key, at) => levelsOf(layer, at).forEach((level, pixel) => {
     if (level > strongest[pixel] && level > viewer.thresholds[at]) {
@@ -105,7 +105,7 @@ function scoreOf(labels) {
     for (let column = 0; column < width; column++) {
       const y = Math.floor(((row + 0.5) * tall) / height), x = Math.floor(((column + 0.5) * wide) / width);
       const truth = viewer.masks[at][y * wide + x], label = labels[row * width + column];
-      if (truth === 255) continue;
+      if (isUndecided(truth)) continue;
       add(truth, 1);
       if (truth === label) add(truth, 0);
       else add(label, 1);
@@ -196,7 +196,7 @@ function showLegend() {
   byId("legend").replaceChildren(...[...labels].sort((a, b) => a - b).map((label) => {
     const item = element("span", "", { class: "item" });
     item.append(element("span", "", { class: "key", style: `background:rgb(${colourOf(label).join(",")})` }),
-      label === 255 ? "undecided" : labelName(label));
+      isUndecided(label) ? "undecided" : labelName(label));
     return item;
   }));
 }

@@ -13,8 +13,8 @@ from misc.storage.untrusted import MAX_PIXELS
 CAM_FIX = "run make_cam or make_recam_with_RIB first or set --cam_out_dir"
 LABEL_FIX = "make the label file again or check its path"
 
+MAX_CLASSES = 65_534  # label = class + 1 of 16 bits, and 65535 means "undecided"
 _SLACK = 1e-3  # beyond 0..1, of maps that others have made in half precision
-MAX_CLASSES = 254  # label = class + 1, and 255 means "ignore"
 
 
 def save_cam(path: str | Path, keys: np.ndarray, cam: np.ndarray, high_res: np.ndarray) -> None:

@@ -152,7 +152,7 @@ def test_file_with_three_flat_empty_arrays_is_an_image_without_classes(tmp_path)
         {"keys": np.array([3.0, 79.0])},
         {"keys": np.array([3, 3])},
         {"keys": np.array([3, -1])},
-        {"keys": np.array([3, 254])},
+        {"keys": np.array([3, 65_534])},
         {"keys": np.array([[3, 79]])},
         {"cam": np.zeros((3, 4, 5), dtype=np.float32)},
         {"cam": np.zeros((2, 4), dtype=np.float32)},

@@ -48,6 +48,7 @@ _NO_MASKS = ".no_masks"  # a folder that is not there: without --masks no image 
 HELD_OUT = 10  # every so many images of a class one is held out of the trainings
 _LOOKED_AT = 60  # photographs whose sizes stand for all
 _SMALLEST_IRN_CROP = 96  # smaller ones hold no pixel pair of the usual radius
+_FEW, _SMALLER = 500, 0.75  # sets of fewer images have crops whose sides are this part
 _TRAINED_LONG = 500  # usual longer side of the images for which the sizes of the paper were chosen
 
 
@@ -210,11 +211,14 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
     """Options that suit a number of images, their usual longer side and a number of classes.
 
     Trainings of small sets get as many steps as their batches need to learn anything, batches are
-    not larger than a part of the set, and crops not larger than the photographs. The classifier's
+    not larger than a part of the set, and crops not larger than the photographs. Of few images,
+    which are those of a laptop, crops are smaller: half of the time. The classifier's
     loss is a mean over the classes: with fewer of them than VOC has, each one's gradient is larger,
     so the rate falls in proportion, and with the batch.
     """
     scale = min(1.0, usual_long / _TRAINED_LONG)
+    if images < _FEW:
+        scale *= _SMALLER
     crop = max(64, round(512 * scale / 16) * 16)
     batch = max(1, min(16, images // 3))
     irn_batch = max(1, min(32, images // 6))

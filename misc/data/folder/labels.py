@@ -9,13 +9,13 @@ from pathlib import Path
 
 from misc.data.folder.names import normalised
 from misc.errors import Problems, UserError
+from misc.labels import MOST_CLASSES
 from misc.storage.seals import Seal, seal_of
 from misc.storage.untrusted import read_bytes, reason
 
 log = logging.getLogger(__name__)
 
 _MAX_CLASS_FILE = 64 << 20  # bytes
-MOST_CLASSES = 254  # 8 bits a pixel, of which 0 is the background and 255 means "ignore"
 
 
 @dataclass
@@ -157,7 +157,7 @@ def settled(found: Found, given: tuple[str, ...] | None, source: str) -> Labels:
         found.problems.add("class", [f"{source}: names no class; give labels to some images"])
     if len(classes) > MOST_CLASSES:
         text = (
-            f"has {len(classes)} classes, and masks of 8 bits hold at most {MOST_CLASSES}; is a "
+            f"has {len(classes)} classes, and masks of 16 bits hold at most {MOST_CLASSES}; is a "
             "column something else? Otherwise split the set, or join classes"
         )
         found.problems.add("class", [f"{source}: {text}"])

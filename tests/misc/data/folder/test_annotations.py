@@ -88,7 +88,7 @@ def test_a_list_of_classes_gives_the_order(tmp_path, places):
         (("cat",), "the class 'dog' .of 1 images. is not in --classes; add it there"),
         (("cat", "Dog"), "is it 'Dog'"),
         (("cat", "dog", "DOG"), "differ in case"),
-        (tuple(map(str, range(300))) + ("cat", "dog"), "at most 254"),
+        (tuple(map(str, range(65_533))) + ("cat", "dog"), "at most 65534"),
     ],
 )
 def test_classes_that_do_not_fit_are_named(tmp_path, places, classes, words):

@@ -1,0 +1,113 @@
+"""Label maps of more classes than 8 bits hold."""
+
+import base64
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from misc.cams import label_map
+from misc.data.datasets import label_tensor
+from misc.data.exports import coco_annotations, yolo_text
+from misc.errors import UserError
+from misc.labels import classes_in, label_type, of_type, undecided
+from misc.metrics import ThresholdScores, confusion_matrix, mean_iou, pseudo_mask_confusion
+from misc.palette import read_label_png, save_label_png, save_palette_png, voc_palette
+from misc.report.images import _mask_layers
+from misc.seg_loss import balanced_cross_entropy, cross_entropy
+from step.cam_to_ir_label import confident_labels
+
+NUM_LABELS = 1001
+WIDE = np.array([[0, 255, 256], [1000, 65_535, 7]], np.uint16)
+
+
+def test_the_type_is_the_smallest_that_holds_all_classes_and_undecided():
+    assert label_type(255) is np.uint8 and label_type(256) is np.uint16
+    narrow = np.array([[0, 254, 255]], np.uint8)
+    assert of_type(narrow, 255) is narrow and undecided(narrow) == 255
+    wide = of_type(narrow, 256)
+    assert wide.dtype == np.uint16 and wide.tolist() == [[0, 254, 65_535]]
+    assert of_type(wide, 256) is wide and classes_in(wide) == [254]
+    assert classes_in(WIDE) == [7, 255, 256, 1000]
+
+
+def test_wide_label_maps_are_written_and_read(tmp_path):
+    save_label_png(tmp_path / "a.png", WIDE)
+    read = read_label_png(tmp_path / "a.png")
+    assert read.dtype == np.uint16 and np.array_equal(read, WIDE)
+    save_palette_png(tmp_path / "b.png", WIDE)
+    shown = np.asarray(Image.open(tmp_path / "b.png"))
+    assert shown[0, 1].tolist() == voc_palette()[255].tolist() and shown[1, 1].tolist() == [255] * 3
+    assert shown[0, 2].tolist() == [0, 0, 0]  # 256, by its last 8 bits
+
+
+def test_maps_of_late_classes_give_wide_labels():
+    cams = np.zeros((2, 6, 8), np.float32)
+    cams[0, :, :4], cams[1, :, 4:] = 0.9, 0.2
+    keys = np.array([3, 998])
+    assert np.unique(label_map(cams, keys, 0.1)).tolist() == [4, 999]
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    labels = confident_labels(image, cams, keys, fg_th=0.5, bg_th=0.1)
+    assert labels.dtype == np.uint16 and set(np.unique(labels)) <= {0, 4, 999, 65_535}
+    assert 65_535 in confident_labels(image, cams, keys, fg_th=0.95, bg_th=0.1)
+
+
+def test_scores_are_those_of_the_same_labels_in_8_bits():
+    rng = np.random.default_rng(0)
+    cams, keys = rng.random((3, 9, 11), dtype=np.float32), np.array([1, 4, 5])
+    truth = rng.choice([0, 2, 5, 6, 255], (9, 11)).astype(np.uint8)
+    narrow = ThresholdScores([0.2, 0.7], 8)
+    narrow.add(cams, keys, truth)
+    wide, byte = (ThresholdScores([0.2, 0.7], 300) for _ in range(2))
+    wide.add(cams, keys, of_type(truth, 300))
+    byte.add(cams, keys, truth)  # a file of 8 bits in a set of many classes
+    assert np.array_equal(narrow.confusions, wide.confusions[:, :8, :8])
+    assert np.array_equal(wide.confusions, byte.confusions)
+    late = ThresholdScores([0.2, 0.7], 300)
+    moved = np.where(truth == 255, 65_535, np.where(truth > 0, truth.astype(np.uint16) + 290, 0))
+    late.add(cams, keys + 290, moved.astype(np.uint16))
+    assert np.allclose(late.mean_ious(), narrow.mean_ious())
+    with pytest.raises(UserError, match=r"label 29\d in the truth is not in 0..290"):
+        ThresholdScores([0.2], 291).add(cams, keys, moved.astype(np.uint16))
+    with pytest.raises(UserError, match="give fewer thresholds"):
+        ThresholdScores(np.arange(50) / 50, 60_000)
+
+
+def test_undecided_pixels_of_wide_masks_are_left_out():
+    confusion = confusion_matrix(WIDE, np.where(WIDE == 65_535, 3, WIDE), NUM_LABELS)
+    assert confusion.sum() == 5 and mean_iou(confusion) == 1
+    assert pseudo_mask_confusion(np.zeros_like(WIDE), WIDE, NUM_LABELS)[0, 0] == 2
+
+
+def test_networks_are_trained_on_wide_labels():
+    labels = label_tensor(WIDE)[None]
+    assert labels.dtype == torch.int32 and labels.max() == 65_535
+    logits = torch.zeros(1, NUM_LABELS, 2, 3, requires_grad=True)
+    for loss in (cross_entropy, balanced_cross_entropy):
+        value = loss(logits, labels)
+        assert value.item() == pytest.approx(np.log(NUM_LABELS))
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert gradient[0, :, 1, 1].abs().max() == 0  # the undecided pixel
+
+
+def test_regions_have_their_late_classes():
+    labels = np.zeros((6, 6), np.uint16)
+    labels[1:3, 1:3], labels[4, 4], labels[0] = 300, 999, 65_535
+    assert [entry["category_id"] for entry in coco_annotations(labels)] == [300, 999]
+    assert [line.split()[0] for line in yolo_text(labels).splitlines()] == ["299", "998"]
+
+
+def test_layers_of_the_page_name_their_labels():
+    sources = SimpleNamespace(info=SimpleNamespace(num_labels=NUM_LABELS))
+    byte = np.full(WIDE.shape, 255, np.uint8)
+    found = _mask_layers(sources, [WIDE, byte])
+    content = base64.b64decode(found["src"].partition(",")[2])
+    numbers = np.asarray(Image.open(io.BytesIO(content)))
+    shown = np.array(found["labels"])[numbers]
+    assert np.array_equal(shown[:2], WIDE) and (shown[2:] == 65_535).all()
+    many = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    found = _mask_layers(sources, [many])
+    assert len(found["labels"]) == 256 and found["labels"][-1] == 65_535
