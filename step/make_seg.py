@@ -103,8 +103,12 @@ class MakeSegmentation(ImageTask):
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.side = SideProcesses(side_processes(args.resources, device))
 
+    def read(self, image_id: str) -> np.ndarray:
+        """The photograph, H x W x 3 uint8."""
+        return image_of(self.args.info, image_id)
+
     def one(self, image_id: str) -> None:
-        image = image_of(self.args.info, image_id)
+        image = self.overlap.read(self.read, image_id)
         with self.bf16:
             scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
         self.side.do(save_prediction, self.folders, image_id, image, scores, self.args)

@@ -194,17 +194,51 @@ def _training_view(
     return image[top:bottom, left:right], tuple(box)
 
 
+def multi_scale_views(
+    image: np.ndarray, scales: tuple[float, ...], max_long: int | None = None
+) -> list[np.ndarray]:
+    """The image at every scale, h x w x 3 uint8, not to be changed.
+
+    `max_long` shrinks larger images to this longer side first (both in one resampling).
+    """
+    shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
+    return [imutils.pil_rescale(image, scale * shrink, 3) for scale in scales]
+
+
 def multi_scale_pairs(
     image: np.ndarray, scales: tuple[float, ...], max_long: int | None = None
 ) -> list[torch.Tensor]:
     """The image and its mirror image at every scale: list of 2 x 3 x h x w, normalised.
 
-    `max_long` shrinks larger images to this longer side first (both in one resampling).
+    max_long: as in `multi_scale_views`.
     """
-    shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
-    views = (imutils.normalize(imutils.pil_rescale(image, s * shrink, 3)) for s in scales)
+    views = map(imutils.normalize, multi_scale_views(image, scales, max_long))
     chw = (imutils.HWC_to_CHW(view) for view in views)
     return [torch.from_numpy(np.stack([view, view[:, :, ::-1]])) for view in chw]
+
+
+class ByteViews(NamedTuple):
+    """`multi_scale_pairs` before they are mirrored and normalised: an eighth of the bytes."""
+
+    pixels: list[torch.Tensor]  # h x w x 3 uint8
+
+    @classmethod
+    def of(cls, views: list[np.ndarray], device: torch.device) -> "ByteViews":
+        """Views of `multi_scale_views`; for a GPU where it can copy them from while it computes."""
+        pixels = [torch.from_numpy(view.copy()) for view in views]
+        return cls([part.pin_memory() for part in pixels] if device.type == "cuda" else pixels)
+
+    def to(self, device: torch.device) -> list[torch.Tensor]:
+        """The pairs on a device, with the bits of `multi_scale_pairs`; channels last in memory."""
+        return [_pair_of(part.to(device, non_blocking=True)) for part in self.pixels]
+
+
+def _pair_of(pixels: torch.Tensor) -> torch.Tensor:
+    """H x W x 3 bytes -> the normalised image and its mirror image, 2 x 3 x H x W."""
+    starts, _ = _places_on(pixels.device, 0)
+    table = _normalized_on(pixels.device).flatten()
+    values = table.index_select(0, (pixels + starts).flatten()).view(pixels.shape)
+    return torch.stack([values, values.flip(1)]).permute(0, 3, 1, 2)
 
 
 class EpochDataset(Dataset):
