@@ -20,7 +20,7 @@ from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
 from net.engine import Engine
 from step.make_cam import MakeCAM, come_from_rib
-from step.make_recam_with_AdvCAM import MakeAdvCAM
+from step.make_recam_with_AdvCAM import MakeAdvCAM, require_range
 from step.refine import Refiner, step_of
 
 
@@ -60,6 +60,8 @@ class MakeRIBCAM(Refiner):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         preflight.disjoint_images()
+        if args.RIB_climbed:
+            preflight.collect(lambda: require_range(args))
         preflight.images(args.image_ids("train", limited=False))
         preflight.collect(lambda: require_shared_memory(read_ahead_bytes(args)))
 

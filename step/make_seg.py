@@ -22,7 +22,7 @@ from misc.storage.files import atomic_path
 from misc.storage.manifest import OutputFolder, file_digest
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
-from step.train_seg import target
+from step.train_seg import require_known_precision, target
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +64,9 @@ def check(args: Options, preflight: Preflight) -> None:
             preflight.output(out, settings(args, kind), args.image_ids("seg"))
         preflight.segmentation(target(args, run).path)
     preflight.images(args.image_ids("seg"))
-    preflight.collect(lambda: require_known_precision(args))
+    preflight.collect(lambda: require_known_precision(args, "make_seg"))
     if args.seg_submission:
         preflight.collect(lambda: require_new(args))
-
-
-def require_known_precision(args: Options) -> None:
-    """Raise UserError for a precision of maps alone."""
-    if args.precision == "float64":
-        raise UserError("--precision float64: is for maps; leave it out for make_seg")
 
 
 def require_new(args: Options) -> None:

@@ -40,7 +40,7 @@ from tests.launches import Counting
 from tests.weights import fill_by_recipe
 
 BUDGET = 40 * 60.0  # seconds after which no further part begins
-PRECISIONS = ("float32", "tf32", "bf16")
+PRECISIONS = ("float32", "tf32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)

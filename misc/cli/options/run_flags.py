@@ -45,7 +45,8 @@ def environment_options(group: argparse._ArgumentGroup) -> None:
         "the same to the bit where this number is the same, with any number of processes")
     add("--num_side_processes", type=workers, metavar="N",
         help="processes beside each that computes: they make the IR labels of maps that are "
-        "finished, and the CRF of 8, meanwhile (default: the idle cores beside a GPU, else 0)")
+        "finished, and the CRF of 8, meanwhile; with any, threads read the next image and write "
+        "the last one (default: the idle cores beside a GPU, else 0)")
     add("--deterministic", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="on a GPU take only kernels that give the same bits every time (slower)")
     add("--checkpoint_minutes", type=not_negative, default=5.0, metavar="X",
