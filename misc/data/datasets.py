@@ -272,15 +272,19 @@ class ClassificationDataset(EpochDataset):
     """Random crops with multi-hot labels: (3 x S x S float, C float32).
 
     The draw of an image depends on (seed, epoch, image id) alone; call `set_epoch` before each.
+    as_bytes: gives `Crops`, which a GPU normalises to the same bits.
     """
 
-    def __init__(self, info: DatasetInfo, image_ids, labels, long_range, crop_size, seed=0):
+    def __init__(
+        self, info: DatasetInfo, image_ids, labels, long_range, crop_size, seed=0, as_bytes=False
+    ):
         super().__init__(info, image_ids, seed)
         self.labels, self.long_range, self.crop_size = labels, long_range, crop_size
+        self.crop = byte_crop if as_bytes else training_crop
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | Crops, torch.Tensor]:
         image, rng = self._draw(index, "classification")
-        crop = training_crop(image, self.long_range, self.crop_size, rng)
+        crop = self.crop(image, self.long_range, self.crop_size, rng)
         return crop, torch.from_numpy(self.labels[index])
 
 
@@ -289,21 +293,31 @@ class AffinityDataset(EpochDataset):
 
     255 in the labels is "undecided". Image and label are scaled together by 0.5..1.5, mirrored and
     cropped; then the label is shrunk to stride 4 by its nearest pixel (IRN, Sec. 4.2).
+    as_bytes: gives `Crops`, which a GPU normalises to the same bits.
     """
 
-    def __init__(self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0):
+    def __init__(
+        self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0, as_bytes=False
+    ):
         super().__init__(info, image_ids, seed)
-        self.label_dir, self.crop_size = label_dir, crop_size
+        self.label_dir, self.crop_size, self.as_bytes = label_dir, crop_size, as_bytes
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | Crops, torch.Tensor]:
         image, rng = self._draw(index, "affinity")
         label = read_label_png(self.label_dir / f"{self.image_ids[index]}.png")
         image, label = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng=rng)
-        image = imutils.normalize(image)
+        if not self.as_bytes:
+            image = imutils.normalize(image)
         image, label = imutils.random_lr_flip((image, label), rng=rng)
-        image, label = imutils.random_crop((image, label), self.crop_size, (0, 255), rng=rng)
-        label = imutils.pil_rescale(label, 0.25, 0)
-        return torch.from_numpy(imutils.HWC_to_CHW(image)), torch.from_numpy(label.copy())
+        box = imutils.get_random_crop_box(label.shape, self.crop_size, rng)
+        image, label = (
+            imutils.cut(part, box, self.crop_size, outside)
+            for part, outside in ((image, 0), (label, 255))
+        )
+        small = torch.from_numpy(imutils.pil_rescale(label, 0.25, 0).copy())
+        if self.as_bytes:
+            return Crops(torch.from_numpy(image), torch.tensor(box[:4])), small
+        return torch.from_numpy(imutils.HWC_to_CHW(image)), small
 
 
 class TopLeftDataset(Dataset):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from misc import imutils
 from misc.data.datasets import (
     AffinityDataset,
     ByteViews,
     ClassificationDataset,
+    Crops,
     TopLeftDataset,
     load_labels,
     multi_scale_pairs,
@@ -126,6 +128,22 @@ def test_affinity_draws_depend_on_seed_epoch_and_image_alone(sample, tmp_path):
 
     assert equal(item(), item()) and equal(item(), item(position=0, ids=IDS[1:2]))
     assert not equal(item(), item(seed=1)) and not equal(item(), item(epoch=1))
+
+
+def test_training_views_as_bytes_have_the_same_bits(sample, labels, tmp_path):
+    """A batch of them, put on the device as the trainings do it for a GPU."""
+    for image_id in IDS:
+        size = sample.image_size(image_id)
+        save_label_png(tmp_path / f"{image_id}.png", np.ones(size, dtype=np.uint8))
+    for cls, given, side in ((ClassificationDataset, (labels, (64, 200)), 80),
+                             (AffinityDataset, (tmp_path,), 256)):  # fmt: skip
+        batches = []
+        for as_bytes in (False, True):
+            dataset = cls(sample, IDS, *given, side, seed=1, as_bytes=as_bytes)
+            (batch,) = DataLoader(dataset, len(IDS))
+            batches.append([part.to("cpu", non_blocking=True) for part in batch])
+            assert as_bytes == isinstance(batch[0], Crops) and len(batch[-1]) == len(IDS)
+        assert all(map(torch.equal, *batches))
 
 
 @pytest.mark.parametrize("canvas", [100, 400])
