@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from tests import benchmark, comparisons, gpu_session
+from tests import benchmark, comparisons, gpu_session, pipeline
 from tests.comparisons import COMPARISONS, CPU
+from tests.conftest import TINY
 
 WAYS = ("plain", "here")
 
@@ -164,3 +165,19 @@ def test_a_session_without_a_gpu_runs_through_toys(tmp_path, capsys):
     assert found["deterministic"]["equal"] is True
     page = (out / "session.md").read_text()
     assert "no figures" in page and all(f"## {name}" in page for name in gpu_session.PARTS)
+
+
+def test_steps_on_drawn_photographs_are_timed_one_by_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "SIZE", (60, 80))
+    words = ["--pipeline", "4", "--width", "8", *TINY, "--train_cam_pass", "--make_cam_pass"]
+    report = tmp_path / "report.json"
+    assert benchmark.main([*words, "--json", str(report)]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[-3:]] == ["train_cam", "make_cam", "all"]
+    found = json.loads(report.read_text())
+    assert found["images"] == 4 and "--make_cam_pass" in found["options"]
+    steps = found["steps"]
+    both = steps["train_cam"]["seconds"] + steps["make_cam"]["seconds"]
+    assert steps["all"]["seconds"] == pytest.approx(both)
+    with pytest.raises(SystemExit):
+        benchmark.main(["--pipeline", "3"])
