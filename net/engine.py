@@ -6,7 +6,7 @@ range of float16 does.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -210,8 +210,12 @@ class Engine:
         if of in self._gradients and gradients is not None:
             torch._foreach_add_(self._gradients[of], gradients)
         elif gradients is not None:
-            self._gradients[of] = gradients
+            self._gradients[of] = self._in_full(gradients)
         return outputs, value
+
+    def _in_full(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients that others can be added to: of one pass they may have 16 bits, sums never."""
+        return [gradient.to(self._trained[0].dtype) for gradient in gradients]
 
     def _attempt(self, network, rows, labels, size, loss):
         """`_pass` once: output, loss, gradients (None without a loss).
@@ -230,9 +234,10 @@ class Engine:
                 if self._scaled:
                     of_part = of_part * LOSS_SCALE
                 new = torch.autograd.grad(of_part, self._network.trained)
-                if gradients is None:  # sums are never of 16 bits
-                    gradients = [gradient.to(of_part.dtype) for gradient in new]
+                if gradients is None:
+                    gradients = new
                 else:
+                    gradients = self._in_full(gradients)
                     torch._foreach_add_(gradients, new)
             outputs.append(output.detach())
         value = self._no_loss if value is None else value
