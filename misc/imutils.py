@@ -40,8 +40,13 @@ def pil_resize(img: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray
 
 def pil_rescale(img: np.ndarray, scale: float, order: int) -> np.ndarray:
     """Resizes an H x W [x 3] uint8 array by a factor; sides: rounded half to even, 1 or more."""
-    height, width = (max(1, round(side * scale)) for side in img.shape[:2])
-    return pil_resize(img, (height, width), order)
+    return pil_resize(img, rescaled(img.shape[:2], scale), order)
+
+
+def rescaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width times a factor, rounded half to even, 1 or more."""
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
 
 
 def random_resize_long(

@@ -184,13 +184,29 @@ def byte_crop(image: np.ndarray, long_range: tuple[int, int], crop_size: int, rn
     return Crops(crop, torch.tensor(box))
 
 
+class View(NamedTuple):
+    """What is drawn of an image: its size after resizing, H and W, mirrored or not, the crop."""
+
+    size: tuple[int, int]
+    mirrored: bool
+    box: imutils.CropBox
+
+
+def draw_view(size: tuple[int, int], long_range: tuple[int, int], crop_size: int, rng) -> View:
+    """Draws a random view of an image of this size: longer side, mirrored or not, place."""
+    resized = imutils.rescaled(size, rng.randint(*long_range) / max(size))
+    mirrored = bool(rng.getrandbits(1))
+    return View(resized, mirrored, imutils.get_random_crop_box(resized, crop_size, rng))
+
+
 def _training_view(
     image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """The part of an image that a random crop shows, h x w x 3, and its box in the crop."""
-    image = imutils.random_resize_long(image, *long_range, rng=rng)
-    image = imutils.random_lr_flip(image, rng=rng)
-    *box, top, bottom, left, right = imutils.get_random_crop_box(image.shape[:2], crop_size, rng)
+    view = draw_view(image.shape[:2], long_range, crop_size, rng)
+    image = imutils.pil_resize(image, view.size, order=3)
+    image = image[:, ::-1] if view.mirrored else image
+    *box, top, bottom, left, right = view.box
     return image[top:bottom, left:right], tuple(box)
 
 

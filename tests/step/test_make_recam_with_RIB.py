@@ -128,3 +128,14 @@ def test_float16_is_for_those_who_see_its_overflows():
         require_known_precision(args, "train_seg")
     for step in (make_recam_with_AdvCAM.require_range, lambda a: require_known_precision(a, "")):
         step(parse(["--precision", "bf16"]))
+
+
+def test_crops_that_are_cut_on_the_device_change_no_map(args, words, monkeypatch):
+    (expected,) = maps_of("RIB", args, count=1)
+    later = parse([*words, "--crops_on_gpu"])
+    (maps,) = maps_of("RIB", later, count=1)
+    assert np.array_equal(maps, expected)
+    make_recam_with_RIB.require_exact()
+    monkeypatch.setattr(make_recam_with_RIB, "is_exact", lambda: False)
+    with pytest.raises(UserError, match="--crops_on_gpu: the Pillow that is installed"):
+        make_recam_with_RIB.require_exact()

@@ -55,6 +55,9 @@ def environment_options(group: argparse._ArgumentGroup) -> None:
     add("--image_cache", type=not_negative, metavar="GIB",
         help="memory for decoded images of RIB's batches and of 7, shared by all who read, 3 bytes "
         "a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps none)")
+    add("--crops_on_gpu", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="resize and cut the images of RIB's batches on the GPU, to the same bits, where cores "
+        "to read ahead are short")
     add("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
         help="seed of every random draw")
     add("--limit", type=count, metavar="N",
