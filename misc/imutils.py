@@ -40,8 +40,13 @@ def pil_resize(img: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray
 
 def pil_rescale(img: np.ndarray, scale: float, order: int) -> np.ndarray:
     """Resizes an H x W [x 3] uint8 array by a factor; sides: rounded half to even, 1 or more."""
-    height, width = (max(1, round(side * scale)) for side in img.shape[:2])
-    return pil_resize(img, (height, width), order)
+    return pil_resize(img, rescaled(img.shape[:2], scale), order)
+
+
+def rescaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width times a factor, rounded half to even, 1 or more."""
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
 
 
 def random_resize_long(
@@ -106,14 +111,14 @@ def random_crop(
         return random_crop([images], cropsize, [default_values], rng)[0]
     box = get_random_crop_box(images[0].shape[:2], cropsize, rng)
     return [
-        _cut(img, box, cropsize, value) for img, value in zip(images, default_values, strict=True)
+        cut(img, box, cropsize, value) for img, value in zip(images, default_values, strict=True)
     ]
 
 
 def top_left_crop(img: np.ndarray, cropsize: int, default_value: float) -> np.ndarray:
     """Puts an image, cut where it is larger, in the top left of a filled square of cropsize."""
     height, width = (min(side, cropsize) for side in img.shape[:2])
-    return _cut(img, (0, height, 0, width, 0, height, 0, width), cropsize, default_value)
+    return cut(img, (0, height, 0, width, 0, height, 0, width), cropsize, default_value)
 
 
 def HWC_to_CHW(img: np.ndarray) -> np.ndarray:  # noqa: N802 (the field's name for it)
@@ -151,7 +156,7 @@ def _random_offsets(side: int, cropsize: int, rng: Rng) -> tuple[int, int]:
     return (0, offset) if space > 0 else (offset, 0)
 
 
-def _cut(img: np.ndarray, box: CropBox, cropsize: int, default_value: float) -> np.ndarray:
+def cut(img: np.ndarray, box: CropBox, cropsize: int, default_value: float) -> np.ndarray:
     """Copies the source part of a crop box into a new cropsize x cropsize array."""
     crop = np.full((cropsize, cropsize, *img.shape[2:]), default_value, dtype=img.dtype)
     top, bottom, left, right, source_top, source_bottom, source_left, source_right = box

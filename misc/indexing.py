@@ -90,6 +90,27 @@ def shifted(maps: Tensor, offset: Offset, floor: int) -> Tensor:
     return maps[..., dy : dy + rows, floor + dx : floor + dx + columns]
 
 
+def start_positions(maps: Tensor, floor: int) -> Tensor:
+    """Places of the start pixels in flattened ... x H x W maps, (starts,), row by row."""
+    rows, columns = start_size(*maps.shape[-2:], floor)
+    by_row = torch.arange(rows, device=maps.device)[:, None] * maps.shape[-1]
+    return (by_row + torch.arange(floor, floor + columns, device=maps.device)).flatten()
+
+
+@functools.lru_cache
+def _path_positions(radius: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+    """`PathIndex.search_paths` as distances in flattened maps of a width, n x length, kept."""
+    groups = (group @ np.array([width, 1]) for group in _paths(radius))
+    return tuple(torch.from_numpy(distances).to(device) for distances in groups)
+
+
+@functools.lru_cache
+def end_offsets(radius: int, device: torch.device) -> Tensor:
+    """`PathIndex.search_dst` on a device, pairs x 2, kept there."""
+    ends = np.concatenate([group[:, 0] for group in _paths(radius)])
+    return torch.from_numpy(ends).to(device)
+
+
 def pair_ends(maps: Tensor, path_index: PathIndex) -> Tensor:
     """Values at the end of every pair, ... x H x W -> ... x pairs x rows x columns."""
     offsets = path_index.search_dst.tolist()
@@ -109,12 +130,22 @@ def ranked_pixels(maps: Tensor) -> tuple[Tensor, Tensor]:
     return ascending, ranks.view_as(maps).to(torch.int16 if fits else torch.int32)
 
 
-def path_ranks(ranks: Tensor, path_index: PathIndex) -> Iterator[Tensor]:
+def path_ranks(
+    ranks: Tensor, path_index: PathIndex, at_once: bool | None = None
+) -> Iterator[Tensor]:
     """Largest rank on the path of every pair, B x H x W -> B x n x starts for each path length.
 
-    The pairs come in the order of search_dst.
+    The pairs come in the order of search_dst. at_once: three operations for all paths of a length,
+    which a GPU does where it is not said, instead of one for every pixel of a path.
     """
     floor = path_index.radius_floor
+    if at_once if at_once is not None else ranks.is_cuda:
+        starts, flat = start_positions(ranks, floor), ranks.flatten(1)
+        for offsets in _path_positions(path_index.radius, ranks.shape[-1], ranks.device):
+            pixels = (offsets[..., None] + starts).flatten()
+            on_paths = flat.index_select(1, pixels).view(len(ranks), *offsets.shape, len(starts))
+            yield on_paths.amax(dim=2)
+        return
     size = start_size(*ranks.shape[-2:], floor)
     for group in path_index.search_paths:
         largest = ranks.new_empty(len(ranks), len(group), *size)

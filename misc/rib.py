@@ -5,7 +5,8 @@ which also sees to speed and memory. The same method without either is `rib_map_
 tests/references.py.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -106,6 +107,9 @@ class Engine(Protocol):
     def other_pass(self, images, labels: Tensor, loss) -> Tensor:
         """Loss of other images, whose gradient is collected."""
 
+    def in_range(self, iteration):
+        """What `iteration` gives, called again in float32 where fewer bits have overflowed."""
+
     def unless(self, stop: Tensor | None, work) -> tuple | None:
         """What `work` gives, its numbers read; None where `stop` holds, with nothing collected."""
 
@@ -129,13 +133,13 @@ def fine_tune(
     each iteration that gets as far as its loss.
     Raises RowTooLargeError where one image of a pass does not fit into memory.
     """
-    classes, loss = label.nonzero()[:, 0], partial(rib_loss, settings=settings)
+    classes = label.nonzero()[:, 0]
     engine.start(pairs, label, settings)
     sums = None
     for _ in range(settings.iterations):
-        first = engine.target_pass(0, loss)
-        stop = None if sums is None else exploded(first[0][classes], settings)
-        rest = engine.unless(stop, partial(_further_passes, engine, first, batches, settings))
+        others = functools.cache(partial(next, batches))  # one batch, whoever asks again
+        passes = partial(_passes, engine, classes if sums else None, others, settings)
+        first, rest = engine.in_range(passes)
         if rest is None:
             # Scale 1.0 has been added then and the others have not, as in the original.
             yield Iteration([sums[0] + first[0], *sums[1:]], None, None, stopped=True)
@@ -150,18 +154,37 @@ def fine_tune(
             return
 
 
+def _passes(
+    engine: Engine,
+    classes: Tensor | None,
+    others: Callable[[], tuple],
+    settings: RIBSettings,
+) -> tuple[tuple[Tensor, Tensor], tuple | None]:
+    """Map and loss at scale 1.0, and what `_further_passes` gives; None where the map exploded.
+
+    classes: of the target, (K,) indices; None where it is too early to explode.
+    """
+    first = engine.target_pass(0, partial(rib_loss, settings=settings))
+    stop = None if classes is None else exploded(first[0][classes], settings)
+    rest = engine.unless(stop, partial(_further_passes, engine, first, others, settings))
+    return first, rest
+
+
 def _further_passes(
-    engine: Engine, first: tuple[Tensor, Tensor], batches: Iterator[tuple], settings: RIBSettings
+    engine: Engine,
+    first: tuple[Tensor, Tensor],
+    others: Callable[[], tuple],
+    settings: RIBSettings,
 ) -> tuple[Maps, Tensor]:
     """The maps of all scales, C x h x w each, and the sums of target and of other logits (2,).
 
-    first: map and loss at scale 1.0.
+    first: map and loss at scale 1.0. others: gives the iteration's batch.
     """
     loss = partial(rib_loss, settings=settings)
     # The other images come first: a GPU is busy with them while the rest is prepared.
-    others = engine.other_pass(*next(batches), loss)
+    of_others = engine.other_pass(*others(), loss)
     # The small scale makes maps only.
     parts = [loss if scale >= 1.0 else None for scale in settings.scales[1:]]
     further = [engine.target_pass(i, part) for i, part in enumerate(parts, start=1)]
     maps, losses = zip(first, *further, strict=True)
-    return list(maps), -torch.stack([sum(losses), others])
+    return list(maps), -torch.stack([sum(losses), of_others])

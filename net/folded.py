@@ -13,6 +13,8 @@ from net.resnet50_cam import CAM
 
 Network = TypeVar("Network", bound=nn.Module)
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by --precision
+
 
 class FoldedConv(nn.Module):
     """A convolution and the fixed normalisation after it as one convolution with bias.
@@ -55,6 +57,7 @@ class Folding:
         # The statistics never change, nor does this.
         self._inverse = [torch.rsqrt(norm.running_var + norm.eps) for _, norm in made_of]
         self._scales = [torch.empty_like(inverse) for inverse in self._inverse]
+        self._rounded_later = [torch.empty_like(offset) for offset in self._offsets]
         self._by_filter = [scale.detach()[:, None, None, None] for scale in self._scales]
         self.refresh()
 
@@ -64,19 +67,27 @@ class Folding:
         torch._foreach_copy_(self._scales, self._gains)
         torch._foreach_mul_(self._scales, self._inverse)
         for conv, weight, scale in zip(self._convs, self._weights, self._by_filter, strict=True):
-            torch.mul(weight, scale, out=conv.weight)
+            torch.mul(weight, scale, out=conv.weight)  # rounded once where that has 16 bits
         biases = [conv.bias for conv in self._convs]
-        torch._foreach_copy_(biases, self._offsets)
-        torch._foreach_addcmul_(biases, self._means, self._scales, value=-1)
+        exact = biases if biases[0].dtype == self._offsets[0].dtype else self._rounded_later
+        torch._foreach_copy_(exact, self._offsets)
+        torch._foreach_addcmul_(exact, self._means, self._scales, value=-1)
+        if exact is not biases:
+            torch._foreach_copy_(biases, exact)
 
     @torch.no_grad()
-    def return_gradients(self) -> None:
-        """Set the gradients of the modules from the ones collected here, which are used up.
+    def return_gradients(self, gradients: dict[nn.Parameter, Tensor] | None = None) -> None:
+        """Set the gradients of the modules from those of the convolutions, which are used up.
 
+        gradients: by parameter, in the modules' precision; those collected here where not given.
         The weights are those of the last `refresh`.
         """
         convs = self._convs
-        of_weights, of_biases = ([p.grad for p in ps] for ps in zip(*map(_own, convs), strict=True))
+        if gradients is None:
+            gradients = {p: p.grad for conv in convs for p in _own(conv)}
+        of_weights, of_biases = (
+            [gradients[p] for p in ps] for ps in zip(*map(_own, convs), strict=True)
+        )
         products = torch._foreach_mul(of_weights, self._weights)
         of_scales = [product.sum(dim=(1, 2, 3)) for product in products]
         torch._foreach_sub_(of_scales, torch._foreach_mul(self._means, of_biases))
@@ -139,9 +150,10 @@ def frozen_copy(model: Network) -> Network:
 class FoldedCAM:
     """Computes the maps of a model on the model's device.
 
-    precision: "bf16" computes the backbone in bfloat16 where autocast finds that safe; the
-    classifier, whose scores are compared with thresholds, all weights and their gradients stay
-    float32. Of a model in float64 all is float64. trained: the parameters that gradients are taken
+    precision: "bf16" and "fp16" compute the backbone in 16 bits where autocast finds that safe,
+    with weights that are rounded once for each `refresh`; the classifier, whose scores are compared
+    with thresholds, the model's weights and their gradients stay float32. Of a model in float64 all
+    is float64. trained: the parameters that gradients are taken
     for, of the folded convolutions and of the classifier. compiled: by torch.compile, once for all
     sizes of images. for_gpu: channels last throughout, the model's weights too; as it is on a GPU
     where it is not said.
@@ -165,10 +177,12 @@ class FoldedCAM:
         convs = [m for m in self._network.modules() if isinstance(m, FoldedConv)]
         self._folding = Folding([conv for conv in convs if conv.weight.requires_grad])
         self.trained = [p for p in self._network.parameters() if p.requires_grad]
-        self._bf16 = precision == "bf16"
+        self._half = HALF.get(precision)
         for conv in convs:
             trained_layout = self._layout if conv.weight.requires_grad else torch.channels_last
             conv.to(memory_format=trained_layout)
+            if self._half:
+                conv.to(self._half)
         self._frozen_features = _compiled(self._network.frozen_features, compiled)
         self._trained_features = _compiled(self._network.trained_features, compiled)
 
@@ -178,9 +192,11 @@ class FoldedCAM:
 
     def set_gradients(self, gradients: list[Tensor]) -> None:
         """Give the model's parameters the gradients of `trained`, in that order; used up."""
-        for parameter, gradient in zip(self.trained, gradients, strict=True):
-            parameter.grad = laid_out_as(parameter, gradient)
-        self._folding.return_gradients()
+        pairs = zip(self.trained, gradients, strict=True)
+        found = {p: laid_out_as(p, gradient.to(self._dtype)) for p, gradient in pairs}
+        classifier = self._network.classifier.weight
+        classifier.grad = found.pop(classifier)
+        self._folding.return_gradients(found)
 
     def frozen_features(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> layer2 features, B x C2 x h x w, stride 8."""
@@ -200,7 +216,8 @@ class FoldedCAM:
         return self.maps(self.frozen_features(images))
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+        dtype = self._half or torch.bfloat16
+        return torch.autocast(self._device.type, dtype, enabled=self._half is not None)
 
 
 def laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -210,7 +227,7 @@ def laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
     sides = zip(weight.shape, weight.stride(), gradient.stride(), strict=True)
     if all(one == other for side, one, other in sides if side > 1):
         return gradient.as_strided(weight.shape, weight.stride())  # of 1 x 1 filters both are one
-    return torch.empty_like(weight).copy_(gradient)
+    return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
 
 
 def _compiled(function: Callable[[Tensor], Tensor], compiled: bool) -> Callable[[Tensor], Tensor]:

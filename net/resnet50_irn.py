@@ -90,8 +90,8 @@ class Net(nn.Module):
 
         To be called when it has its weights and is on its device: later changes are not followed.
         """
-        layout = torch.channels_last if self._on_processor() else torch.contiguous_format
-        self._computed_by = (folded_copy(self.backbone).to(memory_format=layout),)
+        folded = folded_copy(self.backbone)
+        self._computed_by = (folded.to(memory_format=torch.channels_last),)
 
     def _on_processor(self) -> bool:
         return self.fc_edge6.weight.device.type == "cpu"
@@ -113,10 +113,8 @@ class Net(nn.Module):
         the largest maps are held for one image only.
         """
         (backbone,) = self._computed_by
-        if self._on_processor():
-            parts = images.contiguous(memory_format=torch.channels_last).split(1)
-        else:
-            parts = (images,)
+        images = images.contiguous(memory_format=torch.channels_last)
+        parts = images.split(1) if self._on_processor() else (images,)
         outputs = [backbone(part) for part in parts]
         return [torch.cat(output) for output in zip(*outputs, strict=True)]
 

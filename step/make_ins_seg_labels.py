@@ -58,12 +58,15 @@ class MakeInstances(ImageTask):
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
         self.model.fold_backbone()
 
-    def one(self, image_id: str) -> None:
-        image = image_of(self.args.info, image_id)
+    def read(self, image_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The photograph and its maps."""
         maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
-        found = self.detect(image, maps)
+        return image_of(self.args.info, image_id), maps
+
+    def one(self, image_id: str) -> None:
+        found = self.detect(*self.overlap.read(self.read, image_id))
         content = {"score": found.score, "mask": found.mask, "class": found.classes}
-        save_dict(self.outputs(image_id)[0], content)
+        self.overlap.write(image_id, save_dict, self.outputs(image_id)[0], content)
 
     def detect(self, image: np.ndarray, maps: dict[str, np.ndarray]) -> Detections:
         """Instances of an image H x W x 3 uint8 with the maps of its classes."""

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from misc.advcam import AdvCAMSettings, advcam, climbed
 from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.errors import UserError
 from misc.rib import Maps
 from misc.runtime.memory import InParts, PixelBudget
 from misc.torchutils import weights_in
@@ -26,6 +28,10 @@ class MakeAdvCAM(Refiner):
     @classmethod
     def iterations(cls, args: Options) -> int:
         return args.adv_iter
+
+    @classmethod
+    def check(cls, args: Options, preflight: Preflight) -> None:
+        preflight.collect(lambda: require_range(args))
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         args, self.device = self.args, device
@@ -59,6 +65,12 @@ class MakeAdvCAM(Refiner):
             climbed(self.scores, self.weight, pair, label, scale, settings)
             for pair, scale in zip(pairs, settings.scales, strict=True)
         ]
+
+
+def require_range(args: Options) -> None:
+    """Raise UserError for a precision whose overflows nobody would see here."""
+    if args.precision == "fp16":
+        raise UserError("--precision fp16: is not for AdvCAM; give --precision bf16 or tf32")
 
 
 def advcam_settings(args: Options) -> AdvCAMSettings:

@@ -9,7 +9,9 @@ from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
 from misc.data.image_cache import cache_of, cache_room
+from misc.data.resampling import is_exact
 from misc.data.rib_batches import CropSource, RIBBatches
+from misc.errors import UserError
 from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime import distributed
 from misc.runtime.devices import pick_devices, read_ahead_workers
@@ -20,8 +22,10 @@ from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
 from net.engine import Engine
 from step.make_cam import MakeCAM, come_from_rib
-from step.make_recam_with_AdvCAM import MakeAdvCAM
+from step.make_recam_with_AdvCAM import MakeAdvCAM, require_range
 from step.refine import Refiner, step_of
+
+_SIDE = 640  # longer side of VOC's and COCO's images: views that are cut later are whole images
 
 
 class MakeRIBCAM(Refiner):
@@ -60,7 +64,11 @@ class MakeRIBCAM(Refiner):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         preflight.disjoint_images()
+        if args.RIB_climbed:
+            preflight.collect(lambda: require_range(args))
         preflight.images(args.image_ids("train", limited=False))
+        if args.crops_on_gpu:
+            preflight.collect(require_exact)
         preflight.collect(lambda: require_shared_memory(read_ahead_bytes(args)))
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
@@ -87,6 +95,7 @@ class MakeRIBCAM(Refiner):
             args.disjoint_prob,
             read_ahead_workers(args.resources),
             pin_memory=device.type == "cuda",
+            cut_later=args.crops_on_gpu,
         )
 
     def maps(self, image_id: str, pairs: list[torch.Tensor]) -> Iterator[Maps]:
@@ -98,11 +107,21 @@ class MakeRIBCAM(Refiner):
                 yield state.map_sums
 
 
+def require_exact() -> None:
+    """Raise UserError where crops of a GPU would have other bits than those of this Pillow."""
+    if not is_exact():
+        raise UserError(
+            "--crops_on_gpu: the Pillow that is installed resizes images in another way than the "
+            "versions known here; leave the option out"
+        )
+
+
 def read_ahead_bytes(args: Options) -> int:
     """What the processes that read ahead hold at most: each has two batches ready and makes one."""
     processes = len(pick_devices(args.resources, len(args.image_ids("infer"))))
     readers = processes * distributed.local_size() * read_ahead_workers(args.resources)
-    return 3 * readers * args.RIB_batch_size * args.cam_crop_size**2 * 3
+    side = max(args.cam_crop_size, _SIDE if args.crops_on_gpu else 0)
+    return 3 * readers * args.RIB_batch_size * side**2 * 3
 
 
 def rib_settings(args: Options) -> RIBSettings:

@@ -23,7 +23,7 @@ from misc.storage.files import atomic_path
 from misc.storage.manifest import OutputFolder, file_digest
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
-from step.train_seg import target
+from step.train_seg import require_known_precision, target
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +65,9 @@ def check(args: Options, preflight: Preflight) -> None:
             preflight.output(out, settings(args, kind), args.image_ids("seg"))
         preflight.segmentation(target(args, run).path)
     preflight.images(args.image_ids("seg"))
-    preflight.collect(lambda: require_known_precision(args))
+    preflight.collect(lambda: require_known_precision(args, "make_seg"))
     if args.seg_submission:
         preflight.collect(lambda: require_new(args))
-
-
-def require_known_precision(args: Options) -> None:
-    """Raise UserError for a precision of maps alone."""
-    if args.precision == "float64":
-        raise UserError("--precision float64: is for maps; leave it out for make_seg")
 
 
 def require_new(args: Options) -> None:
@@ -104,8 +98,12 @@ class MakeSegmentation(ImageTask):
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.side = SideProcesses(side_processes(args.resources, device))
 
+    def read(self, image_id: str) -> np.ndarray:
+        """The photograph, H x W x 3 uint8."""
+        return image_of(self.args.info, image_id)
+
     def one(self, image_id: str) -> None:
-        image = image_of(self.args.info, image_id)
+        image = self.overlap.read(self.read, image_id)
         with self.bf16:
             scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
         self.side.do(save_prediction, self.folders, image_id, image, scores, self.args)

@@ -4,27 +4,34 @@ A refiner is one subclass of `Refiner` in a step module of its own: what it is c
 depend on, how it makes them. Files, resuming, pictures and checks are the same for all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from misc.cams import save_cam
+from misc.cams import merge_scales, save_cam
 from misc.cli.options import Options, chosen_steps
 from misc.cli.preflight import Preflight
-from misc.data.datasets import image_of, load_labels, multi_scale_pairs
+from misc.data.datasets import (
+    ByteViews,
+    image_of,
+    load_labels,
+    multi_scale_pairs,
+    multi_scale_views,
+)
 from misc.data.label_rows import LabelsById
 from misc.errors import UserError
 from misc.rib import Maps
 from misc.runtime.devices import main_device, side_processes
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.runtime.memory import about_image
+from misc.runtime.overlap import OnItsWay
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, file_digest
 from misc.storage.outputs import Output, output_state
-from net.inference import merged
 from step.cam_to_ir_label import claim_labels
 from step.meanwhile import LabelsMeanwhile
 
@@ -98,43 +105,68 @@ class Refiner(ImageTask):
             shown = range(1, last + 1)
         return {k: shown_path(self.args, self.name, image_id, k) for k in shown if k <= last}
 
+    def read(self, image_id: str) -> tuple[np.ndarray, list[torch.Tensor] | ByteViews | None]:
+        """The photograph, and what its maps are made from; None without a class.
+
+        Read ahead it goes to the device as bytes, which are mirrored and normalised there.
+        """
+        args, image = self.args, image_of(self.args.info, image_id)
+        if not self.labels[image_id].any():
+            return image, None
+        if self.overlap.threads:
+            views = multi_scale_views(image, args.cam_scales, args.max_long)
+            return image, ByteViews.of(views, self.device)
+        return image, multi_scale_pairs(image, args.cam_scales, args.max_long)
+
     def one(self, image_id: str) -> None:
-        args, label = self.args, self.labels[image_id]
-        image = image_of(args.info, image_id)
+        label = self.labels[image_id]
+        image, pairs = self.overlap.read(self.read, image_id)
+        if isinstance(pairs, ByteViews):
+            pairs = pairs.to(self.device)
+        save = partial(self._save, image_id, size=image.shape[:2], label=label)
         path, shown = self.outputs(image_id)[0], self._shown(image_id)
         maps: Maps = [torch.zeros(len(label), 1, 1)]
-        if label.any():  # an image without classes has no maps: nothing to refine
-            pairs = multi_scale_pairs(image, args.cam_scales, args.max_long)
+        if pairs:  # an image without classes has no maps: nothing to refine
             with about_image(image_id, self.device):
                 for k, maps in enumerate(self.maps(image_id, pairs), start=1):  # noqa: B007
                     if k == 1:
-                        self._save_first(image_id, maps, image, label)
+                        self._save_first(image_id, maps, save)
                     if k in shown:
-                        self._save(shown.pop(k), maps, image, label)
+                        save(shown.pop(k), maps)
         else:
-            self._save_first(image_id, maps, image, label)
+            self._save_first(image_id, maps, save)
         for later in shown.values():  # ended before this iteration
-            self._save(later, maps, image, label)
-        self._save(path, maps, image, label)
-        if self.labels_meanwhile:
-            self.labels_meanwhile.make(image_id)
+            save(later, maps)
+        save(path, maps)
+        if self.labels_meanwhile:  # after the maps: by the one that writes them
+            self.overlap.write(image_id, self.labels_meanwhile.make, image_id)
 
-    def _save_first(self, image_id: str, maps: Maps, image: np.ndarray, label: np.ndarray) -> None:
+    def _save_first(self, image_id: str, maps: Maps, save: Callable) -> None:
         """Save the other task's maps of an image, unless they are there."""
         if self.same_after_first:
             (path,) = self.same_after_first.outputs(image_id)
             if output_state(path) in (Output.MISSING, Output.DAMAGED):
-                self._save(path, maps, image, label)
+                save(path, maps)
 
     def finish(self) -> None:
         if self.labels_meanwhile:
             self.labels_meanwhile.close()
 
-    def _save(self, path: Path, maps: Maps, image: np.ndarray, label: np.ndarray) -> None:
-        if not all(of_scale.isfinite().all() for of_scale in maps):
-            raise UserError(f"image {path.stem}: its maps are not finite; {self.advice}")
+    def _save(
+        self, image_id: str, path: Path, maps: Maps, size: tuple[int, int], label: np.ndarray
+    ) -> None:
+        """Merge and save maps; nothing here waits for the device or for the disk beside a GPU."""
         keys = torch.from_numpy(label).nonzero()[:, 0]
-        save_cam(path, **merged(maps, image, keys))
+        finite = torch.stack([of_scale.isfinite().all() for of_scale in maps]).all()
+        cam, high_res = merge_scales(maps, size, keys.to(maps[0].device))
+        arrays = OnItsWay([finite, cam.float(), high_res.float()])
+        self.overlap.write(image_id, self._write, path, keys, arrays)
+
+    def _write(self, path: Path, keys: torch.Tensor, arrays: OnItsWay) -> None:
+        finite, cam, high_res = (tensor.numpy() for tensor in arrays.arrived())
+        if not finite:
+            raise UserError(f"image {path.stem}: its maps are not finite; {self.advice}")
+        save_cam(path, keys.numpy(), cam, high_res)
 
 
 def folder(refiner: type[Refiner] | Refiner, args: Options) -> OutputFolder:

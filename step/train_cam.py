@@ -83,8 +83,9 @@ def run(args: Options) -> None:
     model.to(device).train()
     labels = load_labels(args.cls_labels, image_ids, args.info)
     dataset = ClassificationDataset(
-        args.info, image_ids, labels, args.cam_long, args.cam_crop_size, args.seed
-    )
+        args.info, image_ids, labels, args.cam_long, args.cam_crop_size, args.seed,
+        as_bytes=device.type == "cuda",
+    )  # fmt: skip
 
     def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
         images, present = (tensor.to(device, non_blocking=True) for tensor in batch)

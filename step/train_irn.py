@@ -85,8 +85,9 @@ def run(args: Options) -> None:
     model.to(device).train()
     model.fold_backbone()
     dataset = AffinityDataset(
-        args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed
-    )
+        args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed,
+        as_bytes=device.type == "cuda",
+    )  # fmt: skip
 
     def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
         images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)

@@ -85,6 +85,7 @@ def check(args: Options, preflight: Preflight) -> None:
             preflight.output_file(best_of(target(args, run)), settings(args, run))
     micro = -(-args.seg_batch_size // args.seg_accumulate)
     preflight.collect(lambda: check_batch("--seg_batch_size", micro))
+    preflight.collect(lambda: require_known_precision(args, "train_seg"))
     preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
     if preflight.is_made(args.seg_label_dir):
         ids = args.image_ids("infer")
@@ -94,6 +95,12 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.images((*ids, *validated_ids(args)))
     preflight.masks(validated_ids(args))
     preflight.label_maps(ids, args.seg_label_dir, "--seg_skip_missing leaves such images out")
+
+
+def require_known_precision(args: Options, step: str) -> None:
+    """Raise UserError for a precision of maps alone."""
+    if args.precision in ("float64", "fp16"):
+        raise UserError(f"--precision {args.precision}: is for maps; leave it out for {step}")
 
 
 def require_labels(files: dict[str, Path]) -> None:

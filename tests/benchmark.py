@@ -26,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from misc.runtime.processes import cpu_count
-from tests import gpu_session
+from tests import gpu_session, pipeline
 from tests.comparisons import (
     COMPARISONS,
     CPU,
@@ -397,6 +397,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--gpu_session", type=Path, metavar="DIR",
         help="measure on a GPU what is still to be known (40 minutes at most) and write "
         "session.json and session.md there; without one, toys are run through")  # fmt: skip
+    add("--pipeline", type=int, metavar="N",
+        help="run the whole pipeline on N drawn photographs of 375 x 500 pixels and time its "
+        "steps; takes the options of run_sample.py, too (tests/pipeline.py)")  # fmt: skip
     args = parser.parse_args(argv)
     unknown = sorted(set(args.names) - set(COMPARISONS))
     if unknown:
@@ -412,7 +415,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 1 where two results differ."""
-    args = parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any(word.partition("=")[0] == "--pipeline" for word in words):  # with options of a run
+        return pipeline.main(words)
+    args = parse_args(words)
     if args.gpu_session:
         gpu_session.hold(args.gpu_session, args.device)
         return 0

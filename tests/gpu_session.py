@@ -36,11 +36,12 @@ from net.engine import Engine
 from net.inference import pseudo_mask
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
+from tests import pipeline
 from tests.launches import Counting
 from tests.weights import fill_by_recipe
 
 BUDGET = 40 * 60.0  # seconds after which no further part begins
-PRECISIONS = ("float32", "tf32", "bf16")
+PRECISIONS = ("float32", "tf32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,40 @@ def rib(session: Session) -> dict[str, dict[str, float]]:
     return rows
 
 
+def benchmarked_kernels(session: Session) -> dict[str, float]:
+    """RIB where cuDNN tries its kernels for the batches of other images, whose size is fixed."""
+    work = RIBWork(session, "tf32")
+    other_pass = work.engine.other_pass
+
+    def with_benchmark(*arguments: Any) -> torch.Tensor:
+        torch.backends.cudnn.benchmark = True
+        try:
+            return other_pass(*arguments)
+        finally:
+            torch.backends.cudnn.benchmark = False
+
+    rates = {}
+    for name, tried in (("as it is", other_pass), ("benchmarked", with_benchmark)):
+        work.engine.other_pass = tried
+        work()  # in which the kernels are tried
+        seconds, _ = session.timed(work, repeats=session.sizes.images)
+        rates[f"{name}, seconds per image"] = seconds
+    return rates
+
+
+def ahead(session: Session) -> dict[str, Any]:
+    """RIB's step on drawn photographs through the files, with threads beside it and without."""
+    if not session.on_gpu:
+        return {"left out": "takes minutes"}
+    rows, count = {}, 8 * session.sizes.images
+    step = ("--train_cam_pass", "--cam_num_epoches", "1", "--make_recam_with_RIB_pass")
+    device = ("--device", str(session.device))
+    for beside in ("0", "2"):
+        found = pipeline.measured([*device, *step, "--num_side_processes", beside], count)
+        rows[f"{beside} beside"] = found["make_recam_with_RIB"]
+    return rows
+
+
 def trace(session: Session) -> dict[str, Any]:
     """One image under the profiler: operations, waits, share of the time the GPU is busy."""
     work = RIBWork(session, "tf32")
@@ -274,9 +309,11 @@ PARTS = {
     "flags": flags,
     "matrix rates, TFLOP/s": matrix_rates,
     "RIB": rib,
+    "cuDNN's choice for the other images": benchmarked_kernels,
     "one image under the profiler": trace,
     "processes on one GPU, images per second": processes,
     "pseudo masks": pseudo_masks,
+    "reading ahead and writing behind": ahead,
     "deterministic": deterministic,
     "short memory": short_memory,
 }

@@ -5,8 +5,8 @@
 
 Options are those of run_sample.py. What enters a convolution, its weights and the gradient that
 comes back are rounded to the format, as a GPU's matrix units do; 16-bit formats also round what
-comes out. Sums, the classifier, pooling, weights and their steps stay float32. fp16 multiplies the
-loss by 1024 on the way back. Needs the masks of the images, for the seeds' scores.
+comes out. Sums, the classifier, pooling, weights and their steps stay float32. fp16 scales
+the loss as `net.overflow` does. Needs the masks of the images, for the seeds' scores.
 """
 
 import argparse
@@ -28,10 +28,9 @@ from misc.cli.options import Options, parse
 from misc.data.registry import preparation
 from misc.runtime.progress import progress
 from net.folded import FoldedConv
+from net.overflow import LOSS_SCALE
 from step.eval_cam import score
 from step.make_recam_with_RIB import MakeRIBCAM
-
-LOSS_SCALE = 1024.0
 
 
 class Format(NamedTuple):

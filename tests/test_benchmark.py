@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from tests import benchmark, comparisons, gpu_session
+from tests import benchmark, comparisons, gpu_session, pipeline
 from tests.comparisons import COMPARISONS, CPU
+from tests.conftest import TINY
 
 WAYS = ("plain", "here")
 
@@ -49,6 +50,15 @@ def test_a_gpu_is_asked_for_half_as_much_and_waits_once():
     assert 2 * found.operations <= before.operations and 2 * found.launches <= before.launches
     assert found.waits == 1
     assert f"waits 1 time(s) for it ({before.waits})" in comparison.remark()
+
+
+def test_a_gpu_is_asked_for_few_operations_by_the_loss_of_irn():
+    entry = COMPARISONS["irn_launches"]
+    comparison = entry.kind(batch=1, side=24, radius=10)
+    assert benchmark.difference(comparison.here(), comparison.plain()) == 0
+    ours, plain = comparison.found[True], comparison.found[False]
+    assert 5 * ours.launches < plain.launches and ours.waits == plain.waits == 0
+    assert f"dispatch {ours.operations} operations on a GPU" in comparison.remark()
 
 
 def test_difference_is_a_share_of_the_largest_value():
@@ -155,3 +165,19 @@ def test_a_session_without_a_gpu_runs_through_toys(tmp_path, capsys):
     assert found["deterministic"]["equal"] is True
     page = (out / "session.md").read_text()
     assert "no figures" in page and all(f"## {name}" in page for name in gpu_session.PARTS)
+
+
+def test_steps_on_drawn_photographs_are_timed_one_by_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "SIZE", (60, 80))
+    words = ["--pipeline", "4", "--width", "8", *TINY, "--train_cam_pass", "--make_cam_pass"]
+    report = tmp_path / "report.json"
+    assert benchmark.main([*words, "--json", str(report)]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[-3:]] == ["train_cam", "make_cam", "all"]
+    found = json.loads(report.read_text())
+    assert found["images"] == 4 and "--make_cam_pass" in found["options"]
+    steps = found["steps"]
+    both = steps["train_cam"]["seconds"] + steps["make_cam"]["seconds"]
+    assert steps["all"]["seconds"] == pytest.approx(both)
+    with pytest.raises(SystemExit):
+        benchmark.main(["--pipeline", "3"])

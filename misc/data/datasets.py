@@ -185,14 +185,41 @@ def byte_crop(image: np.ndarray, long_range: tuple[int, int], crop_size: int, rn
     return Crops(crop, torch.tensor(box))
 
 
+class View(NamedTuple):
+    """What is drawn of an image: its size after resizing, H and W, mirrored or not, the crop."""
+
+    size: tuple[int, int]
+    mirrored: bool
+    box: imutils.CropBox
+
+
+def draw_view(size: tuple[int, int], long_range: tuple[int, int], crop_size: int, rng) -> View:
+    """Draws a random view of an image of this size: longer side, mirrored or not, place."""
+    resized = imutils.rescaled(size, rng.randint(*long_range) / max(size))
+    mirrored = bool(rng.getrandbits(1))
+    return View(resized, mirrored, imutils.get_random_crop_box(resized, crop_size, rng))
+
+
 def _training_view(
     image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """The part of an image that a random crop shows, h x w x 3, and its box in the crop."""
-    image = imutils.random_resize_long(image, *long_range, rng=rng)
-    image = imutils.random_lr_flip(image, rng=rng)
-    *box, top, bottom, left, right = imutils.get_random_crop_box(image.shape[:2], crop_size, rng)
+    view = draw_view(image.shape[:2], long_range, crop_size, rng)
+    image = imutils.pil_resize(image, view.size, order=3)
+    image = image[:, ::-1] if view.mirrored else image
+    *box, top, bottom, left, right = view.box
     return image[top:bottom, left:right], tuple(box)
+
+
+def multi_scale_views(
+    image: np.ndarray, scales: tuple[float, ...], max_long: int | None = None
+) -> list[np.ndarray]:
+    """The image at every scale, h x w x 3 uint8, not to be changed.
+
+    `max_long` shrinks larger images to this longer side first (both in one resampling).
+    """
+    shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
+    return [imutils.pil_rescale(image, scale * shrink, 3) for scale in scales]
 
 
 def multi_scale_pairs(
@@ -200,12 +227,35 @@ def multi_scale_pairs(
 ) -> list[torch.Tensor]:
     """The image and its mirror image at every scale: list of 2 x 3 x h x w, normalised.
 
-    `max_long` shrinks larger images to this longer side first (both in one resampling).
+    max_long: as in `multi_scale_views`.
     """
-    shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
-    views = (imutils.normalize(imutils.pil_rescale(image, s * shrink, 3)) for s in scales)
+    views = map(imutils.normalize, multi_scale_views(image, scales, max_long))
     chw = (imutils.HWC_to_CHW(view) for view in views)
     return [torch.from_numpy(np.stack([view, view[:, :, ::-1]])) for view in chw]
+
+
+class ByteViews(NamedTuple):
+    """`multi_scale_pairs` before they are mirrored and normalised: an eighth of the bytes."""
+
+    pixels: list[torch.Tensor]  # h x w x 3 uint8
+
+    @classmethod
+    def of(cls, views: list[np.ndarray], device: torch.device) -> "ByteViews":
+        """Views of `multi_scale_views`; for a GPU where it can copy them from while it computes."""
+        pixels = [torch.from_numpy(view.copy()) for view in views]
+        return cls([part.pin_memory() for part in pixels] if device.type == "cuda" else pixels)
+
+    def to(self, device: torch.device) -> list[torch.Tensor]:
+        """The pairs on a device, with the bits of `multi_scale_pairs`; channels last in memory."""
+        return [_pair_of(part.to(device, non_blocking=True)) for part in self.pixels]
+
+
+def _pair_of(pixels: torch.Tensor) -> torch.Tensor:
+    """H x W x 3 bytes -> the normalised image and its mirror image, 2 x 3 x H x W."""
+    starts, _ = _places_on(pixels.device, 0)
+    table = _normalized_on(pixels.device).flatten()
+    values = table.index_select(0, (pixels + starts).flatten()).view(pixels.shape)
+    return torch.stack([values, values.flip(1)]).permute(0, 3, 1, 2)
 
 
 class EpochDataset(Dataset):
@@ -239,15 +289,19 @@ class ClassificationDataset(EpochDataset):
     """Random crops with multi-hot labels: (3 x S x S float, C float32).
 
     The draw of an image depends on (seed, epoch, image id) alone; call `set_epoch` before each.
+    as_bytes: gives `Crops`, which a GPU normalises to the same bits.
     """
 
-    def __init__(self, info: DatasetInfo, image_ids, labels, long_range, crop_size, seed=0):
+    def __init__(
+        self, info: DatasetInfo, image_ids, labels, long_range, crop_size, seed=0, as_bytes=False
+    ):
         super().__init__(info, image_ids, seed)
         self.labels, self.long_range, self.crop_size = labels, long_range, crop_size
+        self.crop = byte_crop if as_bytes else training_crop
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | Crops, torch.Tensor]:
         image, rng = self._draw(index, "classification")
-        crop = training_crop(image, self.long_range, self.crop_size, rng)
+        crop = self.crop(image, self.long_range, self.crop_size, rng)
         return crop, torch.from_numpy(self.labels[index])
 
 
@@ -257,22 +311,31 @@ class AffinityDataset(EpochDataset):
     255 in the labels is "undecided"; labels of 16 bits are int32, with 65535. Image and label are
     scaled together by 0.5..1.5, mirrored and cropped; then the label is shrunk to stride 4 by
     its nearest pixel (IRN, Sec. 4.2).
+    as_bytes: gives `Crops`, which a GPU normalises to the same bits.
     """
 
-    def __init__(self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0):
+    def __init__(
+        self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0, as_bytes=False
+    ):
         super().__init__(info, image_ids, seed)
-        self.label_dir, self.crop_size = label_dir, crop_size
+        self.label_dir, self.crop_size, self.as_bytes = label_dir, crop_size, as_bytes
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | Crops, torch.Tensor]:
         image, rng = self._draw(index, "affinity")
         label = read_label_png(self.label_dir / f"{self.image_ids[index]}.png")
         image, label = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng=rng)
-        image = imutils.normalize(image)
+        if not self.as_bytes:
+            image = imutils.normalize(image)
         image, label = imutils.random_lr_flip((image, label), rng=rng)
-        fill = (0, undecided(label))
-        image, label = imutils.random_crop((image, label), self.crop_size, fill, rng=rng)
-        label = imutils.pil_rescale(label, 0.25, 0)
-        return torch.from_numpy(imutils.HWC_to_CHW(image)), label_tensor(label)
+        box = imutils.get_random_crop_box(label.shape, self.crop_size, rng)
+        image, label = (
+            imutils.cut(part, box, self.crop_size, outside)
+            for part, outside in ((image, 0), (label, undecided(label)))
+        )
+        small = label_tensor(imutils.pil_rescale(label, 0.25, 0))
+        if self.as_bytes:
+            return Crops(torch.from_numpy(image), torch.tensor(box[:4])), small
+        return torch.from_numpy(imutils.HWC_to_CHW(image)), small
 
 
 def label_tensor(labels: np.ndarray) -> torch.Tensor:

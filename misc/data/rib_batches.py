@@ -11,6 +11,7 @@ from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import Crops, byte_crop, image_of
 from misc.data.image_cache import ImageCache
 from misc.data.label_rows import LabelRows
+from misc.data.resampling import UncutViews
 from misc.runtime.processes import set_up_reader
 from misc.torchutils import worker_rng
 
@@ -73,20 +74,27 @@ class CropSource:
 class _DrawnCrops(Dataset):
     """Crops by (index of the image, id of the target, iteration, row in the batch)."""
 
-    def __init__(self, source: CropSource):
-        self.source = source
+    def __init__(self, source: CropSource, cut_later: bool):
+        self.source, self.cut_later = source, cut_later
 
-    def __getitem__(self, draw: tuple) -> tuple[Crops, torch.Tensor, str]:
+    def __getitem__(self, draw: tuple) -> tuple[Crops | UncutViews, torch.Tensor, str]:
         source, (index, target_id, iteration, row) = self.source, draw
         rng = worker_rng(source.seed, "RIB crop", target_id, iteration, row)
-        crop = byte_crop(source.image(index), source.long_range, source.crop_size, rng)
+        made = UncutViews.drawn if self.cut_later else byte_crop
+        crop = made(source.image(index), source.long_range, source.crop_size, rng)
         return crop, torch.from_numpy(source.labels[index]), target_id
+
+
+def _batch_of_views(items: list[tuple]) -> tuple[UncutViews, torch.Tensor, list[str]]:
+    views, labels, owners = zip(*items, strict=True)
+    return UncutViews.joined(views), torch.stack(labels), list(owners)
 
 
 class RIBBatches:
     """Batches of other images for RIB, read ahead by worker processes over all targets.
 
-    pin_memory: keep them where a GPU can copy from while it computes.
+    pin_memory: keep them where a GPU can copy from while it computes. cut_later: give `UncutViews`,
+    which become the same crops where they are used.
     targets: label (C,) of each image that will be fine-tuned on, by its id, in the order in which
     `of` will be called. Draws depend on (seed, id of the target) alone.
     """
@@ -100,22 +108,23 @@ class RIBBatches:
         disjoint_prob: float = 1.0,
         num_workers: int = 0,
         pin_memory: bool = False,
+        cut_later: bool = False,
     ):
         self._source, self._targets, self._index = source, targets, DisjointIndex(source.labels)
         self._iterations, self._batch_size = iterations, batch_size
         self._disjoint_prob = disjoint_prob
         self._ended: set[str] = set()
-        crops = _DrawnCrops(source)
         loader = DataLoader(
-            crops,
+            _DrawnCrops(source, cut_later),
             batch_sampler=self._draws(),
             num_workers=num_workers,
+            collate_fn=_batch_of_views if cut_later else None,
             pin_memory=pin_memory,
             worker_init_fn=set_up_reader,
         )
         self._loaded = iter(loader)
 
-    def of(self, target_id: str) -> Iterator[tuple[Crops, torch.Tensor]]:
+    def of(self, target_id: str) -> Iterator[tuple[Crops | UncutViews, torch.Tensor]]:
         """The batches of one target: (B crops, B x C), one for each iteration.
 
         Close the iterator (contextlib.closing) when the target ends early.

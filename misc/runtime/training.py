@@ -175,7 +175,7 @@ def train(
             for step in _steps_of(dataset, training, epoch, first, total - done, on_gpu):
                 optimizer.zero_grad()
                 for batch, indices in step:
-                    losses = losses_of(network, batch, len(batch[0]) / training.step_size(dataset))
+                    losses = losses_of(network, batch, len(batch[-1]) / training.step_size(dataset))
                     values = _over_ranks(losses)
                     if not values["total"].isfinite():
                         _diverged(training, epoch, done, [dataset.image_ids[i] for i in indices])

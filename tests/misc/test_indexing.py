@@ -97,6 +97,18 @@ def test_ranks_are_places_in_ascending_order(size, kind):
     assert torch.equal(ascending.gather(1, ranks.flatten(1).long()), maps.flatten(1))
 
 
+@pytest.mark.parametrize("radius, size", [(3, (7, 9)), (5, (12, 20)), (10, (30, 41))])
+def test_paths_all_at_once_have_the_same_ranks(radius, size):
+    """As on a GPU: in a few operations for all paths of a length."""
+    index = PathIndex(radius, size)
+    _, ranks = indexing.ranked_pixels(random_map(2, *size))
+    one_by_one = list(indexing.path_ranks(ranks, index, at_once=False))
+    together = list(indexing.path_ranks(ranks, index, at_once=True))
+    assert len(one_by_one) == len(index.search_paths)
+    assert all(a.dtype == b.dtype for a, b in zip(one_by_one, together, strict=True))
+    assert all(map(torch.equal, one_by_one, together))
+
+
 def test_path_maximum_gradient():
     index = PathIndex(4, (5, 8))
     values = torch.randperm(2 * 5 * 8, generator=torch.Generator().manual_seed(1)).double()

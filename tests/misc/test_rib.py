@@ -15,8 +15,8 @@ from tests.weights import fill_by_recipe
 class RIB:
     """A model and settings; every image starts from the model's first weights."""
 
-    def __init__(self, model, settings, for_gpu=False):
-        self.engine, self.settings = Engine(model, for_gpu=for_gpu), settings
+    def __init__(self, model, settings, for_gpu=False, precision="float32"):
+        self.engine, self.settings = Engine(model, precision, for_gpu=for_gpu), settings
 
     def iterate(self, pairs, label, batches):
         return fine_tune(self.engine, pairs, label, batches, self.settings)
@@ -184,6 +184,91 @@ def test_working_ahead_as_on_a_gpu_gives_the_same(thin, explode_ratio):
         runs.append(([states], [p.detach() for p in same.parameters()], None))
         assert states[-1].stopped == (explode_ratio < 0.5)
     assert_same_run(*runs, rtol=1e-5)
+
+
+# --- 16 bits ------------------------------------------------------------------------------------
+
+
+def run_in(precision, thin, for_gpu, iterations=3, factor=1.0):
+    """Map sums, losses and final weights; factor: of the features, to leave a range."""
+    model, pairs, label, batch = thin
+    same = CAM(3, width=8, stem=8)
+    same.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        same.backbone.layer4[-1].bn3.weight.mul_(factor)
+        same.backbone.layer4[-1].bn3.bias.mul_(factor)
+    chosen = settings(iterations=iterations, learning_rate=1e-3 / factor**2)
+    rib = RIB(same, chosen, for_gpu, precision)
+    states = list(rib.iterate(pairs, label, iter([batch] * iterations)))
+    sums = [state.map_sums for state in states]
+    losses = [(state.loss, state.target_score) for state in states]
+    return sums, losses, [p.detach() for p in same.parameters()], rib.engine
+
+
+def differ(one, other) -> float:
+    """Largest difference of the last map sums, as a share of their peaks."""
+    pairs = zip(one[0][-1], other[0][-1], strict=True)
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("for_gpu", [False, True])
+def test_16_bits_move_the_maps_a_little(thin, for_gpu):
+    exact = run_in("float32", thin, for_gpu)
+    apart = {name: differ(run_in(name, thin, for_gpu), exact) for name in ("fp16", "bf16")}
+    assert 1e-5 < apart["fp16"] < 0.02 and apart["fp16"] < apart["bf16"] < 0.1
+
+
+def test_small_gradients_survive_in_float16(thin, monkeypatch):
+    """The scale of the loss leaves again, and without it small gradients would be lost."""
+    exact, errors = run_in("float32", thin, False, 1), {}
+    before = [p.detach() for p in thin[0].parameters()]
+    for scale in (1024.0, 2.0**-14):
+        monkeypatch.setattr("net.engine.LOSS_SCALE", scale)
+        monkeypatch.setattr("net.overflow.LOSS_SCALE", scale)
+        found = run_in("fp16", thin, False, 1)
+        moved = [torch.cat([(a - b).flatten() for a, b in zip(weights, before, strict=True)])
+                 for weights in (found[2], exact[2])]  # fmt: skip
+        errors[scale] = ((moved[0] - moved[1]).norm() / moved[1].norm()).item()
+    assert errors[1024.0] < 0.1 < errors[2.0**-14]
+
+
+@pytest.mark.parametrize("for_gpu", [False, True])
+@pytest.mark.parametrize("where", ["maps", "gradients"])
+def test_an_iteration_that_overflows_is_that_of_float32(thin, for_gpu, where, monkeypatch):
+    if where == "gradients":
+        monkeypatch.setattr("net.engine.LOSS_SCALE", 2.0**60)
+    factor = 1e6 if where == "maps" else 1.0
+    found = run_in("fp16", thin, for_gpu, factor=factor)
+    exact = run_in("float32", thin, for_gpu, factor=factor)
+    assert found[1] == exact[1] and all(np.isfinite(found[1]).flat)
+    for ours, theirs in zip((*found[0], found[2]), (*exact[0], exact[2]), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_one_iteration_may_overflow_and_the_next_go_on_in_16_bits(thin, monkeypatch):
+    before, calls = Engine.other_pass, []
+
+    def other_pass(self, images, labels, loss):
+        calls.append(self._network is self._usual)
+        if len(calls) == 2:  # the second iteration, in 16 bits
+            images = images * 1e9
+        return before(self, images, labels, loss)
+
+    monkeypatch.setattr(Engine, "other_pass", other_pass)
+    found = run_in("fp16", thin, True)
+    assert calls == [True, True, False, True]
+    monkeypatch.undo()
+    assert differ(found, run_in("float32", thin, True)) < 0.02
+
+
+def test_plain_maps_that_overflow_are_those_of_float32(thin):
+    model, pairs, _, _ = thin
+    exact = [Engine(model).plain_map(pair) for pair in pairs]
+    engine = Engine(model, "fp16")
+    for pair, expected in zip(pairs, exact, strict=True):
+        assert not torch.equal(engine.plain_map(pair), expected)
+        assert torch.equal(engine.plain_map(1e9 * pair), Engine(model).plain_map(1e9 * pair))
+        torch.testing.assert_close(engine.plain_map(pair), expected, rtol=0.02, atol=0.02)
 
 
 def test_small_scale_takes_no_part_in_the_loss_and_frozen_layers_get_no_gradient(thin):

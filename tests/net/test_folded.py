@@ -118,6 +118,22 @@ def test_bf16_computes_roughly_and_returns_float32(model, images):
     assert all(p.grad.dtype == torch.float32 for p in trained)
 
 
+@pytest.mark.parametrize("name, dtype", [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_weights_rounded_once_give_what_autocast_gives(model, images, name, dtype):
+    """Which rounds them at every call: maps and gradients have the same bits."""
+    ours, theirs = FoldedCAM(model, name), FoldedCAM(model)
+    found = gradients_by(model, ours, images)
+    with torch.autocast("cpu", dtype):
+        inputs = images.contiguous(memory_format=torch.channels_last)
+        frozen = theirs._frozen_features(inputs.to(dtype)).contiguous()
+        features = theirs._trained_features(frozen)
+    expected = theirs._network.classifier(features.float())
+    assert torch.equal(found, expected)
+    gradients = torch.autograd.grad(expected.square().sum(), theirs.trained)
+    again = torch.autograd.grad(ours(images).square().sum(), ours.trained)
+    assert all(torch.equal(a.float(), b) for a, b in zip(again, gradients, strict=True))
+
+
 def test_compiled_takes_the_folded_functions(model, images, monkeypatch):
     """Traced by the real compiler; its backend, which takes a minute, is replaced by none."""
     compiler, graphs = torch.compile, []

@@ -50,6 +50,7 @@ PRODUCTS = {
     "train_seg": ("deeplab_v2.pth",),
     "make_seg": ("seg", "seg_crf"),
 }
+_WITH_INPUT = ("import_maps", "export_masks")  # steps that want an option of their own
 MOMENTS = ("start", *STEPS, "pictures", "end")
 # Steps that hand their images to processes of their own.
 SPLIT = (
@@ -214,7 +215,7 @@ class Bench:
     rng: random.Random
     kills: int
     images: int = 8
-    steps: tuple[str, ...] = tuple(STEPS)
+    steps: tuple[str, ...] = tuple(step for step in STEPS if step not in _WITH_INPUT)
     options: tuple[str, ...] = ()
     reference: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # of every moment

@@ -10,6 +10,7 @@ from misc.errors import UserError
 from misc.runtime import memory
 from net.folded import FoldedCAM
 from step import make_cam, make_recam_with_AdvCAM, make_recam_with_RIB
+from step.train_seg import require_known_precision
 from tests.conftest import TINY
 from voc12.prepare import prepare
 
@@ -117,3 +118,24 @@ def test_maps_in_double_precision(kind, args, words):
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert maps.dtype == np.float32 and not np.array_equal(maps, expected)
     np.testing.assert_allclose(maps, expected, atol=1e-3)
+
+
+def test_float16_is_for_those_who_see_its_overflows():
+    args = parse(["--precision", "fp16"])
+    with pytest.raises(UserError, match="--precision fp16: is not for AdvCAM; give"):
+        make_recam_with_AdvCAM.require_range(args)
+    with pytest.raises(UserError, match="--precision fp16: .* leave it out for train_seg"):
+        require_known_precision(args, "train_seg")
+    for step in (make_recam_with_AdvCAM.require_range, lambda a: require_known_precision(a, "")):
+        step(parse(["--precision", "bf16"]))
+
+
+def test_crops_that_are_cut_on_the_device_change_no_map(args, words, monkeypatch):
+    (expected,) = maps_of("RIB", args, count=1)
+    later = parse([*words, "--crops_on_gpu"])
+    (maps,) = maps_of("RIB", later, count=1)
+    assert np.array_equal(maps, expected)
+    make_recam_with_RIB.require_exact()
+    monkeypatch.setattr(make_recam_with_RIB, "is_exact", lambda: False)
+    with pytest.raises(UserError, match="--crops_on_gpu: the Pillow that is installed"):
+        make_recam_with_RIB.require_exact()

@@ -22,7 +22,7 @@ from misc.cli.options.values import (
     scales,
 )
 
-PRECISIONS = ("float32", "tf32", "bf16", "float64")
+PRECISIONS = ("float32", "tf32", "fp16", "bf16", "float64")
 
 
 # fmt: off
@@ -53,8 +53,9 @@ def classifier_options(group: argparse._ArgumentGroup) -> None:
         "side (for CPUs); maps are still saved at the image's own size")
     add("--precision", choices=PRECISIONS,
         help="of the networks. float32: nowhere less; tf32: a GPU rounds what enters a convolution "
-        "to 10 bits; bf16: so, and make_cam, 2 and 8 compute in bfloat16 where that is safe, while "
-        "weights and maps stay float32; float64: maps, for comparisons (default: float32; on a GPU "
+        "to 10 bits; fp16: make_cam and 2 compute in float16 where that is safe, and an iteration "
+        "again in float32 where its range ends; bf16: in bfloat16 as in fp16, 8 too; weights and "
+        "maps stay float32; float64: maps, for comparisons (default: float32; on a GPU "
         "tf32, which is PyTorch's own default there)")
     add("--compile", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="make_cam and 2 run the classifier through torch.compile, which takes a minute for "

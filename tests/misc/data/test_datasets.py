@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from misc import imutils
 from misc.data.datasets import (
     AffinityDataset,
+    ByteViews,
     ClassificationDataset,
+    Crops,
     TopLeftDataset,
     load_labels,
     multi_scale_pairs,
+    multi_scale_views,
     read_image,
 )
 from misc.errors import UserError
@@ -126,6 +130,22 @@ def test_affinity_draws_depend_on_seed_epoch_and_image_alone(sample, tmp_path):
     assert not equal(item(), item(seed=1)) and not equal(item(), item(epoch=1))
 
 
+def test_training_views_as_bytes_have_the_same_bits(sample, labels, tmp_path):
+    """A batch of them, put on the device as the trainings do it for a GPU."""
+    for image_id in IDS:
+        size = sample.image_size(image_id)
+        save_label_png(tmp_path / f"{image_id}.png", np.ones(size, dtype=np.uint8))
+    for cls, given, side in ((ClassificationDataset, (labels, (64, 200)), 80),
+                             (AffinityDataset, (tmp_path,), 256)):  # fmt: skip
+        batches = []
+        for as_bytes in (False, True):
+            dataset = cls(sample, IDS, *given, side, seed=1, as_bytes=as_bytes)
+            (batch,) = DataLoader(dataset, len(IDS))
+            batches.append([part.to("cpu", non_blocking=True) for part in batch])
+            assert as_bytes == isinstance(batch[0], Crops) and len(batch[-1]) == len(IDS)
+        assert all(map(torch.equal, *batches))
+
+
 @pytest.mark.parametrize("canvas", [100, 400])
 def test_top_left_canvas(sample, canvas):
     dataset = TopLeftDataset(sample, IDS, canvas)
@@ -145,6 +165,15 @@ def test_multi_scale_pairs():
     ]  # fmt: skip
     assert all(torch.equal(pair[0], pair[1].flip(-1)) for pair in pairs)
     assert np.array_equal(pairs[0][0].numpy(), imutils.normalize(image).transpose(2, 0, 1))
+
+
+def test_pairs_made_of_bytes_on_a_device_have_the_same_bits():
+    rng = np.random.default_rng(0)
+    for size in ((40, 61), (1, 3), (30, 1)):
+        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        views = multi_scale_views(image, (1.0, 0.5, 2.0), 50)
+        pairs = ByteViews.of(views, torch.device("cpu")).to(torch.device("cpu"))
+        assert all(map(torch.equal, pairs, multi_scale_pairs(image, (1.0, 0.5, 2.0), 50)))
 
 
 @pytest.mark.parametrize("max_long, long_side", [(None, 60), (60, 60), (100, 60), (30, 30)])
