@@ -31,22 +31,16 @@ Given = TypeVar("Given")
 class Engine:
     """Computes with one classifier, on its device.
 
-    precision, compiled: as in `net.folded.FoldedCAM`. budget: the memory that passes may take; it
+    precision: as in `net.folded.FoldedCAM`. budget: the memory that passes may take; it
     is kept for later images. The model's trained weights move with `step`. for_gpu: to work as on a
     GPU, which waits for every answer that it is asked for, and is used as one where it is not said.
     """
 
-    def __init__(
-        self,
-        model: CAM,
-        precision: str = "float32",
-        compiled: bool = False,
-        for_gpu: bool | None = None,
-    ):
+    def __init__(self, model: CAM, precision: str = "float32", for_gpu: bool | None = None):
         self.budget = PixelBudget()
         self.device = model.classifier.weight.device
         self._for_gpu = self.device.type == "cuda" if for_gpu is None else for_gpu
-        self._folded_in = partial(FoldedCAM, model, compiled=compiled, for_gpu=self._for_gpu)
+        self._folded_in = partial(FoldedCAM, model, for_gpu=self._for_gpu)
         self._usual = self._network = self._folded_in(precision)
         # Of float16 alone: who looks for numbers beyond its range, and whether there were any.
         self._overflow = Overflow(self.device) if precision == "fp16" else None

@@ -1,7 +1,6 @@
 """Networks as they are computed: fewer operations, another layout, the same maps."""
 
 import copy
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -154,18 +153,11 @@ class FoldedCAM:
     with weights that are rounded once for each `refresh`; the classifier, whose scores are compared
     with thresholds, the model's weights and their gradients stay float32. Of a model in float64 all
     is float64. trained: the parameters that gradients are taken
-    for, of the folded convolutions and of the classifier. compiled: by torch.compile, once for all
-    sizes of images. for_gpu: channels last throughout, the model's weights too; as it is on a GPU
-    where it is not said.
+    for, of the folded convolutions and of the classifier. for_gpu: channels last throughout, the
+    model's weights too; as it is on a GPU where it is not said.
     """
 
-    def __init__(
-        self,
-        model: CAM,
-        precision: str = "float32",
-        compiled: bool = False,
-        for_gpu: bool | None = None,
-    ):
+    def __init__(self, model: CAM, precision: str = "float32", for_gpu: bool | None = None):
         self._device, self._dtype = model.classifier.weight.device, model.classifier.weight.dtype
         for_gpu = self._device.type == "cuda" if for_gpu is None else for_gpu
         # On the CPU oneDNN trains layer3 and layer4 faster in its own layout.
@@ -183,8 +175,6 @@ class FoldedCAM:
             conv.to(memory_format=trained_layout)
             if self._half:
                 conv.to(self._half)
-        self._frozen_features = _compiled(self._network.frozen_features, compiled)
-        self._trained_features = _compiled(self._network.trained_features, compiled)
 
     def refresh(self) -> None:
         """Follow the model's trained weights."""
@@ -202,13 +192,13 @@ class FoldedCAM:
         """Normalised RGB, B x 3 x H x W -> layer2 features, B x C2 x h x w, stride 8."""
         with self._autocast():
             images = images.to(self._dtype, memory_format=torch.channels_last)
-            features = self._frozen_features(images)
+            features = self._network.frozen_features(images)
         return features.contiguous(memory_format=self._layout)
 
     def maps(self, frozen: Tensor) -> Tensor:
         """Layer2 features, B x C2 x h x w -> signed scores, B x C x h x w, stride 16."""
         with self._autocast():
-            features = self._trained_features(frozen)
+            features = self._network.trained_features(frozen)
         return self._network.classifier(features.to(self._dtype))
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -228,7 +218,3 @@ def laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
     if all(one == other for side, one, other in sides if side > 1):
         return gradient.as_strided(weight.shape, weight.stride())  # of 1 x 1 filters both are one
     return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
-
-
-def _compiled(function: Callable[[Tensor], Tensor], compiled: bool) -> Callable[[Tensor], Tensor]:
-    return torch.compile(function, dynamic=True) if compiled else function

@@ -28,7 +28,7 @@ class MakeCAM(Refiner):
         self.device = device
         model = load_classifier(self.args.cam_weights_name, self.args.info.num_classes)
         model = model.to(device, weights_in(self.args.precision))
-        self.engine = Engine(model, self.args.precision, self.args.compile)
+        self.engine = Engine(model, self.args.precision)
 
     def maps(self, image_id: str, pairs: list[torch.Tensor]) -> Iterator[Maps]:
         yield [self.engine.plain_map(pair) for pair in pairs]

@@ -75,7 +75,7 @@ class MakeRIBCAM(Refiner):
         args, self.device = self.args, device
         model = load_classifier(args.cam_weights_name, args.info.num_classes)
         model = model.to(device, weights_in(args.precision))
-        self.engine = Engine(model, args.precision, args.compile)
+        self.engine = Engine(model, args.precision)
         if args.RIB_climbed:
             self.climber = MakeAdvCAM(args)
             self.climber.start(device, image_ids)

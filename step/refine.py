@@ -38,7 +38,7 @@ from step.meanwhile import LabelsMeanwhile
 # Iterations that --visualize draws (as far as an image gets there).
 SHOWN_ITERATIONS = (1, 5, 10)
 
-_MAP_OPTIONS = ("dataset", "cam_scales", "max_long", "precision", "compile")
+_MAP_OPTIONS = ("dataset", "cam_scales", "max_long", "precision")
 
 
 class Refiner(ImageTask):

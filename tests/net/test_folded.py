@@ -125,30 +125,13 @@ def test_weights_rounded_once_give_what_autocast_gives(model, images, name, dtyp
     found = gradients_by(model, ours, images)
     with torch.autocast("cpu", dtype):
         inputs = images.contiguous(memory_format=torch.channels_last)
-        frozen = theirs._frozen_features(inputs.to(dtype)).contiguous()
-        features = theirs._trained_features(frozen)
+        frozen = theirs._network.frozen_features(inputs.to(dtype)).contiguous()
+        features = theirs._network.trained_features(frozen)
     expected = theirs._network.classifier(features.float())
     assert torch.equal(found, expected)
     gradients = torch.autograd.grad(expected.square().sum(), theirs.trained)
     again = torch.autograd.grad(ours(images).square().sum(), ours.trained)
     assert all(torch.equal(a.float(), b) for a, b in zip(again, gradients, strict=True))
-
-
-def test_compiled_takes_the_folded_functions(model, images, monkeypatch):
-    """Traced by the real compiler; its backend, which takes a minute, is replaced by none."""
-    compiler, graphs = torch.compile, []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", lambda f, **kw: compiler(f, backend=backend, **kw))
-    network = FoldedCAM(model, compiled=True)
-    assert not graphs
-    maps = network(images)
-    assert len(graphs) >= 2  # the frozen part and the trained one
-    torch.testing.assert_close(maps, FoldedCAM(model)(images))
-    assert network(images[:, :, :32]).shape[-2] < maps.shape[-2]  # another size
 
 
 def test_as_on_a_gpu_all_lies_channels_last(model, images):

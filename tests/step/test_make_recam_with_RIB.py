@@ -78,11 +78,11 @@ def test_an_image_that_is_too_large_is_named(kind, args, monkeypatch):
 
 
 @pytest.mark.parametrize("step", [make_cam, make_recam_with_RIB])
-def test_precision_and_compilation_are_noted_with_the_maps(step, args):
+def test_the_precision_is_noted_with_the_maps(step, args):
     noted = step.settings(args)
-    assert noted["precision"] == "float32" and noted["compile"] is False
+    assert noted["precision"] == "float32"
     names = set(noted) - {"step", "version"}
-    assert names >= {"cam_scales", "max_long"} and len(names) == (5 if step is make_cam else 19)
+    assert names >= {"cam_scales", "max_long"} and len(names) == (4 if step is make_cam else 18)
     for name in names:
         assert noted[name] == args.settings(name)[name], name
 

@@ -57,9 +57,6 @@ def classifier_options(group: argparse._ArgumentGroup) -> None:
         "again in float32 where its range ends; bf16: in bfloat16 as in fp16, 8 too; weights and "
         "maps stay float32; float64: maps, for comparisons (default: float32; on a GPU "
         "tf32, which is PyTorch's own default there)")
-    add("--compile", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="make_cam and 2 run the classifier through torch.compile, which takes a minute for "
-        "each of the first image sizes; the last bits of maps then depend on the order of images")
 
 
 def rib_options(group: argparse._ArgumentGroup) -> None:
