@@ -40,7 +40,8 @@ def test_every_option_that_is_named_exists():
               "--requeue", "--signal", "--out_dir", "--sizes", "--json", "--gpu_session", "--nodes",
               "--NAME_root", "--mnist_download", "--final_activation", "--over", "--preset",
               "--seeds", "--score", "--best", "--worst", "--shown", "--backbone",
-              "--layout", "--out", "--pipeline"}  # fmt: skip
+              "--layout", "--out", "--pipeline", "--images", "--epochs",
+              "--repeated"}  # fmt: skip
     named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", README))
     assert named - others - known == set()
 
