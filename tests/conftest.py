@@ -44,6 +44,11 @@ def pytest_configure(config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
+def pytest_collection_modifyitems(items: list) -> None:
+    """The longest files first: at the end no process waits for another."""
+    items.sort(key=lambda item: not item.path.name.startswith(("test_faults", "test_advcam")))
+
+
 def shared_path(relative: str) -> Path:
     """A file of the reference data beside the project; skips the test where it is absent."""
     path = SHARED / relative
