@@ -17,7 +17,7 @@ from misc.runtime import distributed
 
 log = logging.getLogger(__name__)
 
-_WORTH_IMAGES = 20  # a run of fewer is over before its expectation were measured
+_WORTH_IMAGES = 100  # measuring takes a quarter of a minute, which fewer are not worth
 
 
 def say_bill(args: Options, steps: Iterable[str]) -> dict[str, float]:
