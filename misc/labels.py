@@ -10,7 +10,8 @@ from misc.storage.cam_files import MAX_CLASSES
 
 MOST_CLASSES = MAX_CLASSES  # of a dataset
 MOST_OF_8_BITS = 254
-_UNDECIDED = 255  # of arrays of 8 bits, and of those in which a caller counts in other types
+UNDECIDED = 255  # of arrays of 8 bits, and of those in which a caller counts in other types
+UNDECIDED_OF_16_BITS = 65_535
 
 
 def label_type(num_labels: int) -> type[np.unsignedinteger]:
@@ -20,7 +21,7 @@ def label_type(num_labels: int) -> type[np.unsignedinteger]:
 
 def undecided(labels: np.ndarray) -> int:
     """The value of an undecided pixel in a label map, "ignore" in ground truth."""
-    return 65_535 if labels.dtype == np.uint16 else _UNDECIDED
+    return UNDECIDED_OF_16_BITS if labels.dtype == np.uint16 else UNDECIDED
 
 
 def of_type(labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -28,7 +29,7 @@ def of_type(labels: np.ndarray, num_labels: int) -> np.ndarray:
     if labels.dtype != np.uint8 or label_type(num_labels) is np.uint8:
         return labels
     wide = labels.astype(np.uint16)
-    wide[labels == _UNDECIDED] = undecided(wide)
+    wide[labels == UNDECIDED] = undecided(wide)
     return wide
 
 

@@ -24,6 +24,13 @@ def voc_palette(n: int = 256) -> np.ndarray:
     return (by_rank * np.array([128, 64, 32])[:, None]).sum(axis=1).astype(np.uint8)
 
 
+def label_colours(labels: np.ndarray) -> np.ndarray:
+    """Colours of a label map H x W, H x W x 3 uint8: of its last 8 bits; undecided is white."""
+    colours = voc_palette()[labels & 255]
+    colours[labels == undecided(labels)] = 255
+    return colours
+
+
 def save_label_png(path: str | Path, labels: np.ndarray) -> None:
     """Writes an H x W label map, uint8 or uint16, as a grey PNG whose values are the labels."""
     _save_png(path, Image.fromarray(labels))
@@ -32,13 +39,11 @@ def save_label_png(path: str | Path, labels: np.ndarray) -> None:
 def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
     """Writes an H x W uint8 label map as a palette PNG: the same values, shown in colours.
 
-    A palette has 256 entries: of a uint16 map an RGB picture is written, which shows the labels'
-    last 8 bits and undecided pixels in white. It is no label map.
+    A palette has 256 entries: of a uint16 map an RGB picture of `label_colours` is written, which
+    is no label map.
     """
     if labels.dtype == np.uint16:
-        colours = voc_palette()[labels % 256]
-        colours[labels == undecided(labels)] = 255
-        _save_png(path, Image.fromarray(colours))
+        _save_png(path, Image.fromarray(label_colours(labels)))
         return
     image = Image.fromarray(labels)
     image.putpalette(voc_palette().tobytes())

@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from misc.labels import UNDECIDED, UNDECIDED_OF_16_BITS
 from misc.runtime.distributed import summed
-
-IGNORE = 255
-_IGNORE_OF_16_BITS = 65_535
 
 
 @functools.lru_cache(maxsize=64)
@@ -58,7 +56,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _ignored(labels: Tensor) -> int:
-    return _IGNORE_OF_16_BITS if labels.dtype == torch.int32 else IGNORE
+    return UNDECIDED_OF_16_BITS if labels.dtype == torch.int32 else UNDECIDED
 
 
 LOSSES = {"ce": cross_entropy, "balanced": balanced_cross_entropy}

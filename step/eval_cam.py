@@ -14,7 +14,7 @@ from misc.data.datasets import mask_of
 from misc.errors import about
 from misc.metrics import ThresholdScores, score_of
 from misc.runtime import distributed
-from misc.runtime.image_task import ImageTask, run_over_images
+from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import ids_digest, read_manifest
 from misc.storage.scores import save_score
 
@@ -63,7 +63,7 @@ def thresholds(args: Options) -> np.ndarray:
 class ScoreCAMs(ImageTask):
     """Adds the maps of one image to the confusion matrices of all thresholds."""
 
-    images_worth_a_process = 200
+    images_worth_a_process = MAPS_WORTH_A_PROCESS
     on_gpu = False
 
     def __init__(self, args: Options, cam_dir: Path):

@@ -12,7 +12,7 @@ from misc.data.datasets import mask_of
 from misc.errors import about
 from misc.metrics import false_positive_negative, pseudo_mask_confusion
 from misc.palette import read_label_png
-from misc.runtime.image_task import ImageTask, run_over_images
+from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from step.eval_cam import save_row
 from step.make_sem_seg_labels import background, chosen_threshold
 
@@ -39,7 +39,7 @@ def check(args: Options, preflight: Preflight) -> None:
 class ScoreMasks(ImageTask):
     """Adds the label map of one image to the confusion matrix."""
 
-    images_worth_a_process = 200
+    images_worth_a_process = MAPS_WORTH_A_PROCESS
     on_gpu = False
 
     def __init__(self, args: Options, mask_dir: Path, step: str):

@@ -8,7 +8,7 @@ import numpy as np
 from misc.cams import load_cam, strongest_class
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
-from misc.runtime.image_task import ImageTask, run_over_images
+from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.scores import load_scores
 from step.eval_cam import seed_folders
 
@@ -33,7 +33,7 @@ def check(args: Options, preflight: Preflight) -> None:
 class CountScores(ImageTask):
     """Counts the strongest score of every pixel, over the images that have any class."""
 
-    images_worth_a_process = 200
+    images_worth_a_process = MAPS_WORTH_A_PROCESS
     on_gpu = False
 
     def __init__(self, cam_dir: Path):

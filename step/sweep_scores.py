@@ -18,7 +18,7 @@ from misc.data.datasets import mask_of
 from misc.errors import UserError
 from misc.metrics import ThresholdScores, pseudo_mask_confusion
 from misc.palette import read_label_png
-from misc.runtime.image_task import ImageTask, run_over_images
+from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.outputs import foreign_line, is_foreign
 from step.eval_cam import thresholds
@@ -83,7 +83,7 @@ class Point:
 class _CountImages(ImageTask):
     """Counts the pixels of one image after the other."""
 
-    images_worth_a_process = 200
+    images_worth_a_process = MAPS_WORTH_A_PROCESS
     on_gpu = False
 
     def __init__(self, name: str, confusions: Callable[[str], np.ndarray]):

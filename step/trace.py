@@ -358,8 +358,7 @@ def digest_table(traces: Sequence[tuple[str, dict, list[Stage]]]) -> list[str]:
         found = [_cell(of_trace.get(stage.name)) for of_trace in beside]
         lines.append(_row([stage.name, f"{stage.tolerance:g}", _digest(stage), *found]))
     for name, environment_of, _ in others:
-        text = settings_difference(first_machine, environment_of)
-        text = text.replace(" there and ", " in the first and ").replace(" now", " here")
+        text = settings_difference(first_machine, environment_of, ("in the first", "here"))
         lines.append(f"{name}: {text or 'no option, library or processor differs'}")
     return lines
 

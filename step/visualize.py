@@ -14,8 +14,7 @@ from misc.cli.options import Options
 from misc.data.datasets import image_of, mask_of
 from misc.errors import UserError
 from misc.instance_metrics import RECALLS
-from misc.labels import undecided
-from misc.palette import read_label_png, voc_palette
+from misc.palette import label_colours, read_label_png
 from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.npydict import load_dict
 from misc.storage.outputs import foreign_line, is_foreign
@@ -166,9 +165,7 @@ def heat_map(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
 
 def coloured(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Labels H x W in the palette's colours over a pale image; undecided pixels are white."""
-    colours = voc_palette()[labels & 255] / 255
-    colours[labels == undecided(labels)] = 1.0
-    return 0.3 * image / 255 + 0.7 * colours
+    return 0.3 * image / 255 + 0.7 * (label_colours(labels) / 255)
 
 
 def score_curves(scores: dict[str, dict]) -> Figure:

@@ -1,6 +1,5 @@
 """Fixtures shared by all tests."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -123,20 +122,6 @@ def _save_by_recipe(model: torch.nn.Module, path: Path) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def no_log_outlives_a_test():
-    """Takes away the handlers that a run in this process leaves; their streams end with a test."""
-    level = logging.getLogger().level
-    yield
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        own = not type(handler).__module__.startswith("_pytest")
-        if own and isinstance(handler, logging.StreamHandler):
-            root.removeHandler(handler)
-            handler.close()
-            root.setLevel(level)
-
-
 @pytest.fixture(scope="session")
 def tiny_run():
     """Calls run_sample in this process with TINY options before the given ones; its exit code."""
@@ -145,18 +130,12 @@ def tiny_run():
     threads = torch.get_num_threads()
 
     def call(*options: str | Path) -> int:
-        root = logging.getLogger()
-        handlers, level = root.handlers[:], root.level
         torch.set_num_threads(1)  # more only wait for each other in networks as small as these
         try:
             return run_sample.main([*TINY, *map(str, options)])
         except SystemExit as end:  # the parser of the options
             return end.code
         finally:
-            for handler in set(root.handlers) - set(handlers):
-                handler.close()
-            root.handlers[:] = handlers
-            root.setLevel(level)
             torch.set_num_threads(threads)
 
     yield call

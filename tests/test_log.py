@@ -70,6 +70,15 @@ def test_the_screen_shows_changed_options_and_the_log_all(call, tmp_path):
     assert noted["beta"] == 8.0 and noted["seed_power"] == 1.3
 
 
+def test_a_log_ends_with_its_run(call, tmp_path):
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    call("--beta", 8)
+    assert (root.handlers, root.level) == before
+    root.warning("said by others")
+    assert "said by others" not in (tmp_path / "result" / "run.log").read_text()
+
+
 def test_counts_and_places_are_named(call, tmp_path):
     call("--make_recam_pass", "--visualize", 1)
     _, said, _ = call("--make_cam_pass", "--eval_cam_pass", "--visualize", 1)

@@ -15,6 +15,7 @@ from misc.cli.options import Options
 from misc.cli.speed import Speed
 from misc.data.datasets import load_labels
 from misc.runtime.devices import pick_devices
+from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask
 from misc.runtime.processes import cpu_count
 from net.backbones import FixedBatchNorm
 from net.checkpoint import backbone_arch
@@ -25,8 +26,7 @@ from net.resnet50_irn import Net as BoundaryNet
 _LOOKED_AT = 60  # images whose sizes and classes stand for all
 WALKS_LOOKED_AT = 200  # images on which the threshold of the walk is chosen
 _BACKWARD = 2  # a backward pass is two forward ones: by inputs and by weights
-_WORTH_A_PROCESS = 4  # images; see ImageTask
-_WORTH_MAPS = 200  # of steps that only look at maps
+_WORTH_A_PROCESS = ImageTask.images_worth_a_process
 _FILTERED = 4  # maps that a CRF filters in the time of one
 _MAP_BYTES = 4 * (1 + 1 / 16)  # of a pixel of a map: at full size and at stride 4, float32
 
@@ -88,22 +88,28 @@ class Operations:
         crop = self.args.cam_crop_size
         frozen, trained = self.forward(crop, crop)
         seen = self.args.cam_num_epoches * len(self.args.image_ids("train"))
-        return seen * (frozen + (1 + _BACKWARD) * trained)
+        return seen * of_training(frozen, trained)
+
+    @cached_property
+    def shown(self) -> tuple[float, float]:
+        """Height and width of an image as the classifier sees it at scale 1.0."""
+        shrunk = min(1.0, (self.args.max_long or max(self.size)) / max(self.size))
+        return self.size[0] * shrunk, self.size[1] * shrunk
 
     @cached_property
     def _views(self) -> dict[float, tuple[float, float]]:
         """Of an image and its mirror image at every scale."""
-        height, width = self.size
-        shrunk = min(1.0, (self.args.max_long or max(self.size)) / max(self.size))
-        sizes = {s: (height * shrunk * s, width * shrunk * s) for s in self.args.cam_scales}
+        height, width = self.shown
+        sizes = {s: (height * s, width * s) for s in self.args.cam_scales}
         return {s: tuple(2 * part for part in self.forward(*size)) for s, size in sizes.items()}
 
-    def images_at_once(self, step: str) -> int:
-        """Most processes that a step is worth, by its images."""
-        worth = 1 if step.startswith("make_recam") else _WORTH_A_PROCESS
+    def processes(self, step: str) -> int:
+        """That share the images of a step with a network."""
+        images = len(self.args.image_ids("seg")) if step == "make_seg" else self.images
         if step == "suggest_walk_thres":
-            return max(1, min(self.images, WALKS_LOOKED_AT) // worth)
-        return max(1, len(self.args.image_ids("seg" if step == "make_seg" else "infer")) // worth)
+            images = min(images, WALKS_LOOKED_AT)
+        worth = 1 if step.startswith("make_recam") else _WORTH_A_PROCESS
+        return len(pick_devices(self.args.resources, max(1, images // worth)))
 
     def _make_cam(self) -> float:
         return self.images * sum(sum(parts) for parts in self._views.values())
@@ -116,7 +122,7 @@ class Operations:
             part[1] for s, part in views.items() if s >= 1.0
         )  # takes part in the loss
         frozen, trained = self.forward(self.args.cam_crop_size, self.args.cam_crop_size)
-        again += self.args.RIB_batch_size * (frozen + (1 + _BACKWARD) * trained)
+        again += self.args.RIB_batch_size * of_training(frozen, trained)
         return self.images * (once + self.args.RIB_iter * again)
 
     def _advcam(self) -> float:
@@ -129,7 +135,7 @@ class Operations:
         """Of a crop that IRN is trained on, whose backbone is frozen."""
         backbone = sum(self.forward(side, side))
         heads = max(0.0, self.boundaries(side, side) / 2 - backbone)
-        return backbone + (1 + _BACKWARD) * heads
+        return of_training(backbone, heads)
 
     def boundaries(self, height: float, width: float) -> float:
         """Of IRN on an image and its mirror image."""
@@ -152,23 +158,26 @@ class Operations:
     def _some_boundaries(self) -> float:
         return self._boundaries() * min(1.0, WALKS_LOOKED_AT / self.images)
 
-    def segmentation_network(self, device: torch.device | str) -> DeepLabV2:
-        """A network of the size that --seg_init has, untrained."""
-        arch = backbone_arch(self.args.seg_init, "--seg_init")
-        with torch.device(device):
-            return DeepLabV2(self.args.info.num_labels, **arch)
+    @cached_property
+    def seg_arch(self) -> dict:
+        """The backbone of the segmentation network."""
+        return backbone_arch(self.args.seg_init, "--seg_init")
+
+    @cached_property
+    def _seg_network(self) -> DeepLabV2:
+        with torch.device("meta"):
+            return _convolutions(DeepLabV2(self.args.info.num_labels, **self.seg_arch))
 
     def segmentation(self, height: float, width: float) -> float:
         """Of the segmentation network on an image, at all its scales."""
-        network = _convolutions(self.segmentation_network("meta"))
         image = torch.empty(1, 3, round(height), round(width), device="meta")
-        return _count(network.scores, image)[0] * sum(scale**2 for scale in SCALES)
+        return _count(self._seg_network.scores, image)[0] * sum(scale**2 for scale in SCALES)
 
     def _train_seg(self) -> float:
         args = self.args
         crops = args.seg_iterations * args.seg_batch_size * args.seg_runs
         crop = self.segmentation(args.seg_crop_size, args.seg_crop_size)
-        return crops * (1 + _BACKWARD) * crop
+        return crops * of_training(0.0, crop)
 
     def _make_seg(self) -> float:
         images = len(self.args.image_ids("seg")) * (1 + self.args.seg_flip) * self.args.seg_runs
@@ -180,6 +189,11 @@ class Operations:
         if not folders:
             return 0.0
         return folders * self.images * self.classes * _MAP_BYTES * self.size[0] * self.size[1]
+
+
+def of_training(frozen: float, trained: float) -> float:
+    """Of a pass and its way back, which leads through the trained part alone."""
+    return frozen + (1 + _BACKWARD) * trained
 
 
 class Rest:
@@ -219,10 +233,12 @@ class Rest:
 
     def _seeds(self) -> float:
         folders = 2 if self.args.recam == "rib" else 1
-        return folders * self._scored(self.pixels * self.speed.score, worth=_WORTH_MAPS)
+        return folders * self._scored(self.pixels * self.speed.score, worth=MAPS_WORTH_A_PROCESS)
 
     def _suggestion(self) -> float:
-        return self._shared(self.images * self.pixels * self.speed.score, worth=_WORTH_MAPS)
+        return self._shared(
+            self.images * self.pixels * self.speed.score, worth=MAPS_WORTH_A_PROCESS
+        )
 
     def _seed_crf(self) -> float:
         return self._scored(self.speed.read + self._crf(self.classes))
@@ -242,7 +258,7 @@ class Rest:
         return self._walks() * min(1.0, WALKS_LOOKED_AT / self.images)
 
     def _masks(self) -> float:
-        return self._scored(self.pixels * self.speed.score, worth=_WORTH_MAPS)
+        return self._scored(self.pixels * self.speed.score, worth=MAPS_WORTH_A_PROCESS)
 
     def _prediction_crf(self) -> float:
         predicted = len(self.args.image_ids("seg")) * self.args.seg_runs
@@ -251,7 +267,7 @@ class Rest:
 
     def _predictions(self) -> float:
         scored = len(self.args.image_ids("seg")) * self.pixels * self.speed.score
-        return self._shared(scored, worth=_WORTH_MAPS)
+        return self._shared(scored, worth=MAPS_WORTH_A_PROCESS)
 
     def _crf(self, maps: float) -> float:
         """Of an image whose CRF filters a number of maps."""
@@ -267,8 +283,7 @@ class Rest:
         return seconds / count + (self.speed.start if count > 1 else 0.0)
 
     def _started(self, step: str) -> float:
-        devices = pick_devices(self.args.resources, self.operations.images_at_once(step))
-        return self.speed.start if len(devices) > 1 else 0.0
+        return self.speed.start if self.operations.processes(step) > 1 else 0.0
 
     def _devices(self, worth: int, on_gpu: bool) -> list[torch.device]:
         return pick_devices(self.args.resources, max(1, self.images // worth), on_gpu)

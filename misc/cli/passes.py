@@ -11,12 +11,12 @@ from torch import Tensor
 from misc.advcam import AdvCAMSettings, climb
 from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE
-from misc.cli.costs import Operations
-from misc.cli.speed import Speed
+from misc.cli.costs import Operations, of_training
+from misc.cli.speed import AT_ONCE, Speed, ended
 from misc.data.datasets import Crops
 from misc.indexing import PathIndex, affinity_labels
 from misc.rib import RIBSettings, fine_tune
-from misc.runtime.devices import pick_devices, threads_per_process, training_threads
+from misc.runtime.devices import threads_per_process, training_threads
 from misc.seg_loss import scale_losses
 from misc.torchutils import weights_in
 from net.deeplab_v2 import DeepLabV2
@@ -29,7 +29,6 @@ from net.resnet50_irn import Net as BoundaryNet
 Pass = Callable[[], object]
 
 _SECONDS = 0.5  # that a pass is to take
-_AT_ONCE = 4  # processes that are imitated at most; more are taken to be as fast each
 _SMALLEST = 64  # side of a measured image, pixels
 
 
@@ -64,20 +63,19 @@ class Rates:
         args = self.args
         if step.startswith("train"):
             return 1, training_threads(args.resources)
-        processes = len(pick_devices(args.resources, self.operations.images_at_once(step)))
-        return processes, threads_per_process(args.resources)
+        return self.operations.processes(step), threads_per_process(args.resources)
 
     def _rate(self, prepare: Callable[[], Pass], flops: float, processes: int, threads: int):
-        measured = min(processes, _AT_ONCE) if self.device.type == "cpu" else 1
+        measured = min(processes, AT_ONCE) if self.device.type == "cpu" else 1
         seconds = self.speed.at_once(prepare, measured, threads)
         return flops / seconds * processes
 
     def _classifier(self, processes: int, threads: int) -> float:
         """A step of the classifier's training."""
         side = self.args.cam_crop_size
-        one = _trained(*self.operations.forward(side, side))
+        one = of_training(*self.operations.forward(side, side))
         side, count = self._fitting(side, self.args.cam_batch_size, one)
-        flops = count * _trained(*self.operations.forward(side, side))
+        flops = count * of_training(*self.operations.forward(side, side))
 
         def prepare() -> Pass:
             model = self._built(Classifier, self.args.info.num_classes).train()
@@ -85,7 +83,7 @@ class Rates:
 
             def once() -> None:
                 F.multilabel_soft_margin_loss(model(images), labels).backward()
-                self._ended(labels)
+                ended(labels)
 
             return once
 
@@ -93,24 +91,24 @@ class Rates:
 
     def _maps(self, processes: int, threads: int) -> float:
         """Plain maps of an image and its mirror image."""
-        height, width = self._image_size(2 * sum(self.operations.forward(*self._shown)))
+        height, width = self._image_size(2 * sum(self.operations.forward(*self.operations.shown)))
         flops = 2 * sum(self.operations.forward(height, width))
 
         def prepare() -> Pass:
             engine, pair = self._engine(), self._images(2, height, width)
-            return lambda: self._ended(engine.plain_map(pair))
+            return lambda: ended(engine.plain_map(pair))
 
         return self._rate(prepare, flops, processes, threads)
 
     def _rib(self, processes: int, threads: int) -> float:
         """An iteration of RIB: the image at its own scale, and other images."""
         args, side = self.args, self.args.cam_crop_size
-        one = _trained(*self.operations.forward(side, side))
+        one = of_training(*self.operations.forward(side, side))
         side, count = self._fitting(side, args.RIB_batch_size, one)
-        height, width = self._image_size(6 * sum(self.operations.forward(*self._shown)))
+        height, width = self._image_size(6 * sum(self.operations.forward(*self.operations.shown)))
         frozen, trained = self.operations.forward(height, width)
-        flops = 2 * (frozen + 3 * trained)
-        flops += count * _trained(*self.operations.forward(side, side))
+        flops = 2 * of_training(frozen, trained)
+        flops += count * of_training(*self.operations.forward(side, side))
         settings = RIBSettings(iterations=1, explode_ratio=1.0, scales=(1.0,))
 
         def prepare() -> Pass:
@@ -126,7 +124,7 @@ class Rates:
 
     def _climb(self, processes: int, threads: int) -> float:
         """An iteration of AdvCAM on an image and its mirror image."""
-        height, width = self._image_size(4 * sum(self.operations.forward(*self._shown)))
+        height, width = self._image_size(4 * sum(self.operations.forward(*self.operations.shown)))
         flops = 4 * sum(self.operations.forward(height, width))
 
         def prepare() -> Pass:
@@ -139,8 +137,7 @@ class Rates:
                 return model.classifier(backbone(rows)[-1])
 
             return lambda: [
-                self._ended(state.gradient)
-                for state in climb(scores, pair, 0, 1, 1, AdvCAMSettings())
+                ended(state.gradient) for state in climb(scores, pair, 0, 1, 1, AdvCAMSettings())
             ]
 
         return self._rate(prepare, flops, processes, threads)
@@ -166,7 +163,7 @@ class Rates:
             def once() -> None:
                 pairs = affinity_labels(labels, index, args.info.num_labels)
                 loss(*model(images), pairs).total.backward()
-                self._ended(model.fc_edge6.weight.grad)
+                ended(model.fc_edge6.weight.grad)
 
             return once
 
@@ -182,16 +179,16 @@ class Rates:
             model = self._built(BoundaryNet).eval()
             model.fold_backbone()
             pair = self._images(2, height, width)
-            return torch.no_grad()(lambda: self._ended(model(pair)[0]))
+            return torch.no_grad()(lambda: ended(model(pair)[0]))
 
         return self._rate(prepare, flops, processes, threads)
 
     def _segmentation_trained(self, processes: int, threads: int) -> float:
         """A step of the segmentation network's training."""
         side = self.args.seg_crop_size
-        one = _trained(0.0, self.operations.segmentation(side, side))
+        one = of_training(0.0, self.operations.segmentation(side, side))
         side, count = self._fitting(side, self.args.seg_batch_size, one)
-        flops = count * _trained(0.0, self.operations.segmentation(side, side))
+        flops = count * of_training(0.0, self.operations.segmentation(side, side))
 
         def prepare() -> Pass:
             model, images = self._segmentation_network().train(), self._images(count, side, side)
@@ -201,7 +198,7 @@ class Rates:
             def once() -> None:
                 losses = scale_losses(model(images), labels, self.args.seg_loss)
                 sum(losses).backward()
-                self._ended(losses[0].detach())
+                ended(losses[0].detach())
 
             return once
 
@@ -215,7 +212,7 @@ class Rates:
 
         def prepare() -> Pass:
             model, image = self._segmentation_network().eval(), self._images(1, height, width)
-            return torch.no_grad()(lambda: self._ended(model(image)))
+            return torch.no_grad()(lambda: ended(model(image)))
 
         return self._rate(prepare, flops, processes, threads)
 
@@ -236,15 +233,8 @@ class Rates:
         """Operations of a pass that takes as long as it shall, if it is as fast as a plain one."""
         return _SECONDS * self.operations.rate(self.speed)
 
-    @property
-    def _shown(self) -> tuple[float, float]:
-        """Height and width of an image at scale 1.0."""
-        size = self.operations.size
-        shrunk = min(1.0, (self.args.max_long or max(size)) / max(size))
-        return size[0] * shrunk, size[1] * shrunk
-
     def _image_size(self, flops: float) -> tuple[int, int]:
-        return self._smaller(self._shown, flops)
+        return self._smaller(self.operations.shown, flops)
 
     def _smaller(self, size: tuple[float, float], flops: float) -> tuple[int, int]:
         """A size at which a pass that has `flops` at this one takes about as long as it shall."""
@@ -260,7 +250,7 @@ class Rates:
         return Engine(model, args.precision)
 
     def _segmentation_network(self) -> DeepLabV2:
-        model = self.operations.segmentation_network(self.device)
+        model = DeepLabV2(self.args.info.num_labels, **self.operations.seg_arch).to(self.device)
         model.fold_backbone()
         return model
 
@@ -271,11 +261,3 @@ class Rates:
         labels = torch.zeros(count, self.args.info.num_classes, device=self.device)
         labels[:, -1] = 1
         return labels
-
-    def _ended(self, result: Tensor) -> None:
-        result.flatten()[0].item()  # waits for the GPU
-
-
-def _trained(frozen: float, trained: float) -> float:
-    """Of a forward and a backward pass, where the frozen part has the forward one alone."""
-    return frozen + 3 * trained

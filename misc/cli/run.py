@@ -14,7 +14,7 @@ from types import ModuleType
 from misc.cli import expect
 from misc.cli.bill import expectation, say_bill, say_kept
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
-from misc.cli.log import log_to_screen, start_log
+from misc.cli.log import log_to_screen, own_log, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed
 from misc.cli.preflight import Preflight
@@ -59,9 +59,9 @@ def execute(args: Options, ends_process: bool = False) -> int:
 
 
 def said_plainly(work: Callable[[], object], ends_process: bool = False) -> int:
-    """Do something; returns the exit code, after one line for what ended it."""
+    """Do something; returns the exit code, after one line for what ended it. Its log ends too."""
     try:
-        with interrupts.noticed(ends_process):
+        with interrupts.noticed(ends_process), own_log():
             work()
     except UserError as error:
         if not isinstance(error, distributed.SaidElsewhereError):

@@ -19,18 +19,18 @@ from misc.torchutils import worker_rng
 
 _SIDE = 256  # of the image of a forward pass, pixels
 _PART = 192  # of the part of a photograph that a CRF refines, pixels
-_POSITIONS = 48  # side of the map that a random walk and the loss of pixel pairs are measured on
+_POSITIONS = 48  # side of the map that a random walk is measured on
 _SECONDS = 0.7  # that passes are measured at least
 _OTHERS = 0.3  # and everything else
-_AT_ONCE = 4  # processes that are started at most
+AT_ONCE = 4  # processes that are imitated at most; more are taken to be as fast each
 _LEVELS = 50  # thresholds of a score
 
 
 class Speed:
     """Times of this machine; each is measured when it is first asked for.
 
-    image_id: the photograph that is looked at. About ten seconds for all with the passes of
-    `misc.cli.passes`.
+    image_id: the photograph that is looked at. Ten to twenty seconds for all with the passes
+    of `misc.cli.passes`.
     """
 
     def __init__(self, args: Options, image_id: str):
@@ -42,7 +42,7 @@ class Speed:
         image = torch.zeros(1, 3, _SIDE, _SIDE, device=self.device)
 
         def once() -> None:
-            self._ended(forward(image))
+            ended(forward(image))
 
         with torch.no_grad():
             return count / _seconds(once, _OTHERS)
@@ -100,13 +100,13 @@ class Speed:
         args, size = self.args, (1, _POSITIONS, _POSITIONS)
         cam, edge = (torch.rand(size, device=self.device) for _ in range(2))
         walk = functools.partial(propagate_to_edge, cam, edge, args.walk_radius, args.beta)
-        seconds = _seconds(lambda: self._ended(walk(args.exp_times)), _OTHERS)
+        seconds = _seconds(lambda: ended(walk(args.exp_times)), _OTHERS)
         return seconds / edge.numel()
 
     @functools.cached_property
     def start(self) -> float:
         """Seconds until processes that share a step have all started."""
-        count = len(pick_devices(self.args.resources, _AT_ONCE))
+        count = len(pick_devices(self.args.resources, AT_ONCE))
         began = time.perf_counter()
         list(in_processes(_nothing, [None] * count, "a start"))
         return time.perf_counter() - began
@@ -119,8 +119,10 @@ class Speed:
         scores = ThresholdScores(np.arange(_LEVELS) / _LEVELS, 2)
         return _seconds(lambda: scores.add(cams, keys, truth), _OTHERS) / truth.size
 
-    def _ended(self, result: torch.Tensor) -> None:
-        result.flatten()[0].item()  # waits for the GPU
+
+def ended(result: torch.Tensor) -> None:
+    """Wait until the device has computed something."""
+    result.flatten()[0].item()
 
 
 def _seconds(function: Callable[[], object], at_least: float) -> float:

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 _DONE = "image"  # what a process reports after each
 
 
+MAPS_WORTH_A_PROCESS = 200  # of those that are looked at and not computed
+
+
 class ImageTask:
     """What a step does with one image. Must be picklable until `start` was called.
 

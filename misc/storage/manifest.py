@@ -143,14 +143,19 @@ def ids_digest(image_ids: tuple[str, ...]) -> str:
     return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
 
 
-def settings_difference(noted: dict, settings: dict) -> str:
-    """Names and both values of what differs, e.g. "RIB_iter is 5 there and 10 now"."""
+def settings_difference(
+    noted: dict, settings: dict, places: tuple[str, str] = ("there", "now")
+) -> str:
+    """Names and both values of what differs, e.g. "RIB_iter is 5 there and 10 now".
+
+    places: what the two are called.
+    """
     # Through JSON and back, so that a tuple equals the list that it was noted as.
     noted, now = _plain(noted), json.loads(json.dumps(settings))
     noted, now = ({**s, **(s.get("inputs") or {}), "inputs": None} for s in (noted, now))
     names = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)]
     return ", ".join(
-        f"{reason(name)} is {reason(noted.get(name))} there and {now.get(name)} now"
+        f"{reason(name)} is {reason(noted.get(name))} {places[0]} and {now.get(name)} {places[1]}"
         for name in names
     )
 

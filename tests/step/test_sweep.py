@@ -1,7 +1,6 @@
 """Sweeps: what is shared among points, what a summary says, and what is refused."""
 
 import csv
-import logging
 
 import numpy as np
 import pytest
@@ -18,8 +17,7 @@ from tests.conftest import TINY
 
 def call(*words) -> int:
     """`python -m step.sweep` in this process; its exit code."""
-    root, threads = logging.getLogger(), torch.get_num_threads()
-    handlers, level = root.handlers[:], root.level
+    threads = torch.get_num_threads()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(devices, "cpu_count", lambda: 1)
@@ -27,10 +25,6 @@ def call(*words) -> int:
     except SystemExit as end:
         return end.code
     finally:
-        for handler in set(root.handlers) - set(handlers):
-            handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
         torch.set_num_threads(threads)
 
 
