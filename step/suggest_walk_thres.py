@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from misc.cams import load_cam, strongest_class
-from misc.cli.costs import WALKS_LOOKED_AT
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, mask_of
@@ -28,6 +27,7 @@ from step.suggest_thres import suggested
 log = logging.getLogger(__name__)
 
 LISTS = ("infer",)
+WALKS_LOOKED_AT = 200  # images on which the threshold is chosen
 _BINS = 256
 _OPTIONS = ("dataset", "beta", "exp_times", "walk_radius", "seed_power", "walk_norm",
             "irn_pad_size", "cam_eval_thres")  # fmt: skip

@@ -453,7 +453,7 @@ def test_check_looks_and_computes_nothing(tiny_run, info, result_dir, classifier
     ends = capsys.readouterr().out.splitlines()
     # 8 images in all lists; all that later steps read will be made by earlier ones
     said = [line for line in ends if line.startswith("checked: ")]
-    assert len(said) == 1 and ends[-1].startswith("maps need about ")  # the bill comes last
+    assert len(said) == 1 and ends[-1].startswith("maps need about ")
     assert said[0].startswith("checked: 8 images, 8 masks, 8 labels, 1 checkpoint; no problem (")
     assert not result_dir.exists()
 

@@ -5,14 +5,13 @@ import importlib
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from misc.cli import expect
-from misc.cli.bill import expectation, say_bill, say_kept
+from misc.cli.disk import say_disk
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
 from misc.cli.log import log_to_screen, own_log, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
@@ -116,9 +115,7 @@ def run(args: Options) -> None:
         with_masks = any("eval" in step.LISTS for step in steps.values())
         first(lambda: prepare_lists(args, with_masks))
         first(lambda: check_steps(args, steps))
-        expected = first(lambda: expectation(args, steps))
-        real = run_steps(args, steps)
-        say_kept(expected, real)
+        run_steps(args, steps)
         compare(args)
 
 
@@ -132,7 +129,7 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
             check_steps(checked, steps)
-            say_bill(checked, steps)
+            say_disk(checked, steps)
         except UserError as error:
             raise UserError(str(error).replace(scratch, str(args.list_dir))) from None
 
@@ -194,19 +191,13 @@ def compare(args: Options) -> None:
         raise NotReproducedError("\n".join(lines))
 
 
-def run_steps(args: Options, steps: dict[str, ModuleType]) -> dict[str, float]:
-    """Run the steps in the order of the method, then draw pictures and print the table.
-
-    Returns the seconds that each step took.
-    """
-    real = {}
+def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
+    """Run the steps in the order of the method, then draw pictures and print the table."""
     for number, (name, step) in enumerate(steps.items(), start=1):
         log.info("[%d/%d] %s: %s", number, len(steps), name, STEPS[name].lstrip("0123456789 "))
         interrupts.check()
-        start = time.perf_counter()
         with readers_can_end(name):
             step.run(args)
-        real[name] = time.perf_counter() - start
     finish = getattr(preparation(args.dataset), "finish", None)
     if finish and "make_sem_seg_labels" in steps:
         finish(args)
@@ -223,4 +214,3 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> dict[str, float]:
     for name, path in {**written, **places, "pictures": pictures, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)
-    return real
