@@ -60,7 +60,7 @@ _CONDITIONAL = {"RIB_final_activation"}
 # These say where things go or what a command does, which a sweep decides.
 _NOT_SWEPT = re.compile(
     r".*(_pass|_out_dir|_dir)|check|report.*|compare|visualize|animate|overwrite|log_name|export.*|"
-    r"recam|seed|dataset|result_dir|with_.*|limit|trace.*|expect"
+    r"recam|seed|dataset|result_dir|with_.*|limit|expect"
 )
 
 

@@ -92,7 +92,7 @@ WITHOUT_EFFECT = {
     "report_html", "animate", "export", "export_from", "export_dir",
     "import_maps", "import_keys",  # the folder's files and the numbering found are inputs
     "mnist_root", "toy_out_dir",
-    "expect", "expect_record", "trace", "trace_compare",
+    "expect", "expect_record",
 }  # fmt: skip
 
 

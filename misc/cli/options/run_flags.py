@@ -196,12 +196,6 @@ def comparison_options(group: argparse._ArgumentGroup) -> None:
         "of FILE: Demo/expected.json)")
     add("--expect_record", type=Path, metavar="FILE",
         help="keep the scores of RESULT_DIR in such a file, as what is expected of these images")
-    add("--trace", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="behind a run, or with --report alone: write digests of all stages, of the first 100 "
-        "images, into RESULT_DIR/trace.json")
-    add("--trace_compare", type=Path, metavar="FILE",
-        help="trace, and name the first stage that differs from this trace of another run, and "
-        "the options that do; exit code 1 where one is beyond its tolerance")
 
 
 def toy_options(group: argparse._ArgumentGroup) -> None:
