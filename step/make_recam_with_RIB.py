@@ -8,7 +8,6 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
-from misc.data.image_cache import cache_of, cache_room
 from misc.data.resampling import is_exact
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.errors import UserError
@@ -45,8 +44,6 @@ class MakeRIBCAM(Refiner):
     def __init__(self, args: Options):
         super().__init__(args)
         self.train_ids = args.image_ids("train", limited=False)
-        images = (args.info.root, *args.info.read_as().items(), self.train_ids)
-        self.cache = cache_of(images, len(self.train_ids), cache_room(args.image_cache))
 
     @classmethod
     def iterations(cls, args: Options) -> int:
@@ -87,7 +84,6 @@ class MakeRIBCAM(Refiner):
                 args.cam_long,
                 args.cam_crop_size,
                 args.seed,
-                self.cache,
             ),
             self.labels.with_classes(image_ids),
             args.RIB_iter,

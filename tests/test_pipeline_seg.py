@@ -112,8 +112,9 @@ def test_an_interrupted_training_ends_in_the_same_weights(run, fresh, monkeypatc
             raise KeyboardInterrupt
 
     monkeypatch.setattr("misc.runtime.training.interrupts.check", stop)
+    monkeypatch.setattr("misc.runtime.training.CHECKPOINT_MINUTES", 0)
     with pytest.raises(KeyboardInterrupt):
-        fresh("--train_seg_pass", "--checkpoint_minutes", 0)
+        fresh("--train_seg_pass")
     monkeypatch.undo()
     assert (fresh.folder / "deeplab_v2.partial.pth").exists()
     assert fresh("--train_seg_pass") == 0

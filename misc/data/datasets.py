@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from misc import imutils
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.folder.photographs import fitted_mask, read_photograph
-from misc.data.image_cache import ImageCache
 from misc.data.label_file import load_label_file
 from misc.data.label_rows import LabelRows, load_label_rows
 from misc.errors import UserError, raise_problems
@@ -261,15 +260,8 @@ def _pair_of(pixels: torch.Tensor) -> torch.Tensor:
 class EpochDataset(Dataset):
     """Images whose random draws depend on (seed, epoch, image id) alone."""
 
-    def __init__(
-        self,
-        info: DatasetInfo,
-        image_ids: tuple[str, ...],
-        seed: int,
-        cache: ImageCache | None = None,
-    ):
+    def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], seed: int):
         self.info, self.image_ids, self.seed, self.epoch = info, image_ids, seed, 0
-        self.cache = cache or ImageCache(0, 0)  # decoded images; that one keeps none
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of an epoch."""
@@ -282,7 +274,7 @@ class EpochDataset(Dataset):
         """An image, and the generator of its draws in this epoch."""
         image_id = self.image_ids[index]
         rng = worker_rng(self.seed, purpose, self.epoch, image_id)
-        return self.cache.get(index, lambda: image_of(self.info, image_id)), rng
+        return image_of(self.info, image_id), rng
 
 
 class ClassificationDataset(EpochDataset):

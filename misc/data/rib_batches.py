@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import Crops, byte_crop, image_of
-from misc.data.image_cache import ImageCache
 from misc.data.label_rows import LabelRows
 from misc.data.resampling import UncutViews
 from misc.runtime.processes import set_up_reader
@@ -64,11 +63,10 @@ class CropSource:
     long_range: tuple[int, int]
     crop_size: int
     seed: int
-    cache: ImageCache  # by position in image_ids
 
     def image(self, index: int) -> np.ndarray:
-        """An image, H x W x 3 uint8, not to be changed."""
-        return self.cache.get(index, lambda: image_of(self.info, self.image_ids[index]))
+        """An image, H x W x 3 uint8."""
+        return image_of(self.info, self.image_ids[index])
 
 
 class _DrawnCrops(Dataset):

@@ -12,7 +12,6 @@ from misc.cli.options.values import (
     count,
     count_or_zero,
     exports,
-    not_negative,
     number,
     processes,
     workers,
@@ -49,12 +48,6 @@ def environment_options(group: argparse._ArgumentGroup) -> None:
         "the last one (default: the idle cores beside a GPU, else 0)")
     add("--deterministic", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="on a GPU take only kernels that give the same bits every time (slower)")
-    add("--checkpoint_minutes", type=not_negative, default=5.0, metavar="X",
-        help="time between two saved states of a training, from which it is continued; 0 saves "
-        "after every step (default: %(default)s)")
-    add("--image_cache", type=not_negative, metavar="GIB",
-        help="memory for decoded images of RIB's batches and of 7, shared by all who read, 3 bytes "
-        "a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps none)")
     add("--crops_on_gpu", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="resize and cut the images of RIB's batches on the GPU, to the same bits, where cores "
         "to read ahead are short")

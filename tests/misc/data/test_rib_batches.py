@@ -12,7 +12,6 @@ import torch
 from misc import imutils
 from misc.data import datasets, rib_batches
 from misc.data.datasets import read_image
-from misc.data.image_cache import ImageCache
 from misc.data.rib_batches import CropSource, DisjointIndex, RIBBatches
 from misc.torchutils import worker_rng
 from tests.misc.data.conftest import IDS
@@ -70,7 +69,7 @@ def test_no_image_may_be_eligible():
 
 @pytest.fixture(scope="module")
 def source(sample, labels):
-    return CropSource(sample, IDS, labels, (48, 64), 32, 5, ImageCache(len(IDS), 1 << 24))
+    return CropSource(sample, IDS, labels, (48, 64), 32, 5)
 
 
 def batches_of(source, targets, lengths=(), iterations=3, workers=0, prob=1.0, size=3, **options):
@@ -134,17 +133,6 @@ def test_byte_crops_become_the_crops_of_the_classifier_to_the_bit(long_range, at
     for crop, image in zip(crops, images, strict=True):
         expected = datasets.training_crop(image, long_range, 32, random.Random(7))
         assert np.array_equal(crop.numpy().view(np.int32), expected.numpy().view(np.int32))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same_with_and_without_a_cache(source, labels, workers):
-    targets = dict(itertools.islice(all_targets(labels).items(), 2))
-    reference = batches_of(replace(source, cache=ImageCache(len(IDS), 0)), targets)
-    half = sum(3 * np.prod(source.info.image_size(i)) for i in IDS) // 2
-    filled = replace(source, cache=ImageCache(len(IDS), half))
-    for _ in range(2):
-        for target_id, batches in batches_of(filled, targets, workers=workers).items():
-            assert_same_batches(batches, reference[target_id])
 
 
 def test_draws_depend_on_seed_and_target_alone(source, labels):
