@@ -16,16 +16,17 @@ from misc.metrics import ThresholdScores, score_of
 from misc.runtime import distributed
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import ids_digest, read_manifest
-from misc.storage.scores import save_score
+from misc.storage.outputs import Output
+from misc.storage.scores import save_score, scores_file
 
 log = logging.getLogger(__name__)
 
 LISTS = ("eval",)
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (scores_file(args.result_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:

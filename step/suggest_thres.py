@@ -9,6 +9,7 @@ from misc.cams import load_cam, strongest_class
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
+from misc.storage.outputs import Output
 from misc.storage.scores import load_scores
 from step.eval_cam import seed_folders
 
@@ -19,9 +20,9 @@ LISTS = ("infer",)
 _BINS = 256
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return ()
 
 
 def check(args: Options, preflight: Preflight) -> None:

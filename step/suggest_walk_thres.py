@@ -18,6 +18,7 @@ from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.files import atomic_path
 from misc.storage.manifest import file_digest, folder_digest, ids_digest
+from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
 from net.inference import boundaries
 from step.eval_cam import thresholds
@@ -33,9 +34,9 @@ _OPTIONS = ("dataset", "beta", "exp_times", "walk_radius", "seed_power", "walk_n
             "irn_pad_size", "cam_eval_thres")  # fmt: skip
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--walk_thres_name": args.walk_thres_name}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (Output("--walk_thres_name", args.walk_thres_name, is_file=True),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
