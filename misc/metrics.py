@@ -166,21 +166,15 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     return _ratio((precision * hits).sum(axis=0), hits.sum(axis=0))
 
 
-def score_of(
-    confusions: np.ndarray,
-    thresholds: Sequence[float],
-    names: Sequence[str],
-    best: int | None = None,
-) -> dict:
+def score_of(confusions: np.ndarray, thresholds: Sequence[float], names: Sequence[str]) -> dict:
     """What scores.json keeps of the confusion matrices of some thresholds, T x L x L.
 
     names: of the labels, background first. IoU, precision and recall are those of the threshold
-    `best`, or of the one with the highest mean IoU, by label; all shares are 0..1, nan where
+    with the highest mean IoU, by label; all shares are 0..1, nan where
     nothing is defined.
     """
     mious = mean_iou(confusions)
-    if best is None:
-        best = int(np.nanargmax(mious)) if np.isfinite(mious).any() else 0
+    best = int(np.nanargmax(mious)) if np.isfinite(mious).any() else 0
     agreed, truth, predicted = _marginals(confusions[best])
     by_label = {"iou": iou(confusions[best]), "precision": _ratio(agreed, predicted),
                 "recall": _ratio(agreed, truth)}  # fmt: skip

@@ -31,7 +31,7 @@ def writes(args: Options) -> tuple[Output, ...]:
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
-    ids = (*args.scored_ids(), *args.tuning_ids())
+    ids = args.scored_ids()
     for path in seed_folders(args, preflight.is_made).values():
         preflight.cams(ids, path)
     preflight.images(ids)
@@ -105,13 +105,7 @@ def run(args: Options) -> dict[str, ThresholdScores]:
         results[row] = scores = score(args, cam_dir)
         entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}
         entry["false_foreground"] = scores.false_foreground().tolist()
-        best = None
-        if tuning := args.tuning_ids():
-            best = score(args, cam_dir, tuning).best()
-            entry["threshold_from"] = f"{len(tuning)} images that are not scored"
-        elif args.info.tune_split:
-            entry["threshold_from"] = "the scored images themselves, which flatters"
-        save_row(args, row, scores.confusions, scores.thresholds, start, entry, best=best)
+        save_row(args, row, scores.confusions, scores.thresholds, start, entry)
     return results
 
 
@@ -123,18 +117,16 @@ def save_row(
     start: float,
     entry: dict,
     role: str = "eval",
-    best: int | None = None,
 ) -> None:
     """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
 
     confusions: T x L x L at the thresholds `at`. start: when scoring began. entry: what else is
-    kept of how the row was made. role: of the list that was scored. best: index of the threshold
-    where it was chosen on other images.
+    kept of how the row was made. role: of the list that was scored.
     """
     info = args.info
     ids = args.scored_ids() if role == "eval" else args.image_ids(role)
     split = info.eval_split if role == "eval" else info.seg_split
-    kept = score_of(confusions, at, info.label_names, best)
+    kept = score_of(confusions, at, info.label_names)
     best = kept["best"]
     official = info.is_official(split, ids) and info.is_official(
         info.train_split, args.image_ids("infer")

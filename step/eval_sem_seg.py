@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from misc.cli.options import AUTO, ROW_ENDING, Options
+from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_of
 from misc.errors import about
@@ -16,7 +16,6 @@ from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_im
 from misc.storage.outputs import Output
 from misc.storage.scores import scores_file
 from step.eval_cam import save_row
-from step.make_sem_seg_labels import background, chosen_threshold
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +33,6 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.images(ids)
     preflight.masks(ids)
     preflight.label_maps(ids, args.sem_seg_out_dir)
-    if args.sem_seg_bg_thres == AUTO and not preflight.is_made(args.walk_thres_name):
-        preflight.collect(lambda: background(args))
 
 
 class ScoreMasks(ImageTask):
@@ -65,12 +62,8 @@ def run(args: Options) -> np.ndarray:
     task = ScoreMasks(args, args.sem_seg_out_dir, "eval_sem_seg")
     confusion = sum(run_over_images(task, args.scored_ids(), args.resources))
     entry = {"folder": str(args.sem_seg_out_dir), "crf": False}
-    if args.sem_seg_bg_thres == AUTO:
-        entry["threshold_from"] = chosen_threshold(args.walk_thres_name)["by"]
-    elif args.info.tune_split:
-        entry["threshold_from"] = f"--sem_seg_bg_thres {args.sem_seg_bg_thres}"
     row = f"pseudo masks{ROW_ENDING[args.recam]}"
-    save_row(args, row, confusion[None], [background(args)], start, entry)
+    save_row(args, row, confusion[None], [args.sem_seg_bg_thres], start, entry)
     positive, negative = false_positive_negative(confusion)
     log.info(
         "false positives and negatives in per cent: background %.1f, %.1f, classes %.1f, %.1f",

@@ -1,28 +1,24 @@
 """Pseudo masks: maps spread by a random walk that boundaries stop (IRN, Sec. 5)."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from misc.cams import load_cam
-from misc.cli.options import AUTO, Options
+from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of
-from misc.errors import UserError
 from misc.indexing import WalkSettings
 from misc.labels import of_type
 from misc.palette import save_label_png, save_palette_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
 from misc.storage.outputs import Output
-from misc.storage.untrusted import read_bytes
 from net.checkpoint import load_boundary_net
 from net.inference import Arrays, pseudo_mask
 
 LISTS = ("infer",)
-_MAX_CHOSEN = 1 << 20  # bytes of the file with the threshold
 
 
 def folder(args: Options) -> OutputFolder:
@@ -51,8 +47,6 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.boundary_net(args.irn_weights_name)
     preflight.images(args.image_ids("infer"))
     preflight.cams(args.image_ids("infer"), args.cam_out_dir)
-    if args.sem_seg_bg_thres == AUTO and not preflight.is_made(args.walk_thres_name):
-        preflight.collect(lambda: background(args))
 
 
 class MakePseudoMask(ImageTask):
@@ -61,7 +55,7 @@ class MakePseudoMask(ImageTask):
     name = "make_sem_seg_labels"
 
     def __init__(self, args: Options):
-        self.args, self.settings = args, walk_settings(args, background(args))
+        self.args, self.settings = args, walk_settings(args)
 
     def outputs(self, image_id: str) -> list[Path]:
         out_dir = self.args.sem_seg_out_dir
@@ -89,46 +83,21 @@ class MakePseudoMask(ImageTask):
         save_label_png(label_path, mask)
 
 
-def walk_settings(args: Options, threshold: float = 0.0) -> WalkSettings:
-    """Numbers of the random walk from the options, and the threshold of its masks."""
+def walk_settings(args: Options) -> WalkSettings:
+    """Numbers of the random walk and of its masks from the options."""
     return WalkSettings(
         radius=args.walk_radius,
         beta=args.beta,
         exp_times=args.exp_times,
         seed_power=args.seed_power,
-        background=threshold,
+        background=args.sem_seg_bg_thres,
         norm=args.walk_norm,
     )
-
-
-def background(args: Options) -> float:
-    """The background score of the pseudo masks: the given one, or the chosen one."""
-    if args.sem_seg_bg_thres != AUTO:
-        return args.sem_seg_bg_thres
-    chosen = chosen_threshold(args.walk_thres_name)
-    if chosen is None:
-        raise UserError(
-            f"--sem_seg_bg_thres {AUTO}: {args.walk_thres_name} is not there, or does not say "
-            "which; run --suggest_walk_thres_pass first, or give a number"
-        )
-    return chosen["threshold"]
-
-
-def chosen_threshold(path: Path) -> dict | None:
-    """What suggest_walk_thres has kept, at least `threshold` and `by`; None where nothing is."""
-    try:
-        kept = json.loads(read_bytes(path, _MAX_CHOSEN))
-        fits = 0 <= kept["threshold"] <= 1 and isinstance(kept["by"], str)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return kept if fits else None
 
 
 def run(args: Options) -> None:
     """Make and save the pseudo mask of every image of the inference list."""
     inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
-    if args.sem_seg_bg_thres == AUTO:
-        inputs["threshold"] = f"{background(args):.4f}"
     palette = OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir / "palette", ".png")
     for out_dir in (folder(args), palette):
         claim(out_dir, settings(args), inputs, args.overwrite)

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from misc.cams import load_cam
+from misc.cli.options import parse
+from misc.data.folder.dataset import ADVCAM_DEFAULTS
 from misc.palette import read_label_png, save_label_png, voc_palette
 from misc.storage.scores import load_scores
 from tests.conftest import PROJECT
@@ -117,82 +119,26 @@ def test_ground_truth_is_shrunk_with_the_photographs_and_scored(
     assert score["images"] == 4 and not score["official"]
 
 
-def test_thresholds_are_chosen_on_photographs_that_are_not_scored(
+def test_thresholds_are_the_best_of_the_scored_photographs(
     own, words, classifier_file, tiny_run, tmp_path, capsys
 ):
     (tmp_path / "val.txt").write_text(f"{IDS[0]}.jpg\n{IDS[4]}.jpg\n")
     options = ("--result_dir", tmp_path / "r", "--masks", own / "masks", "--limit", 4)
     options += ("--classes", own / "voc.txt", "--cam_weights_name", classifier_file)
-    options += ("--val_list", tmp_path / "val.txt", "--recam", "none", "--suggest_thres_pass")
-    options += ("--make_cam_pass", "--eval_cam_pass")
-    assert tiny_run(*words, *options) == 0
+    options += ("--val_list", tmp_path / "val.txt", "--recam", "none")
+    steps = ("--make_cam_pass", "--eval_cam_pass")
+    assert tiny_run(*words, *options, *steps, "--threshold_from", "scored") == 0
+    assert "--threshold_from: has no effect any more" in capsys.readouterr().out
     score = load_scores(tmp_path / "r")["CAM seed"]
-    assert score["images"] == 2 and score["threshold_from"] == "2 images that are not scored"
-    said = capsys.readouterr().out
-    assert "thresholds of seeds: chosen on 2 images that are not scored" in said
-    assert "suggested by the maps: mIoU" in said and "below that of the best threshold" in said
-    assert tiny_run(*words, *options, "--threshold_from", "scored") == 0
-    again = load_scores(tmp_path / "r")["CAM seed"]
-    assert again["miou"] == score["miou"] and again["best"] == int(np.argmax(score["miou"]))
-    assert again["threshold_from"] == "the scored images themselves, which flatters"
-    assert "chosen on the scored images themselves, which flatters" in capsys.readouterr().out
+    assert score["images"] == 2 and score["best"] == int(np.argmax(score["miou"]))
+    assert not (tmp_path / "r" / "lists" / "tune.txt").exists()
 
 
-@pytest.fixture(scope="module")
-def chosen(own, words, result, tiny_run, tmp_path_factory):
-    """The random walk again, whose threshold is chosen on four photographs with ground truth."""
-    place = tmp_path_factory.mktemp("truth")
-    (place / "val.txt").write_text("\n".join(f"{i}.jpg" for i in (IDS[0], *IDS[4:7])))
-    names = ["", *(result / "lists" / "classes.txt").read_text().splitlines()[1:]]
-    number = [names.index(name) if name in names else 0 for name in ("", *CLASS_NAMES)]
-    label = np.array(number + [255] * (256 - len(number)), np.uint8)
-    for path in (own / "masks").glob("*.png"):
-        save_label_png(place / path.name, label[read_label_png(path)])
-    truth = ("--masks", place, "--val_list", place / "val.txt")
-    steps = ("--suggest_walk_thres_pass", "--make_sem_seg_pass", "--eval_sem_seg_pass")
-    lists = result.with_name("chosen")
-    options = (*words, *truth, "--result_dir", lists, "--cam_out_dir", result / "cam",
-               "--irn_weights_name", result / "res50_irn.pth")  # fmt: skip
-    assert tiny_run(*options, *steps) == 0
-    return lists, options, steps
-
-
-def test_the_threshold_of_the_walk_is_chosen_on_photographs_that_are_not_scored(chosen, tiny_run):
-    folder, options, steps = chosen
-    kept = json.loads((folder / "walk_threshold.json").read_text())
-    assert kept["by"] == "ground truth of 4 images that are not scored"
-    score = load_scores(folder)["pseudo masks"]
-    assert score["thresholds"] == [kept["threshold"]] and score["threshold_from"] == kept["by"]
-    assert score["images"] == 4
-    before = (folder / "walk_threshold.json").stat().st_mtime_ns
-    assert tiny_run(*options, *steps) == 0  # and nothing is done again
-    assert (folder / "walk_threshold.json").stat().st_mtime_ns == before
-
-
-def test_the_chosen_threshold_is_the_best_of_all(chosen, tiny_run):
-    folder, options, _ = chosen
-    kept = json.loads((folder / "walk_threshold.json").read_text())["threshold"]
-    scored = ("--threshold_from", "train", "--overwrite", "--make_sem_seg_pass")
-    scored += ("--eval_sem_seg_pass", "--eval_list", folder / "lists" / "tune.txt")
-    mious = {}
-    for threshold in (kept, max(0.05, kept - 0.1), min(0.6, kept + 0.1)):
-        assert tiny_run(*options, *scored, "--sem_seg_bg_thres", f"{threshold:.2f}") == 0
-        score = load_scores(folder)["pseudo masks"]
-        assert score["threshold_from"] == f"--sem_seg_bg_thres {threshold:.2f}".rstrip("0")
-        mious[threshold] = score["miou"][0]
-    assert mious[kept] == max(mious.values())
-
-
-def test_without_ground_truth_the_walked_maps_suggest_a_threshold(result):
-    kept = json.loads((result / "walk_threshold.json").read_text())
-    assert kept["by"] == f"the maps alone of {len(IDS)} images" and 0 < kept["threshold"] < 1
-
-
-def test_a_threshold_that_was_not_chosen_is_asked_for(words, result, tiny_run, capsys):
-    options = ("--result_dir", result, "--walk_thres_name", result / "none.json")
-    steps = ("--make_sem_seg_pass", "--sem_seg_bg_thres", "auto", "--check")
-    assert tiny_run(*words, *options, *steps) == 2
-    assert "run --suggest_walk_thres_pass first, or give a number" in capsys.readouterr().err
+def test_with_ground_truth_the_threshold_of_the_walk_is_the_usual_one(own):
+    options = ["--dataset", "folder", "--root", str(own / "photos"), "--masks", str(own / "masks")]
+    for recam, usual in (("rib", 0.27), ("advcam", ADVCAM_DEFAULTS["sem_seg_bg_thres"])):
+        args = parse([*options, "--labels", str(own / "labels.csv"), "--recam", recam])
+        assert args.sem_seg_bg_thres == usual
 
 
 def test_maps_masks_and_scores_are_those_of_the_same_images_run_as_voc(
@@ -208,7 +154,7 @@ def test_maps_masks_and_scores_are_those_of_the_same_images_run_as_voc(
     (tmp_path / "labels.csv").write_text(f"image,labels\n{rows}")
     (tmp_path / "list.txt").write_text("\n".join(ids))
     same = ("--cam_weights_name", classifier_file, "--imagenet_weights", classifier_file)
-    same += ("--train_cam_pass", "False", "--RIB_iter", 1, "--suggest_walk_thres_pass", "False")
+    same += ("--train_cam_pass", "False", "--RIB_iter", 1)
     same += ("--make_cam_pass", "False", "--cam_eval_thres", "0.2,0.5")
     one = ("--dataset", "folder", "--root", tmp_path / "photos", "--masks", tmp_path / "masks")
     one += ("--labels", tmp_path / "labels.csv", "--classes", own / "voc.txt")
@@ -238,7 +184,7 @@ def test_classes_beyond_8_bits_go_all_the_way(own, words, tiny_run, tmp_path, ca
     options = ("--result_dir", tmp_path / "r", "--classes", tmp_path / "many.txt", "--limit", 4)
     options += ("--masks", tmp_path / "masks", "--report_html", "--cam_eval_thres", "0.2,0.3")
     options += ("--RIB_iter", 1)
-    assert tiny_run(*words, *options, "--export", "coco", "--threshold_from", "scored") == 0
+    assert tiny_run(*words, *options, "--export", "coco") == 0
     assert {"RIB seed", "pseudo masks"} <= load_scores(tmp_path / "r").keys()
     for name in ("ir_label", "sem_seg", "masks"):
         for path in (tmp_path / "r" / name).rglob("2012*.png"):

@@ -88,7 +88,7 @@ WITHOUT_EFFECT = {
     # Of photographs: what they say of labels is in the manifest of the lists; photo_long comes
     # with the dataset (Options.settings).
     "root", "labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
-    "photo_long", "threshold_from", "walk_thres_name",
+    "photo_long", "threshold_from",
     "report_html", "animate", "export", "export_from", "export_dir",
     "import_maps", "import_keys",  # the folder's files and the numbering found are inputs
     "mnist_root", "toy_out_dir",

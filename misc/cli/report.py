@@ -71,7 +71,6 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
     lines += _ratios(rows)
     for where in dict.fromkeys(_where(rows[row]) for row in names):
         lines.append(where)
-    lines += dict.fromkeys(_chosen(row, rows[row]) for row in names if _chosen(row, rows[row]))
     if official:
         lines.append(args.info.paper_note)
     if args.info.draws_masks:
@@ -87,15 +86,6 @@ def _ratios(rows: dict[str, dict]) -> list[str]:
         for row, bound in pairs
         if row in rows and bound in rows
     ]
-
-
-def _chosen(row: str, score: dict) -> str:
-    """How the threshold of a row was chosen; empty where it is the usual way of its dataset."""
-    if not score.get("threshold_from"):
-        return ""
-    if row.startswith("pseudo masks"):
-        return f"threshold of {row}: by {score['threshold_from']}"
-    return f"thresholds of seeds: chosen on {score['threshold_from']}"
 
 
 def score_line(args: Options, row: str, score: dict) -> tuple[float, float | None]:

@@ -145,6 +145,9 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
         preflight.collect(partial(page.check, args), "output")
     if unread := unread_lists(args, steps):
         log.warning("%s: no step of this run reads it", ", ".join(unread))
+    if "threshold_from" in args.said:
+        log.warning("--threshold_from: has no effect any more; a row has the best threshold of the "
+                    "images that are scored")  # fmt: skip
     preflight.finish()
 
 

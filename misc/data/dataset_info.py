@@ -42,7 +42,6 @@ class DatasetInfo:
     paper_note: str = ""  # what has to be known where the paper's figures are compared
     recam_defaults: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
     # by --recam: its published defaults, in place of those above
-    tune_split: str = ""  # images on which thresholds are chosen; none: those of eval_split
     infer_split: str = ""  # images that get maps and pseudo masks; none: those of train_split
     # Options whose usual default does not suit this dataset, with the one that does.
     replaced_defaults: Mapping[str, object] = field(default_factory=dict, hash=False)

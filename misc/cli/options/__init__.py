@@ -23,10 +23,9 @@ from misc.cli.options.sequence import (
     chosen_steps,
     unread_lists,
 )
-from misc.cli.options.values import AUTO, EXPORTS
+from misc.cli.options.values import EXPORTS
 
 __all__ = [
-    "AUTO",
     "EXPECTED",
     "EXPORTS",
     "IMPORTED",

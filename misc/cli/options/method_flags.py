@@ -12,7 +12,6 @@ from misc.cli.options.values import (
     count_or_zero,
     decay,
     fraction,
-    fraction_or_auto,
     multiple_of_16,
     not_negative,
     number,
@@ -148,12 +147,8 @@ def walk_options(group: argparse._ArgumentGroup) -> None:
         help="one step reaches pixels closer than this (default: %(default)s)")
     add("--seed_power", type=number(float, 0.0, 100.0, open_low=True), metavar="X",
         help=f"power of the maps that start the walk {both('seed_power')}")
-    add("--sem_seg_bg_thres", type=fraction_or_auto, metavar="X",
-        help="background score, or auto: what suggest_walk_thres has chosen, by ground truth of "
-        "images that are not scored, otherwise by the maps; own photographs with such --masks have "
-        f"that {both('sem_seg_bg_thres')}")
-    add("--walk_thres_name", type=Path, metavar="FILE",
-        help="where that choice is kept (default: RESULT_DIR/walk_threshold.json)")
+    add("--sem_seg_bg_thres", type=fraction, metavar="X",
+        help=f"background score of the masks {both('sem_seg_bg_thres')}")
     add("--walk_norm", choices=("joint", "class"), default="joint",
         help="joint: walked maps are divided by the maximum over all classes together, as in the "
         "original; class: each by its own (default: %(default)s)")

@@ -90,23 +90,10 @@ class Options(argparse.Namespace):
     def held_out_ids(self) -> tuple[str, ...]:
         """Images that are in no training, on which the classifier is looked at; () without any."""
         path = self.list_dir / f"{self.info.seg_split}.txt"
-        if not self.info.tune_split or not path.is_file():
+        if not self.info.infer_split or not path.is_file():  # others train on all
             return ()
         trained = set(self.image_ids("train"))
         return tuple(i for i in read_list_once(path, self.info) if i not in trained)[:_LOOKED_AT]
-
-    def tuning_ids(self) -> tuple[str, ...]:
-        """Images with ground truth on which thresholds are chosen; none: on the scored ones.
-
-        None of them is scored.
-        """
-        path = self.list_dir / f"{self.info.tune_split}.txt"
-        if not self.info.tune_split or self.threshold_from == "scored" or not path.is_file():
-            return ()
-        lines = path.read_text(encoding="utf-8").splitlines()
-        ids = (columns[0] for line in lines if (columns := self.info.columns_of(line)))
-        wanted = set(self.image_ids("infer")) - set(self.scored_ids())
-        return tuple(image_id for image_id in ids if image_id in wanted)
 
     @property
     def resources(self) -> Resources:

@@ -14,7 +14,6 @@ from misc.errors import UserError
 _RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth",
     "irn_weights_name": "res50_irn.pth",
-    "walk_thres_name": "walk_threshold.json",
     "plain_cam_out_dir": "cam_plain",
     "adv_cam_out_dir": "cam_adv",
     "cam_out_dir": "cam",

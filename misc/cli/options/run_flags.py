@@ -107,10 +107,8 @@ def folder_options(group: argparse._ArgumentGroup) -> None:
     add("--unlabelled", choices=("error", "skip"), default="error",
         help="photographs without a row in --labels: name them and end, or leave them out, into "
         "lists/unlabelled.txt, which --seg_list takes (default: %(default)s)")
-    add("--threshold_from", choices=("train", "scored"), default="train",
-        help="images on which the background threshold of scored maps is chosen: those with a mask "
-        "that are not held out, or the scored ones themselves, which flatters (default: "
-        "%(default)s)")
+    add("--threshold_from", choices=("train", "scored"),
+        help="has no effect any more: the threshold of a row is its best on the scored images")
     add("--skip_unknown_rows", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="leave out rows of photographs that are not there (otherwise an error)")
     add("--photo_long", type=count_or_zero, default=640, metavar="PX",

@@ -14,11 +14,9 @@ STEPS = {
     "make_recam_with_AdvCAM": "   AdvCAM maps: every image climbs towards its classes",
     "import_maps": "   maps of another method, from --import_maps",
     "eval_cam": "3  score plain and refined maps over all background thresholds",
-    "suggest_thres": "   suggest a background threshold from the maps alone",
     "eval_seed_crf": "   score these seeds after a dense CRF",
     "cam_to_ir_label": "4  confident labels for the inter-pixel relation network (IRN)",
     "train_irn": "5  train IRN",
-    "suggest_walk_thres": "   choose the background threshold of the random walk",
     "make_sem_seg_labels": "6  random walk: pseudo masks",
     "eval_sem_seg": "   score the pseudo masks",
     "make_ins_seg_labels": "   instance labels",
@@ -33,12 +31,10 @@ SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
 CRF_STEPS = ("eval_seed_crf",)
 INS_STEPS = ("make_ins_seg_labels", "eval_ins_seg")
 SCORING = ("eval_cam", "eval_seed_crf", "eval_sem_seg", "eval_ins_seg", "eval_seg")
-SUGGESTING = ("suggest_thres", "suggest_walk_thres")
 EXPORT_STEPS = ("export_masks",)
 IMPORTED = "imported"  # what --recam says of maps of other methods
 OPTIONAL = (
-    "make_recam_with_AdvCAM", "import_maps", *SUGGESTING, *CRF_STEPS, *INS_STEPS, *SEG_STEPS,
-    *EXPORT_STEPS,
+    "make_recam_with_AdvCAM", "import_maps", *CRF_STEPS, *INS_STEPS, *SEG_STEPS, *EXPORT_STEPS
 )  # fmt: skip
 SEQUENCE = tuple(name for name in STEPS if name not in OPTIONAL)
 
@@ -65,8 +61,6 @@ def chosen_steps(args: Options) -> list[str]:
         asked |= set(names) if wanted else set()
     if args.recam == IMPORTED:  # nothing then needs the classifier
         asked -= {"train_cam", "make_cam"}
-    if args.info.tune_split:
-        asked |= set(SUGGESTING)
     if not args.info.mask_dirs:  # no ground truth: nothing to score
         asked -= set(SCORING)
     steps = [name for name in STEPS if name in asked and flags[name] is not False]

@@ -2,7 +2,6 @@
 
 import argparse
 
-AUTO = "auto"  # a threshold that is chosen
 EXPORTS = ("voc", "mmseg", "coco", "yolo", "soft", "onehot")
 
 
@@ -28,10 +27,6 @@ def boolean(text: str) -> bool:
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
     return values[text.lower()]
-
-
-def fraction_or_auto(text: str) -> float | str:
-    return AUTO if text == AUTO else fraction(text)
 
 
 def check_kind(text: str) -> str:

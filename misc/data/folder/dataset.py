@@ -4,7 +4,6 @@ import functools
 import random
 import re
 import statistics
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,10 +179,6 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         classes = scan.labels.classes
         usual_long = _usual_long(root, scan, source)
         replaced = defaults_for(len(scan.labels.of), usual_long, len(classes))
-        if source.masks and (source.val_list or has_spare_images(scan.labels)):
-            replaced["sem_seg_bg_thres"] = "auto"  # some have ground truth and are not scored
-    # A threshold that is chosen suits any maps.
-    chosen = {k: v for k, v in replaced.items() if v == "auto"}
     return FolderInfo(
         name="folder",
         root=root,
@@ -193,12 +188,11 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         mask_dirs=(source.masks,) if source.masks else (),
         id_pattern="",
         defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
-        recam_defaults={"advcam": {**ADVCAM_DEFAULTS, **chosen}},
+        recam_defaults={"advcam": ADVCAM_DEFAULTS},
         paper_scores={},
         official_sizes={},
         train_split="train",
         infer_split="all",
-        tune_split="tune",
         eval_split="eval",
         seg_split="val",
         label_file="cls_labels.npz",
@@ -233,12 +227,6 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
         "irn_num_epoches": _epochs(180, images // irn_batch, 3, 30),
         "RIB_batch_size": max(1, min(20, images // 3)),
     }
-
-
-def has_spare_images(labels: Labels) -> bool:
-    """Whether any class has so many images that some are held out, so that not all are scored."""
-    counts = Counter(number for classes in labels.of.values() for number in classes)
-    return max(counts.values(), default=0) >= HELD_OUT
 
 
 def _epochs(steps: int, per_epoch: int, fewest: int, most: int) -> int:

@@ -20,7 +20,7 @@ from misc.storage.files import atomic_path
 from misc.storage.outputs import Output
 from misc.storage.seals import require_own, sealed
 
-LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "tune.txt", "unlabelled.txt", "classes.txt",
+LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
          "photographs.txt")  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,8 @@ def prepare(
 
     all.txt has the images with labels, val.txt those held out of the trainings (all, where no class
     has images to spare), train.txt the others. With ground truth, eval.txt has the images that are
-    scored: those of val, and where that has none, all; tune.txt those of train, on which
-    thresholds may be chosen. photographs.txt says which file an id stands for. skip_mismatched
-    leaves images out of eval and tune whose mask has another size.
+    scored: those of val, and where that has none, all. photographs.txt says which file an id stands
+    for. skip_mismatched leaves images out of eval whose mask has another size.
     """
     scan = info.scan()
     image_ids = {path: names.id_of(path) for path in sorted(scan.labels.of)}
@@ -62,7 +61,6 @@ def prepare(
         "train": train,
         "val": [i for i in ids if i in val] or ids,
         "eval": scored,
-        "tune": [i for i in masked if i not in val],
         "unlabelled": [names.id_of(path) for path in scan.unlabelled],
     }
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,7 @@ def test_all_steps_without_any_flag():
     assert chosen_steps(parse([])) == list(SEQUENCE)
     assert chosen_steps(parse(["--with_seg"])) == [*SEQUENCE, *SEG_STEPS]
     every = ("--with_crf", "--with_ins", "--with_seg")
-    asked_for = ("make_recam_with_AdvCAM", "import_maps", "suggest_thres", "suggest_walk_thres",
-                 "export_masks")  # fmt: skip
+    asked_for = ("make_recam_with_AdvCAM", "import_maps", "export_masks")
     without = [name for name in STEPS if name not in asked_for]
     assert chosen_steps(parse(list(every))) == without
     advcam = chosen_steps(parse(["--recam", "advcam"]))
