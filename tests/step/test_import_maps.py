@@ -270,7 +270,7 @@ def test_folders_of_something_else(own, tmp_path, tiny_run, capsys, name, text):
     assert tiny_run(*command, tmp_path, "--cam_out_dir", own.folder / "other") == 2
     assert text in capsys.readouterr().err
     assert tiny_run(*command, tmp_path, "--cam_out_dir", tmp_path / "deep") == 2
-    assert "lies in --import_maps" in capsys.readouterr().err
+    assert "lies in the folder of --import_maps" in capsys.readouterr().err
     assert tiny_run(*command, tmp_path, "--recam", "rib") == 2
     assert "needs --recam imported" in capsys.readouterr().err
 
