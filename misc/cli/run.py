@@ -160,9 +160,7 @@ def show_report(args: Options) -> None:
 
 
 def make_page(args: Options) -> None:
-    """Draw the animations and write report.html where they were asked for."""
-    if args.animate:
-        importlib.import_module("step.animate").run(args)
+    """Write report.html where it was asked for."""
     if args.report_html:
         importlib.import_module("step.html_report").run(args)
 
@@ -170,28 +168,16 @@ def make_page(args: Options) -> None:
 def check_comparisons(args: Options) -> None:
     """Raise UserError where what a run is to be compared with cannot be read."""
     expect.check(args)
-    if args.trace or args.trace_compare:
-        importlib.import_module("step.trace").check(args)
 
 
 def compare(args: Options) -> None:
-    """Trace a finished run, and compare it and its scores where this was asked for.
+    """Compare the scores of a finished run where this was asked for.
 
     Raises NotReproducedError where it is another one. Every rank calls it.
     """
 
-    def problems() -> list[str]:
-        found = []
-        if args.trace or args.trace_compare:
-            found.append(importlib.import_module("step.trace").run(args))
-        if args.expect_record:
-            expect.record(args)
-        if args.expect:
-            found.append(expect.run(args))
-        return [text for text in found if text]
-
-    if lines := distributed.on_first_rank(problems):
-        raise NotReproducedError("\n".join(lines))
+    if text := distributed.on_first_rank(lambda: expect.run(args) if args.expect else ""):
+        raise NotReproducedError(text)
 
 
 def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
