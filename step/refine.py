@@ -195,7 +195,7 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
 
     def writes(args: Options) -> tuple[Output, ...]:
         maps = Output(refiner.flag, folder(refiner, args).path)
-        kept = (args.visualize or args.animate) and refiner.iterations(args)
+        kept = args.visualize and refiner.iterations(args)
         shown = shown_path(args, refiner.name, "", 0).parent
         return (maps, Output("--result_dir", shown)) if kept else (maps,)
 

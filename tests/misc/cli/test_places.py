@@ -66,9 +66,8 @@ def test_masks_of_the_user_are_not_those_of_the_run(project):
     argv = words(project, "--masks", project / "masks", "--result_dir", project)
     line = refusal(argv, "make_sem_seg_labels")
     assert line == f"--result_dir {project / 'masks'}: is the folder of --masks; give another place"
-    check_places(
-        parse([str(word) for word in argv]), load_steps(["make_cam"])
-    )  # that does not make them
+    args = parse([str(word) for word in argv])
+    check_places(args, load_steps(["make_cam"]))  # this one makes none
 
 
 def test_what_the_steps_hand_to_each_other_is_no_input_of_the_user(tmp_path):
