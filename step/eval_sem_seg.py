@@ -13,6 +13,8 @@ from misc.errors import about
 from misc.metrics import false_positive_negative, pseudo_mask_confusion
 from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
+from misc.storage.outputs import Output
+from misc.storage.scores import scores_file
 from step.eval_cam import save_row
 
 log = logging.getLogger(__name__)
@@ -20,9 +22,9 @@ log = logging.getLogger(__name__)
 LISTS = ("eval",)
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (scores_file(args.result_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:

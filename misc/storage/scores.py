@@ -5,11 +5,17 @@ from pathlib import Path
 
 from misc.errors import UserError
 from misc.storage.files import atomic_path
+from misc.storage.outputs import Output
 from misc.storage.untrusted import read_bytes
 
 NAME = "scores.json"
 _MADE_BY = "RIB"
 _MAX_BYTES = 64 << 20
+
+
+def scores_file(folder: Path) -> Output:
+    """Where the scores of a result folder are kept."""
+    return Output("--result_dir", folder / NAME, is_file=True)
 
 
 def load_scores(folder: Path) -> dict[str, dict]:
