@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from misc.palette import save_label_png
+from misc.storage.scores import load_scores
 from tests.misc.data.folder.conftest import save_photo
 
 NAMES = tuple(f"p{n}" for n in range(8))
@@ -112,3 +113,12 @@ def test_a_missing_folder_of_maps_is_one_line(own, call):
     assert call(*SCORE, own / "predicted")[1] == [
         f"error: --masks {own / 'masks'}: no such folder; give the folder of the masks"
     ]
+
+
+def test_masks_of_another_folder_have_a_row_of_their_own_and_no_threshold(own, call):
+    code, _, said = call(*SCORE, own / "predicted")
+    assert code == 0 and f"masks of {own / 'predicted'}" in said
+    ((row, score),) = load_scores(own / "r").items()
+    assert row == f"masks of {own / 'predicted'}" and score["thresholds"] == [None]
+    (line,) = (x for x in said.splitlines() if x.startswith("masks of"))
+    assert line.split()[-2:] == ["100.00", "-"] and "at threshold" not in said

@@ -101,11 +101,11 @@ def record(args: Options) -> None:
         raise UserError(f"--expect_record {path}: {args.result_dir} has no scores yet")
     kept = load_expected(path) if path.exists() else []
     for digest, of_list in _by_list(rows).items():
-        first = next(iter(of_list.values()))
+        about = {key: value for score in of_list.values() for key, value in score.items()}
         kept = [entry for entry in kept if entry.get("list_digest") != digest]
         kept.append({
-            "dataset": first["dataset"], "images": first["images"], "list_digest": digest,
-            "options": _without_places(first["options"]),
+            "dataset": about.get("dataset"), "images": about.get("images"),
+            "list_digest": digest, "options": _without_places(about.get("options", {})),
             "rows": {row: _range(row, score) for row, score in of_list.items()},
         })  # fmt: skip
     with atomic_path(path) as temporary:
@@ -117,7 +117,8 @@ def record(args: Options) -> None:
 def _by_list(rows: dict[str, dict]) -> dict[str, dict[str, dict]]:
     found: dict[str, dict[str, dict]] = {}
     for row in ordered(rows):
-        found.setdefault(rows[row]["list_digest"], {})[row] = rows[row]
+        if "list_digest" in rows[row]:
+            found.setdefault(rows[row]["list_digest"], {})[row] = rows[row]
     return found
 
 

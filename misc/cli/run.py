@@ -210,10 +210,12 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     if any("eval" in step.LISTS for step in steps.values()):
         print_report(args)
     distributed.on_first_rank(lambda: make_page(args))
-    written = {name: path for path, name in reversed(makers(args).items())}  # a step's first one
-    pictures, masks = args.result_dir / "visualize", args.result_dir / "masks"
-    places = {"masks": masks} if finish else {}
+    made = makers(args, steps)
+    written = {name: path for path, name in reversed(made.items())}  # a step's first one
+    masks = args.result_dir / "masks"
+    places = {"masks": masks} if finish and "make_sem_seg_labels" in steps else {}
     places |= {"page": args.result_dir / "report.html"} if args.report_html else {}
-    for name, path in {**written, **places, "pictures": pictures, "log": args.log_name}.items():
+    places |= {"pictures": args.result_dir / "visualize"} if args.visualize else {}
+    for name, path in {**written, **places, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)
