@@ -30,7 +30,8 @@ _REPEATS = ("stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "backbone.", 
 _REPEATS += ("edge_layers.", "dp_layers.", "fc_dp7.4.")
 # Where the backbone is in a network; the published ones have groups of layers as backbone.0, ...
 _BACKBONE = re.compile(r"^(module\.)?((resnet50|backbone)\.(?=[a-z]))?")
-_UNUSED = ("fc.", "path_indices", *_REPEATS)  # ImageNet's classes, pixel pairs of a training
+# ImageNet's classes; the pixel pairs of a training, which are buffers of IRN's training network.
+_UNUSED = ("fc.", "path_indices", "disp_target", *_REPEATS)
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which others save weights
 _HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.", "aspp.")
 _ARCH = ("name", "width", "stem", "stride_in_1x1")  # of a backbone

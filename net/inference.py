@@ -39,16 +39,24 @@ def rib_maps(
     """RIB maps of an image, of the classes of its multi-hot label (C,), which has one at least.
 
     batches: normalised images B x 3 x S x S and labels B x C that share no class with the image,
-    one for each iteration. The network is left as it was. Raises RowTooLargeError where the image
-    does not fit into memory.
+    one for each iteration. The network is left as it was. Raises ValueError where there are fewer
+    batches than iterations, and RowTooLargeError where the image does not fit into memory.
     """
     settings = settings or RIBSettings()
     engine, target = Engine(network), torch.from_numpy(np.asarray(label, dtype=np.float32))
     pairs = multi_scale_pairs(image, settings.scales)
-    states: Iterator = fine_tune(engine, pairs, target.to(engine.device), iter(batches), settings)
-    *_, last = states
-    engine.restore()
+    others = _one_each(batches, settings.iterations)
+    try:
+        *_, last = fine_tune(engine, pairs, target.to(engine.device), others, settings)
+    finally:
+        engine.restore()
     return merged(last.map_sums, image, target.nonzero()[:, 0])
+
+
+def _one_each(batches: Iterable, iterations: int) -> Iterator:
+    """The batches; ValueError where one is asked for after the last."""
+    yield from batches
+    raise ValueError(f"batches: fewer than the {iterations} iterations; give one for each")
 
 
 def merged(maps: Maps, image: np.ndarray, keys: torch.Tensor) -> Arrays:

@@ -10,22 +10,23 @@ import numpy as np
 from misc.cams import load_cam
 from misc.cli.options import IMPORTED, Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import mask_of
+from misc.data.datasets import mask_folders, mask_of
 from misc.errors import about
 from misc.metrics import ThresholdScores, score_of
 from misc.runtime import distributed
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import ids_digest, read_manifest
-from misc.storage.scores import save_score
+from misc.storage.outputs import Output
+from misc.storage.scores import save_score, scores_file
 
 log = logging.getLogger(__name__)
 
 LISTS = ("eval",)
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (scores_file(args.result_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -151,4 +152,5 @@ def save_row(
     )
     parts = [f"{n} {100 * v:.1f}" for n, v in kept["iou"].items() if not np.isnan(v)]
     log.info("IoU: %s", ", ".join(parts))
+    log.info("scored with the ground truth in %s", mask_folders(info, ids))
     distributed.on_first_rank(lambda: save_score(args.result_dir, row, kept))

@@ -14,6 +14,8 @@ from misc.metrics import false_positive_negative, pseudo_mask_confusion
 from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import folder_digest, read_manifest
+from misc.storage.outputs import Output
+from misc.storage.scores import scores_file
 from step.eval_cam import save_row
 from step.make_sem_seg_labels import settings
 
@@ -22,9 +24,9 @@ log = logging.getLogger(__name__)
 LISTS = ("eval",)
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (scores_file(args.result_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -63,11 +65,12 @@ def row_of(args: Options) -> tuple[str, float | None]:
     another program have no threshold.
     """
     noted = read_manifest(args.sem_seg_out_dir) or {}
-    ours = noted.get("step") == settings(args)["step"]
-    threshold = noted.get("sem_seg_bg_thres") if ours else None
+    if noted.get("step") != settings(args)["step"]:
+        return f"masks of {args.sem_seg_out_dir}", None
+    threshold = noted.get("sem_seg_bg_thres")
     threshold = threshold if isinstance(threshold, (int, float)) else None
-    same_maps = (noted.get("inputs") or {}).get("maps") == folder_digest(args.cam_out_dir)
-    if ours and (same_maps or args.sem_seg_out_dir.parent == args.result_dir):
+    beside = args.sem_seg_out_dir.resolve().parent == args.result_dir.resolve()
+    if beside or (noted.get("inputs") or {}).get("maps") == folder_digest(args.cam_out_dir):
         return f"pseudo masks{ROW_ENDING[args.recam]}", threshold
     return f"masks of {args.sem_seg_out_dir}", threshold
 

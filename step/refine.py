@@ -31,7 +31,7 @@ from misc.runtime.memory import about_image
 from misc.runtime.overlap import OnItsWay
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, file_digest
-from misc.storage.outputs import Output, output_state
+from misc.storage.outputs import Output, State, output_state
 from step.cam_to_ir_label import claim_labels
 from step.meanwhile import LabelsMeanwhile
 
@@ -63,7 +63,6 @@ class Refiner(ImageTask):
         labels = load_labels(args.cls_labels, image_ids, args.info)
         self.labels = LabelsById(image_ids, labels)
         self.shown = frozenset(image_ids[: args.visualize])
-        self.animated = frozenset(image_ids[: args.animate])
 
     @classmethod
     def iterations(cls, args: Options) -> int:
@@ -101,8 +100,6 @@ class Refiner(ImageTask):
     def _shown(self, image_id: str) -> dict[int, Path]:
         shown = SHOWN_ITERATIONS if image_id in self.shown else ()
         last = self.iterations(self.args)
-        if image_id in self.animated:
-            shown = range(1, last + 1)
         return {k: shown_path(self.args, self.name, image_id, k) for k in shown if k <= last}
 
     def read(self, image_id: str) -> tuple[np.ndarray, list[torch.Tensor] | ByteViews | None]:
@@ -145,7 +142,7 @@ class Refiner(ImageTask):
         """Save the other task's maps of an image, unless they are there."""
         if self.same_after_first:
             (path,) = self.same_after_first.outputs(image_id)
-            if output_state(path) in (Output.MISSING, Output.DAMAGED):
+            if output_state(path) in (State.MISSING, State.DAMAGED):
                 save(path, maps)
 
     def finish(self) -> None:
@@ -196,8 +193,11 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         own = args.settings(*_MAP_OPTIONS, *refiner.depends_on(args))
         return {"step": refiner.name, "version": refiner.version, **own}
 
-    def writes(args: Options) -> dict[str, Path]:
-        return {refiner.flag: folder(refiner, args).path}
+    def writes(args: Options) -> tuple[Output, ...]:
+        maps = Output(refiner.flag, folder(refiner, args).path)
+        kept = args.visualize and refiner.iterations(args)
+        shown = shown_path(args, refiner.name, "", 0).parent
+        return (maps, Output("--result_dir", shown)) if kept else (maps,)
 
     def check(args: Options, preflight: Preflight) -> None:
         preflight.output(folder(refiner, args), settings(args))
@@ -214,7 +214,7 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         }
         claim(folder(refiner, args), settings(args), inputs, args.overwrite)
         shown_dir = shown_path(args, refiner.name, "", 0).parent
-        if (args.visualize or args.animate) and refiner.iterations(args):
+        if args.visualize and refiner.iterations(args):
             shown_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(shown_dir)
         task = refiner(args)

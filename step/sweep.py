@@ -59,8 +59,8 @@ _SCORED_BY = {"seed": ("eval_cam",), "masks": ("eval_cam", "eval_sem_seg")}
 _CONDITIONAL = {"RIB_final_activation"}
 # These say where things go or what a command does, which a sweep decides.
 _NOT_SWEPT = re.compile(
-    r".*(_pass|_out_dir|_dir)|check|report.*|compare|visualize|animate|overwrite|log_name|export.*|"
-    r"recam|seed|dataset|result_dir|with_.*|limit|trace.*|expect"
+    r".*(_pass|_out_dir|_dir)|check|report.*|visualize|overwrite|log_name|export.*|"
+    r"recam|seed|dataset|result_dir|with_.*|limit|expect"
 )
 
 
@@ -183,10 +183,13 @@ class Planner:
             changed = {n for n in chosen if getattr(values, n) != getattr(self.base, n)}
             changed_by[name] = (changed & recorded).union(*upstream)
             own = {n: word for n, word in chosen.items() if n in changed_by[name]}
-            for flag, path in step.writes(self.base).items():
+            for output in step.writes(self.base):
+                path = output.path
+                if path != getattr(self.base, output.flag.removeprefix("--")):
+                    continue  # it is in the place of another one, or of the result folder
                 if own:
                     path = self.base.result_dir / "sweep" / _folder_name(own, values) / path.name
-                flags += [flag, str(path)] if flag.startswith("--") else []
+                flags += [output.flag, str(path)]
         return flags
 
 

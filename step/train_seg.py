@@ -26,6 +26,7 @@ from misc.runtime.training import (
 )
 from misc.seg_loss import scale_losses, stepwise_poly
 from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
+from misc.storage.outputs import Output
 from net.checkpoint import read_checkpoint, save_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, DeepLabV2, network_input, probabilities
 
@@ -58,11 +59,11 @@ def settings(args: Options, run: int = 0) -> dict:
     return {"step": "train_seg", "version": 1, "seed": args.seed + run, **args.settings(*names)}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    paths = [target(args, run).path for run in range(args.seg_runs)]
-    names = ("--seg_weights_name", *(f"--seg_runs_{r + 1}_name" for r in range(1, len(paths))))
-    return dict(zip(names, paths, strict=True))
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    files = [target(args, run) for run in range(args.seg_runs)]
+    best = [best_of(file) for file in files] if args.seg_val_every else []
+    return tuple(output for file in (*files, *best) for output in file.outputs)
 
 
 def label_files(args: Options) -> dict[str, Path]:

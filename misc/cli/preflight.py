@@ -314,7 +314,7 @@ def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | 
     path = info.image_path(image_id)
     if info.photo_long is not None:
         try:
-            return check_photograph(path, quick)
+            return check_photograph(path, info.photo_long, quick)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: is damaged ({error}); get it again or move it away") from None
     with open(path, "rb") as file:

@@ -18,7 +18,7 @@ from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
-from misc.cli.steps import load_steps, makers
+from misc.cli.steps import load_steps
 from misc.data.registry import preparation
 from misc.errors import NotReproducedError, StoppedError, UserError
 from misc.runtime import distributed, interrupts
@@ -160,9 +160,7 @@ def show_report(args: Options) -> None:
 
 
 def make_page(args: Options) -> None:
-    """Draw the animations and write report.html where they were asked for."""
-    if args.animate:
-        importlib.import_module("step.animate").run(args)
+    """Write report.html where it was asked for."""
     if args.report_html:
         importlib.import_module("step.html_report").run(args)
 
@@ -170,28 +168,16 @@ def make_page(args: Options) -> None:
 def check_comparisons(args: Options) -> None:
     """Raise UserError where what a run is to be compared with cannot be read."""
     expect.check(args)
-    if args.trace or args.trace_compare:
-        importlib.import_module("step.trace").check(args)
 
 
 def compare(args: Options) -> None:
-    """Trace a finished run, and compare it and its scores where this was asked for.
+    """Compare the scores of a finished run where this was asked for.
 
     Raises NotReproducedError where it is another one. Every rank calls it.
     """
 
-    def problems() -> list[str]:
-        found = []
-        if args.trace or args.trace_compare:
-            found.append(importlib.import_module("step.trace").run(args))
-        if args.expect_record:
-            expect.record(args)
-        if args.expect:
-            found.append(expect.run(args))
-        return [text for text in found if text]
-
-    if lines := distributed.on_first_rank(problems):
-        raise NotReproducedError("\n".join(lines))
+    if text := distributed.on_first_rank(lambda: expect.run(args) if args.expect else ""):
+        raise NotReproducedError(text)
 
 
 def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
@@ -210,12 +196,14 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     if any("eval" in step.LISTS for step in steps.values()):
         print_report(args)
     distributed.on_first_rank(lambda: make_page(args))
-    made = makers(args, steps)
-    written = {name: path for path, name in reversed(made.items())}  # a step's first one
-    masks = args.result_dir / "masks"
-    places = {"masks": masks} if finish and "make_sem_seg_labels" in steps else {}
-    places |= {"page": args.result_dir / "report.html"} if args.report_html else {}
-    places |= {"pictures": args.result_dir / "visualize"} if args.visualize else {}
-    for name, path in {**written, **places, "log": args.log_name}.items():
+    made = {name: step.writes(args)[0].path for name, step in steps.items() if step.writes(args)}
+    places = {}
+    if finish and "make_sem_seg_labels" in steps:
+        places["masks"] = args.result_dir / "masks"
+    if args.report_html:
+        places["page"] = args.result_dir / "report.html"
+    if args.visualize:
+        places["pictures"] = args.result_dir / "visualize"
+    for name, path in {**made, **places, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)

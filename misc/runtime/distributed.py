@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -160,3 +160,9 @@ def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices)
+
+
+def gradients_averaged(network: torch.nn.Module, now: bool) -> AbstractContextManager:
+    """For a forward and a backward pass, whose gradients `data_parallel` averages now or later."""
+    parallel = isinstance(network, torch.nn.parallel.DistributedDataParallel)
+    return network.no_sync() if parallel and not now else nullcontext()

@@ -20,6 +20,7 @@ from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import settings_difference, settings_of
+from misc.storage.outputs import Output
 from misc.storage.torch_files import read_torch, write_torch
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,11 @@ class CheckpointFile:
     def partial(self) -> Path:
         """Where the state of an unfinished training is kept."""
         return self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+
+    @property
+    def outputs(self) -> tuple[Output, Output]:
+        """The checkpoint, and the state of an unfinished training."""
+        return Output(self.flag, self.path, is_file=True), Output(self.flag, self.partial, True)
 
 
 @dataclass(frozen=True)
@@ -174,15 +180,11 @@ def train(
             on_gpu = next(model.parameters()).device.type == "cuda"
             for step in _steps_of(dataset, training, epoch, first, total - done, on_gpu):
                 optimizer.zero_grad()
-                for batch, indices in step:
-                    losses = losses_of(network, batch, len(batch[-1]) / training.step_size(dataset))
-                    values = _over_ranks(losses)
-                    if not values["total"].isfinite():
-                        _diverged(training, epoch, done, [dataset.image_ids[i] for i in indices])
-                    # The gradients of the ranks are averaged; the loss is the sum of their parts.
-                    (losses["total"] * distributed.size()).backward()
-                    for name, value in values.items():
-                        sums[name] = sums.get(name, 0.0) + value
+                losses, indices = _gradients(training, network, dataset, step, losses_of)
+                values = _over_ranks(losses)
+                _require_finite(training, epoch, done, dataset, indices, values["total"])
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value.sum()
                 optimizer.step()
                 if schedule:
                     schedule.step()
@@ -195,6 +197,26 @@ def train(
                 bar.update()
             _log_means(training, epoch, -(-total // per_epoch), sums, done - epoch * per_epoch)
     _save(training, done, model, optimizer, schedule, sums)
+
+
+def _gradients(
+    training: Training, network: nn.Module, dataset: Dataset, step: Iterable, losses_of: Callable
+) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+    """Collect the gradients of a step, averaged over the ranks with its last batch alone.
+
+    Returns this rank's losses of the M batches by name, (M,) each, and the indices of each batch.
+    """
+    size, members, losses = training.step_size(dataset), [], {}
+    count = -(-size // training.micro_batch)
+    for number, (batch, indices) in enumerate(step, start=1):
+        with distributed.gradients_averaged(network, number == count):
+            found = losses_of(network, batch, len(batch[-1]) / size)
+            # The gradients of the ranks are averaged; the loss is the sum of their parts.
+            (found["total"] * distributed.size()).backward()
+        for name, value in found.items():
+            losses.setdefault(name, []).append(value.detach())
+        members.append(indices)
+    return {name: torch.stack(values) for name, values in losses.items()}, members
 
 
 def _log_means(training: Training, epoch: int, epochs: int, sums: dict, steps: int) -> None:
@@ -221,19 +243,29 @@ def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable
     distributed.on_first_rank(save)
 
 
-def _diverged(training: Training, epoch: int, done: int, image_ids: list[str]) -> None:
-    """End a training whose loss is not finite; every rank is here, and nothing is saved."""
+def _require_finite(
+    training: Training, epoch: int, done: int, dataset: Dataset, members: list, losses: torch.Tensor
+) -> None:
+    """End a training with a loss, of M batches, that is not finite: nothing is saved.
+
+    members: indices of the images of each batch. The losses are the same on all ranks.
+    """
+    if losses.isfinite().all():
+        return
+    first = int(losses.isfinite().logical_not().nonzero()[0, 0])
 
     def fail() -> None:
+        images = ", ".join(dataset.image_ids[index] for index in members[first])
         raise UserError(
             f"{training.name}: the loss of step {done + 1} (epoch {epoch + 1}) is not finite, with "
-            f"the images {', '.join(image_ids)}; give a lower learning rate, or look at these"
+            f"the images {images}; give a lower learning rate, or look at these"
         )
 
     distributed.on_first_rank(fail)
 
 
 def _over_ranks(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The losses of all ranks, by name, (M,) each: one sum for a step."""
     values = distributed.summed(torch.stack(list(losses.values())))
     return dict(zip(losses, values, strict=True))
 

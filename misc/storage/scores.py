@@ -5,6 +5,7 @@ from pathlib import Path
 
 from misc.errors import UserError
 from misc.storage.files import atomic_path
+from misc.storage.outputs import Output
 from misc.storage.untrusted import read_bytes
 
 NAME = "scores.json"
@@ -15,6 +16,11 @@ _BY_CLASS = ("iou", "precision", "recall", "ap")  # shares by name of the class
 _KINDS = {"images": int, "official": bool, "list": str, "list_digest": str, "dataset": str,
           "folder": str, "options": dict, "runs": list, "precision_at_recall": dict,
           **dict.fromkeys(_BY_CLASS, dict)}  # fmt: skip
+
+
+def scores_file(folder: Path) -> Output:
+    """Where the scores of a result folder are kept."""
+    return Output("--result_dir", folder / NAME, is_file=True)
 
 
 def load_scores(folder: Path) -> dict[str, dict]:

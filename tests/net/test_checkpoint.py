@@ -136,6 +136,23 @@ def checkpoint_index():
     return PathIndex(3, (16, 16))
 
 
+def with_training_buffers(state, prefix=""):
+    """What IRN's train_irn saves: the training network, with its pixel pairs as buffers."""
+    pairs = {f"path_indices{i}": torch.zeros(4 + 2 * i, i + 2, 30, dtype=int) for i in range(9)}
+    pairs["disp_target"] = torch.ones(1, 2, 152, 1)
+    return {**state, **{f"{prefix}{name}": tensor for name, tensor in pairs.items()}}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_boundary_net_of_an_irn_training_loads(tmp_path, boundary_net, prefix):
+    state = with_training_buffers(published_state(boundary_net, prefix), prefix)
+    torch.save(state, tmp_path / "res50_irn.pth")
+    assert_same(load_boundary_net(tmp_path / "res50_irn.pth", crop_size=64), boundary_net)
+    load_backbone(tmp_path / "res50_irn.pth")
+    torch.save({**state, "pair_target": torch.ones(2)}, tmp_path / "res50_irn.pth")
+    assert "unexpected: pair_target" in error_of(load_boundary_net, tmp_path / "res50_irn.pth")
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_published_checkpoints(tmp_path, classifier, boundary_net, prefix):
     torch.save(published_state(classifier, prefix), tmp_path / "cam.pth")

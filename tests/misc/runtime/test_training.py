@@ -1,6 +1,7 @@
 """misc/runtime/training.py: the loop, its continuation, and when a checkpoint is trained again."""
 
 import logging
+from collections import Counter
 
 import pytest
 import torch
@@ -122,6 +123,69 @@ def test_the_updates_are_those_of_the_optimiser(run):
         (2 * (number - items).square().mean()).backward()
         optimizer.step()
     assert len(seen) == 9 and value == pytest.approx(number.item(), abs=1e-7)
+
+
+@pytest.fixture
+def reductions(monkeypatch):
+    """Counts what ranks would add up: "gradients" of the one bucket, and "losses"."""
+    counts = Counter()
+
+    def parallel(model):
+        network = torch.nn.parallel.DistributedDataParallel(model)
+
+        def hook(state, bucket):
+            counts["gradients"] += 1
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        network.register_comm_hook(None, hook)
+        return network
+
+    def summed(values):
+        counts["losses"] += 1
+        return values
+
+    monkeypatch.setattr(distributed, "data_parallel", parallel)
+    monkeypatch.setattr(distributed, "summed", summed)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield counts
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_add_up_once_for_each_step_however_many_batches_it_has(reductions, tmp_path):
+    model, dataset = Number(), Numbers(8)
+    job = training(tmp_path / "a.pth", batch_size=4, accumulate=4, epochs=1)
+
+    def losses_of(network, batch, part):
+        return {"total": part * network(batch[0])}
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    train(job, model, optimizer, dataset, losses_of)
+    assert reductions == {"gradients": 2, "losses": 2}
+    whole = Number()
+    optimizer = torch.optim.SGD(whole.parameters(), lr=0.01)
+    job = training(tmp_path / "b.pth", batch_size=4, epochs=1)
+    train(job, whole, optimizer, dataset, losses_of)
+    assert model.value.item() == pytest.approx(whole.value.item(), abs=1e-6)
+
+
+def test_a_loss_that_is_not_finite_names_the_images_of_its_batch(tmp_path):
+    class Named(Numbers):
+        image_ids = ("a", "b", "c", "d")
+
+    def losses_of(network, batch, part):
+        wrong = torch.where(batch[0] == 2, torch.nan, 1.0).prod()
+        return {"total": part * network(batch[0]) * wrong}
+
+    model = Number()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    job = training(tmp_path / "a.pth", batch_size=4, accumulate=4)
+    with pytest.raises(UserError, match=r"loss of step 1 .* not finite, with the images c; give"):
+        train(job, model, optimizer, Named(4), losses_of)
+    assert model.value.item() == 1 and not list(tmp_path.iterdir())
 
 
 def test_fewer_items_than_a_batch_make_one_batch(run):
