@@ -1,5 +1,7 @@
 """The one exception for mistakes that the person at the keyboard can mend."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ class UserError(Exception):
     """
 
     by_kind: Mapping[str, Iterable[str]] | None = None  # all problems, where there may be several
+    untold: Mapping[str, int] | None = None  # how many more there are of each kind
 
 
 class NotReproducedError(Exception):
@@ -25,12 +28,14 @@ class Problems:
 
     def __init__(self) -> None:
         self._by_kind: dict[str, dict[str, None]] = {}
+        self._untold: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
         return bool(self._by_kind)
 
-    def add(self, kind: str, messages: Iterable[str]) -> None:
-        """Keep the messages that are not known yet."""
+    def add(self, kind: str, messages: Iterable[str], untold: int = 0) -> None:
+        """Keep the messages that are not known yet. untold: further problems without a message."""
+        self._untold[kind] += untold
         for message in messages:
             if not any(message in known for known in self._by_kind.values()):
                 self._by_kind.setdefault(kind, {})[message] = None
@@ -38,21 +43,22 @@ class Problems:
     def add_error(self, kind: str, error: UserError) -> None:
         """Keep what an error says; one that tells of several problems knows their kinds itself."""
         for own_kind, messages in (error.by_kind or {kind: [str(error)]}).items():
-            self.add(own_kind, messages)
+            self.add(own_kind, messages, (error.untold or {}).get(own_kind, 0))
 
     def raise_all(self) -> None:
         """Raise one UserError if there is any problem: a line for each, and at last how many."""
         if self._by_kind:
             error = UserError("\n".join(self._lines()))
-            error.by_kind = self._by_kind
+            error.by_kind, error.untold = self._by_kind, self._untold
             raise error
 
     def _lines(self) -> Iterator[str]:
-        counts = {kind: len(messages) for kind, messages in self._by_kind.items()}
+        counts = {kind: len(m) + self._untold[kind] for kind, m in self._by_kind.items()}
         for kind, messages in self._by_kind.items():
-            yield from list(messages)[:_SHOWN]
-            if counts[kind] > _SHOWN:
-                yield f"... and {counts[kind] - _SHOWN} more of this kind ({kind})"
+            shown = list(messages)[:_SHOWN]
+            yield from shown
+            if counts[kind] > len(shown):
+                yield f"... and {counts[kind] - len(shown)} more of this kind ({kind})"
         total = sum(counts.values())
         if total > 1:
             yield f"{total} problems: {counted(counts)}"
@@ -67,11 +73,19 @@ def raise_problems(kind: str, messages: Iterable[str]) -> None:
 
 def counted(counts: Mapping[str, int]) -> str:
     """Numbers of things in words: {"image": 2, "map in DIR": 1} -> "2 images, 1 map in DIR"."""
-    words = []
-    for kind, count in counts.items():
-        noun, between, where = kind.partition(" in ")
-        words.append(f"{count} {noun}{'s' * (count != 1)}{between}{where}")
-    return ", ".join(words)
+    return ", ".join(f"{n} {thing if n == 1 else _plural(thing)}" for thing, n in counts.items())
+
+
+def _plural(thing: str) -> str:
+    """The plural of a noun with what follows it: "class in A", "image without a label"."""
+    parts = re.fullmatch(r"(.*?)(?:( in | of | without an? )(.*))?", thing, re.DOTALL)
+    noun, word, rest = parts.groups()
+    if word and "without" in word:
+        word, rest = " without ", _plural(rest)
+    if re.search(r"[^aeiou]y$", noun):
+        noun = f"{noun[:-1]}ie"
+    end = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{noun}{end}{word or ''}{rest or ''}"
 
 
 @contextmanager

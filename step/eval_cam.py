@@ -10,7 +10,7 @@ import numpy as np
 from misc.cams import load_cam
 from misc.cli.options import IMPORTED, Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import mask_of
+from misc.data.datasets import mask_folders, mask_of
 from misc.errors import about
 from misc.metrics import ThresholdScores, score_of
 from misc.runtime import distributed
@@ -148,4 +148,5 @@ def save_row(
     )
     parts = [f"{n} {100 * v:.1f}" for n, v in kept["iou"].items() if not np.isnan(v)]
     log.info("IoU: %s", ", ".join(parts))
+    log.info("scored with the ground truth in %s", mask_folders(info, ids))
     distributed.on_first_rank(lambda: save_score(args.result_dir, row, kept))

@@ -10,7 +10,7 @@ import numpy as np
 from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, categories
-from misc.data.datasets import mask_of
+from misc.data.datasets import mask_folders, mask_of
 from misc.errors import UserError
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
@@ -112,6 +112,8 @@ def run(args: Options) -> None:
         entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
         row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
         distributed.on_first_rank(lambda r=row, e=entry: save_score(args.result_dir, r, e))
+    log.info("scored with the objects in %s and the classes in %s",
+             object_path(args, ids[0]).parent, mask_folders(args.info, ids))  # fmt: skip
     if args.ins_seg_json:
         distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))
 

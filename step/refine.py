@@ -63,7 +63,6 @@ class Refiner(ImageTask):
         labels = load_labels(args.cls_labels, image_ids, args.info)
         self.labels = LabelsById(image_ids, labels)
         self.shown = frozenset(image_ids[: args.visualize])
-        self.animated = frozenset(image_ids[: args.animate])
 
     @classmethod
     def iterations(cls, args: Options) -> int:
@@ -101,8 +100,6 @@ class Refiner(ImageTask):
     def _shown(self, image_id: str) -> dict[int, Path]:
         shown = SHOWN_ITERATIONS if image_id in self.shown else ()
         last = self.iterations(self.args)
-        if image_id in self.animated:
-            shown = range(1, last + 1)
         return {k: shown_path(self.args, self.name, image_id, k) for k in shown if k <= last}
 
     def read(self, image_id: str) -> tuple[np.ndarray, list[torch.Tensor] | ByteViews | None]:
@@ -214,7 +211,7 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         }
         claim(folder(refiner, args), settings(args), inputs, args.overwrite)
         shown_dir = shown_path(args, refiner.name, "", 0).parent
-        if (args.visualize or args.animate) and refiner.iterations(args):
+        if args.visualize and refiner.iterations(args):
             shown_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(shown_dir)
         task = refiner(args)

@@ -4,7 +4,7 @@
 
 Needs a finished run of make_cam, make_recam_with_RIB and eval_cam with the same options. Images are
 sorted by the gain of their IoU from the plain map to RIB's, each at its best threshold. Maps of
-single iterations that --animate has kept are taken; others are made again, for these images alone.
+single iterations that --visualize has kept are taken; others are made again.
 """
 
 import argparse

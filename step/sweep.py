@@ -59,7 +59,7 @@ _SCORED_BY = {"seed": ("eval_cam",), "masks": ("eval_cam", "eval_sem_seg")}
 _CONDITIONAL = {"RIB_final_activation"}
 # These say where things go or what a command does, which a sweep decides.
 _NOT_SWEPT = re.compile(
-    r".*(_pass|_out_dir|_dir)|check|report.*|compare|visualize|animate|overwrite|log_name|export.*|"
+    r".*(_pass|_out_dir|_dir)|check|report.*|visualize|overwrite|log_name|export.*|"
     r"recam|seed|dataset|result_dir|with_.*|limit|expect"
 )
 

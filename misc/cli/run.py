@@ -160,9 +160,7 @@ def show_report(args: Options) -> None:
 
 
 def make_page(args: Options) -> None:
-    """Draw the animations and write report.html where they were asked for."""
-    if args.animate:
-        importlib.import_module("step.animate").run(args)
+    """Write report.html where it was asked for."""
     if args.report_html:
         importlib.import_module("step.html_report").run(args)
 
@@ -178,12 +176,7 @@ def compare(args: Options) -> None:
     Raises NotReproducedError where it is another one. Every rank calls it.
     """
 
-    def problem() -> str:
-        if args.expect_record:
-            expect.record(args)
-        return expect.run(args) if args.expect else ""
-
-    if text := distributed.on_first_rank(problem):
+    if text := distributed.on_first_rank(lambda: expect.run(args) if args.expect else ""):
         raise NotReproducedError(text)
 
 

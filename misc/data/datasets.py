@@ -2,6 +2,7 @@
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from misc.data.folder.photographs import fitted_mask, read_photograph
 from misc.data.image_cache import ImageCache
 from misc.data.label_file import load_label_file
 from misc.data.label_rows import LabelRows, load_label_rows
-from misc.errors import UserError, raise_problems
+from misc.errors import UserError, counted, raise_problems
 from misc.labels import undecided
 from misc.palette import read_label_png
 from misc.storage.untrusted import decode_image
@@ -37,6 +38,13 @@ def mask_of(info: DatasetInfo, image_id: str) -> np.ndarray:
     if info.photo_long is None:
         return mask
     return fitted_mask(mask, info.image_path(image_id), info.photo_long)
+
+
+def mask_folders(info: DatasetInfo, image_ids: Iterable[str]) -> str:
+    """Folders of the ground truth of some images, each with its number of images, for the log."""
+    paths = [info.mask_path(image_id) for image_id in image_ids]
+    counts = Counter(next(d for d in info.mask_dirs if p.is_relative_to(d)) for p in paths)
+    return ", ".join(f"{folder} ({counted({'image': n})})" for folder, n in counts.items())
 
 
 def read_image(path: Path, photo_long: int | None = None) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Finds the maps of images in a folder of another program, whatever its files are called."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from misc.data.dataset_info import DatasetInfo
+from misc.data.folder.scan import Walk
 from misc.errors import UserError
 from misc.storage.foreign_files import SUFFIXES
 
@@ -71,12 +71,9 @@ def _plain(name: str) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(folder, name)
-            if path.suffix in (*SUFFIXES, ".png") and not name.startswith("."):
-                yield path
+    for path in map(Path, sorted(Walk(root).files())):
+        if path.suffix in (*SUFFIXES, ".png"):
+            yield root / path
 
 
 def _names(info: DatasetInfo, image_ids: Iterable[str]) -> dict[str, str]:

@@ -55,3 +55,22 @@ def test_errors_are_collected_with_their_kinds():
 def test_counted():
     assert counted({"image": 2, "checkpoint": 1}) == "2 images, 1 checkpoint"
     assert counted({"label map in a in b": 3}) == "3 label maps in a in b"
+
+
+def test_plurals_are_those_of_the_language():
+    assert counted({"class": 5, "photograph": 2}) == "5 classes, 2 photographs"
+    assert counted({"class": 1, "entry": 0, "box": 2}) == "1 class, 0 entries, 2 boxes"
+    assert counted({"image without a label": 3}) == "3 images without labels"
+    assert counted({"image without a label": 1}) == "1 image without a label"
+    assert counted({"map in /a without a b": 2}) == "2 maps in /a without a b"
+
+
+def test_problems_without_a_message_of_their_own_are_counted():
+    problems, others = Problems(), Problems()
+    problems.add("row", ["row 1", "row 2"], untold=19_998)
+    assert lines_of(problems)[-2:] == ["... and 19998 more of this kind (row)",
+                                       "20000 problems: 20000 rows"]  # fmt: skip
+    with pytest.raises(UserError) as raised:
+        problems.raise_all()
+    others.add_error("other", pickle.loads(pickle.dumps(raised.value)))
+    assert lines_of(others)[-1] == "20000 problems: 20000 rows"

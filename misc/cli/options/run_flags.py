@@ -148,10 +148,6 @@ def output_options(group: argparse._ArgumentGroup) -> None:
         "scores, into RESULT_DIR/visualize")
     add("--report", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="print the table of the scores that RESULT_DIR has, draw their curves, and end")
-    add("--compare", type=Path, nargs="+", default=(), metavar="DIR",
-        help="--report also shows the scores of these result folders")
-    add("--report_format", choices=("text", "csv", "latex"), default="text",
-        help="of --report (default: %(default)s)")
     add("--overwrite", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="redo outputs that were made with other settings (otherwise that is an error)")
 
@@ -161,9 +157,6 @@ def page_options(group: argparse._ArgumentGroup) -> None:
     add("--report_html", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="write RESULT_DIR/report.html: one page with the scores, curves, classes and images, "
         "also with --report alone")
-    add("--animate", type=count_or_zero, default=0, metavar="N",
-        help="keep the maps of the first N images after every iteration and show them growing, "
-        "as GIF in RESULT_DIR/visualize/animations and as the page's slider")
 
 
 def exchange_options(group: argparse._ArgumentGroup) -> None:
@@ -194,8 +187,6 @@ def comparison_options(group: argparse._ArgumentGroup) -> None:
         help="behind a run, or with --report alone: say whether the scores lie in the ranges of "
         "this file, the paper's or those of the samples; exit code 1 where one does not (default "
         "of FILE: Demo/expected.json)")
-    add("--expect_record", type=Path, metavar="FILE",
-        help="keep the scores of RESULT_DIR in such a file, as what is expected of these images")
 
 
 def toy_options(group: argparse._ArgumentGroup) -> None:

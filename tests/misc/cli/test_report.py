@@ -74,16 +74,3 @@ def test_report_prints_what_was_scored_before(tmp_path, capsys, tiny_run):
     assert "RIB seed                   56.25       0.30" in capsys.readouterr().out
     assert (tmp_path / "visualize" / "miou_over_threshold.png").is_file()
     assert json.loads((tmp_path / NAME).read_text())["made_by"] == "RIB"
-
-
-def test_reports_of_several_folders_and_formats(tmp_path, capsys, tiny_run):
-    for name, miou in (("a", 0.5), ("b", 0.25)):
-        (tmp_path / name).mkdir()
-        save_score(tmp_path / name, "RIB seed", {**SCORE, "miou": [0.1, miou], "official": True})
-    given = ("--report", "--result_dir", tmp_path / "a", "--compare", tmp_path / "b")
-    assert tiny_run(*given, "--report_format", "csv") == 0
-    said = capsys.readouterr().out
-    assert '"RIB seed",50.00,0.30,56.5,3' in said and '"RIB seed",25.00,0.30,56.5,3' in said
-    assert tiny_run(*given, "--report_format", "latex") == 0
-    assert r"RIB seed & 50.00 & 0.30 & 56.5 & 3 \\" in capsys.readouterr().out
-    assert tiny_run(*given[:-1], tmp_path / "c") == 2
