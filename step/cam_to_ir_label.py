@@ -13,6 +13,7 @@ from misc.labels import of_type, undecided
 from misc.palette import save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, folder_digest
+from misc.storage.outputs import Output
 
 LISTS = ("infer",)
 
@@ -28,9 +29,9 @@ def settings(args: Options) -> dict:
     return {"step": "cam_to_ir_label", "version": 3, **options}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--ir_label_out_dir": args.ir_label_out_dir}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (Output("--ir_label_out_dir", args.ir_label_out_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:

@@ -19,7 +19,8 @@ from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.files import atomic_path
 from misc.storage.manifest import ids_digest
 from misc.storage.npydict import load_dict
-from misc.storage.scores import save_score
+from misc.storage.outputs import Output
+from misc.storage.scores import save_score, scores_file
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,11 @@ LISTS = ("eval",)
 ROW, FIX = "instances AP", "run --make_ins_seg_pass first or give --ins_seg_out_dir"
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    file = args.ins_seg_json
+    in_coco = (Output("--ins_seg_json", file, is_file=True),) if file else ()
+    return (scores_file(args.result_dir), *in_coco)
 
 
 def check(args: Options, preflight: Preflight) -> None:

@@ -12,6 +12,8 @@ from misc.crf import CRFSettings, dense_crf, refine_label_maps
 from misc.data.datasets import image_of, mask_of
 from misc.metrics import confusion_matrix
 from misc.runtime.image_task import ImageTask, run_over_images
+from misc.storage.outputs import Output
+from misc.storage.scores import scores_file
 from step.eval_cam import check as check_seeds
 from step.eval_cam import save_row, score, seed_folders
 
@@ -19,9 +21,9 @@ LISTS = ("eval",)
 GT_PROB = 0.7  # of a label of the seed, the others share the rest
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (scores_file(args.result_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:

@@ -20,15 +20,16 @@ from misc.labels import MOST_OF_8_BITS, label_type
 from misc.palette import read_label_png, voc_palette
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
+from misc.storage.outputs import Output
 
 log = logging.getLogger(__name__)
 
 LISTS = ("infer",)
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--export_dir": args.export_dir}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (Output("--export_dir", args.export_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:

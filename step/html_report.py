@@ -23,6 +23,7 @@ from misc.runtime.machine import machine
 from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.progress import progress
 from misc.storage.files import remove_leftovers
+from misc.storage.outputs import Output
 from misc.storage.scores import load_scores
 from misc.storage.seals import require_own
 from step.make_seg import folders as seg_folders
@@ -47,6 +48,11 @@ _TITLES = {"RIB": ("cam_out_dir", "rib"), "AdvCAM": ("adv_cam_out_dir", "advcam"
 def page_path(args: Options) -> Path:
     """Where the page goes."""
     return args.result_dir / "report.html"
+
+
+def writes(args: Options) -> tuple[Output, ...]:
+    """The page."""
+    return (Output("--result_dir", page_path(args), is_file=True),)
 
 
 def check(args: Options) -> None:

@@ -13,6 +13,7 @@ from misc.instances import Detections, instances
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
 from misc.storage.npydict import save_dict
+from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
 from net.inference import boundaries
 
@@ -30,9 +31,9 @@ def settings(args: Options) -> dict:
     return {"step": "make_ins_seg_labels", "version": 1, **args.settings(*names)}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--ins_seg_out_dir": args.ins_seg_out_dir}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (Output("--ins_seg_out_dir", args.ins_seg_out_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:

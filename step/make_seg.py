@@ -21,6 +21,7 @@ from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.runtime.processes import SideProcesses
 from misc.storage.files import atomic_path
 from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.outputs import Output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
 from step.train_seg import require_known_precision, target
@@ -47,14 +48,13 @@ def settings(args: Options, kind: str = "plain") -> dict:
     return {"step": "make_seg", "version": 1, **args.settings(*names), **own}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    places = {}
-    for run in range(args.seg_runs):
-        for kind, path in folders(args, run).items():
-            about = f"{kind}, run {run + 1}, of --seg_out_dir"
-            places |= {about: path, f"palette/ ({about})": path / "palette"}
-    return places
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    paths = [path for run in range(args.seg_runs) for path in folders(args, run).values()]
+    both = [place for path in paths for place in (path, path / "palette")]
+    archive = args.seg_submission
+    packed = (Output("--seg_submission", archive, is_file=True),) if archive else ()
+    return (*(Output("--seg_out_dir", path) for path in both), *packed)
 
 
 def check(args: Options, preflight: Preflight) -> None:

@@ -14,6 +14,7 @@ from misc.labels import of_type
 from misc.palette import save_label_png, save_palette_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
+from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
 from net.inference import Arrays, pseudo_mask
 
@@ -34,12 +35,10 @@ def settings(args: Options) -> dict:
     return {"step": "make_sem_seg_labels", "version": 3, **args.settings(*names)}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {
-        "--sem_seg_out_dir": args.sem_seg_out_dir,
-        "palette/ of --sem_seg_out_dir": args.sem_seg_out_dir / "palette",
-    }
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    place = Output("--sem_seg_out_dir", args.sem_seg_out_dir)
+    return place, Output(place.flag, place.path / "palette")
 
 
 def check(args: Options, preflight: Preflight) -> None:

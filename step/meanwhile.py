@@ -3,7 +3,7 @@
 from misc.cli.options import Options
 from misc.runtime.image_task import named
 from misc.runtime.processes import SideProcesses
-from misc.storage.outputs import Output, output_state
+from misc.storage.outputs import State, output_state
 from step.cam_to_ir_label import MakeIRLabel
 
 
@@ -34,6 +34,6 @@ class LabelsMeanwhile:
 def make_label(task: MakeIRLabel, image_id: str) -> None:
     """Labels of an image, in a process beside that of the maps; a foreign file stays as it is."""
     state = output_state(task.outputs(image_id)[0])
-    if state in (Output.MISSING, Output.DAMAGED):
+    if state in (State.MISSING, State.DAMAGED):
         with named(task, image_id):
             task.one(image_id)

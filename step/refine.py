@@ -31,7 +31,7 @@ from misc.runtime.memory import about_image
 from misc.runtime.overlap import OnItsWay
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, file_digest
-from misc.storage.outputs import Output, output_state
+from misc.storage.outputs import Output, State, output_state
 from step.cam_to_ir_label import claim_labels
 from step.meanwhile import LabelsMeanwhile
 
@@ -142,7 +142,7 @@ class Refiner(ImageTask):
         """Save the other task's maps of an image, unless they are there."""
         if self.same_after_first:
             (path,) = self.same_after_first.outputs(image_id)
-            if output_state(path) in (Output.MISSING, Output.DAMAGED):
+            if output_state(path) in (State.MISSING, State.DAMAGED):
                 save(path, maps)
 
     def finish(self) -> None:
@@ -193,8 +193,11 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         own = args.settings(*_MAP_OPTIONS, *refiner.depends_on(args))
         return {"step": refiner.name, "version": refiner.version, **own}
 
-    def writes(args: Options) -> dict[str, Path]:
-        return {refiner.flag: folder(refiner, args).path}
+    def writes(args: Options) -> tuple[Output, ...]:
+        maps = Output(refiner.flag, folder(refiner, args).path)
+        kept = args.visualize and refiner.iterations(args)
+        shown = shown_path(args, refiner.name, "", 0).parent
+        return (maps, Output("--result_dir", shown)) if kept else (maps,)
 
     def check(args: Options, preflight: Preflight) -> None:
         preflight.output(folder(refiner, args), settings(args))

@@ -216,10 +216,13 @@ class Planner:
             changed = {n for n in chosen if getattr(values, n) != getattr(self.base, n)}
             changed_by[name] = (changed & recorded).union(*upstream)
             own = {n: word for n, word in chosen.items() if n in changed_by[name]}
-            for flag, path in step.writes(self.base).items():
+            for output in step.writes(self.base):
+                path = output.path
+                if path != getattr(self.base, output.flag.removeprefix("--")):
+                    continue  # it is in the place of another one, or of the result folder
                 if own:
                     path = self.base.result_dir / "sweep" / _folder_name(own, values) / path.name
-                flags += [flag, str(path)] if flag.startswith("--") else []
+                flags += [output.flag, str(path)]
         return flags
 
 

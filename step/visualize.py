@@ -18,7 +18,7 @@ from misc.instance_metrics import RECALLS
 from misc.palette import label_colours, read_label_png
 from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.npydict import load_dict
-from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.outputs import Output, foreign_line, is_foreign
 from misc.storage.scores import load_scores
 from misc.storage.seals import sealed
 from step.make_seg import folders
@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 _MAX_SIDE = 1000  # pixels of a panel's data
 _MAX_HEIGHT = 6.0  # inches; a panel is 2 inches wide
 _MAX_ROWS = 6  # classes
+
+
+def writes(args: Options) -> tuple[Output, ...]:
+    """Where the pictures go."""
+    return (Output("--result_dir", args.result_dir / "visualize"),)
 
 
 def run(args: Options) -> None:

@@ -39,7 +39,7 @@ from misc.runtime.processes import cpu_count
 from misc.runtime.threads import SPINS
 from misc.seg_loss import scale_losses
 from misc.storage.files import atomic_path
-from misc.storage.outputs import Output, output_state
+from misc.storage.outputs import State, output_state
 from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
 from net.checkpoint import save_checkpoint
@@ -710,7 +710,7 @@ class Safeguards(Comparison):
         for path in self.paths:
             check_jpeg(self.photograph)
             save_cam(path, self.keys, self.small, self.cams)
-        assert {output_state(path) for path in self.paths} == {Output.WHOLE}
+        assert {output_state(path) for path in self.paths} == {State.WHOLE}
         return [load_cam(path)["high_res"] for path in self.paths]
 
     def plain(self) -> Results:

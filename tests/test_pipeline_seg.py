@@ -16,7 +16,6 @@ from misc.storage.scores import load_scores
 from net.backbones import ResNet
 from net.checkpoint import load_segmentation, read_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, network_input, probabilities
-from step import train_seg
 
 TINY_SEG = (
     *("--seg_crop_size", 65, "--seg_batch_size", 4, "--seg_accumulate", 2, "--seg_iterations", 3),
@@ -239,12 +238,3 @@ def test_colours_of_both_kinds_of_network():
     caffe, torchvision = (network_input(image, COLOURS[n])[:, 0, 0] for n in COLOURS)
     np.testing.assert_allclose(caffe, [128 - 104.008, 128 - 116.669, 128 - 122.675], rtol=1e-6)
     np.testing.assert_allclose(torchvision[0], (128 / 255 - 0.485) / 0.229, rtol=1e-5)
-
-
-def test_labels_of_a_folder_are_checked_at_its_first_label(tmp_path):
-    for name, value in (("a", 255), ("b", 3)):
-        save_label_png(tmp_path / f"{name}.png", np.full((2, 2), value, np.uint8))
-    files = {name: tmp_path / f"{name}.png" for name in "ab"}
-    train_seg.require_labels(files)
-    with pytest.raises(UserError, match="all labels are 255"):
-        train_seg.require_labels({"a": files["a"]})

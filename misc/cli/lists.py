@@ -3,6 +3,7 @@
 from misc.cli.options import Options
 from misc.data.registry import preparation
 from misc.storage.manifest import OutputFolder, check_folder, claim_folder
+from misc.storage.outputs import Output
 from misc.storage.seals import require_own
 
 VERSION = 3  # raised when the same files of a dataset give other lists or labels
@@ -19,6 +20,11 @@ def prepare_lists(args: Options, with_masks: bool) -> None:
         claim_folder(*list_folder(args), {}, args.overwrite)
     if missing or (with_masks and masks_are_missing(args)):
         make_lists(args, with_masks)
+
+
+def made_lists(args: Options) -> tuple[Output, ...]:
+    """Where lists and labels are made that were not given."""
+    return (Output("--result_dir", args.list_dir),) if args.made_lists() else ()
 
 
 def masks_are_missing(args: Options) -> bool:

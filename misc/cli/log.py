@@ -12,6 +12,7 @@ from misc.cli.options import Options
 from misc.errors import UserError
 from misc.runtime.machine import machine
 from misc.storage.manifest import make_writable
+from misc.storage.outputs import Output
 
 log = logging.getLogger("run_sample")
 
@@ -40,6 +41,11 @@ def own_log() -> Iterator[None]:
                 handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+def log_file(args: Options) -> Output:
+    """Where the log goes."""
+    return Output("--log_name", args.log_name, is_file=True)
 
 
 def start_log(args: Options, first_rank: bool) -> None:

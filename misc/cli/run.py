@@ -18,7 +18,7 @@ from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
-from misc.cli.steps import load_steps, makers
+from misc.cli.steps import load_steps
 from misc.data.registry import preparation
 from misc.errors import NotReproducedError, StoppedError, UserError
 from misc.runtime import distributed, interrupts
@@ -196,10 +196,14 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     if any("eval" in step.LISTS for step in steps.values()):
         print_report(args)
     distributed.on_first_rank(lambda: make_page(args))
-    written = {name: path for path, name in reversed(makers(args).items())}  # a step's first one
-    pictures, masks = args.result_dir / "visualize", args.result_dir / "masks"
-    places = {"masks": masks} if finish else {}
-    places |= {"page": args.result_dir / "report.html"} if args.report_html else {}
-    for name, path in {**written, **places, "pictures": pictures, "log": args.log_name}.items():
+    made = {name: step.writes(args)[0].path for name, step in steps.items() if step.writes(args)}
+    places = {}
+    if finish and "make_sem_seg_labels" in steps:
+        places["masks"] = args.result_dir / "masks"
+    if args.report_html:
+        places["page"] = args.result_dir / "report.html"
+    if args.visualize:
+        places["pictures"] = args.result_dir / "visualize"
+    for name, path in {**made, **places, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)

@@ -18,4 +18,4 @@ def makers(args: Options, names: Iterable[str] = tuple(STEPS)) -> dict[Path, str
     # Of two the first counts, and that of --recam before others that make such maps.
     others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
     steps = sorted(reversed(load_steps(names).items()), key=lambda item: item[0] not in others)
-    return {path.resolve(): name for name, step in steps for path in step.writes(args).values()}
+    return {output.path.resolve(): name for name, step in steps for output in step.writes(args)}

@@ -81,6 +81,23 @@ def load_labels(
     return np.stack([by_key[key] for key in keys])
 
 
+def known_classes(
+    path: Path, image_ids: Iterable[str], info: DatasetInfo
+) -> dict[str, frozenset[int]]:
+    """Indices of the classes of those images that a label file has; of none without one."""
+    try:
+        if found := load_label_rows(path):
+            names, rows = found
+            row_of = dict(zip(names, range(len(names)), strict=True))
+            places = {i: row_of[i] for i in image_ids if i in row_of}
+            return {i: frozenset(rows.classes_of(row).tolist()) for i, row in places.items()}
+        by_key = load_label_file(path, info)
+    except UserError:
+        return {}
+    labels = {i: by_key.get(info.label_key(i)) for i in image_ids}
+    return {i: frozenset(v.nonzero()[0].tolist()) for i, v in labels.items() if v is not None}
+
+
 def _rows_of_images(
     path: Path, names: list[str], rows: LabelRows, image_ids: tuple[str, ...], info: DatasetInfo
 ) -> LabelRows:

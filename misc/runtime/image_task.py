@@ -29,7 +29,7 @@ from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, claim_folder
-from misc.storage.outputs import Output, foreign_line, output_state
+from misc.storage.outputs import State, foreign_line, output_state
 
 log = logging.getLogger(__name__)
 
@@ -110,17 +110,17 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Reso
 def not_complete(task: ImageTask, image_ids: tuple[str, ...]) -> list[str]:
     """The images of which an output is missing or damaged; UserError where a file is foreign."""
 
-    def states(image_id: str) -> dict[Path, Output]:
+    def states(image_id: str) -> dict[Path, State]:
         return {path: output_state(path) for path in task.outputs(image_id)}
 
     with ThreadPoolExecutor() as pool:  # reading and checksums leave Python to others
         found = dict(zip(image_ids, pool.map(states, image_ids), strict=True))
     pairs = [pair for of_image in found.values() for pair in of_image.items()]
-    raise_problems("output", [foreign_line(p) for p, state in pairs if state is Output.FOREIGN])
+    raise_problems("output", [foreign_line(p) for p, state in pairs if state is State.FOREIGN])
     for path, state in pairs:
-        if state is Output.DAMAGED:
+        if state is State.DAMAGED:
             log.warning("%s: is damaged; it is made again", path)
-    return [i for i, of_image in found.items() if set(of_image.values()) != {Output.WHOLE}]
+    return [i for i, of_image in found.items() if set(of_image.values()) != {State.WHOLE}]
 
 
 def _run_share(task: ImageTask, image_ids: list[str], resources: Resources) -> list:

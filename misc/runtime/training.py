@@ -20,6 +20,7 @@ from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import settings_difference, settings_of
+from misc.storage.outputs import Output
 from misc.storage.torch_files import read_torch, write_torch
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,11 @@ class CheckpointFile:
     def partial(self) -> Path:
         """Where the state of an unfinished training is kept."""
         return self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+
+    @property
+    def outputs(self) -> tuple[Output, Output]:
+        """The checkpoint, and the state of an unfinished training."""
+        return Output(self.flag, self.path, is_file=True), Output(self.flag, self.partial, True)
 
 
 @dataclass(frozen=True)

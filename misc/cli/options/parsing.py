@@ -55,6 +55,15 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
     args.cls_labels = args.cls_labels or args.list_dir / info.label_file
 
 
+def _brought(args: Options, info: DatasetInfo) -> tuple[str, ...]:
+    """Names of the options that say a file or folder other than where a run has it by itself."""
+    said = [name for name in args.said if isinstance(getattr(args, name), Path)]
+    usual = Options(**{**vars(args), **dict.fromkeys(said), "given": ()})
+    usual.result_dir = args.result_dir
+    _fill_places(usual, info)
+    return tuple(name for name in said if getattr(args, name) != getattr(usual, name))
+
+
 def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     """What depends on --recam, --seg_preset and the dataset."""
     args.precision = args.precision or _usual_precision(args)
@@ -120,8 +129,8 @@ def parse(argv: list[str] | None = None) -> Options:
     """Options from the command line, with all defaults filled in, read-only.
 
     Adds `info` (DatasetInfo), `list_dir` (where prepared lists go), `given` (names of the options
-    with another value than their default) and `said` (of all in the command line). Wrong options
-    end the program with exit code 2.
+    with another value than their default), `said` (of all in the command line) and `brought` (of
+    those that say a place of the user's own). Wrong options end the program with exit code 2.
     """
     read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
     parser, args = parsed(argv)
@@ -133,6 +142,7 @@ def parse(argv: list[str] | None = None) -> Options:
     if args.import_maps and args.recam != IMPORTED:
         parser.error(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
     args.info = info = _describe(args, parser)
+    args.brought = _brought(args, info)
     _fill_places(args, info)
     _fill_defaults(args, info)
     for name in ("cam_long", "cam_eval_thres"):

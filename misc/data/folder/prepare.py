@@ -12,11 +12,12 @@ import numpy as np
 from misc.data.dataset_info import read_image_list
 from misc.data.folder import names
 from misc.data.folder.dataset import HELD_OUT, FolderInfo, Scan
-from misc.data.folder.own_size import save_own_size
+from misc.data.folder.own_size import own_size_masks, save_own_size
 from misc.data.label_rows import LabelRows, rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
 from misc.errors import UserError, counted
 from misc.storage.files import atomic_path
+from misc.storage.outputs import Output
 from misc.storage.seals import require_own, sealed
 
 LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
@@ -73,6 +74,11 @@ def prepare(
     _save_text(out_dir / "classes.txt", "\n".join(info.class_names) + "\n")
     save_lists(out_dir, {f"{name}.txt": of_list for name, of_list in lists.items()})
     _describe(info, scan, rows, len(val))
+
+
+def writes(args: SimpleNamespace) -> tuple[Output, ...]:
+    """What `finish` writes."""
+    return (own_size_masks(args),)
 
 
 def finish(args: SimpleNamespace) -> None:
