@@ -10,6 +10,11 @@ The same command resumes, and finished points are not made again. It is no step 
 `run_sample.py` leaves it out.
 """
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import argparse
 import itertools
 import logging
@@ -22,13 +27,12 @@ from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options, build_parser, parse
 from misc.cli.options.values import count, numbers
 from misc.cli.run import run as run_pipeline
-from misc.cli.run import said_plainly
 from misc.cli.steps import load_steps
 from misc.data.image_cache import kept_caches
 from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
-from misc.runtime.threads import wait_briefly
+from misc.runtime.programs import said_plainly
 from step.sweep_scores import Point, check, counts_of_maps, counts_of_masks, summarize
 
 log = logging.getLogger("sweep")
@@ -344,5 +348,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    wait_briefly()
     sys.exit(main())
