@@ -11,6 +11,7 @@ from misc.cli.options import Options
 from misc.errors import UserError
 from misc.runtime.machine import machine
 from misc.storage.manifest import make_writable
+from misc.storage.outputs import Output
 
 log = logging.getLogger("run_sample")
 
@@ -24,6 +25,11 @@ class _LogFile(logging.FileHandler):
         with contextlib.suppress(OSError):  # it would try to write the rest again
             self.close()
         raise
+
+
+def log_file(args: Options) -> Output:
+    """Where the log goes."""
+    return Output("--log_name", args.log_name, is_file=True)
 
 
 def start_log(args: Options, first_rank: bool) -> None:

@@ -49,7 +49,7 @@ def in_processes(
         for number, share in enumerate(shares)
     ]
     try:
-        with _interrupts_blocked():  # a new process inherits that: this one ends them all
+        with _undisturbed():
             for process in processes:
                 process.start()
         yield from _followed(name, processes, reports)
@@ -109,7 +109,7 @@ class SideProcesses:
             return
         while len(self._calls) >= self._most:
             self._finish_one()
-        self._calls.append(self._pool.submit(work, *arguments))
+        self._submit(work, *arguments)
 
     def offer(self, work: Callable[..., object], *arguments: object) -> bool:
         """Have another process call `work(*arguments)`, unless all have enough to do already."""
@@ -117,7 +117,7 @@ class SideProcesses:
             self._finish_one()
         free = self._pool is not None and len(self._calls) < self._most
         if free:
-            self._calls.append(self._pool.submit(work, *arguments))
+            self._submit(work, *arguments)
         return free
 
     def close(self) -> None:
@@ -126,6 +126,10 @@ class SideProcesses:
             self._finish_one()
         if self._pool:
             self._pool.shutdown()
+
+    def _submit(self, work: Callable[..., object], *arguments: object) -> None:
+        with _undisturbed():  # it may start processes
+            self._calls.append(self._pool.submit(work, *arguments))
 
     def _finish_one(self) -> None:
         try:
@@ -145,11 +149,16 @@ def _side_process() -> None:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block; ignored, it would be lost."""
+def _undisturbed() -> Iterator[None]:
+    """Starts processes: signals wait until the end of the block.
+
+    A new process that gets half of what it is to do would say so. Ctrl-C is blocked, which a new
+    process inherits: this one ends them all.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with interrupts.shielded():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
