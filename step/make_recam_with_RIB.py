@@ -38,7 +38,7 @@ class MakeRIBCAM(Refiner):
         "score_th", "stop_th", "explode_th", "explode_ratio", "disjoint_prob",
         "num_pooled_classes", "seed", "RIB_climbed",
     )  # fmt: skip
-    lists = ("train", "infer")
+    lists = ("train", "infer", "labels")
     images_worth_a_process = 1
     advice = "give a smaller --RIB_lr"
 

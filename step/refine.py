@@ -52,7 +52,7 @@ class Refiner(ImageTask):
     version = 1
     options: tuple[str, ...] = ()
     flag = "--cam_out_dir"
-    lists = ("infer",)
+    lists = ("infer", "labels")
     advice = "give another classifier, or --precision float32"  # where maps are not finite
     labels_meanwhile: LabelsMeanwhile | None = None  # of the maps, where their step is next
     same_after_first: ImageTask | None = None  # whose maps are these after the first iteration
