@@ -39,7 +39,7 @@ _SAMPLES = 2  # of a GPU's use, a second
 # Every image is given all its iterations, and trainings stay finite from weights of a recipe.
 _OPTIONS = (
     *("--stop_th", "1e9", "--explode_ratio", "1.0", "--cam_learning_rate", "1e-4"),
-    *("--irn_learning_rate", "1e-4", "--image_cache", "1"),
+    *("--irn_learning_rate", "1e-4"),
 )
 
 

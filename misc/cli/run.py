@@ -196,9 +196,13 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
         print_report(args)
     distributed.on_first_rank(lambda: make_page(args))
     made = {name: step.writes(args)[0].path for name, step in steps.items() if step.writes(args)}
-    pictures, masks = args.result_dir / "visualize", args.result_dir / "masks"
-    places = {"masks": masks} if finish else {}
-    places |= {"page": args.result_dir / "report.html"} if args.report_html else {}
-    for name, path in {**made, **places, "pictures": pictures, "log": args.log_name}.items():
+    places = {}
+    if finish and "make_sem_seg_labels" in steps:
+        places["masks"] = args.result_dir / "masks"
+    if args.report_html:
+        places["page"] = args.result_dir / "report.html"
+    if args.visualize:
+        places["pictures"] = args.result_dir / "visualize"
+    for name, path in {**made, **places, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)
