@@ -28,7 +28,6 @@ from misc.cli.options import RECAM, Options, build_parser, parse
 from misc.cli.options.values import count, numbers
 from misc.cli.run import run as run_pipeline
 from misc.cli.steps import load_steps
-from misc.data.image_cache import kept_caches
 from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
@@ -340,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for sweep in sweeps:
             check(planner.base.result_dir / "sweep" / sweep.name)
         check_device(planner.base.device)
-        with distributed.joined(uses_cuda(planner.base.resources)), kept_caches():
+        with distributed.joined(uses_cuda(planner.base.resources)):
             for sweep, planned in zip(sweeps, plans, strict=True):
                 run_sweep(planner, sweep, planned, args.score, args.resamples)
 

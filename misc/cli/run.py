@@ -83,8 +83,7 @@ def run(args: Options) -> None:
     with contextlib.ExitStack() as stack:
         first(lambda: stack.enter_context(claimed(args, steps)))
         start_log(args, distributed.rank() == 0)
-        with_masks = any("eval" in step.LISTS for step in steps.values())
-        first(lambda: prepare_lists(args, with_masks))
+        first(lambda: prepare_lists(args, steps))
         first(lambda: check_steps(args, steps))
         run_steps(args, steps)
         compare(args)
@@ -96,7 +95,7 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         checked = args
         try:
-            if args.made_lists() and lists_are_missing(args):
+            if lists_are_missing(args, steps):
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
             check_steps(checked, steps)
