@@ -33,7 +33,7 @@ class MakeRIBCAM(Refiner):
     )  # fmt: skip
     # An option that has left the program; folders that were made with it off are continued.
     recorded: ClassVar[dict] = {"RIB_climbed": False}
-    lists = ("train", "infer")
+    lists = ("train", "infer", "labels")
     images_worth_a_process = 1
     advice = "give a smaller --RIB_lr"
 

@@ -45,7 +45,7 @@ class Refiner(ImageTask):
     options: tuple[str, ...] = ()
     recorded: ClassVar[dict] = {}
     flag = "--cam_out_dir"
-    lists = ("infer",)
+    lists = ("infer", "labels")
     advice = "give another classifier, or --precision float32"  # where maps are not finite
 
     def __init__(self, args: Options):
