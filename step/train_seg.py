@@ -56,11 +56,11 @@ def label_files(args: Options) -> dict[str, Path]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
     preflight.output_file(target(args), settings(args))
-    micro = -(-args.seg_batch_size // args.seg_settings.accumulate)
-    preflight.collect(lambda: check_batch("--seg_batch_size", micro))
     preflight.collect(lambda: require_known_precision(args, "train_seg"))
     preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
     ids = args.image_ids("infer")
+    batch = (args.seg_batch_size, len(ids), args.seg_settings.accumulate)
+    preflight.collect(lambda: check_batch("--seg_batch_size", *batch))
     preflight.images(ids)
     advice = "give the labels of all images, or an --infer_list of those that have one"
     preflight.label_maps(ids, args.seg_label_dir, advice, trained_on=True)
