@@ -122,3 +122,78 @@ def test_masks_of_another_folder_have_a_row_of_their_own_and_no_threshold(own, c
     assert row == f"masks of {own / 'predicted'}" and score["thresholds"] == [None]
     (line,) = (x for x in said.splitlines() if x.startswith("masks of"))
     assert line.split()[-2:] == ["100.00", "-"] and "at threshold" not in said
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(own, call):
+    """The photographs after a run that scored masks, with their page."""
+    assert call(*SCORE, own / "predicted", "--report_html")[0] == 0
+    return own
+
+
+def test_a_page_is_of_the_dataset_that_its_result_folder_records(scored, tiny_run, capsys):
+    before = (scored / "r" / "report.html").read_bytes()
+    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r") == 0
+    after = (scored / "r" / "report.html").read_bytes()
+    assert b"Dataset folder, 2 classes" in after and len(after) > 0.9 * len(before)
+    assert "report.html: 8 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given", [("--dataset", "voc12"), ("--root", "elsewhere"), ("--photo_long", "32")]
+)
+def test_options_that_contradict_the_recorded_dataset_are_refused(scored, tiny_run, capsys, given):
+    before = (scored / "r" / "report.html").read_bytes()
+    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r", *given) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: {' '.join(given)}: --result_dir {scored / 'r'} was made with" in line
+    assert (scored / "r" / "report.html").read_bytes() == before
+    same = ("--dataset", "folder", "--root", scored / "photos", "--labels", scored / "labels.csv")
+    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r", *same) == 0
+
+
+def test_a_page_needs_its_photographs_and_a_table_does_not(scored, tiny_run, capsys):
+    before = (scored / "r" / "report.html").read_bytes()
+    (scored / "photos").rename(scored / "moved")
+    given = ("--report", "--result_dir", scored / "r")
+    assert tiny_run(*given, "--report_html") == 2
+    assert f"--root {scored / 'photos'}: no such folder" in capsys.readouterr().err
+    assert (scored / "r" / "report.html").read_bytes() == before
+    assert tiny_run(*given) == 0 and "masks of" in capsys.readouterr().out
+    assert tiny_run(*given, "--report_html", "--root", scored / "moved") == 0
+
+
+def test_a_page_of_a_folder_that_does_not_say_its_dataset_is_refused(tmp_path, tiny_run, capsys):
+    assert tiny_run("--report", "--report_html", "--result_dir", tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--result_dir {tmp_path}: does not say which dataset its results are of" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_a_folder_that_cannot_be_written_is_its_table(
+    scored, tiny_run, capsys, monkeypatch
+):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "figure.png")
+
+    before = {path: path.stat().st_mtime_ns for path in (scored / "r").rglob("*")}
+    monkeypatch.setattr("step.visualize.save_curves", refuse)
+    monkeypatch.setattr("step.html_report.write_page", refuse)
+    given = ("--report", "--result_dir", scored / "r")
+    assert tiny_run(*given) == 0
+    said = capsys.readouterr().out
+    assert "masks of" in said and "cannot be written (Permission denied); no curves" in said
+    assert tiny_run(*given, "--report_html") == 2
+    assert "error: --report_html: " in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in (scored / "r").rglob("*")}
+
+
+def test_the_last_lines_of_a_log_are_what_this_run_made(scored, call):
+    (scored / "r" / "ir_label").mkdir()
+    (scored / "r" / "visualize").mkdir(exist_ok=True)
+    code, _, said = call(*SCORE, scored / "predicted")
+    assert code == 0 and str(scored / "r" / "run.log") in said
+    assert "ir_label" not in said and "visualize" not in said

@@ -1,10 +1,12 @@
 """What made the files of an output folder, so that results of different settings never mix."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +122,25 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def state_digest(paths: Iterable[Path]) -> str:
+    """Changes where a file, or one below a folder, does: by its name, size and time."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for folder, _, names in os.walk(path):
+            for file in (Path(folder, name) for name in sorted(names)):
+                _add_state(digest, file)
+        if path.is_file():
+            _add_state(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def _add_state(digest: "hashlib._Hash", path: Path) -> None:
+    with contextlib.suppress(OSError):  # a link to nowhere
+        state = path.stat()
+        text = f"{os.fspath(path)!r} {state.st_size} {state.st_mtime_ns}\n"
+        digest.update(text.encode(errors="surrogateescape"))
 
 
 def weights_digest(path: Path | None) -> str:

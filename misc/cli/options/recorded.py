@@ -1,0 +1,47 @@
+"""The dataset of a result folder, as its manifest records it, for reports."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from misc.cli.options.namespace import Options
+from misc.data.registry import dataset_names, own_options
+from misc.errors import UserError
+from misc.storage.manifest import read_manifest
+from misc.storage.untrusted import reason
+
+LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset the results are of
+
+
+def recorded_words(args: Options, said: Sequence[str]) -> list[str]:
+    """The options, as words of a command line, that describe the dataset of --result_dir.
+
+    said: names of the options that were given. Raises UserError for one that contradicts what is
+    recorded, and for a page of a folder that records nothing where nothing was given.
+    """
+    recorded = read_manifest(args.result_dir / LIST_FOLDER) or {}
+    dataset, root = recorded.get("dataset"), recorded.get("root")
+    if dataset not in dataset_names() or not isinstance(root, str):
+        if args.report_html and not any(n == "dataset" or n.endswith("root") for n in said):
+            raise UserError(
+                f"--result_dir {args.result_dir}: does not say which dataset its results are of; "
+                "give --dataset and --root"
+            )
+        return []
+    names = ("dataset", "root", *own_options(dataset))
+    known = {name: recorded[name] for name in names if recorded.get(name) is not None}
+    for name in said:
+        wanted = recorded.get("root" if name == f"{dataset}_root" else name)
+        moved = name.endswith("root") and not Path(root).exists()
+        if name in (*names, f"{dataset}_root") and not moved:
+            _require_same(args, name, wanted)
+    return [f"--{name}={value}" for name, value in known.items() if name not in said]
+
+
+def _require_same(args: Options, name: str, recorded: object) -> None:
+    given = getattr(args, name)
+    place = str(given.resolve()) if isinstance(given, Path) else given
+    if recorded not in (given, place, str(given)):
+        raise UserError(
+            f"--{name} {given}: --result_dir {args.result_dir} was made with "
+            f"{'another one' if recorded is None else reason(recorded)}; leave --{name} out"
+        )
