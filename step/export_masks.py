@@ -24,7 +24,7 @@ from misc.storage.outputs import Output
 
 log = logging.getLogger(__name__)
 
-LISTS = ("infer",)
+LISTS = ("infer", "labels")
 
 
 def writes(args: Options) -> tuple[Output, ...]:

@@ -10,7 +10,6 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, mask_of
-from misc.data.image_cache import ImageCache, cache_room
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
 from misc.metrics import confusion_matrix, mean_iou
@@ -126,7 +125,6 @@ def training_of(args: Options, number: int, files: dict[str, Path]) -> Training:
         batch_size=args.seg_batch_size,
         seed=args.seed + number,
         num_workers=read_ahead_workers(args.resources),
-        checkpoint_minutes=args.checkpoint_minutes,
         iterations=args.seg_iterations,
         accumulate=args.seg_accumulate,
         overwrite=args.overwrite,
@@ -171,8 +169,7 @@ def crops_of(args: Options, files: dict[str, Path], colours: str, seed: int) -> 
     kind = COLOURS[colours]
     crop = SegCrop(args.seg_crop_size, kind.mean, args.seg_scales)
     to_input = partial(network_input, colours=kind)
-    cache = ImageCache(len(files), cache_room(args.image_cache))
-    return SegmentationDataset(args.info, files, crop, to_input, kind.bgr, seed, cache)
+    return SegmentationDataset(args.info, files, crop, to_input, kind.bgr, seed)
 
 
 def validated_ids(args: Options) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from misc.cli.options import Options
@@ -26,6 +27,8 @@ from misc.storage.seals import require_own
 
 log = logging.getLogger(__name__)
 
+Steps = Mapping[str, ModuleType]
+
 VERSION = 4  # raised when the same files of a dataset give other lists or labels
 _NOT_IDS = ("photographs.txt", "classes.txt")
 
@@ -37,29 +40,46 @@ class Made(NamedTuple):
     classes: Mapping[str, frozenset[int]]
 
 
-def prepare_lists(args: Options, with_masks: bool) -> None:
-    """Make the lists and labels that were not given, and record what dataset they are of.
+def prepare_lists(args: Options, steps: Steps) -> None:
+    """Make the lists and labels that these steps read and that were not given, and drawn masks.
 
-    Those that were made from other files are made again, and the log says how they differ.
-    with_masks: a step needs ground truth, which some datasets draw.
+    What was made from other files is made again, and the log says how it differs. The dataset that
+    the results are of is recorded in any case.
     """
-    outdated, before = lists_are_outdated(args), made(args)
+    outdated, drawn = lists_are_outdated(args, steps), masks_are_missing(args, steps)
+    before = made(args) if outdated else Made({}, {})
     if outdated:
         claim_folder(*list_folder(args), overwrite=True)
-    if args.made_lists() and (outdated or (with_masks and masks_are_missing(args))):
-        make_lists(args, with_masks)
+    if drawn or (outdated and made_by_name(args, steps)):
+        make_lists(args, any("eval" in step.LISTS for step in steps.values()))
         say_differences(args, before)
 
 
+def made_by_name(args: Options, steps: Steps) -> list[Path]:
+    """The lists and labels that these steps read and that were not given."""
+    read = {role for step in steps.values() for role in step.LISTS}
+    by_options = {
+        "infer": args.limit or args.visualize or args.ins_seg_json,
+        "seg": args.seg_val_every,
+    }
+    read |= {role for role, needed in by_options.items() if needed}
+    options = ("cls_labels" if role == "labels" else f"{role}_list" for role in read)
+    paths = {getattr(args, option) for option in options}
+    return [path for path in args.made_lists() if path in paths]
+
+
 def written_lists(args: Options) -> tuple[Output, ...]:
-    """Where lists and labels are made that were not given."""
+    """Where lists and labels are made, and where it is recorded which dataset they are of."""
     return (Output("--result_dir", args.list_dir),)
 
 
-def masks_are_missing(args: Options) -> bool:
-    """Whether ground truth has to be drawn."""
-    roles = ("eval", "seg") if args.info.draws_masks else ()
-    ids = [image_id for role in roles for image_id in args.image_ids(role, limited=False)]
+def masks_are_missing(args: Options, steps: Steps) -> bool:
+    """Whether ground truth that these steps read has to be drawn."""
+    read = {role for step in steps.values() for role in step.LISTS}
+    if not args.info.draws_masks or "eval" not in read:
+        return False
+    roles = [r for r in ("eval", "seg") if r in read and getattr(args, f"{r}_list").is_file()]
+    ids = (image_id for role in roles for image_id in args.image_ids(role, limited=False))
     return any(not args.info.mask_path(image_id).is_file() for image_id in ids)
 
 
@@ -82,7 +102,7 @@ def _plain(value: object) -> object:
     return value
 
 
-def lists_are_outdated(args: Options) -> bool:
+def lists_are_outdated(args: Options, steps: Steps) -> bool:
     """Whether lists or labels have to be made.
 
     Raises UserError where files of others are in the way, or results of another dataset.
@@ -92,7 +112,7 @@ def lists_are_outdated(args: Options) -> bool:
     known = {**(noted or {}), **identity(args)}
     check_folder(folder, {k: v for k, v in known.items() if k != "inputs"}, args.overwrite)
     # A folder claimed anew has no lists, and labels that it still has are made again with them.
-    needed = list(args.made_lists())
+    needed = made_by_name(args, steps)
     needed += [args.list_dir / f"{args.info.train_split}.txt"] if needed else []
     now = json.loads(json.dumps(settings_of(settings, inputs)))
     outdated = now != noted or not all(path.is_file() for path in needed)

@@ -12,7 +12,14 @@ from types import ModuleType
 
 from misc.cli import expect
 from misc.cli.disk import say_disk
-from misc.cli.lists import lists_are_outdated, made, make_lists, prepare_lists, say_differences
+from misc.cli.lists import (
+    lists_are_outdated,
+    made,
+    made_by_name,
+    make_lists,
+    prepare_lists,
+    say_differences,
+)
 from misc.cli.log import log_to_screen, own_log, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed
@@ -112,8 +119,7 @@ def run(args: Options) -> None:
     with contextlib.ExitStack() as stack:
         first(lambda: stack.enter_context(claimed(args, steps)))
         start_log(args, distributed.rank() == 0)
-        with_masks = any("eval" in step.LISTS for step in steps.values())
-        first(lambda: prepare_lists(args, with_masks))
+        first(lambda: prepare_lists(args, steps))
         first(lambda: check_steps(args, steps))
         run_steps(args, steps)
         compare(args)
@@ -125,7 +131,7 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         checked = args
         try:
-            if lists_are_outdated(args) and args.made_lists():
+            if lists_are_outdated(args, steps) and made_by_name(args, steps):
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
                 say_differences(checked, made(args))
