@@ -10,6 +10,7 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, mask_of
+from misc.data.image_keys import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
 from misc.metrics import confusion_matrix, mean_iou
@@ -24,7 +25,7 @@ from misc.runtime.training import (
     train,
 )
 from misc.seg_loss import scale_losses, stepwise_poly
-from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
+from misc.storage.manifest import IMAGES, folder_digest, settings_of, weights_digest
 from misc.storage.outputs import Output
 from net.checkpoint import read_checkpoint, save_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, DeepLabV2, network_input, probabilities
@@ -116,12 +117,13 @@ def training_of(args: Options, number: int, files: dict[str, Path]) -> Training:
     inputs = {
         "init": weights_digest(args.seg_init),
         "labels": folder_digest(args.seg_label_dir),
-        "images": ids_digest(tuple(files)),
     }
+    ids = tuple(files)
+    images = distributed.on_first_rank(lambda: keys_in(args, args.seg_label_dir, ".png", ids))
     return Training(
         name="train_seg",
         file=target(args, number),
-        settings=settings_of(settings(args, number), inputs),
+        settings={**settings_of(settings(args, number), inputs), IMAGES: images},
         batch_size=args.seg_batch_size,
         seed=args.seed + number,
         num_workers=read_ahead_workers(args.resources),
