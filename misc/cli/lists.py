@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 from misc.cli.options import Options
+from misc.cli.options.namespace import as_plain
+from misc.cli.options.recorded import default_key
 from misc.data.datasets import known_classes
 from misc.data.registry import own_options, preparation
 from misc.errors import UserError, some
@@ -92,6 +94,7 @@ def list_folder(args: Options) -> tuple[OutputFolder, dict, dict]:
     """Where lists are made, how their dataset is described, and digests of its files."""
     options = {name: _plain(getattr(args, name)) for name in own_options(args.dataset)}
     settings = {"version": VERSION, **options, **args.settings("skip_mismatched")}
+    settings |= {default_key(name): as_plain(value) for name, value in args.fitted.items()}
     folder = OutputFolder("--result_dir", args.list_dir, ".txt")
     return folder, settings | identity(args), args.info.made_from()
 

@@ -47,7 +47,7 @@ def in_processes(
         for number, share in enumerate(shares)
     ]
     try:
-        with _interrupts_blocked():  # a new process inherits that: this one ends them all
+        with _undisturbed():
             for process in processes:
                 process.start()
         yield from _followed(name, processes, reports)
@@ -85,11 +85,16 @@ def _map_share(work: Callable[[Item], Result], items: list[Item], report: Callab
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block; ignored, it would be lost."""
+def _undisturbed() -> Iterator[None]:
+    """Starts processes: signals wait until the end of the block.
+
+    A new process that gets half of what it is to do would say so. Ctrl-C is blocked, which a new
+    process inherits: this one ends them all.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with interrupts.shielded():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

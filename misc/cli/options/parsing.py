@@ -6,7 +6,7 @@ from pathlib import Path
 
 from misc.cli.options.namespace import Options, read_list_once
 from misc.cli.options.parser import build_parser
-from misc.cli.options.recorded import LIST_FOLDER, recorded_words
+from misc.cli.options.recorded import LIST_FOLDER, fitted_defaults, recorded_words
 from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM, ROW_ENDING
 from misc.data.dataset_info import DatasetInfo
 from misc.data.registry import dataset_names, describe, own_options
@@ -75,7 +75,8 @@ def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     for name, value in {**info.defaults, **info.recam_defaults.get(args.recam, {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name, value in info.replaced_defaults.items():
+    args.fitted = fitted_defaults(args, info)
+    for name, value in args.fitted.items():
         if name not in args.said:
             setattr(args, name, value)
 
@@ -152,13 +153,13 @@ def parse(argv: list[str] | None = None) -> Options:
         if args.import_maps and args.recam != IMPORTED:
             parser.error(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
         args.info = info = _describe(args, parser)
+        args.brought = _brought(args, info)
+        _fill_places(args, info)
+        _fill_defaults(args, info)
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
-    args.brought = _brought(args, info)
-    _fill_places(args, info)
-    _fill_defaults(args, info)
     _require_fitting(args, parser)
     return args.freeze()
 

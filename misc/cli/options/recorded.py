@@ -4,12 +4,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from misc.cli.options.namespace import Options
+from misc.data.dataset_info import DatasetInfo
 from misc.data.registry import dataset_names, own_options
 from misc.errors import UserError
 from misc.storage.manifest import read_manifest
 from misc.storage.untrusted import reason
 
 LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset the results are of
+
+
+def fitted_defaults(args: Options, info: DatasetInfo) -> dict[str, object]:
+    """Defaults that are computed from the photographs, as the first run of a result folder had them.
+
+    So one photograph more does not change them, and with them all results. --overwrite computes
+    them anew.
+    """
+    recorded = {} if args.overwrite else read_manifest(args.result_dir / LIST_FOLDER) or {}
+    if recorded.get("root") != str(info.root.resolve()) or recorded["dataset"] != info.name:
+        recorded = {}
+    return {
+        name: type(value)(recorded.get(default_key(name), value))
+        for name, value in info.replaced_defaults.items()
+    }
+
+
+def default_key(name: str) -> str:
+    """What a computed default of an option is called in the manifest of a result folder."""
+    return f"default {name}"
 
 
 def recorded_words(args: Options, said: Sequence[str]) -> list[str]:

@@ -189,7 +189,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         image_dir=root,
         mask_dirs=(source.masks,) if source.masks else (),
         id_pattern="",
-        defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
+        defaults=DEFAULTS,
         recam_defaults={"advcam": ADVCAM_DEFAULTS},
         paper_scores={},
         official_sizes={},
@@ -199,7 +199,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         seg_split="val",
         label_file="cls_labels.npz",
         source=source,
-        replaced_defaults={k: v for k, v in replaced.items() if k not in DEFAULTS},
+        replaced_defaults=replaced,
     )
 
 
