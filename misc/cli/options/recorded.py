@@ -14,18 +14,20 @@ LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset 
 
 
 def fitted_defaults(args: Options, info: DatasetInfo) -> dict[str, object]:
-    """Defaults that are computed from the photographs, as the first run of a result folder had them.
+    """Defaults that are computed from the photographs, as a result folder's first run had them.
 
     So one photograph more does not change them, and with them all results. --overwrite computes
     them anew.
     """
     recorded = {} if args.overwrite else read_manifest(args.result_dir / LIST_FOLDER) or {}
-    if recorded.get("root") != str(info.root.resolve()) or recorded["dataset"] != info.name:
-        recorded = {}
-    return {
-        name: type(value)(recorded.get(default_key(name), value))
-        for name, value in info.replaced_defaults.items()
-    }
+    if (recorded.get("dataset"), recorded.get("root")) != (info.name, str(info.root.resolve())):
+        return dict(info.replaced_defaults)
+    fitted = {}
+    for name, value in info.replaced_defaults.items():
+        old = recorded.get(default_key(name))
+        old = tuple(old) if isinstance(old, list) else old
+        fitted[name] = old if isinstance(old, type(value)) else value
+    return fitted
 
 
 def default_key(name: str) -> str:
