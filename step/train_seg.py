@@ -8,8 +8,10 @@ import torch
 
 from misc.cli.options import Options, as_plain
 from misc.cli.preflight import Preflight
+from misc.data.image_keys import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
+from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.training import (
     CheckpointFile,
@@ -20,7 +22,7 @@ from misc.runtime.training import (
     train,
 )
 from misc.seg_loss import scale_losses, stepwise_poly
-from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
+from misc.storage.manifest import IMAGES, folder_digest, settings_of, weights_digest
 from misc.storage.outputs import Output
 from net.checkpoint import save_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, network_input
@@ -113,12 +115,13 @@ def training_of(args: Options, files: dict[str, Path]) -> Training:
     inputs = {
         "init": weights_digest(args.seg_init),
         "labels": folder_digest(args.seg_label_dir),
-        "images": ids_digest(tuple(files)),
     }
+    ids = tuple(files)
+    images = distributed.on_first_rank(lambda: keys_in(args, args.seg_label_dir, ".png", ids))
     return Training(
         name="train_seg",
         file=target(args),
-        settings=settings_of(settings(args), inputs),
+        settings={**settings_of(settings(args), inputs), IMAGES: images},
         batch_size=args.seg_batch_size,
         seed=args.seed,
         num_workers=read_ahead_workers(args.resources),

@@ -20,7 +20,7 @@ from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
 from misc.runtime.resources import announced_ranks
 from misc.storage.files import remove_leftovers
-from misc.storage.manifest import settings_difference, settings_of
+from misc.storage.manifest import IMAGES, settings_difference, settings_of
 from misc.storage.outputs import Output
 from misc.storage.torch_files import read_torch, write_torch
 
@@ -91,7 +91,8 @@ def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
     else:
         return
     if not overwrite:
-        _require_same(file, noted, settings_of(options, noted.get("inputs")))
+        settings = settings_of(options, noted.get("inputs"))
+        _require_same(file, noted, {**settings, IMAGES: noted.get(IMAGES) or {}})
 
 
 def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) -> None:
@@ -149,7 +150,8 @@ def _require_same(file: CheckpointFile, noted: dict, settings: dict) -> None:
     if difference:
         raise UserError(
             f"{file.flag} {file.path}: was trained with other settings ({difference}); give "
-            f"--overwrite to train again, or another {file.flag}"
+            f"--overwrite to train again, --{settings['step']}_pass False to use it as it is, or "
+            f"another {file.flag}"
         )
 
 

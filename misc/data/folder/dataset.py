@@ -22,6 +22,7 @@ from misc.data.folder.photographs import own_size, size_as_shown
 from misc.data.folder.scan import Tree, look_into
 from misc.data.folder.table import read_table
 from misc.errors import UserError
+from misc.storage.manifest import file_digest, ids_digest, state_digest
 
 DEFAULT_ROOT = None  # there is none: --root has to be given
 # Options that the description depends on, beside the root.
@@ -149,11 +150,12 @@ class FolderInfo(DatasetInfo):
         return f"folder_{name}" if name else "folder"
 
     def made_from(self) -> dict[str, object]:
-        scan = self.scan()
+        scan, val_list = self.scan(), self.source.val_list
         return {
+            "photographs": ids_digest((*scan.tree.photographs, "", *scan.unlabelled)),
             "labels": scan.labels.digest(),
-            "masks": str(self.source.masks),
-            "val_list": str(self.source.val_list),
+            "masks": state_digest(self.mask_dirs),
+            "val_list": file_digest(val_list) if val_list and val_list.is_file() else None,
         }
 
     def read_as(self) -> dict[str, object]:
@@ -188,7 +190,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         image_dir=root,
         mask_dirs=(source.masks,) if source.masks else (),
         id_pattern="",
-        defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
+        defaults=DEFAULTS,
         recam_defaults={"advcam": ADVCAM_DEFAULTS},
         paper_scores={},
         official_sizes={},
@@ -198,7 +200,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         seg_split="val",
         label_file="cls_labels.npz",
         source=source,
-        replaced_defaults={k: v for k, v in replaced.items() if k not in DEFAULTS},
+        replaced_defaults=replaced,
     )
 
 
