@@ -149,7 +149,7 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--export", type=exports, default=(), metavar="FORM,...",
         help=f"write the masks as {', '.join(EXPORTS)}, or all: VOC's tree with palette PNGs, "
-        "mmsegmentation's with a configuration, COCO's JSON, YOLO's outlines; soft has the maps "
+        "COCO's JSON, YOLO's outlines; soft has the maps "
         "of --cam_out_dir, onehot the labels as AFA and ToCo read them")
     add("--export_from", type=Path, metavar="DIR",
         help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
@@ -161,10 +161,6 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
     add("--import_keys", choices=("auto", *NUMBERINGS), default="auto",
         help="how classes are numbered there: class, from 0; label, from 1 with 0 for a "
         "background; auto: as the image-level labels say (default: %(default)s)")
-    add("--import_norm", choices=("none", "peak"), default="none",
-        help="peak: cut these maps at zero and divide each by its maximum (default: %(default)s)")
-    add("--import_resize", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="stretch maps that have other proportions than their image (otherwise an error)")
 
 
 def comparison_options(group: argparse._ArgumentGroup) -> None:
