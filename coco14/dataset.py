@@ -58,7 +58,8 @@ def describe(root: str | Path) -> DatasetInfo:
 
     Photographs are in JPEGImages/, images/, or the tree itself, all together or in train2014/ and
     val2014/ (or those of 2017, which are the same photographs), with the prefixes of 2014 or
-    without. Masks likewise, in a folder of _MASK_FOLDERS; those that are drawn go to the first.
+    without. Masks likewise, in a folder of _MASK_FOLDERS, and as ReCAM, LPCAM and CLIMS keep them:
+    mask/train2014/8193.png. Those that are drawn go to the first folder.
     """
     root = Path(root)
     tree = root if _image_dir(root) or not _image_dir(root / "coco") else root / "coco"
@@ -79,7 +80,7 @@ def describe(root: str | Path) -> DatasetInfo:
         eval_split="train14",
         seg_split="val14",
         image_names=_image_names(image_dir),
-        mask_names=("{}.png", *(f"{prefix}{{}}.png" for prefix in _PREFIXES)),
+        mask_names=("{}.png", *(f"{prefix}{{}}.png" for prefix in _PREFIXES), "{number}.png"),
         looked_for="JPEGImages/, images/, or train2014/ and val2014/",
         draws_masks=True,
         label_file="cls_labels_coco.npy",

@@ -13,6 +13,7 @@ from misc.labels import of_type, undecided
 from misc.palette import save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, folder_digest
+from misc.storage.outputs import Output
 
 LISTS = ("infer",)
 
@@ -28,9 +29,9 @@ def settings(args: Options) -> dict:
     return {"step": "cam_to_ir_label", "version": 3, **options}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--ir_label_out_dir": args.ir_label_out_dir}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (Output("--ir_label_out_dir", args.ir_label_out_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -84,13 +85,8 @@ class MakeIRLabel(ImageTask):
         save_label_png(self.outputs(image_id)[0], labels)
 
 
-def claim_labels(args: Options) -> None:
-    """Begin or continue the folder of the labels; that of the maps has its manifest by now."""
-    inputs = {"maps": folder_digest(args.cam_out_dir)}
-    claim(folder(args), settings(args), inputs, args.overwrite)
-
-
 def run(args: Options) -> None:
     """Make and save the confident labels of every image of the inference list."""
-    claim_labels(args)
+    inputs = {"maps": folder_digest(args.cam_out_dir)}
+    claim(folder(args), settings(args), inputs, args.overwrite)
     run_over_images(MakeIRLabel(args), args.image_ids("infer"), args.resources)

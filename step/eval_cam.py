@@ -10,22 +10,23 @@ import numpy as np
 from misc.cams import load_cam
 from misc.cli.options import IMPORTED, Options
 from misc.cli.preflight import Preflight
-from misc.data.datasets import mask_of
+from misc.data.datasets import mask_folders, mask_of
 from misc.errors import about
 from misc.metrics import ThresholdScores, score_of
 from misc.runtime import distributed
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import ids_digest, read_manifest
-from misc.storage.scores import save_score
+from misc.storage.outputs import Output
+from misc.storage.scores import save_score, scores_file
 
 log = logging.getLogger(__name__)
 
 LISTS = ("eval",)
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (scores_file(args.result_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -112,24 +113,24 @@ def save_row(
     args: Options,
     row: str,
     confusions: np.ndarray,
-    at: Sequence[float],
+    at: Sequence[float | None],
     start: float,
     entry: dict,
     role: str = "eval",
 ) -> None:
     """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
 
-    confusions: T x L x L at the thresholds `at`. start: when scoring began. entry: what else is
-    kept of how the row was made. role: of the list that was scored.
+    confusions: T x L x L at the thresholds `at`, None for masks that were not cut at one. start:
+    when scoring began. entry: what else is kept of how the row was made. role: of the list that
+    was scored.
     """
     info = args.info
     ids = args.scored_ids() if role == "eval" else args.image_ids(role)
     split = info.eval_split if role == "eval" else info.seg_split
     kept = score_of(confusions, at, info.label_names)
     best = kept["best"]
-    official = info.is_official(split, ids) and info.is_official(
-        info.train_split, args.image_ids("infer")
-    )
+    official = info.is_official(split, ids) and args.infer_list.is_file()
+    official = official and info.is_official(info.train_split, args.image_ids("infer"))
     kept |= {
         "dataset": info.name,
         "list": str(getattr(args, f"{role}_list")),
@@ -142,10 +143,13 @@ def save_row(
     }
     of_foreground = confusions[best][:, 1:].sum(axis=1)
     share = of_foreground[0] / max(1, of_foreground.sum())
+    at_best = kept["thresholds"][best]
+    cut_at = "" if at_best is None else f" at threshold {at_best:.2f}"
     log.info(
-        "%s (%s): mIoU %.2f %% at threshold %.2f; %.1f %% of predicted foreground is background",
-        *(row, entry["folder"], 100 * kept["miou"][best], kept["thresholds"][best], 100 * share),
+        "%s (%s): mIoU %.2f %%%s; %.1f %% of predicted foreground is background",
+        *(row, entry["folder"], 100 * kept["miou"][best], cut_at, 100 * share),
     )
     parts = [f"{n} {100 * v:.1f}" for n, v in kept["iou"].items() if not np.isnan(v)]
     log.info("IoU: %s", ", ".join(parts))
+    log.info("scored with the ground truth in %s", mask_folders(info, ids))
     distributed.on_first_rank(lambda: save_score(args.result_dir, row, kept))

@@ -9,8 +9,8 @@ import numpy as np
 
 from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
-from misc.data.coco_json import LOWEST, annotation, categories
-from misc.data.datasets import mask_of
+from misc.data.coco_json import LOWEST, annotation, dataset
+from misc.data.datasets import mask_folders, mask_of
 from misc.errors import UserError
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
@@ -19,7 +19,8 @@ from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.files import atomic_path
 from misc.storage.manifest import ids_digest
 from misc.storage.npydict import load_dict
-from misc.storage.scores import save_score
+from misc.storage.outputs import Output
+from misc.storage.scores import save_score, scores_file
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,11 @@ LISTS = ("eval",)
 ROW, FIX = "instances AP", "run --make_ins_seg_pass first or give --ins_seg_out_dir"
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    file = args.ins_seg_json
+    in_coco = (Output("--ins_seg_json", file, is_file=True),) if file else ()
+    return (scores_file(args.result_dir), *in_coco)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -112,6 +115,8 @@ def run(args: Options) -> None:
         entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
         row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
         distributed.on_first_rank(lambda r=row, e=entry: save_score(args.result_dir, r, e))
+    log.info("scored with the objects in %s and the classes in %s",
+             object_path(args, ids[0]).parent, mask_folders(args.info, ids))  # fmt: skip
     if args.ins_seg_json:
         distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))
 
@@ -129,9 +134,8 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
             if score >= LOWEST and mask.any():
                 about = {"id": len(annotations) + 1, "image_id": number, "score": float(score)}
                 annotations.append(annotation(mask, int(kind) + 1, form, **about))
-    content = {
-        "images": images, "annotations": annotations, "categories": categories(info.class_names)
-    }  # fmt: skip
+    description = f"instance pseudo labels of {info.name}"
+    content = dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(args.ins_seg_json) as path:
         path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,12 +1,13 @@
 """Score the predictions of the segmentation network, with and without CRF, and their spread."""
 
 import time
-from pathlib import Path
 
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.metrics import mean_iou
 from misc.runtime.image_task import run_over_images
+from misc.storage.outputs import Output
+from misc.storage.scores import scores_file
 from step.eval_cam import save_row
 from step.eval_sem_seg import ScoreMasks
 from step.make_seg import folders
@@ -14,9 +15,9 @@ from step.make_seg import folders
 LISTS = ("seg", "eval")
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (scores_file(args.result_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -48,4 +49,4 @@ def score_runs(args: Options, kind: str) -> None:
         entry = {"folder": str(folder), "crf": kind == "crf", "preset": args.seg_preset}
         of_all = {} if number else {"runs": runs}
         name = f"{row}, run {number + 1}" if number else row
-        save_row(args, name, confusion[None], [0.0], start, {**entry, **of_all}, "seg")
+        save_row(args, name, confusion[None], [None], start, {**entry, **of_all}, "seg")

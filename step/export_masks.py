@@ -13,22 +13,23 @@ from misc.cams import load_cam
 from misc.cli.options import EXPORTS, Options
 from misc.cli.preflight import Preflight
 from misc.data import exports
-from misc.data.coco_json import categories
+from misc.data.coco_json import dataset
 from misc.data.datasets import image_of, load_labels
 from misc.errors import UserError
 from misc.labels import MOST_OF_8_BITS, label_type
 from misc.palette import read_label_png, voc_palette
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
+from misc.storage.outputs import Output
 
 log = logging.getLogger(__name__)
 
-LISTS = ("infer",)
+LISTS = ("infer", "labels")
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--export_dir": args.export_dir}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (Output("--export_dir", args.export_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -172,8 +173,8 @@ def _coco_json(args: Options, ids: tuple[str, ...], entries: dict[str, tuple]) -
         images.append({"id": number, **image})
         for region in regions:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **region})
-    names = categories(args.info.class_names)
-    return json.dumps({"images": images, "annotations": annotations, "categories": names})
+    description = f"pseudo masks of {args.info.name}"
+    return json.dumps(dataset(description, images, annotations, args.info.class_names))
 
 
 def _onehot(args: Options, ids: tuple[str, ...]) -> bytes:

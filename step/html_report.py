@@ -23,10 +23,10 @@ from misc.runtime.machine import machine
 from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.progress import progress
 from misc.storage.files import remove_leftovers
+from misc.storage.outputs import Output
 from misc.storage.scores import load_scores
 from misc.storage.seals import require_own
 from step.make_seg import folders as seg_folders
-from step.refine import shown_path
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _WORTH_PROCESSES = 200  # below so many images one process is done sooner
 _REMEMBERED = (
     "dataset", "train_list", "infer_list", "eval_list", "seg_list", "cls_labels", "recam",
     "plain_cam_out_dir", "cam_out_dir", "adv_cam_out_dir", "sem_seg_out_dir", "seg_out_dir",
-    "RIB_iter", "adv_iter", "cam_eval_thres", "limit",
+    "cam_eval_thres", "limit",
 )  # fmt: skip
 _TITLES = {"RIB": ("cam_out_dir", "rib"), "AdvCAM": ("adv_cam_out_dir", "advcam"),
            IMPORTED: ("cam_out_dir", IMPORTED)}  # fmt: skip
@@ -48,6 +48,11 @@ _TITLES = {"RIB": ("cam_out_dir", "rib"), "AdvCAM": ("adv_cam_out_dir", "advcam"
 def page_path(args: Options) -> Path:
     """Where the page goes."""
     return args.result_dir / "report.html"
+
+
+def writes(args: Options) -> tuple[Output, ...]:
+    """The page."""
+    return (Output("--result_dir", page_path(args), is_file=True),)
 
 
 def check(args: Options) -> None:
@@ -103,16 +108,10 @@ def sources_of(args: Options) -> Sources:
     """Folders of maps and masks that are there, with the thresholds that were found for them."""
     scores = load_scores(args.result_dir)
     candidates = {"CAM": args.plain_cam_out_dir}
-    iterations = {}
     for title, (option, recam) in _TITLES.items():
         used = title == "AdvCAM" or args.recam == recam
         usual = args.result_dir / ("cam_imported" if recam == IMPORTED else "cam")
         candidates[title] = getattr(args, option) if used else usual
-        step = RECAM[recam][0]
-        folder = shown_path(args, step, "", 0).parent
-        if folder.is_dir():
-            last = args.RIB_iter if title == "RIB" else args.adv_iter
-            iterations[title] = (folder, tuple(range(1, last + 1)))
     maps = []
     for title, folder in candidates.items():
         if folder.is_dir() and folder not in [other.path for other in maps]:
@@ -126,7 +125,6 @@ def sources_of(args: Options) -> Sources:
     return Sources(
         info=args.info,
         maps=tuple(maps),
-        iterations=iterations,
         masks={title: path for title, path in masks.items() if path.is_dir()},
     )
 

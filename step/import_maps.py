@@ -18,10 +18,11 @@ from misc.errors import UserError, about
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.outputs import Output
 
 log = logging.getLogger(__name__)
 
-LISTS = ("infer",)
+LISTS = ("infer", "labels")
 
 _LOOKED_AT = 200  # images whose maps tell how classes are numbered
 _FEWER = "images have maps of some of their classes alone"
@@ -38,21 +39,15 @@ def settings(args: Options) -> dict:
     return {"step": "import_maps", "version": 1, **options}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--cam_out_dir": args.cam_out_dir}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (Output("--cam_out_dir", args.cam_out_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     if not args.import_maps:
         raise UserError("--import_maps: give the folder of the maps to import")
-    source = args.import_maps.resolve()
-    if source in (args.cam_out_dir.resolve(), *args.cam_out_dir.resolve().parents):
-        raise UserError(
-            f"--cam_out_dir {args.cam_out_dir}: lies in --import_maps {args.import_maps}; give "
-            "another one"
-        )
     ids = args.image_ids("infer")
     preflight.output(folder(args), settings(args))
     preflight.images(ids)

@@ -13,6 +13,7 @@ from misc.instances import Detections, instances
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
 from misc.storage.npydict import save_dict
+from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
 from net.inference import boundaries
 
@@ -30,9 +31,9 @@ def settings(args: Options) -> dict:
     return {"step": "make_ins_seg_labels", "version": 1, **args.settings(*names)}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--ins_seg_out_dir": args.ins_seg_out_dir}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return (Output("--ins_seg_out_dir", args.ins_seg_out_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -58,15 +59,11 @@ class MakeInstances(ImageTask):
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
         self.model.fold_backbone()
 
-    def read(self, image_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The photograph and its maps."""
-        maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
-        return image_of(self.args.info, image_id), maps
-
     def one(self, image_id: str) -> None:
-        found = self.detect(*self.overlap.read(self.read, image_id))
+        maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
+        found = self.detect(image_of(self.args.info, image_id), maps)
         content = {"score": found.score, "mask": found.mask, "class": found.classes}
-        self.overlap.write(image_id, save_dict, self.outputs(image_id)[0], content)
+        save_dict(self.outputs(image_id)[0], content)
 
     def detect(self, image: np.ndarray, maps: dict[str, np.ndarray]) -> Detections:
         """Instances of an image H x W x 3 uint8 with the maps of its classes."""

@@ -16,11 +16,10 @@ from misc.errors import UserError
 from misc.labels import label_type
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
-from misc.runtime.devices import side_processes
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.runtime.processes import SideProcesses
 from misc.storage.files import atomic_path
 from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.outputs import Output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
 from step.train_seg import require_known_precision, target
@@ -47,14 +46,13 @@ def settings(args: Options, kind: str = "plain") -> dict:
     return {"step": "make_seg", "version": 1, **args.settings(*names), **own}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    places = {}
-    for run in range(args.seg_runs):
-        for kind, path in folders(args, run).items():
-            about = f"{kind}, run {run + 1}, of --seg_out_dir"
-            places |= {about: path, f"palette/ ({about})": path / "palette"}
-    return places
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    paths = [path for run in range(args.seg_runs) for path in folders(args, run).values()]
+    both = [place for path in paths for place in (path, path / "palette")]
+    archive = args.seg_submission
+    packed = (Output("--seg_submission", archive, is_file=True),) if archive else ()
+    return (*(Output("--seg_out_dir", path) for path in both), *packed)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -96,20 +94,12 @@ class MakeSegmentation(ImageTask):
         self.model = model.to(device, memory_format=torch.channels_last)
         self.model.fold_backbone()
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.side = SideProcesses(side_processes(args.resources, device))
-
-    def read(self, image_id: str) -> np.ndarray:
-        """The photograph, H x W x 3 uint8."""
-        return image_of(self.args.info, image_id)
 
     def one(self, image_id: str) -> None:
-        image = self.overlap.read(self.read, image_id)
+        image = image_of(self.args.info, image_id)
         with self.bf16:
             scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
-        self.side.do(save_prediction, self.folders, image_id, image, scores, self.args)
-
-    def finish(self) -> None:
-        self.side.close()
+        save_prediction(self.folders, image_id, image, scores, self.args)
 
 
 def save_prediction(

@@ -1,7 +1,6 @@
 """Train the image classifier whose maps everything starts from (paper, implementation details)."""
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,13 +22,14 @@ from misc.runtime.training import (
     train,
 )
 from misc.storage.manifest import file_digest, ids_digest, settings_of, weights_digest
+from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_cam import Net
 
 log = logging.getLogger(__name__)
 
-LISTS = ("train",)
+LISTS = ("train", "labels")
 
 _SHOWN = 5  # classes that the log names
 
@@ -48,15 +48,16 @@ def settings(args: Options) -> dict:
     return {"step": "train_cam", "version": 3, **args.settings(*names)}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--cam_weights_name": args.cam_weights_name}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return target(args).outputs
 
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
     preflight.output_file(target(args), settings(args))
-    preflight.collect(lambda: check_batch("--cam_batch_size", args.cam_batch_size))
+    images = len(args.image_ids("train"))
+    preflight.collect(lambda: check_batch("--cam_batch_size", args.cam_batch_size, images))
     preflight.backbone(args.imagenet_weights)
     preflight.labels(args.image_ids("train"))
     preflight.images(args.image_ids("train"))

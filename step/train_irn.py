@@ -1,7 +1,5 @@
 """Train the inter-pixel relation network: boundaries and displacements (IRN, Sec. 4)."""
 
-from pathlib import Path
-
 import torch
 from torch.utils.data import DataLoader, Subset
 
@@ -24,6 +22,7 @@ from misc.runtime.training import (
     train,
 )
 from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
+from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
 from net.resnet50_irn import Net
@@ -45,16 +44,16 @@ def settings(args: Options) -> dict:
     return {"step": "train_irn", "version": 3, **args.settings(*names)}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    return {"--irn_weights_name": args.irn_weights_name}
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    return target(args).outputs
 
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
     ids = args.image_ids("train")
     preflight.output_file(target(args), settings(args))
-    preflight.collect(lambda: check_batch("--irn_batch_size", args.irn_batch_size))
+    preflight.collect(lambda: check_batch("--irn_batch_size", args.irn_batch_size, len(ids)))
     preflight.backbone(args.imagenet_weights)
     preflight.images((*ids, *args.image_ids("infer")))
     preflight.label_maps(ids, args.ir_label_out_dir)

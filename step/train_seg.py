@@ -10,12 +10,9 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, mask_of
-from misc.data.image_cache import ImageCache, cache_room
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
-from misc.labels import undecided
 from misc.metrics import confusion_matrix, mean_iou
-from misc.palette import read_label_png
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.training import (
@@ -28,6 +25,7 @@ from misc.runtime.training import (
 )
 from misc.seg_loss import scale_losses, stepwise_poly
 from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
+from misc.storage.outputs import Output
 from net.checkpoint import read_checkpoint, save_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, DeepLabV2, network_input, probabilities
 
@@ -60,11 +58,11 @@ def settings(args: Options, run: int = 0) -> dict:
     return {"step": "train_seg", "version": 1, "seed": args.seed + run, **args.settings(*names)}
 
 
-def writes(args: Options) -> dict[str, Path]:
-    """Folders and files that the step writes, by the option that names them."""
-    paths = [target(args, run).path for run in range(args.seg_runs)]
-    names = ("--seg_weights_name", *(f"--seg_runs_{r + 1}_name" for r in range(1, len(paths))))
-    return dict(zip(names, paths, strict=True))
+def writes(args: Options) -> tuple[Output, ...]:
+    """Everything that the step writes."""
+    files = [target(args, run) for run in range(args.seg_runs)]
+    best = [best_of(file) for file in files] if args.seg_val_every else []
+    return tuple(output for file in (*files, *best) for output in file.outputs)
 
 
 def label_files(args: Options) -> dict[str, Path]:
@@ -83,36 +81,24 @@ def check(args: Options, preflight: Preflight) -> None:
         preflight.output_file(target(args, run), settings(args, run))
         if args.seg_val_every:
             preflight.output_file(best_of(target(args, run)), settings(args, run))
-    micro = -(-args.seg_batch_size // args.seg_accumulate)
-    preflight.collect(lambda: check_batch("--seg_batch_size", micro))
     preflight.collect(lambda: require_known_precision(args, "train_seg"))
     preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
     if preflight.is_made(args.seg_label_dir):
         ids = args.image_ids("infer")
     else:
         ids = tuple(label_files(args))
-        preflight.collect(lambda: require_labels(label_files(args)))
+    batch = (args.seg_batch_size, len(ids), args.seg_accumulate)
+    preflight.collect(lambda: check_batch("--seg_batch_size", *batch))
     preflight.images((*ids, *validated_ids(args)))
     preflight.masks(validated_ids(args))
-    preflight.label_maps(ids, args.seg_label_dir, "--seg_skip_missing leaves such images out")
+    advice = "--seg_skip_missing leaves such images out"
+    preflight.label_maps(ids, args.seg_label_dir, advice, trained_on=True)
 
 
 def require_known_precision(args: Options, step: str) -> None:
     """Raise UserError for a precision of maps alone."""
     if args.precision in ("float64", "fp16"):
         raise UserError(f"--precision {args.precision}: is for maps; leave it out for {step}")
-
-
-def require_labels(files: dict[str, Path]) -> None:
-    """Raise UserError where no pixel of any image has a label."""
-    there = (path for path in files.values() if path.is_file())
-    first = next(there, None)
-    if first and not any(_any_decided(read_label_png(path)) for path in (first, *there)):
-        raise UserError(f"{first.parent}: all labels are 255 (undecided); give other labels")
-
-
-def _any_decided(labels: np.ndarray) -> bool:
-    return bool((labels != undecided(labels)).any())
 
 
 def run(args: Options) -> None:
@@ -139,7 +125,6 @@ def training_of(args: Options, number: int, files: dict[str, Path]) -> Training:
         batch_size=args.seg_batch_size,
         seed=args.seed + number,
         num_workers=read_ahead_workers(args.resources),
-        checkpoint_minutes=args.checkpoint_minutes,
         iterations=args.seg_iterations,
         accumulate=args.seg_accumulate,
         overwrite=args.overwrite,
@@ -184,8 +169,7 @@ def crops_of(args: Options, files: dict[str, Path], colours: str, seed: int) -> 
     kind = COLOURS[colours]
     crop = SegCrop(args.seg_crop_size, kind.mean, args.seg_scales)
     to_input = partial(network_input, colours=kind)
-    cache = ImageCache(len(files), cache_room(args.image_cache))
-    return SegmentationDataset(args.info, files, crop, to_input, kind.bgr, seed, cache)
+    return SegmentationDataset(args.info, files, crop, to_input, kind.bgr, seed)
 
 
 def validated_ids(args: Options) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from misc.cams import load_cam
 from misc.cli.options import parse
-from misc.storage.scores import load_scores
+from misc.storage.scores import load_scores, save_score
 from step.eval_ins_seg import load_instances
 from step.eval_seed_crf import crf_labels
 
@@ -60,15 +60,6 @@ def test_a_second_run_makes_nothing_again(run, tiny_run):
     assert {p: p.stat().st_mtime_ns for p in (folder / "cam_adv").glob("*.npy")} == before
 
 
-def test_rib_on_climbed_images_is_another_map(run, tiny_run, tmp_path):
-    folder, given = run
-    words = list(given)
-    words[3] = tmp_path / "r"
-    assert tiny_run(*words, "--make_recam_pass", "--RIB_climbed", "--limit", 1) == 0
-    maps = [load_cam(f / "cam" / "2012_000001.npy")["cam"] for f in (folder, tmp_path / "r")]
-    assert maps[0].shape == maps[1].shape and np.abs(maps[0] - maps[1]).max() > 1e-3
-
-
 def test_instances_go_to_cocos_json_and_back(run, sample):
     folder, given = run
     args = parse(list(map(str, given)))
@@ -114,6 +105,22 @@ def test_a_root_without_objects_is_said_before_the_run(run, tiny_run, tmp_path, 
     finally:
         (tmp_path / "hidden").rename(hidden)
     assert "no mask of the objects, nor 7 others" in capsys.readouterr().err
+
+
+def test_the_crf_of_a_seed_that_was_not_scored_is_at_its_best_threshold(run, tiny_run):
+    folder, given = run
+    rows = load_scores(folder)
+    (folder / "scores.json").unlink()
+    try:
+        assert tiny_run(*given, "--eval_seed_crf_pass") == 0
+        alone = load_scores(folder)
+    finally:
+        for row, score in rows.items():
+            save_score(folder, row, score)
+    assert set(alone) == {"CAM seed + CRF", "RIB seed + CRF"}
+    assert all(rows[f"{maps} seed"]["best"] > 0 for maps in ("CAM", "RIB"))
+    for row, score in alone.items():
+        assert score["thresholds"] == rows[row]["thresholds"] and score["iou"] == rows[row]["iou"]
 
 
 @pytest.mark.parametrize("kind", ["irn", "deeplab"])

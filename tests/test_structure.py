@@ -71,8 +71,7 @@ def test_no_folder_is_a_drawer(package):
 
 # Options that change no file between the steps, or that are no options of a step at all.
 WITHOUT_EFFECT = {
-    "device", "num_processes", "num_workers", "num_side_processes", "num_threads",
-    "deterministic", "image_cache", "crops_on_gpu", "checkpoint_minutes", "limit", "check",
+    "device", "num_processes", "num_workers", "num_threads", "deterministic", "limit", "check",
     "report", "overwrite",
     "visualize", "log_name",
     "cam_eval_thres",  # scores.json has the thresholds themselves
@@ -84,14 +83,14 @@ WITHOUT_EFFECT = {
     "with_seg", "seg_list", "seg_init", "seg_weights_name", "seg_label_dir", "seg_out_dir",
     "seg_submission", "seg_skip_missing", "seg_runs", "seg_val_every",
     "seg_row", "recam", "adv_cam_out_dir", "with_crf", "seed_crf", "with_ins", "ins_seg_out_dir",
-    "ins_seg_json", "ins_seg_json_masks", "compare", "report_format",
+    "ins_seg_json", "ins_seg_json_masks",
     # Of photographs: what they say of labels is in the manifest of the lists; photo_long comes
     # with the dataset (Options.settings).
     "root", "labels", "classes", "masks", "val_list", "unlabelled", "photo_long", "threshold_from",
-    "report_html", "animate", "export", "export_from", "export_dir",
+    "report_html", "export", "export_from", "export_dir",
     "import_maps", "import_keys",  # the folder's files and the numbering found are inputs
     "mnist_root", "toy_out_dir",
-    "expect", "expect_record",
+    "expect",
 }  # fmt: skip
 
 

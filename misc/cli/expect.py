@@ -1,7 +1,6 @@
 """`--expect`: whether the scores of a run lie where they are expected.
 
-A file has ranges by row of the table: those of the paper for the official lists, and those recorded
-from a run (`--expect_record FILE`) for any other images.
+A file has ranges by row of the table, for the official lists and for any other images.
 """
 
 import json
@@ -11,7 +10,6 @@ from pathlib import Path
 from misc.cli.options import Options
 from misc.cli.report import ordered
 from misc.errors import UserError
-from misc.storage.files import atomic_path
 from misc.storage.scores import load_scores
 from misc.storage.untrusted import read_bytes, reason
 
@@ -19,18 +17,12 @@ log = logging.getLogger(__name__)
 
 _MADE_BY = "RIB expected scores"
 _MAX_BYTES = 16 << 20
-# Points of mIoU by which recorded scores may be missed on another machine: what rests on a
-# training is a variable of its own.
-_TOLERANCE, _TRAINED_TOLERANCE = 0.5, 3.0
-_NOT_TRAINED = ("seed", "seed + CRF")
 
 
 def check(args: Options) -> None:
-    """Raise UserError where a file that --expect or --expect_record names is not one of ranges."""
+    """Raise UserError where the file that --expect names is not one of ranges."""
     if args.expect:
         load_expected(args.expect)
-    if args.expect_record and args.expect_record.exists():
-        load_expected(args.expect_record)
 
 
 def load_expected(path: Path) -> list[dict]:
@@ -89,48 +81,5 @@ def run(args: Options) -> str:
         )
     log.info("\nexpected by %s\n%s", args.expect, "\n".join(lines))
     if not known:
-        return (f"--expect {args.expect}: has no scores of these images; --expect_record FILE "
-                "records them")  # fmt: skip
+        return f"--expect {args.expect}: has no scores of these images; give a file that has"
     return f"--expect {args.expect}: not reproduced: {', '.join(missed)}" if missed else ""
-
-
-def record(args: Options) -> None:
-    """Keep the scores of a result folder, with a tolerance, as what is expected of these images."""
-    path, rows = args.expect_record, load_scores(args.result_dir)
-    if not rows:
-        raise UserError(f"--expect_record {path}: {args.result_dir} has no scores yet")
-    kept = load_expected(path) if path.exists() else []
-    for digest, of_list in _by_list(rows).items():
-        first = next(iter(of_list.values()))
-        kept = [entry for entry in kept if entry.get("list_digest") != digest]
-        kept.append({
-            "dataset": first["dataset"], "images": first["images"], "list_digest": digest,
-            "options": _without_places(first["options"]),
-            "rows": {row: _range(row, score) for row, score in of_list.items()},
-        })  # fmt: skip
-    with atomic_path(path) as temporary:
-        text = json.dumps({"made_by": _MADE_BY, "expected": kept}, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    log.info("expected scores: %s", path)
-
-
-def _by_list(rows: dict[str, dict]) -> dict[str, dict[str, dict]]:
-    found: dict[str, dict[str, dict]] = {}
-    for row in ordered(rows):
-        found.setdefault(rows[row]["list_digest"], {})[row] = rows[row]
-    return found
-
-
-def _without_places(options: dict) -> dict:
-    """Options without folders and files, which are other ones elsewhere."""
-    return {
-        name: value for name, value in options.items()
-        if not (name.endswith("_pass") or (isinstance(value, str) and "/" in value))
-    }  # fmt: skip
-
-
-def _range(row: str, score: dict) -> dict:
-    miou = 100 * (score["miou"][score["best"]] or 0)
-    tolerance = _TOLERANCE if row.endswith(_NOT_TRAINED) else _TRAINED_TOLERANCE
-    low, high = max(0.0, miou - tolerance), min(100.0, miou + tolerance)
-    return {"low": round(low, 2), "high": round(high, 2), "note": f"recorded {miou:.2f}"}

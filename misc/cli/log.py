@@ -5,13 +5,13 @@ import json
 import logging
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from misc.cli.options import Options
 from misc.errors import UserError
 from misc.runtime.machine import machine
 from misc.storage.manifest import make_writable
+from misc.storage.outputs import Output
 
 log = logging.getLogger("run_sample")
 
@@ -27,19 +27,9 @@ class _LogFile(logging.FileHandler):
         raise
 
 
-@contextlib.contextmanager
-def own_log() -> Iterator[None]:
-    """What the block logs to ends with it: afterwards messages go where they went before."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        yield
-    finally:
-        for handler in set(root.handlers) - set(handlers):
-            with contextlib.suppress(OSError):  # of a full disk, which has been said
-                handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
+def log_file(args: Options) -> Output:
+    """Where the log goes."""
+    return Output("--log_name", args.log_name, is_file=True)
 
 
 def start_log(args: Options, first_rank: bool) -> None:

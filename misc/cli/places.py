@@ -6,27 +6,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from misc.cli.lists import made_lists
+from misc.cli.log import log_file
 from misc.cli.options import Options
+from misc.cli.steps import load_steps
+from misc.data.registry import preparation
 from misc.errors import raise_problems
 from misc.storage.files import no_folder_left
 from misc.storage.lock import locked
 from misc.storage.manifest import make_writable
-
-_GIVEN_FILES = ("train_list", "infer_list", "eval_list", "cls_labels", "imagenet_weights",
-                "cam_weights_name", "irn_weights_name", "seg_list", "seg_init",
-                "seg_weights_name")  # fmt: skip
+from misc.storage.outputs import Output
 
 
-def written(args: Options, steps: Mapping[str, ModuleType]) -> dict[str, Path]:
-    """Every folder and file that the run writes, by the option that names it."""
-    places = {"--result_dir": args.result_dir, "--log_name": args.log_name}
-    for step in steps.values():
-        places |= step.writes(args)
-    return places
-
-
-def _is_file(flag: str) -> bool:
-    return flag.endswith("_name")
+def written(args: Options, steps: Mapping[str, ModuleType]) -> tuple[Output, ...]:
+    """Everything that the run writes, each once."""
+    parts = dict(steps)
+    if "make_sem_seg_labels" in steps and hasattr(preparation(args.dataset), "finish"):
+        parts["finish"] = preparation(args.dataset)
+    if args.visualize:
+        parts |= load_steps(["visualize"])
+    if args.report_html:
+        parts |= load_steps(["html_report"])
+    of_parts = (output for part in parts.values() for output in part.writes(args))
+    return tuple(dict.fromkeys((log_file(args), *made_lists(args, steps), *of_parts)))
 
 
 @contextmanager
@@ -35,9 +37,9 @@ def claimed(args: Options, steps: Mapping[str, ModuleType]) -> Iterator[None]:
 
     Raises UserError where one cannot be written, or another run writes there.
     """
-    flags = {args.list_dir: "--result_dir"}
-    for flag, path in written(args, steps).items():
-        flags.setdefault(path.parent if _is_file(flag) else path, flag)
+    flags = {args.result_dir: "--result_dir"}
+    for output in written(args, steps):
+        flags.setdefault(output.folder, output.flag)
     with contextlib.ExitStack() as stack:
         for folder, flag in flags.items():
             stack.enter_context(no_folder_left(folder))
@@ -48,21 +50,43 @@ def claimed(args: Options, steps: Mapping[str, ModuleType]) -> Iterator[None]:
 
 def check_places(args: Options, steps: Mapping[str, ModuleType]) -> None:
     """Raise UserError where what exists would be lost; called before anything is written."""
-    root, places = args.info.root.resolve(), written(args, steps)
-    inputs = {f"--{name}": getattr(args, name) for name in _GIVEN_FILES if getattr(args, name)}
-    messages, taken, refused = [], {}, set()
-    for flag, path in places.items():
-        place = path.resolve()
-        if root in (place, *place.parents) and refused.isdisjoint(place.parents):
-            refused.add(place)
+    outputs = (Output("--result_dir", args.result_dir), *written(args, steps))
+    in_dataset = _in_dataset(args, outputs)
+    messages = list(in_dataset.values())
+    messages += [text for output in outputs[1:] for text in _over_inputs(args, outputs, output)]
+    taken: dict[Path, Output] = {}
+    for output in outputs[1:]:
+        other = taken.setdefault(output.path.resolve(), output)
+        if other is not output:
             messages.append(
-                f"{flag} {path}: lies in the dataset's folder {root}; give a place outside of it"
+                f"{output.flag} {output.path}: is written by {other.flag} too; give another one"
             )
-        for given, input_path in inputs.items():
-            if given not in places and input_path.resolve() == place:
-                messages.append(f"{flag} {path}: is the file of {given}; give another one")
-        key = (place, _is_file(flag))
-        if key in taken:
-            messages.append(f"{flag} {path}: is written by {taken[key]} too; give another one")
-        taken.setdefault(key, flag)
     raise_problems("output", messages)
+
+
+def _in_dataset(args: Options, outputs: tuple[Output, ...]) -> dict[Path, str]:
+    """What to say of outputs in the dataset's folder, by place; not of those within one of them."""
+    root, messages = args.info.root.resolve(), {}
+    for output in outputs:
+        place = output.path.resolve()
+        if root in (place, *place.parents) and messages.keys().isdisjoint((place, *place.parents)):
+            messages[place] = (
+                f"{output.flag} {output.path}: lies in the dataset's folder {root}; give a place "
+                "outside of it"
+            )
+    return messages
+
+
+def _over_inputs(args: Options, outputs: tuple[Output, ...], output: Output) -> Iterator[str]:
+    """What to say of an output in the place of what the user gives to read."""
+    flags, root = {other.flag for other in outputs}, args.info.root.resolve()
+    place = output.path.resolve()
+    for name in args.brought:
+        path = getattr(args, name)
+        if f"--{name}" in flags or path.resolve() == root:
+            continue
+        kind = "folder" if path.is_dir() else "file"
+        if path.resolve() == place:
+            yield f"{output.flag} {output.path}: is the {kind} of --{name}; give another place"
+        elif path.is_dir() and path.resolve() in place.parents:
+            yield f"{output.flag} {output.path}: lies in the folder of --{name}; give another place"

@@ -28,27 +28,12 @@ ROWS = (*_SEEDS, *_OTHERS, *_NETWORKS)
 
 def print_report(args: Options) -> None:
     """Print the table; UserError where nothing was scored yet."""
-    for folder in (args.result_dir, *args.compare):
-        rows = load_scores(folder)
-        if not rows:
-            raise UserError(
-                f"{folder / NAME}: no scores yet; run --eval_cam_pass or --eval_sem_seg_pass"
-            )
-        lines = table(args, rows) if args.report_format == "text" else listed(args, rows)
-        log.info("%s\n%s", f"\n{folder}" if args.compare else "", "\n".join(lines))
-
-
-def listed(args: Options, rows: dict[str, dict]) -> list[str]:
-    """The table as CSV, or as the lines of a LaTeX tabular."""
-    between, end = (" & ", r" \\") if args.report_format == "latex" else (",", "")
-    lines = [between.join(("row", "mIoU", "threshold", "paper", "images")) + end]
-    for row in ordered(rows):
-        score = rows[row]
-        paper = args.info.paper_scores.get(row, "") if score.get("official") else ""
-        values = (f"{100 * _best(score):.2f}", f"{score['thresholds'][score['best']]:.2f}")
-        name = row if args.report_format == "latex" else f'"{row}"'
-        lines.append(between.join((name, *values, str(paper), str(score.get("images", "")))) + end)
-    return lines
+    rows = load_scores(args.result_dir)
+    if not rows:
+        raise UserError(
+            f"{args.result_dir / NAME}: no scores yet; run --eval_cam_pass or --eval_sem_seg_pass"
+        )
+    log.info("\n%s", "\n".join(table(args, rows)))
 
 
 def ordered(rows: dict[str, dict]) -> list[str]:
@@ -66,8 +51,8 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
         score, paper = rows[row], ""
         if score.get("official") and row in args.info.paper_scores:
             paper = f"{args.info.paper_scores[row]:8.1f}"
-        at = score["thresholds"][score["best"]]
-        lines.append(f"{row:{width}}{100 * _best(score):9.2f}{at:11.2f}{paper}{_spread(score)}")
+        at = _threshold(score) or "-"
+        lines.append(f"{row:{width}}{100 * _best(score):9.2f}{at:>11}{paper}{_spread(score)}")
     lines += _ratios(rows)
     for where in dict.fromkeys(_where(rows[row]) for row in names):
         lines.append(where)
@@ -92,6 +77,12 @@ def score_line(args: Options, row: str, score: dict) -> tuple[float, float | Non
     """Best mIoU of a row (nan without one), and the paper's where the lists are official."""
     paper = args.info.paper_scores.get(row) if score.get("official") else None
     return _best(score), paper
+
+
+def _threshold(score: dict) -> str:
+    """The best threshold; empty for masks that were not cut at one."""
+    at = score["thresholds"][score["best"]]
+    return "" if at is None else f"{at:.2f}"
 
 
 def _best(score: dict) -> float:

@@ -3,9 +3,7 @@
 import contextlib
 import importlib
 import logging
-import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,14 +11,14 @@ from types import ModuleType
 from misc.cli import expect
 from misc.cli.disk import say_disk
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
-from misc.cli.log import log_to_screen, own_log, start_log
+from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
-from misc.cli.steps import load_steps, makers
+from misc.cli.steps import load_steps
 from misc.data.registry import preparation
-from misc.errors import NotReproducedError, StoppedError, UserError
+from misc.errors import NotReproducedError, UserError
 from misc.runtime import distributed, interrupts
 from misc.runtime.devices import (
     check_device,
@@ -30,6 +28,7 @@ from misc.runtime.devices import (
     uses_cuda,
 )
 from misc.runtime.image_task import readers_can_end
+from misc.runtime.programs import said_plainly
 from misc.storage.scores import load_scores
 
 log = logging.getLogger("run_sample")
@@ -57,29 +56,6 @@ def execute(args: Options, ends_process: bool = False) -> int:
     return said_plainly(work, ends_process)
 
 
-def said_plainly(work: Callable[[], object], ends_process: bool = False) -> int:
-    """Do something; returns the exit code, after one line for what ended it. Its log ends too."""
-    try:
-        with interrupts.noticed(ends_process), own_log():
-            work()
-    except UserError as error:
-        if not isinstance(error, distributed.SaidElsewhereError):
-            _say_each("error", str(error))
-        return 2
-    except NotReproducedError as error:
-        if distributed.rank() == 0:
-            _say_each("compared", str(error))
-        return 1
-    except (StoppedError, OSError) as error:  # such as a full disk, or a folder that is gone
-        _say_each("stopped", f"{error}; the same command resumes where it stopped")
-        return 1
-    except interrupts.Interrupted as interrupt:
-        if distributed.rank() == 0:
-            _say_each("interrupted", "the same command resumes where it stopped")
-        return 128 + interrupt.number
-    return 0
-
-
 def run_toy(args: Options) -> None:
     """The toy experiment, which needs no dataset and takes no step with it."""
     if others := [name for name in STEPS if getattr(args, f"{name}_pass")]:
@@ -92,11 +68,6 @@ def run_toy(args: Options) -> None:
         return
     log_to_screen()
     toy.run(args)
-
-
-def _say_each(kind: str, text: str) -> None:
-    for line in text.splitlines():
-        print(f"{kind}: {line}", file=sys.stderr)
 
 
 def run(args: Options) -> None:
@@ -113,8 +84,7 @@ def run(args: Options) -> None:
         first(lambda: stack.enter_context(claimed(args, steps)))
         start_log(args, distributed.rank() == 0)
         first(args.info.log_contents)
-        with_masks = any("eval" in step.LISTS for step in steps.values())
-        first(lambda: prepare_lists(args, with_masks))
+        first(lambda: prepare_lists(args, steps))
         first(lambda: check_steps(args, steps))
         run_steps(args, steps)
         compare(args)
@@ -127,7 +97,7 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         checked = args
         try:
-            if args.made_lists() and lists_are_missing(args):
+            if lists_are_missing(args, steps):
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
             check_steps(checked, steps)
@@ -162,9 +132,7 @@ def show_report(args: Options) -> None:
 
 
 def make_page(args: Options) -> None:
-    """Draw the animations and write report.html where they were asked for."""
-    if args.animate:
-        importlib.import_module("step.animate").run(args)
+    """Write report.html where it was asked for."""
     if args.report_html:
         importlib.import_module("step.html_report").run(args)
 
@@ -180,12 +148,7 @@ def compare(args: Options) -> None:
     Raises NotReproducedError where it is another one. Every rank calls it.
     """
 
-    def problem() -> str:
-        if args.expect_record:
-            expect.record(args)
-        return expect.run(args) if args.expect else ""
-
-    if text := distributed.on_first_rank(problem):
+    if text := distributed.on_first_rank(lambda: expect.run(args) if args.expect else ""):
         raise NotReproducedError(text)
 
 
@@ -205,10 +168,14 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     if any("eval" in step.LISTS for step in steps.values()):
         print_report(args)
     distributed.on_first_rank(lambda: make_page(args))
-    written = {name: path for path, name in reversed(makers(args).items())}  # a step's first one
-    pictures, masks = args.result_dir / "visualize", args.result_dir / "masks"
-    places = {"masks": masks} if finish else {}
-    places |= {"page": args.result_dir / "report.html"} if args.report_html else {}
-    for name, path in {**written, **places, "pictures": pictures, "log": args.log_name}.items():
+    made = {name: step.writes(args)[0].path for name, step in steps.items() if step.writes(args)}
+    places = {}
+    if finish and "make_sem_seg_labels" in steps:
+        places["masks"] = args.result_dir / "masks"
+    if args.report_html:
+        places["page"] = args.result_dir / "report.html"
+    if args.visualize:
+        places["pictures"] = args.result_dir / "visualize"
+    for name, path in {**made, **places, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)

@@ -9,7 +9,10 @@ from misc.cli.options import RECAM, STEPS, Options
 
 
 def load_steps(names: Iterable[str] = tuple(STEPS)) -> dict[str, ModuleType]:
-    """Step modules by name: LISTS, `writes(args)`, `check(args, preflight)`, `run(args)`."""
+    """Step modules by name: LISTS, `writes(args)`, `check(args, preflight)`, `run(args)`.
+
+    LISTS names the roles of the image lists that a step reads, and "labels" for image-level labels.
+    """
     return {name: importlib.import_module(f"step.{name}") for name in names}
 
 
@@ -18,4 +21,4 @@ def makers(args: Options, names: Iterable[str] = tuple(STEPS)) -> dict[Path, str
     # Of two the first counts, and that of --recam before others that make such maps.
     others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
     steps = sorted(reversed(load_steps(names).items()), key=lambda item: item[0] not in others)
-    return {path.resolve(): name for name, step in steps for path in step.writes(args).values()}
+    return {output.path.resolve(): name for name, step in steps for output in step.writes(args)}

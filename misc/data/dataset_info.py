@@ -34,7 +34,7 @@ class DatasetInfo:
     eval_split: str  # images on which seeds and pseudo masks are scored
     seg_split: str  # images on which the segmentation network is scored
     image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
-    mask_names: tuple[str, ...] = ("{}.png",)  # the same for masks
+    mask_names: tuple[str, ...] = ("{}.png",)  # of masks; {number} is the id without its zeros
     looked_for: str = ""  # folders of photographs in the layouts that are known; none: image_dir
     draws_masks: bool = False  # whether its preparation draws the masks that are missing
     label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
@@ -104,7 +104,7 @@ class DatasetInfo:
 
     def mask_path(self, image_id: str) -> Path:
         """Where the ground truth mask of an image is, or would be expected."""
-        names = [name.format(image_id) for name in self.mask_names]
+        names = [name.format(image_id, number=image_id.lstrip("0")) for name in self.mask_names]
         return _first_file([folder / name for folder in self.mask_dirs for name in names])
 
     def image_size(self, image_id: str) -> tuple[int, int]:

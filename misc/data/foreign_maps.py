@@ -20,10 +20,11 @@ from misc.storage.foreign_files import read_arrays
 from misc.storage.untrusted import MAX_PIXELS, decode_image
 
 _NUMBERINGS = ("class", "label")
-# What the maps at full size are called in a dict with keys: by IRN, CLIP-ES, the export of this
-# project, the predictions of its segmentation network.
-_FULL_SIZE = ("high_res", "attn_highres", "highres", "maps")
+# What the maps at full size are called in a dict with keys: by IRN, CLIP-ES, CLIMS and Puzzle-CAM,
+# the export of this project, the predictions of its segmentation network.
+_FULL_SIZE = ("high_res", "attn_highres", "highres", "hr_cam", "maps")
 _SMALL = "cam"
+_MAPS_IN_FULL = 512 << 20  # bytes
 _PEAK = 1e-5  # added to the maximum that a map is divided by, as in IRN
 
 
@@ -58,7 +59,9 @@ def read_maps(
     if files[0].name:
         return _from_pngs(files, info)
     path = files[0].path
-    content = read_arrays(path)
+    # Three arrays of all classes and a background, or of photographs before they were shrunk.
+    arrays = 3 * 8 * (info.num_classes + 1) * size[0] * size[1]
+    content = read_arrays(path, max(arrays, _MAPS_IN_FULL))
     with about(path):
         if isinstance(content, dict) and len(content) == 1:
             name, only = next(iter(content.items()))
@@ -185,7 +188,10 @@ def _from_classes(content: dict, info: DatasetInfo) -> ForeignMaps:
 
 
 def _from_keys(content: dict, info: DatasetInfo, present: Sequence[int]) -> ForeignMaps:
-    """A dict of `keys` and maps K x h x w, or K + 1 where the background comes first."""
+    """A dict of `keys` and maps K x h x w, or K + 1 where the background comes first.
+
+    With K + 1 keys, the first one 0, the keys are labels from 1 (CLIMS, Puzzle-CAM).
+    """
     keys = content["keys"]
     if keys.size == 0:
         return ForeignMaps((), False, ())
@@ -195,23 +201,25 @@ def _from_keys(content: dict, info: DatasetInfo, present: Sequence[int]) -> Fore
     named = [content[n] for n in (*_FULL_SIZE, _SMALL) if n in content and content[n].ndim == 3]
     maps = named or maps
     lengths = {len(array) for array in maps}
+    labels = lengths == {len(keys) - 1} and keys[0] == 0 and (keys[1:] > 0).all()
+    if labels:
+        keys = keys[1:] - 1
     if not maps or len(lengths) > 1 or not lengths <= {len(keys), len(keys) + 1}:
         shapes = [content[name].shape for name in content if name != "keys"]
         raise UserError(f"has {len(keys)} keys and arrays of {shapes[:4]}, not a map for each key")
     if lengths == {len(keys) + 1}:
         maps = [array[1:] for array in maps]
-    return _of_all_classes(tuple(keys.tolist()), tuple(maps), info, present)
+    found = ForeignMaps(tuple(keys.tolist()), bool(labels), tuple(maps))
+    return _of_own_classes(found, info, present)
 
 
-def _of_all_classes(
-    numbers: tuple[int, ...], maps: tuple, info: DatasetInfo, present: Sequence[int]
-) -> ForeignMaps:
+def _of_own_classes(found: ForeignMaps, info: DatasetInfo, present: Sequence[int]) -> ForeignMaps:
     """Maps of the image's own classes, where a file has those of all classes there are."""
-    count, known = info.num_classes, set(numbers)
+    numbers, maps, count = found.numbers, found.maps, info.num_classes
     first = {frozenset(range(count)): 0, frozenset(range(1, count + 1)): 1}
-    start = 1 if known == set(range(count + 1)) else first.get(frozenset(known))
+    start = 1 if set(numbers) == set(range(count + 1)) else first.get(frozenset(numbers))
     if len(numbers) <= len(present) + 1 or start is None:
-        return ForeignMaps(numbers, False, maps)
+        return found
     rows = [numbers.index(index + start) for index in present]
     return ForeignMaps(tuple(present), True, tuple(array[rows] for array in maps))
 

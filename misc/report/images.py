@@ -36,14 +36,12 @@ class MapFolder(NamedTuple):
 class Sources:
     """Where the files of an image are; what is not there is left out.
 
-    maps: from plain to refined. iterations: by title of the maps, the folder that has them after
-    iterations 1, 2, ... as `<id>_<iteration>.npy`. masks: folders of label maps by title, the
-    most important one first. with_truth: whether any image has ground truth.
+    maps: from plain to refined. masks: folders of label maps by title, the most important one
+    first. with_truth: whether any image has ground truth.
     """
 
     info: DatasetInfo
     maps: tuple[MapFolder, ...]
-    iterations: dict[str, tuple[Path, tuple[int, ...]]] = field(default_factory=dict)
     masks: dict[str, Path] = field(default_factory=dict)
     with_truth: bool = False
 
@@ -110,7 +108,7 @@ def _shown_image(
     if truth is None and sources.with_truth:
         score = None  # how far masks agree is another number than how far they are right
     entry = {"id": image_id, "photo": photo_uri(image, size), "ious": ious}
-    entry |= _map_layers(sources, maps, image_id, reduced(image.shape[:2], size.maps))
+    entry |= _map_layers(maps, reduced(image.shape[:2], size.maps))
     if not maps and truth is not None:
         entry["keys"] = [label - 1 for label in classes_in(truth)]
     shown = {**masks, **({} if truth is None else {TRUTH: truth})}
@@ -178,24 +176,14 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 4)
 
 
-def _map_layers(
-    sources: Sources, maps: dict[str, dict], image_id: str, size: tuple[int, int]
-) -> dict:
-    """Classes of an image and its maps: one layer for each kind and iteration."""
-    layers: list[tuple[str, int, dict]] = []
-    for title, content in maps.items():
-        folder, iterations = sources.iterations.get(title, (Path(), ()))
-        for number in iterations:
-            path = folder / f"{image_id}_{number}.npy"
-            if path.is_file():
-                layers.append((title, number, load_cam(path)))
-        layers.append((title, 0, content))  # 0: what was saved at the end
-    keys = sorted({int(key) for _, _, content in layers for key in content["keys"]})
-    stacked = [_levels_of(content, keys, size) for _, _, content in layers] if keys else []
+def _map_layers(maps: dict[str, dict], size: tuple[int, int]) -> dict:
+    """Classes of an image and its maps, a layer for each folder of maps."""
+    keys = sorted({int(key) for content in maps.values() for key in content["keys"]})
+    stacked = [_levels_of(content, keys, size) for content in maps.values()] if keys else []
     return {
         "keys": keys,
         "maps": {
-            "layers": [[title, number] for title, number, _ in layers] if keys else [],
+            "layers": list(maps) if keys else [],
             "size": size,
             "src": stack_uri([one for levels in stacked for one in levels]),
         },

@@ -1,4 +1,4 @@
-// One image: its maps over the iterations, and its mask recoloured at any threshold.
+// One image: its maps, and its mask recoloured at any threshold.
 
 const viewer = { number: -1, opener: null, entry: null, photo: null, maps: [], masks: [], thresholds: [] };
 
@@ -21,16 +21,11 @@ async function openViewer(number, opener) {
   if (!byId("viewer").open) byId("viewer").showModal();
 }
 
-/** Titles of the maps that the image has, in their order. */
-function kinds() {
-  return [...new Set(viewer.entry.maps.layers.map(([title]) => title))];
-}
-
 function fillViewerControls() {
   const before = byId("map-kind").value;
-  byId("map-kind").replaceChildren(...kinds().map((title) => new Option(title, title)));
-  const last = kinds().at(-1) ?? "";
-  byId("map-kind").value = kinds().includes(before) ? before : last;
+  const kinds = viewer.entry.maps.layers;
+  byId("map-kind").replaceChildren(...kinds.map((title) => new Option(title, title)));
+  byId("map-kind").value = kinds.includes(before) ? before : (kinds.at(-1) ?? "");
   byId("map-class").replaceChildren(...viewer.entry.keys.map((key, at) => new Option(data.classes[key], at)));
   byId("viewer-controls").hidden = !viewer.maps.length;
   byId("class-thresholds").replaceChildren(...viewer.entry.keys.map((key, at) => classSlider(data.classes[key], at)));
@@ -49,21 +44,15 @@ function classSlider(name, at) {
   return label;
 }
 
-/** After a change of the maps: their iterations, and the threshold that was found for them. */
+/** After a change of the maps: the threshold that was found for them. */
 function chooseKind() {
-  const kind = byId("map-kind").value;
-  const own = layersOfKind();
-  byId("iteration").max = Math.max(0, own.length - 1);
-  byId("iteration").value = own.length - 1;
-  byId("iteration-label").hidden = own.length < 2;
-  byId("threshold").value = Math.round(100 * (data.thresholds[kind] ?? 0.3));
+  byId("threshold").value = Math.round(100 * (data.thresholds[byId("map-kind").value] ?? 0.3));
   setAllThresholds();
 }
 
-/** Numbers of the layers of the chosen maps, by iteration. */
-function layersOfKind() {
-  const kind = byId("map-kind").value;
-  return viewer.entry.maps.layers.flatMap(([title], at) => (title === kind ? [at] : []));
+/** Number of the layer of the chosen maps, -1 without any. */
+function layerOfKind() {
+  return viewer.entry.maps.layers.indexOf(byId("map-kind").value);
 }
 
 function setAllThresholds() {
@@ -147,28 +136,21 @@ function panel(title, paint, pale = false) {
   return figure;
 }
 
-function iterationText(number) {
-  return number === 0 ? "last" : `after ${number}`;
-}
-
 /** Draw all panels anew from the controls. */
 function paintViewer() {
   const { entry, size, masks } = viewer;
   const panels = [panel("photograph")];
-  const own = layersOfKind();
-  if (own.length && entry.keys.length) {
-    const layer = own[Number(byId("iteration").value)];
-    const [title, number] = entry.maps.layers[layer];
+  const layer = layerOfKind();
+  if (layer >= 0 && entry.keys.length) {
+    const title = entry.maps.layers[layer];
     const at = Number(byId("map-class").value);
     const name = data.classes[entry.keys[at]];
-    byId("iteration-text").textContent = iterationText(number);
     showThresholds();
-    const first = entry.maps.layers[0][0];
+    const first = entry.maps.layers[0];
     if (first !== title) panels.push(panel(`${first}, ${name}`, heat(levelsOf(0, at), size)));
-    const when = number ? `, iteration ${number}` : "";
-    panels.push(panel(`${title}${when}, ${name}`, heat(levelsOf(layer, at), size)));
+    panels.push(panel(`${title}, ${name}`, heat(levelsOf(layer, at), size)));
     const labels = recoloured(layer);
-    panels.push(panel(`${title}${when} at this threshold`, coloured(labels, size, 170), true));
+    panels.push(panel(`${title} at this threshold`, coloured(labels, size, 170), true));
     const score = scoreOf(labels);
     byId("live-score").textContent = score === null ? ""
       : `At this threshold: mean IoU ${percent(score)} % (at the size of this page)`;
@@ -219,7 +201,6 @@ function startViewer() {
   });
   byId("map-kind").addEventListener("change", chooseKind);
   byId("map-class").addEventListener("change", paintViewer);
-  byId("iteration").addEventListener("input", paintViewer);
   byId("threshold").addEventListener("input", setAllThresholds);
   byId("by-class").addEventListener("change", () =>
     byId("by-class").checked ? paintViewer() : setAllThresholds());

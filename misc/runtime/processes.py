@@ -11,8 +11,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -49,7 +47,7 @@ def in_processes(
         for number, share in enumerate(shares)
     ]
     try:
-        with _interrupts_blocked():  # a new process inherits that: this one ends them all
+        with _undisturbed():
             for process in processes:
                 process.start()
         yield from _followed(name, processes, reports)
@@ -86,77 +84,24 @@ def _map_share(work: Callable[[Item], Result], items: list[Item], report: Callab
         report(work(item))
 
 
-class SideProcesses:
-    """Processes that do what one process hands to them while it goes on; calls are picklable.
-
-    processes: how many; without any, `do` does the work itself. A failed call raises at a later
-    `do`, `offer` or `close`.
-    """
-
-    def __init__(self, processes: int):
-        self._most, self._calls = 2 * processes, deque()
-        context = multiprocessing.get_context("spawn")
-        self._pool = (
-            ProcessPoolExecutor(processes, context, initializer=_side_process)
-            if processes
-            else None
-        )
-
-    def do(self, work: Callable[..., object], *arguments: object) -> None:
-        """Call `work(*arguments)`, now or in another process; waits while many are under way."""
-        if self._pool is None:
-            work(*arguments)
-            return
-        while len(self._calls) >= self._most:
-            self._finish_one()
-        self._calls.append(self._pool.submit(work, *arguments))
-
-    def offer(self, work: Callable[..., object], *arguments: object) -> bool:
-        """Have another process call `work(*arguments)`, unless all have enough to do already."""
-        while self._calls and self._calls[0].done():
-            self._finish_one()
-        free = self._pool is not None and len(self._calls) < self._most
-        if free:
-            self._calls.append(self._pool.submit(work, *arguments))
-        return free
-
-    def close(self) -> None:
-        """Wait for all calls."""
-        while self._calls:
-            self._finish_one()
-        if self._pool:
-            self._pool.shutdown()
-
-    def _finish_one(self) -> None:
-        try:
-            self._calls.popleft().result()
-        except BrokenProcessPool:
-            reason = (
-                "a process beside the one that computes ended (killed, or out of memory? then give "
-                "fewer --num_side_processes)"
-            )
-            raise StoppedError(reason) from None
-
-
-def _side_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that it works for ends it
-    os.nice(5)  # it takes what the process that feeds a GPU leaves
-    end_with_parent()
-
-
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block; ignored, it would be lost."""
+def _undisturbed() -> Iterator[None]:
+    """Starts processes: signals wait until the end of the block.
+
+    A new process that gets half of what it is to do would say so. Ctrl-C is blocked, which a new
+    process inherits: this one ends them all.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with interrupts.shielded():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _child(number: int, body: Callable, share: object, reports) -> None:
     """Body of one process."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its own processes end with it
+    signal.signal(signal.SIGTERM, _end_with_own_processes)
     end_with_parent()
     try:
         body(share, lambda what: reports.put((number, None, what)))
@@ -166,6 +111,14 @@ def _child(number: int, body: Callable, share: object, reports) -> None:
     except Exception as error:
         reports.put((number, RuntimeError, f"{error}\n{traceback.format_exc()}"))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception would meet Python's own ending
+
+
+def _end_with_own_processes(number: int, frame: object) -> None:
+    """End this process, and first those that read for it: a loader would wait for each."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a loader's own handler raises when one ends
+    for process in multiprocessing.active_children():
+        process.terminate()
+    sys.exit(1)
 
 
 def _followed(name: str, processes: list, reports) -> Iterator[tuple[int, Any]]:

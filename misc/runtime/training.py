@@ -13,16 +13,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from misc.errors import StoppedError, UserError
+from misc.errors import StoppedError, UserError, counted
 from misc.runtime import distributed, interrupts
 from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
+from misc.runtime.resources import announced_ranks
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import settings_difference, settings_of
+from misc.storage.outputs import Output
 from misc.storage.torch_files import read_torch, write_torch
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT_MINUTES = 5.0  # between two saved states of a training
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class CheckpointFile:
         """Where the state of an unfinished training is kept."""
         return self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
 
+    @property
+    def outputs(self) -> tuple[Output, Output]:
+        """The checkpoint, and the state of an unfinished training."""
+        return Output(self.flag, self.path, is_file=True), Output(self.flag, self.partial, True)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -48,7 +57,6 @@ class Training:
     batch_size: int  # of all ranks together
     seed: int
     num_workers: int
-    checkpoint_minutes: float  # between two saved states
     epochs: int = 0
     iterations: int = 0  # steps, in place of epochs
     accumulate: int = 1  # passes that a step's batch is cut into
@@ -86,12 +94,19 @@ def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
         _require_same(file, noted, settings_of(options, noted.get("inputs")))
 
 
-def check_batch(flag: str, batch_size: int) -> None:
-    """Every rank gets a part of each batch."""
-    if batch_size < distributed.size():
+def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) -> None:
+    """Every rank gets a part of each batch, and of each pass that a batch is cut into.
+
+    images: of the training. Raises UserError where a rank would get none.
+    """
+    ranks = max(distributed.size(), announced_ranks())
+    size, micro = min(batch_size, images), -(-batch_size // accumulate)
+    smallest = (size - 1) % micro + 1
+    if smallest < ranks:
+        few = f", of {counted({'image': images})}" if images < batch_size else ""
         raise UserError(
-            f"{flag} {batch_size}: leaves nothing to do for some of {distributed.size()} "
-            f"processes; give a larger batch or fewer processes"
+            f"{flag} {batch_size}{few}: leaves nothing to do for some of {ranks} processes; give "
+            f"NPROC={smallest} or less, or larger batches"
         )
 
 
@@ -161,7 +176,9 @@ def train(
     -> named losses, whose sums over the ranks are those of the batch; "total" is minimised.
     Raises UserError, with the images of the batch, where that is not finite.
     """
-    check_batch(f"{training.name} batches of", min(training.micro_batch, len(dataset)))
+    check_batch(
+        f"{training.name} batches of", training.batch_size, len(dataset), training.accumulate
+    )
     per_epoch, total = training.steps(len(dataset))
     done, sums = _resume(training, model, optimizer, schedule)
     network = distributed.data_parallel(model)
@@ -185,7 +202,7 @@ def train(
                 done += 1
                 after_step(done)
                 interrupts.check()
-                if time.monotonic() - saved >= 60 * training.checkpoint_minutes:
+                if time.monotonic() - saved >= 60 * CHECKPOINT_MINUTES:
                     _save(training, done, model, optimizer, schedule, sums)
                     saved = time.monotonic()
                 bar.update()

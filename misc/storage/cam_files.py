@@ -8,9 +8,11 @@ import numpy as np
 
 from misc.errors import UserError
 from misc.storage.npydict import load_dict, save_dict
+from misc.storage.seals import is_own
 from misc.storage.untrusted import MAX_PIXELS
 
 CAM_FIX = "run make_cam or make_recam_with_RIB first or set --cam_out_dir"
+_IMPORT_FIX = "maps of other programs, also as tensors, are read by --import_maps DIR"
 LABEL_FIX = "make the label file again or check its path"
 
 MAX_CLASSES = 65_534  # label = class + 1 of 16 bits, and 65535 means "undecided"
@@ -39,11 +41,12 @@ def load_cam(path: str | Path) -> dict[str, np.ndarray]:
     An older file of an image without classes, which holds `keys` alone, gives 0 x 0 x 0 maps. No
     code in the file is run. Raises UserError when it is missing, broken or something else.
     """
-    content = load_dict(path, CAM_FIX)
     try:
-        return _checked_cam(content)
-    except ValueError as error:
-        raise UserError(f"{path} is not a CAM file ({error}); {CAM_FIX}") from error
+        return _checked_cam(load_dict(path, CAM_FIX))
+    except (UserError, ValueError) as error:
+        said = error if isinstance(error, UserError) else f"{path} is not a CAM file ({error})"
+        fix = _IMPORT_FIX if Path(path).is_file() and not is_own(Path(path)) else CAM_FIX
+        raise UserError(f"{str(said).removesuffix(f'; {CAM_FIX}')}; {fix}") from error
 
 
 def save_label_dict(path: str | Path, labels: dict[int, np.ndarray]) -> None:

@@ -20,6 +20,7 @@ from coco14.dataset import CATEGORY_IDS, CLASS_NAMES, describe
 from coco14.instances import Annotation
 from coco14.prepare import prepare
 from misc.data.dataset_info import read_image_list
+from misc.data.datasets import mask_folders
 from misc.errors import UserError
 from misc.palette import read_label_png, save_palette_png, voc_palette
 from misc.storage.cam_files import load_label_dict
@@ -338,7 +339,7 @@ def moved(coco, tree, photograph, mask):
             image_id = f"{number:012d}"
             for old, name in ((coco.root / "JPEGImages" / f"{image_id}.jpg", photograph),
                               (coco.root / "old_masks" / f"{image_id}.png", mask)):  # fmt: skip
-                new = coco.root / tree / name.format(image_id, split=split)
+                new = coco.root / tree / name.format(image_id, split=split, number=number)
                 new.parent.mkdir(parents=True, exist_ok=True)
                 old.rename(new)
     if tree:
@@ -356,6 +357,7 @@ def moved(coco, tree, photograph, mask):
         ("", "JPEGImages/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{split}/{}.png"),
         ("", "images/{}.jpg", "mask/COCO_{split}_{}.png"),
         ("", "train2017/{}.jpg", "mask/{split}/{}.png"),
+        ("", "{split}/COCO_{split}_{}.jpg", "mask/{split}/{number}.png"),  # of ReCAM
         ("coco", "images/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{}.png"),
     ],
 )
@@ -369,11 +371,14 @@ def test_layouts_are_found_by_looking(coco, caplog, tree, photograph, mask):
     caplog.clear()
     prepare(info, coco.root / "lists")
     assert "missing" not in caplog.text
-    for image_id, split in ((NINE, "train2014"), (f"{11:012d}", "val2014")):
+    for number, split in ((9, "train2014"), (11, "val2014")):
+        image_id = f"{number:012d}"
         name = photograph.format(image_id, split=split)
         assert info.image_path(image_id) == coco.root / tree / name
         assert info.id_in(name) == image_id
-        assert info.mask_path(image_id) == coco.root / tree / mask.format(image_id, split=split)
+        path = coco.root / tree / mask.format(image_id, split=split, number=number)
+        assert info.mask_path(image_id) == path
+    assert mask_folders(info, [NINE]) == f"{coco.root / tree / mask.split('/')[0]} (1 image)"
     np.testing.assert_array_equal(read_label_png(info.mask_path(NINE)), drawn)
     assert len(list(coco.root.rglob("*.png"))) == 3  # none was drawn again
 

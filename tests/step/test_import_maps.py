@@ -76,6 +76,11 @@ def background_without_key(keys, cam, high_res) -> dict:
     return {"keys": keys.tolist(), "cam": background(cam), "high_res": background(high_res)}
 
 
+def labels_with_a_background(keys, cam, high_res) -> dict:
+    """What CLIMS saves: K + 1 keys for K maps."""
+    return {"keys": np.pad(keys + 1, (1, 0)), "cam": torch.from_numpy(cam), "hr_cam": high_res}
+
+
 def all_classes(keys, cam, high_res) -> dict:
     whole = np.full((20, *high_res.shape[1:]), 0.5, np.float32)
     small = np.full((20, *cam.shape[1:]), 0.5, np.float32)
@@ -136,7 +141,8 @@ def imported(own: Own, run, source: Path, out: Path, *options: str) -> dict[str,
 @pytest.mark.parametrize(
     ("form", "save"),
     [(tensors, save_npy), (from_one, save_npy), (background_first, save_npy),
-     (background_first, save_torch), (background_without_key, save_npy), (all_classes, save_npz)],
+     (background_first, save_torch), (background_without_key, save_npy), (all_classes, save_npz),
+     (labels_with_a_background, save_npy)],
 )  # fmt: skip
 def test_dicts_of_keys_come_back_to_the_last_bit(own, tmp_path, tiny_run, form, save):
     (tmp_path / "in").mkdir()
@@ -161,6 +167,16 @@ def test_maps_without_a_small_size_get_one(own, tmp_path, tiny_run, form, save):
         np.testing.assert_allclose(
             found["cam"][:, 1, 2], maps["high_res"][:, 4:8, 8:12].mean(axis=(1, 2)), rtol=1e-5
         )
+
+
+def test_tensors_among_the_own_maps_are_to_be_imported(own, tmp_path, tiny_run, capsys):
+    written(own, tmp_path, tensors, save_npy)
+    command = (*own.given, "--eval_cam_pass", "--cam_out_dir", tmp_path)
+    assert tiny_run(*command) == 2
+    assert "are read by --import_maps DIR" in capsys.readouterr().err
+    written(own, tmp_path, labels_with_a_background, save_npy)
+    assert tiny_run(*command) == 2
+    assert "are read by --import_maps DIR" in capsys.readouterr().err
 
 
 def as_pngs(own: Own, folder: Path, name: Callable[[str, int], str], bits: int) -> Path:
@@ -270,7 +286,7 @@ def test_folders_of_something_else(own, tmp_path, tiny_run, capsys, name, text):
     assert tiny_run(*command, tmp_path, "--cam_out_dir", own.folder / "other") == 2
     assert text in capsys.readouterr().err
     assert tiny_run(*command, tmp_path, "--cam_out_dir", tmp_path / "deep") == 2
-    assert "lies in --import_maps" in capsys.readouterr().err
+    assert "lies in the folder of --import_maps" in capsys.readouterr().err
     assert tiny_run(*command, tmp_path, "--recam", "rib") == 2
     assert "needs --recam imported" in capsys.readouterr().err
 
@@ -282,7 +298,9 @@ def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run)
         with Image.open(sample.mask_path(image_id)) as truth:
             truth.save(tmp_path / f"{image_id}.png")
     assert tiny_run(*own.given, "--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path) == 0
-    assert load_scores(own.folder)["pseudo masks"]["miou"] == [1.0]
+    assert load_scores(own.folder)[f"masks of {tmp_path}"]["miou"] == [1.0]
+    said = f"scored with the ground truth in {sample.mask_dirs[0]} ({len(scored)} images)"
+    assert said in (own.folder / "run.log").read_text()
 
 
 def maps_of(*numbers: int) -> ForeignMaps:

@@ -12,11 +12,11 @@ from tests.conftest import TINY
 
 @pytest.fixture(scope="module")
 def made(sample, classifier_file, tiny_run, tmp_path_factory):
-    """Command of a run with three images, the first one's iterations kept."""
+    """Command of a run with three images; of the first one the first iteration is kept."""
     folder = tmp_path_factory.mktemp("process") / "r"
     words = ["--voc12_root", sample.root, "--cam_weights_name", classifier_file, "--limit", 3]
     words += ["--result_dir", folder, "--RIB_iter", 3, "--RIB_lr", 1e-3]
-    steps = ["--make_cam_pass", "--make_recam_pass", "--eval_cam_pass", "--animate", 1]
+    steps = ["--make_cam_pass", "--make_recam_pass", "--eval_cam_pass", "--visualize", 1]
     assert tiny_run(*words, *steps) == 0
     return [*TINY, *map(str, words)]
 

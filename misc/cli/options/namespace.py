@@ -32,7 +32,7 @@ class Options(argparse.Namespace):
         return {
             k: v
             for k, v in sorted(vars(self).items())
-            if k not in ("_frozen", "info", "given", "said")
+            if k not in ("_frozen", "info", "given", "said", "brought")
         }
 
     def changed(self) -> dict[str, object]:
@@ -107,7 +107,6 @@ class Options(argparse.Namespace):
             "epochs": getattr(self, f"{prefix}_num_epoches"),
             "batch_size": getattr(self, f"{prefix}_batch_size"),
             "seed": self.seed,
-            "checkpoint_minutes": self.checkpoint_minutes,
             "overwrite": self.overwrite,
         }
 

@@ -25,7 +25,7 @@ _GROUPS = (
         of_method.segmentation_result_options,
     ),
     ("output", of_run.output_options),
-    ("page and animations", of_run.page_options),
+    ("page", of_run.page_options),
     ("exchange with other programs", of_run.exchange_options),
     ("comparison with other runs", of_run.comparison_options),
     ("toy experiment (of the paper; no step of the method)", of_run.toy_options),

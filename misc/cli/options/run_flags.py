@@ -12,7 +12,6 @@ from misc.cli.options.values import (
     count,
     count_or_zero,
     exports,
-    not_negative,
     number,
     processes,
     workers,
@@ -43,21 +42,8 @@ def environment_options(group: argparse._ArgumentGroup) -> None:
     add("--num_threads", type=processes, metavar="N",
         help="CPU threads of each process (default: the cores, shared out); on a CPU results are "
         "the same to the bit where this number is the same, with any number of processes")
-    add("--num_side_processes", type=workers, metavar="N",
-        help="processes beside each that computes: they make the IR labels of maps that are "
-        "finished, and the CRF of 8, meanwhile; with any, threads read the next image and write "
-        "the last one (default: the idle cores beside a GPU, else 0)")
     add("--deterministic", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="on a GPU take only kernels that give the same bits every time (slower)")
-    add("--checkpoint_minutes", type=not_negative, default=5.0, metavar="X",
-        help="time between two saved states of a training, from which it is continued; 0 saves "
-        "after every step (default: %(default)s)")
-    add("--image_cache", type=not_negative, metavar="GIB",
-        help="memory for decoded images of RIB's batches and of 7, shared by all who read, 3 bytes "
-        "a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps none)")
-    add("--crops_on_gpu", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="resize and cut the images of RIB's batches on the GPU, to the same bits, where cores "
-        "to read ahead are short")
     add("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
         help="seed of every random draw")
     add("--limit", type=count, metavar="N",
@@ -146,10 +132,6 @@ def output_options(group: argparse._ArgumentGroup) -> None:
         "scores, into RESULT_DIR/visualize")
     add("--report", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="print the table of the scores that RESULT_DIR has, draw their curves, and end")
-    add("--compare", type=Path, nargs="+", default=(), metavar="DIR",
-        help="--report also shows the scores of these result folders")
-    add("--report_format", choices=("text", "csv", "latex"), default="text",
-        help="of --report (default: %(default)s)")
     add("--overwrite", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="redo outputs that were made with other settings (otherwise that is an error)")
 
@@ -159,9 +141,6 @@ def page_options(group: argparse._ArgumentGroup) -> None:
     add("--report_html", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="write RESULT_DIR/report.html: one page with the scores, curves, classes and images, "
         "also with --report alone")
-    add("--animate", type=count_or_zero, default=0, metavar="N",
-        help="keep the maps of the first N images after every iteration and show them growing, "
-        "as GIF in RESULT_DIR/visualize/animations and as the page's slider")
 
 
 def exchange_options(group: argparse._ArgumentGroup) -> None:
@@ -192,8 +171,6 @@ def comparison_options(group: argparse._ArgumentGroup) -> None:
         help="behind a run, or with --report alone: say whether the scores lie in the ranges of "
         "this file, the paper's or those of the samples; exit code 1 where one does not (default "
         "of FILE: Demo/expected.json)")
-    add("--expect_record", type=Path, metavar="FILE",
-        help="keep the scores of RESULT_DIR in such a file, as what is expected of these images")
 
 
 def toy_options(group: argparse._ArgumentGroup) -> None:

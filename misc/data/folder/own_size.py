@@ -13,6 +13,7 @@ from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, folder_digest, read_manifest
+from misc.storage.outputs import Output
 from misc.storage.seals import is_own
 from misc.storage.untrusted import MAX_PIXELS
 
@@ -48,12 +49,17 @@ class OwnSizeMasks(ImageTask):
         (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
 
 
+def own_size_masks(args: SimpleNamespace) -> Output:
+    """Where the masks go."""
+    return Output("--result_dir", args.result_dir / "masks")
+
+
 def save_own_size(args: SimpleNamespace) -> None:
     """Write RESULT_DIR/masks from the pseudo masks; every rank calls it.
 
     args: the options of a run.
     """
-    folder = OutputFolder("--result_dir", args.result_dir / "masks", ".png")
+    folder = OutputFolder(own_size_masks(args).flag, own_size_masks(args).path, ".png")
     settings = {"step": "masks", "version": _VERSION}
     inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
     distributed.on_first_rank(lambda: _remove_older(folder, inputs))

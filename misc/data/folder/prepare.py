@@ -13,11 +13,12 @@ from misc.data.dataset_info import read_image_list
 from misc.data.folder import names
 from misc.data.folder.dataset import HELD_OUT, FolderInfo
 from misc.data.folder.masks import masked
-from misc.data.folder.own_size import save_own_size
+from misc.data.folder.own_size import own_size_masks, save_own_size
 from misc.data.label_rows import LabelRows, rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
 from misc.errors import UserError, counted
 from misc.storage.files import atomic_path
+from misc.storage.outputs import Output
 from misc.storage.seals import require_own, sealed
 
 LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
@@ -72,6 +73,11 @@ def prepare(
     save_lists(out_dir, {f"{name}.txt": of_list for name, of_list in lists.items()})
     log.info("%s", f"{len(val)} held out of the trainings" if val else
              "none held out of the trainings: no class has ten images")  # fmt: skip
+
+
+def writes(args: SimpleNamespace) -> tuple[Output, ...]:
+    """What `finish` writes."""
+    return (own_size_masks(args),)
 
 
 def finish(args: SimpleNamespace) -> None:

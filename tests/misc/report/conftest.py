@@ -41,14 +41,13 @@ def blurred_truth(info: DatasetInfo, image_id: str, sigma: float) -> dict[str, n
 @pytest.fixture
 def result(sample, tmp_path) -> Result:
     folder = tmp_path / "result"
-    given = ("--result_dir", str(folder), "--voc12_root", str(sample.root), "--RIB_iter", "3")
+    given = ("--result_dir", str(folder), "--voc12_root", str(sample.root))
     lists = folder / "lists"
     lists.mkdir(parents=True)
     ids = tuple((sample.root / "ImageSets/Segmentation/train.txt").read_text().split())
     lists.joinpath("train_aug.txt").write_text("\n".join(ids))
     args = parse(list(given))
-    iterations = folder / "visualize" / "iterations" / "make_recam_with_RIB"
-    for place in (args.plain_cam_out_dir, args.cam_out_dir, args.sem_seg_out_dir, iterations):
+    for place in (args.plain_cam_out_dir, args.cam_out_dir, args.sem_seg_out_dir):
         place.mkdir(parents=True)
     scores = ThresholdScores(AT, sample.num_labels)
     for image_id in ids:
@@ -58,9 +57,6 @@ def result(sample, tmp_path) -> Result:
         scores.add(maps["high_res"], maps["keys"], read_label_png(sample.mask_path(image_id)))
         mask = label_map(maps["high_res"], maps["keys"], 0.9)
         save_label_png(args.sem_seg_out_dir / f"{image_id}.png", mask)
-    for k, sigma in ((1, 10), (2, 7), (3, 4)):
-        maps = blurred_truth(sample, ids[0], sigma)
-        save_cam(iterations / f"{ids[0]}_{k}.npy", **maps)
     kept = score_of(scores.confusions, AT, sample.label_names)
     save_score(folder, "RIB seed", {**kept, "images": len(ids), "list": "train.txt"})
     return Result(folder, args, ids, given)

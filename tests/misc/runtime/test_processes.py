@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from misc.errors import StoppedError
-from misc.runtime.processes import SideProcesses, map_in_processes
+from misc.runtime.processes import map_in_processes
 from tests.conftest import PROJECT
 
 
@@ -38,26 +38,6 @@ def test_errors_reach_the_caller(processes):
 def test_a_killed_process_is_reported():
     with pytest.raises(StoppedError, match="a process ended"):
         list(map_in_processes(end_at_three, range(6), 2))
-
-
-@pytest.mark.parametrize("processes", [0, 2])
-def test_side_processes_do_what_they_are_given(processes, tmp_path):
-    side = SideProcesses(processes)
-    for number in range(7):
-        side.do(Path.write_text, tmp_path / f"{number}", str(number**2))
-    side.close()
-    assert [int((tmp_path / f"{n}").read_text()) for n in range(7)] == [n**2 for n in range(7)]
-    with pytest.raises(TypeError, match="unsupported operand"):  # noqa: PT012 (at one of the two)
-        side = SideProcesses(processes)
-        side.do(square, "a")
-        side.close()
-
-
-def test_a_killed_side_process_is_reported():
-    side = SideProcesses(1)
-    side.do(end_at_three, 3)
-    with pytest.raises(StoppedError, match="beside the one that computes ended"):
-        side.close()
 
 
 KILLED_WITH_A_NEW_READER = """
@@ -97,3 +77,37 @@ def _runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+INTERRUPTED_START = """
+import os, signal, sys
+from multiprocessing import util
+from misc.runtime import processes
+from misc.runtime.programs import said_plainly
+
+start = util.spawnv_passfds
+
+def start_and_interrupt(path, args, passed):
+    pid = start(path, args, passed)
+    if any("multiprocessing-fork" in str(word) for word in args):
+        os.kill(os.getpid(), signal.SIGTERM)  # before it has been told what to do
+    return pid
+
+if __name__ == "__main__":
+    util.spawnv_passfds = start_and_interrupt
+    work = lambda: list(processes.map_in_processes(str, "abcd", 2))
+    sys.exit(said_plainly(work))
+"""
+
+
+def test_a_signal_while_processes_start_is_one_line(tmp_path):
+    (tmp_path / "program.py").write_text(INTERRUPTED_START)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    end = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert end.returncode == 128 + signal.SIGTERM
+    assert end.stderr.startswith("interrupted: ") and end.stderr.count("\n") == 1

@@ -11,7 +11,7 @@ from misc.data.preparation import save_lists
 from misc.errors import UserError
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.storage.files import is_whole_png
-from misc.storage.outputs import Output, is_foreign, output_state
+from misc.storage.outputs import State, is_foreign, output_state
 from misc.storage.seals import Seal, is_own, require_own, seal_of, sealed
 from voc12.dataset import describe
 
@@ -83,16 +83,16 @@ def test_state_of_an_output(tmp_path):
     grey, _, cam, _ = written(tmp_path)
     for path in (grey, cam):
         whole = path.read_bytes()
-        assert output_state(path) is Output.WHOLE and not is_foreign(path)
+        assert output_state(path) is State.WHOLE and not is_foreign(path)
         for kept in (0, 1, len(whole) // 2, len(whole) - 1):
             path.write_bytes(whole[:kept])
-            assert output_state(path) is Output.DAMAGED and not is_foreign(path)
+            assert output_state(path) is State.DAMAGED and not is_foreign(path)
         path.unlink()
-        assert output_state(path) is Output.MISSING and not is_foreign(path)
+        assert output_state(path) is State.MISSING and not is_foreign(path)
     Image.fromarray(LABELS).save(grey)
     np.save(cam, {"keys": np.arange(3)})
     for path in (grey, cam):
-        assert output_state(path) is Output.FOREIGN and is_foreign(path)
+        assert output_state(path) is State.FOREIGN and is_foreign(path)
 
 
 def test_a_whole_png_is_known_by_its_end(tmp_path):
