@@ -18,6 +18,7 @@ from misc.data.folder.scan import Tree, look_into, require_names
 from misc.data.folder.summary import log_contents
 from misc.data.folder.table import read_table
 from misc.errors import UserError
+from misc.storage.manifest import file_digest, ids_digest, state_digest
 
 log = logging.getLogger(__name__)
 
@@ -159,11 +160,12 @@ class FolderInfo(DatasetInfo):
         return f"folder_{name}" if name else "folder"
 
     def made_from(self) -> dict[str, object]:
-        scan = self.scan()
+        scan, val_list = self.scan(), self.source.val_list
         return {
+            "photographs": ids_digest((*scan.tree.photographs, "", *scan.unlabelled)),
             "labels": scan.labels.digest(),
-            "masks": str(self.source.masks),
-            "val_list": str(self.source.val_list),
+            "masks": state_digest(self.mask_dirs),
+            "val_list": file_digest(val_list) if val_list and val_list.is_file() else None,
         }
 
     def read_as(self) -> dict[str, object]:
@@ -201,7 +203,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         image_dir=root,
         mask_dirs=(source.masks,) if source.masks else (),
         id_pattern="",
-        defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
+        defaults=DEFAULTS,
         recam_defaults={"advcam": ADVCAM_DEFAULTS},
         paper_scores={},
         official_sizes={},
@@ -211,7 +213,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         seg_split="val",
         label_file="cls_labels.npz",
         source=source,
-        replaced_defaults={k: v for k, v in replaced.items() if k not in DEFAULTS},
+        replaced_defaults=replaced,
     )
 
 
