@@ -85,8 +85,7 @@ WITHOUT_EFFECT = {
     "ins_seg_out_dir", "ins_seg_json",
     # Of photographs: what they say of labels is in the manifest of the lists; photo_long comes
     # with the dataset (Options.settings).
-    "root", "labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
-    "photo_long", "threshold_from",
+    "root", "labels", "classes", "masks", "val_list", "unlabelled", "photo_long", "threshold_from",
     "report_html", "export", "export_from", "export_dir",
     "import_maps", "import_keys",  # the folder's files and the numbering found are inputs
     "mnist_root", "toy_out_dir",
