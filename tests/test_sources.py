@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from misc.cams import load_cam
 from misc.palette import save_label_png
 from misc.storage.scores import load_scores
 from net.checkpoint import save_checkpoint
@@ -298,3 +299,54 @@ def test_lists_follow_the_list_of_photographs_held_out_and_the_masks(own, call):
     code, _, said = call(*given)
     assert code == 0 and "eval.txt: made again; 1 new: p5" in said
     assert load_scores(own / "r")[f"masks of {own / 'predicted'}"]["images"] == 2
+
+
+# --- maps of other tools --------------------------------------------------------------------------
+
+
+def write_maps(own, maps_of):
+    """Arrays K x h x w, by the number of the photograph."""
+    (own / "maps").mkdir(exist_ok=True)
+    for number, name in enumerate(NAMES):
+        maps = np.zeros((2, 16 + number, 24), np.float32)
+        np.save(own / "maps" / f"{name}.npy", maps_of(number, maps))
+
+
+def import_maps(own):
+    return ("--import_maps_pass", "--import_maps", own / "maps")
+
+
+def both_channels(number, maps):
+    maps[0], maps[1] = 0.25, 0.75
+    return maps
+
+
+def test_two_channels_of_two_classes_are_asked_for(own, call):
+    write_maps(own, both_channels)
+    code, (line,), _ = call(*import_maps(own), masks=())
+    assert code == 2 and f"{own / 'maps' / 'p0.npy'}: has 2 channels: all 2 classes, or the" in line
+    assert "--import_keys class" in line and "--import_keys label" in line
+
+
+@pytest.mark.parametrize(("numbering", "peaks"), [("class", (0.25, 0.75)), ("label", (0.75, 0.75))])
+def test_two_channels_are_read_as_they_are_said_to_be(own, call, numbering, peaks):
+    write_maps(own, both_channels)
+    assert call(*import_maps(own), "--import_keys", numbering, masks=())[0] == 0
+    for number in (0, 1):
+        maps = load_cam(own / "r" / "cam_imported" / f"p{number}.npy")
+        assert maps["keys"].tolist() == [number] and maps["high_res"].max() == peaks[number]
+
+
+def test_maps_that_are_zero_for_the_classes_of_their_images_are_said(own, call):
+    def of_other_class(number, maps):
+        maps[1 - number % 2] = 0.5
+        return maps
+
+    given = (*import_maps(own), "--import_keys", "class", "--check")
+    write_maps(own, of_other_class)
+    code, (line,), _ = call(*given, masks=())
+    assert code == 2 and "the maps of all 8 images are zero, or not there, for the classes" in line
+    write_maps(own, lambda n, maps: (of_other_class if n > 5 else both_channels)(n, maps))
+    code, _, said = call(*given, masks=())
+    assert code == 0 and "2 images have no map above zero for any of their classes" in said
+    assert "the first: p6, p7" in said
