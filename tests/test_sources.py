@@ -131,6 +131,32 @@ def test_masks_of_another_folder_have_a_row_of_their_own_and_no_threshold(own, c
     assert line.split()[-2:] == ["100.00", "-"] and "at threshold" not in said
 
 
+def test_one_mask_of_two_photographs_is_refused_with_both(own, call):
+    for folder in ("x", "y"):
+        save_photo(own / "photos" / folder / "0.jpg", (16, 24))
+    write_labels(own, [*ROWS, "x/0.jpg,cat", "y/0.jpg,dog"])
+    shutil.copy(own / "masks" / "p0.png", own / "masks" / "0.png")
+    for check in ((), ("--check",)):
+        code, (line,), _ = call(*SCORE, own / "predicted", *check)
+        assert code == 2 and f"--masks {own / 'masks'}: 0.png is found for" in line
+        assert str(own / "photos" / "x" / "0.jpg") in line
+        assert str(own / "photos" / "y" / "0.jpg") in line
+    (own / "masks" / "x").mkdir()
+    (own / "masks" / "0.png").rename(own / "masks" / "x" / "0.png")
+    shutil.copy(own / "predicted" / "p0.png", own / "predicted" / "x%2F0.png")
+    assert call(*SCORE, own / "predicted", "--check")[0] == 0
+
+
+def test_a_photograph_that_is_there_twice_with_other_labels_is_said(own, call):
+    shutil.copy(own / "photos" / "p0.jpg", own / "photos" / "copy.jpg")
+    shutil.copy(own / "photos" / "p2.jpg", own / "photos" / "same.jpg")
+    write_labels(own, [*ROWS, "copy.jpg,dog", "same.jpg,cat"])
+    code, _, said = call(*SCORE, own / "predicted", "--check")
+    assert code == 0 and said.count("are the same photograph with other labels: ") == 1
+    line = next(x for x in said.splitlines() if "are the same photograph" in x)
+    assert "copy.jpg and " in line and "p0.jpg" in line and ": dog and cat; correct one" in line
+
+
 # --- reports --------------------------------------------------------------------------------------
 
 
