@@ -154,7 +154,7 @@ def test_a_photograph_that_is_there_twice_with_other_labels_is_said(own, call):
     code, _, said = call(*SCORE, own / "predicted", "--check")
     assert code == 0 and said.count("are the same photograph with other labels: ") == 1
     line = next(x for x in said.splitlines() if "are the same photograph" in x)
-    assert "copy.jpg and " in line and "p0.jpg" in line and ": dog and cat; correct one" in line
+    assert "p0.jpg and " in line and "copy.jpg" in line and ": cat and dog; correct one" in line
 
 
 # --- reports --------------------------------------------------------------------------------------

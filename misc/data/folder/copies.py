@@ -10,6 +10,7 @@ from pathlib import Path
 
 from misc.data.dataset_info import DatasetInfo
 from misc.errors import some
+from misc.storage.manifest import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def warn_of_copies(info: DatasetInfo, labels: Mapping[str, tuple[int, ...]]) -> 
     ends first.
     """
     alike: Iterable[list[str]] = [list(labels)]
-    for key_of in (_size, _tail, _content):
+    for key_of in (_size, _tail, file_digest):
         alike = [part for group in alike for part in _parted(info.root, group, key_of, labels)]
     for group in list(alike)[:_SHOWN]:
         first = group[0]
@@ -60,8 +61,3 @@ def _tail(path: Path) -> bytes:
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         return hashlib.sha256(file.read()).digest()
-
-
-def _content(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
