@@ -62,7 +62,8 @@ def chosen_steps(args: Options) -> list[str]:
         asked |= set(names) if wanted else set()
     if args.recam == IMPORTED:  # nothing then needs the classifier
         asked -= {"train_cam", "make_cam"}
-    if not (args.info.root / OBJECT_MASKS).is_dir():
+    root = args.info.root
+    if root.is_dir() and not (root / OBJECT_MASKS).is_dir():
         asked.discard("eval_ins_seg")  # instance labels are made, and not scored
     if not args.info.mask_dirs:  # no ground truth: nothing to score
         asked -= set(SCORING)

@@ -339,3 +339,12 @@ def test_all_steps_disabled_is_said_so():
     words = [word for name in SEQUENCE for word in (f"--{name}_pass", "False")]
     with pytest.raises(UserError, match="all steps are disabled .*leave one of these options out"):
         chosen_steps(parse(words))
+
+
+def test_the_maps_of_advcam_go_where_the_later_steps_read_them(tmp_path):
+    words = ["--result_dir", str(tmp_path / "r")]
+    assert parse(words).adv_cam_out_dir == tmp_path / "r" / "cam_adv"
+    args = parse([*words, "--recam", "advcam"])
+    assert args.adv_cam_out_dir == args.cam_out_dir == tmp_path / "r" / "cam_adv"
+    args = parse([*words, "--recam", "advcam", "--cam_out_dir", str(tmp_path / "maps")])
+    assert args.adv_cam_out_dir == tmp_path / "maps"
