@@ -25,15 +25,6 @@ _NUMBERINGS = ("class", "label")
 _FULL_SIZE = ("high_res", "attn_highres", "highres", "hr_cam", "maps")
 _SMALL = "cam"
 _MAPS_IN_FULL = 512 << 20  # bytes
-_PEAK = 1e-5  # added to the maximum that a map is divided by, as in IRN
-
-
-class ReadAs(NamedTuple):
-    """How maps are read: --import_keys (a numbering), --import_norm and --import_resize."""
-
-    numbering: str
-    norm: str = "none"
-    resize: bool = False
 
 
 class ForeignMaps(NamedTuple):
@@ -48,13 +39,22 @@ class ForeignMaps(NamedTuple):
     maps: tuple[np.ndarray, ...]
 
 
+class UnclearChannelsError(UserError):
+    """The channels of an array may be all classes, or the background and those of its image."""
+
+
 def read_maps(
-    files: Sequence[MapFile], info: DatasetInfo, size: tuple[int, int], present: Sequence[int]
+    files: Sequence[MapFile],
+    info: DatasetInfo,
+    size: tuple[int, int],
+    present: Sequence[int],
+    numbering: str = "auto",
 ) -> ForeignMaps:
     """The maps of an image from its file, or from those of its classes; UserError names the file.
 
     size: (height, width) of the image. present: indices of its classes, which say what the channels
-    of an array without keys are.
+    of an array without keys are. numbering: --import_keys, which says whether the first channel is
+    the background where that is open; "auto" raises UnclearChannelsError there.
     """
     if files[0].name:
         return _from_pngs(files, info)
@@ -68,23 +68,23 @@ def read_maps(
             if only.ndim > 2 and not _is_class(name, info):
                 content = only  # a .npz of one array
         if isinstance(content, np.ndarray):
-            return _from_channels(content, info, size, present)
+            return _from_channels(content, info, size, present, numbering)
         if "keys" in content:
             return _from_keys(content, info, present)
         if "probabilities" in content:
-            return _from_channels(content["probabilities"], info, size, present)
+            return _from_channels(content["probabilities"], info, size, present, "label")
         return _from_classes(content, info)
 
 
 def converted(
-    found: ForeignMaps, read_as: ReadAs, info: DatasetInfo, size: tuple[int, int]
+    found: ForeignMaps, numbering: str, info: DatasetInfo, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """What `save_cam` takes: keys (K,) ascending, cam and high_res in 0..1; UserError without name.
 
     Maps that have the sizes of a CAM file stay as they are. Others are resized: `high_res` from the
     largest ones, and `cam` to the mean of its 4 x 4 pixels.
     """
-    keys = classes_of(found, read_as.numbering)
+    keys = classes_of(found, numbering)
     kept = sorted((key, n) for n, key in enumerate(keys) if key >= 0)
     keys = np.array([key for key, _ in kept], dtype=np.int64)
     if len(set(keys.tolist())) < len(keys) or (keys >= info.num_classes).any():
@@ -96,10 +96,10 @@ def converted(
         none = np.zeros((0, 0, 0), np.float32)
         return {"keys": keys, "cam": none, "high_res": none}
     rows = [n for _, n in kept]
-    maps = [_shares(array[rows], read_as.norm) for array in found.maps]
+    maps = [_shares(array[rows]) for array in found.maps]
     for array in maps:
-        _require_fitting(array.shape[1:], size, read_as.resize)
-    return {"keys": keys, **_in_both_sizes(maps, size, read_as.norm)}
+        _require_fitting(array.shape[1:], size)
+    return {"keys": keys, **_in_both_sizes(maps, size)}
 
 
 def classes_of(found: ForeignMaps, numbering: str) -> tuple[int, ...]:
@@ -156,7 +156,7 @@ def _from_pngs(files: Sequence[MapFile], info: DatasetInfo) -> ForeignMaps:
         if maps[-1].shape != maps[0].shape:
             raise UserError(f"{file.path}: has another size than {files[0].path.name}")
     numbers, known = _numbers([file.name for file in files], info)
-    shares = np.stack([_shares(one, "none") for one in maps])
+    shares = np.stack([_shares(one) for one in maps])
     return ForeignMaps(numbers, known, (shares,))
 
 
@@ -225,13 +225,18 @@ def _of_own_classes(found: ForeignMaps, info: DatasetInfo, present: Sequence[int
 
 
 def _from_channels(
-    array: np.ndarray, info: DatasetInfo, size: tuple[int, int], present: Sequence[int]
+    array: np.ndarray,
+    info: DatasetInfo,
+    size: tuple[int, int],
+    present: Sequence[int],
+    numbering: str,
 ) -> ForeignMaps:
     """An array C x h x w or h x w x C of all classes or the image's, also with a background."""
     count, own = info.num_classes, len(present)
-    # Rows and classes by the number of channels; where both could be meant, all classes are.
-    meanings = {own: (range(own), present), own + 1: (range(1, own + 1), present)}
-    meanings |= {count + 1: ([p + 1 for p in present], present), count: (present, present)}
+    # The rows of the image's classes by the number of channels, without and with a background.
+    plain = {own: range(own), count: present}
+    behind = {own + 1: range(1, own + 1), count + 1: [p + 1 for p in present]}
+    meanings = {**plain, **behind} if numbering == "label" else {**behind, **plain}
     array = array[0] if array.ndim == 4 and len(array) == 1 else array
     if array.ndim != 3 or array.size == 0:
         raise UserError(f"is an array of {array.shape}, not maps of classes (C x H x W)")
@@ -244,11 +249,19 @@ def _from_channels(
             f"is an array of {array.shape}: it has channels neither for the {count} classes of "
             f"{info.name} nor for the {own} of the image, each with or without a background"
         )
-    rows, classes = meanings[len(ways[0])]
-    return ForeignMaps(tuple(int(index) for index in classes), True, (ways[0][list(rows)],))
+    channels = len(ways[0])
+    if numbering == "auto" and own and channels in plain and channels in behind:
+        names = ", ".join(repr(info.class_names[index]) for index in present[:3])
+        raise UnclearChannelsError(
+            f"has {channels} channels: all {count} classes, or the background and those of its "
+            f"image ({names})? say it: --import_keys class (the channels are the classes) or "
+            "--import_keys label (the first one is the background)"
+        )
+    rows = list(meanings[channels])
+    return ForeignMaps(tuple(int(index) for index in present), True, (ways[0][rows],))
 
 
-def _shares(maps: np.ndarray, norm: str) -> np.ndarray:
+def _shares(maps: np.ndarray) -> np.ndarray:
     """Maps as float32 in 0..1; UserError where they are not finite or lie outside.
 
     Those of 8 and 16 bits are shares of the largest value, unless they are 0 and 1 alone.
@@ -259,14 +272,11 @@ def _shares(maps: np.ndarray, norm: str) -> np.ndarray:
     maps = maps.astype(np.float32)
     if not np.isfinite(maps).all():
         raise UserError("has values that are not finite (NaN or infinite); make it again")
-    if norm == "peak":
-        maps = np.maximum(maps, 0)
-        return maps / (maps.max(axis=(-2, -1), keepdims=True, initial=0) + np.float32(_PEAK))
     low, high = maps.min(initial=0), maps.max(initial=0)
     if low < -1e-3 or high > 1 + 1e-3:
         raise UserError(
-            f"has values from {low:.3g} to {high:.3g}, not in 0..1; --import_norm peak cuts maps "
-            "at zero and divides each by its maximum"
+            f"has values from {low:.3g} to {high:.3g}, not in 0..1; cut maps at zero "
+            "and divide each by its maximum before they are imported"
         )
     return maps
 
@@ -278,20 +288,18 @@ def _fits(shape: tuple[int, int], size: tuple[int, int]) -> bool:
     return all(abs(a - b * scale) <= 1 for a, b in zip(shape, size, strict=True))
 
 
-def _require_fitting(shape: tuple[int, int], size: tuple[int, int], resize: bool) -> None:
+def _require_fitting(shape: tuple[int, int], size: tuple[int, int]) -> None:
     height, width = shape
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(f"has maps of {width}x{height} pixels")
-    if not resize and not _fits(shape, size):
+    if not _fits(shape, size):
         raise UserError(
             f"has maps of {width}x{height}, which do not fit its image of {size[1]}x{size[0]}; "
-            "they are of another image, or stretched: --import_resize stretches them back"
+            "they are of another image, or stretched; resize them to their image's proportions"
         )
 
 
-def _in_both_sizes(
-    maps: Sequence[np.ndarray], size: tuple[int, int], norm: str
-) -> dict[str, np.ndarray]:
+def _in_both_sizes(maps: Sequence[np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
     small = get_strided_size(size, CAM_STRIDE)
     by_shape = {array.shape[1:]: array for array in maps}
     largest = max(maps, key=lambda array: array.shape[1] * array.shape[2])
@@ -299,14 +307,10 @@ def _in_both_sizes(
     if high_res is None:
         aligned = largest.shape[1:] == small  # its positions stand for 4 x 4 pixels each
         whole = tuple(CAM_STRIDE * side for side in small) if aligned else size
-        high_res = _peak(_resized(largest, whole)[:, : size[0], : size[1]], norm)
+        high_res = _resized(largest, whole)[:, : size[0], : size[1]]
     if cam is None:
-        cam = _peak(_means(high_res, small), norm)
+        cam = _means(high_res, small)
     return {"cam": cam, "high_res": high_res}
-
-
-def _peak(maps: np.ndarray, norm: str) -> np.ndarray:
-    return _shares(maps, norm) if norm == "peak" else maps
 
 
 def _resized(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
