@@ -5,7 +5,7 @@
 
 Every point is a result folder of its own below RESULT_DIR/sweep/, where the outputs go that its
 values change; what they do not change (plain maps, the classifier, lists) is in RESULT_DIR itself,
-made once and shared, and so is all of the point with the values in force: that is the ordinary run.
+made once and shared, and so is all of the point with the current values: that is the ordinary run.
 The same command resumes, and finished points are not made again. It is no step of the method:
 `run_sample.py` leaves it out.
 """
@@ -37,7 +37,7 @@ from step.sweep_scores import Point, check, counts_of_maps, counts_of_masks, sum
 log = logging.getLogger("sweep")
 
 # What the paper asks (Sec. 3 and 4), by the name of its symbol or idea. Numbers with an x are
-# multiples of the value in force, since samples and data sets differ in what is usual.
+# multiples of the current value, since samples and data sets differ in what is usual.
 PRESETS = {
     "K": "RIB_iter=1,3,5,10,20",
     "tau": "score_th=0.2,0.3,0.4,0.5,0.6",
@@ -75,7 +75,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A grid over some options, run at each of some seeds (none: the one in force)."""
+    """A grid over some options, run at each of some seeds (none: the current one)."""
 
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
@@ -96,7 +96,7 @@ class Sweep:
 def axis(text: str, base: Options) -> Axis:
     """Option and values from a text such as "RIB_iter=1,3,5"; UserError where it is none.
 
-    Values with commas in them are separated by semicolons. `0.5x` is half the value in force, `all`
+    Values with commas in them are separated by semicolons. `0.5x` is half the current value, `all`
     the number of classes.
     """
     name, equals, values = text.partition("=")
@@ -112,7 +112,7 @@ def axis(text: str, base: Options) -> Axis:
         raise UserError(f"--over {text}: {name} cannot be swept over; {advice}")
     found: dict[object, tuple[str, str]] = {}
     for word in words:
-        meant = _value_in_force(name, word, base)
+        meant = _current_value(name, word, base)
         value = getattr(build_parser().parse_args([f"--{name}={meant}"]), name)
         first, _ = found.get(value, ("", ""))
         rounded = first.endswith("x") and word.endswith("x")  # multiples of a small number
@@ -122,7 +122,7 @@ def axis(text: str, base: Options) -> Axis:
     return Axis(name, tuple(meant for _, meant in found.values()))
 
 
-def _value_in_force(name: str, word: str, base: Options) -> str:
+def _current_value(name: str, word: str, base: Options) -> str:
     """The word itself, or what stands for it: `all` and multiples such as `0.5x`."""
     if name == "num_pooled_classes" and word == "all":
         return str(base.info.num_classes)
@@ -295,7 +295,7 @@ def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("--over", action="append", default=[], metavar="OPTION=VALUE,VALUE,...",
         help="an option of run_sample.py and its values; several make a grid. Values that have "
-        "commas are separated by semicolons; 0.5x is half the value in force")  # fmt: skip
+        "commas are separated by semicolons; 0.5x is half the current value")  # fmt: skip
     add("--preset", nargs="+", choices=tuple(PRESETS), default=[],
         help="the paper's questions, a sweep each: "
         + "; ".join(f"{name}: {text}" for name, text in PRESETS.items()))  # fmt: skip

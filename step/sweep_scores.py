@@ -62,7 +62,7 @@ class Counts(NamedTuple):
 class Point:
     """A point of a sweep, or the plain maps beside it.
 
-    counts: of each seed. usual: it has the values in force.
+    counts: of each seed. usual: it has the current values.
     """
 
     values: dict[str, object]
@@ -208,7 +208,7 @@ def rows_of(
 ) -> list[dict]:
     """A row for every point, the baselines first.
 
-    Differences are those to the point with the values in force, or to the first one; where the
+    Differences are those to the point with the current values, or to the first one; where the
     points have plain maps of their own, those to these.
     """
     every, count = [*baselines, *points], len(points[0].counts[0].truth)
