@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from misc.affinity_loss import Losses, PairLoss
 from misc.indexing import AffinityLabels, PathIndex
-from net.backbones import ResNet
-from net.folded import folded_copy
+from net.backbones import ResNet, fused
 
 
 class MeanShift(nn.Module):
@@ -90,8 +89,7 @@ class Net(nn.Module):
 
         To be called when it has its weights and is on its device: later changes are not followed.
         """
-        folded = folded_copy(self.backbone)
-        self._computed_by = (folded.to(memory_format=torch.channels_last),)
+        self._computed_by = (fused(self.backbone),)
 
     def _on_processor(self) -> bool:
         return self.fc_edge6.weight.device.type == "cpu"

@@ -83,7 +83,6 @@ def check(args: Options, preflight: Preflight) -> None:
             preflight.output_file(best_of(target(args, run)), settings(args, run))
     micro = -(-args.seg_batch_size // args.seg_accumulate)
     preflight.collect(lambda: check_batch("--seg_batch_size", micro))
-    preflight.collect(lambda: require_known_precision(args, "train_seg"))
     preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
     if preflight.is_made(args.seg_label_dir):
         ids = args.image_ids("infer")
@@ -93,12 +92,6 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.masks(validated_ids(args))
     advice = "--seg_skip_missing leaves such images out"
     preflight.label_maps(ids, args.seg_label_dir, advice, trained_on=True)
-
-
-def require_known_precision(args: Options, step: str) -> None:
-    """Raise UserError for a precision of maps alone."""
-    if args.precision in ("float64", "fp16"):
-        raise UserError(f"--precision {args.precision}: is for maps; leave it out for {step}")
 
 
 def run(args: Options) -> None:
@@ -145,7 +138,6 @@ def train_run(args: Options, number: int) -> None:
             "--seg_init is a %s; published results are those of %s", name, PUBLISHED_BACKBONE
         )
     model.to(device, memory_format=torch.channels_last).train()
-    model.fold_backbone()
     dataset = crops_of(args, files, model.colours, training.seed)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 

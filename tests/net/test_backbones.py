@@ -1,11 +1,13 @@
 """net/backbones.py: every backbone against torchvision's, and through the networks built on it."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
 
 from misc.errors import UserError
-from net.backbones import KINDS, ResNet, inferred_arch
+from net.backbones import KINDS, FixedBatchNorm, ResNet, fused, inferred_arch
 from net.checkpoint import (
     load_backbone,
     load_boundary_net,
@@ -13,7 +15,6 @@ from net.checkpoint import (
     on_backbone,
     save_checkpoint,
 )
-from net.folded import FoldedCAM
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement, Net
 
@@ -69,17 +70,24 @@ def test_dilation_keeps_the_resolution():
     assert dilated.layer4[1].conv2.dilation == (4, 4)
 
 
-@pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2"])
-def test_folded_networks_have_the_maps_and_gradients_of_wide_and_grouped_blocks(name):
+@pytest.mark.parametrize("name", KINDS)
+def test_fused_backbones_have_the_same_outputs_and_gradients_and_leave_the_first_alone(name):
     torch.manual_seed(0)
-    model = CAM(3, name=name, width=8, stem=8).eval()
-    folded, images = FoldedCAM(model), torch.randn(1, 3, 64, 64)
-    expected = model(images)
-    torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-5)
-    weight = model.backbone.layer4[0].conv2.weight
-    (plain,) = torch.autograd.grad(expected.sum(), weight)
-    folded.set_gradients(list(torch.autograd.grad(folded(images).sum(), folded.trained)))
-    torch.testing.assert_close(weight.grad, plain, rtol=1e-3, atol=1e-5)
+    backbone = ResNet(name, width=8, stem=8).eval()
+    for norm in (m for m in backbone.modules() if isinstance(m, FixedBatchNorm)):
+        for tensor in (norm.weight.data, norm.running_var):
+            tensor.uniform_(0.5, 1.5)
+        for tensor in (norm.bias.data, norm.running_mean):
+            tensor.normal_(0, 0.1)
+    before = copy.deepcopy(backbone.state_dict())
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    found = fused(backbone)
+    assert not any(isinstance(m, FixedBatchNorm) for m in found.modules())
+    for ours, expected in zip(found(images), backbone(images), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    gradients = [torch.autograd.grad(b(images)[-1].sum(), images)[0] for b in (found, backbone)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+    assert all(torch.equal(t, before[name]) for name, t in backbone.state_dict().items())
 
 
 @pytest.mark.parametrize("inner", [1, 2, 6, 14])
