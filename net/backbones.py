@@ -5,7 +5,6 @@ channels and strides of its stages, which of them never train. Parameters are na
 names them.
 """
 
-import copy
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -13,7 +12,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval
 
 
 class FixedBatchNorm(nn.BatchNorm2d):
@@ -26,6 +24,16 @@ class FixedBatchNorm(nn.BatchNorm2d):
         """B x C x H x W -> B x C x H x W."""
         statistics = (self.running_mean, self.running_var)
         return F.batch_norm(features, *statistics, self.weight, self.bias, False, eps=self.eps)
+
+
+def normalized(conv: nn.Conv2d, norm: FixedBatchNorm, features: Tensor) -> Tensor:
+    """`norm(conv(features))` as one convolution, since the statistics are fixed.
+
+    What lies between the two is neither computed nor kept for the gradient.
+    """
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return F.conv2d(features, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _conv3x3(
@@ -61,9 +69,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """B x in_channels x H x W -> B x width x ceil(H / stride) x ceil(W / stride)."""
-        shortcut = features if self.downsample is None else self.downsample(features)
-        features = self.relu(self.bn1(self.conv1(features)))
-        return self.relu(self.bn2(self.conv2(features)) + shortcut)
+        shortcut = normalized(*self.downsample, features) if self.downsample else features
+        features = self.relu(normalized(self.conv1, self.bn1, features))
+        return self.relu(normalized(self.conv2, self.bn2, features) + shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -98,10 +106,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """B x in_channels x H x W -> B x 4 width x ceil(H / stride) x ceil(W / stride)."""
-        shortcut = features if self.downsample is None else self.downsample(features)
-        features = self.relu(self.bn1(self.conv1(features)))
-        features = self.relu(self.bn2(self.conv2(features)))
-        return self.relu(self.bn3(self.conv3(features)) + shortcut)
+        shortcut = normalized(*self.downsample, features) if self.downsample else features
+        features = self.relu(normalized(self.conv1, self.bn1, features))
+        features = self.relu(normalized(self.conv2, self.bn2, features))
+        return self.relu(normalized(self.conv3, self.bn3, features) + shortcut)
 
 
 class Kind(NamedTuple):
@@ -179,7 +187,7 @@ class ResNet(nn.Module):
 
     def stem(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> B x stem x h x w after max pooling, stride 4."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.maxpool(self.relu(normalized(self.conv1, self.bn1, images)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Normalised RGB, B x 3 x H x W -> the outputs of the stem and layer1 .. layer4."""
@@ -199,24 +207,6 @@ class ResNet(nn.Module):
     def parts(self, names: Iterable[str]) -> list[nn.Module]:
         """Modules by name, as in FROZEN and TRAINED."""
         return [getattr(self, name) for name in names]
-
-
-def fused(backbone: ResNet) -> ResNet:
-    """A copy to compute with: every convolution has its normalisation in it; channels last.
-
-    Its weights stay as they are now.
-    """
-    result = copy.deepcopy(backbone).eval().requires_grad_(False)
-    for module in list(result.modules()):
-        layers = dict(module.named_children())
-        for number in ("1", "2", "3"):
-            if f"bn{number}" in layers:
-                conv = fuse_conv_bn_eval(layers[f"conv{number}"], layers[f"bn{number}"])
-                setattr(module, f"conv{number}", conv)
-                setattr(module, f"bn{number}", nn.Identity())
-        if layers.get("downsample") is not None:
-            module.downsample = fuse_conv_bn_eval(*layers["downsample"])
-    return result.to(memory_format=torch.channels_last)
 
 
 def inferred_arch(state: Mapping[str, Tensor]) -> dict:

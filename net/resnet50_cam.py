@@ -28,8 +28,11 @@ class Net(nn.Module):
 
     def frozen_features(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> features of the part that never trains, stride 8."""
+        # On a CPU these layers are faster channels last, and the trained ones are not.
+        layout = torch.channels_last if images.is_cuda else torch.contiguous_format
         with torch.no_grad():
-            return self.backbone.frozen_features(images)
+            images = images.contiguous(memory_format=torch.channels_last)
+            return self.backbone.frozen_features(images).contiguous(memory_format=layout)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> logits, B x C."""

@@ -8,7 +8,6 @@ from torch import Tensor
 from misc.advcam import AdvCAMSettings, advcam
 from misc.cli.options import Options
 from misc.rib import Maps
-from net.backbones import fused
 from step.maps import MapMethod
 
 
@@ -26,12 +25,11 @@ class MakeAdvCAM(MapMethod):
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         super().start(device, image_ids)
         self.model.requires_grad_(False)
-        self.backbone = fused(self.model.backbone)
 
     def scores(self, pair: Tensor) -> Tensor:
         """2 x 3 x H x W -> raw scores 2 x C x h x w, differentiable down to the image."""
         with self.model.autocast():
-            features = self.backbone(pair.contiguous(memory_format=torch.channels_last))[-1]
+            features = self.model.backbone(pair.contiguous(memory_format=torch.channels_last))[-1]
         return self.model.classifier(features.float())
 
     def maps(self, image_id: str, pairs: list[Tensor], label: Tensor) -> Iterator[Maps]:

@@ -41,7 +41,6 @@ from misc.storage.files import atomic_path
 from misc.storage.outputs import State, output_state
 from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
-from net.backbones import fused
 from net.checkpoint import save_checkpoint
 from net.deeplab_v2 import DeepLabV2
 from net.resnet50_cam import CAM, Net
@@ -430,7 +429,6 @@ class IRNStep(IRNLoss):
 
     def use(self, device: torch.device) -> None:
         super().use(device)
-        self.model.fold_backbone()
         self.parameters = [p for group in self.model.trainable_parameters() for p in group]
         # Rate 0: the work is the same, and so are the weights in all runs.
         self.optimizer = torch.optim.SGD(self.parameters, lr=0.0, momentum=1e-4, weight_decay=1e-4)
@@ -441,6 +439,7 @@ class IRNStep(IRNLoss):
         with freed_memory_kept():  # as the training loop does
             return self._step(lambda: self.model(self.inputs, labels))
 
+    @references.separate_normalisation()
     def plain(self) -> Results:
         made = references.pair_labels(self.label_maps.numpy(), self.paths, self.num_labels)
         labels = [label.to(self.device) for label in made]
@@ -475,7 +474,6 @@ class AdvCAMClimb(Comparison):
         self.label[[7, 11]] = 1
         self.model = CAM(20, width=width).requires_grad_(False)
         fill_by_recipe(self.model)
-        self.backbone = fused(self.model.backbone)
 
     def here(self) -> Results:
         weights = self.model.classifier.weight
@@ -484,8 +482,9 @@ class AdvCAMClimb(Comparison):
 
     def _scores(self, pair: torch.Tensor) -> torch.Tensor:
         pair = pair.contiguous(memory_format=torch.channels_last)  # as the step does
-        return self.model.classifier(self.backbone(pair)[-1])
+        return self.model.classifier(self.model.backbone(pair)[-1])
 
+    @references.separate_normalisation()
     def plain(self) -> Results:
         return references.advcam_maps(self.model, self.pairs, self.label, self.settings)
 
@@ -571,6 +570,7 @@ class SegStep(Comparison):
         with freed_memory_kept():  # as the training loop does
             return self._step(0, lambda: scale_losses(self.model(images), self.labels))
 
+    @references.separate_normalisation()
     def plain(self) -> Results:
         return self._step(
             1, lambda: references.seg_losses(self.plain_model, self.crops, self.labels)
@@ -738,10 +738,6 @@ class PseudoMask(Comparison):
         with torch.no_grad():
             fill_by_recipe(self.model)
 
-    def use(self, device: torch.device) -> None:
-        super().use(device)
-        self.model.fold_backbone()
-
     @torch.no_grad()
     def here(self) -> Results:
         edge, _ = self.model(self.pair)
@@ -801,6 +797,7 @@ class RIBIterations(Comparison):
         *_, last = fine_tune(self.model, self.pairs, self.label, batches, self.settings)
         return last.map_sums
 
+    @references.separate_normalisation()
     def plain(self) -> Results:
         self.plain_model.load_state_dict(self.initial)
         return references.rib_map_sums(

@@ -237,7 +237,6 @@ def pseudo_masks(session: Session) -> dict[str, float]:
     with torch.no_grad():
         fill_by_recipe(model)
     model = model.to(session.device).eval()
-    model.fold_backbone()
     rng, image = np.random.default_rng(0), photograph(sizes)
     height, width = ((side - 1) // 4 + 1 for side in sizes.image)
     maps = {"keys": np.array([3, 7]), "cam": rng.random((2, height, width), dtype=np.float32)}

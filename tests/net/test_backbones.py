@@ -1,13 +1,11 @@
 """net/backbones.py: every backbone against torchvision's, and through the networks built on it."""
 
-import copy
-
 import pytest
 import torch
 import torchvision
 
 from misc.errors import UserError
-from net.backbones import KINDS, FixedBatchNorm, ResNet, fused, inferred_arch
+from net.backbones import KINDS, FixedBatchNorm, ResNet, inferred_arch, normalized
 from net.checkpoint import (
     load_backbone,
     load_boundary_net,
@@ -70,24 +68,22 @@ def test_dilation_keeps_the_resolution():
     assert dilated.layer4[1].conv2.dilation == (4, 4)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_fused_backbones_have_the_same_outputs_and_gradients_and_leave_the_first_alone(name):
+@pytest.mark.parametrize("groups, stride, dilation", [(1, 1, 1), (2, 2, 1), (4, 1, 2)])
+def test_a_convolution_and_its_normalisation_are_computed_as_one(groups, stride, dilation):
+    """With the outputs and gradients of the two modules; none of frozen parameters."""
     torch.manual_seed(0)
-    backbone = ResNet(name, width=8, stem=8).eval()
-    for norm in (m for m in backbone.modules() if isinstance(m, FixedBatchNorm)):
-        for tensor in (norm.weight.data, norm.running_var):
-            tensor.uniform_(0.5, 1.5)
-        for tensor in (norm.bias.data, norm.running_mean):
-            tensor.normal_(0, 0.1)
-    before = copy.deepcopy(backbone.state_dict())
-    images = torch.randn(1, 3, 64, 64, requires_grad=True)
-    found = fused(backbone)
-    assert not any(isinstance(m, FixedBatchNorm) for m in found.modules())
-    for ours, expected in zip(found(images), backbone(images), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-    gradients = [torch.autograd.grad(b(images)[-1].sum(), images)[0] for b in (found, backbone)]
-    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
-    assert all(torch.equal(t, before[name]) for name, t in backbone.state_dict().items())
+    options = {"stride": stride, "padding": dilation, "dilation": dilation, "groups": groups}
+    conv, norm = torch.nn.Conv2d(4, 8, 3, bias=False, **options), FixedBatchNorm(8)
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
+        tensor.normal_()
+    norm.running_var.uniform_(0.1, 1.1)
+    features = torch.randn(2, 4, 11, 9, requires_grad=True)
+    inputs, found = (features, conv.weight, norm.weight, norm.bias), []
+    for output in (normalized(conv, norm, features), norm(conv(features))):
+        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
+        found.append([output, *torch.autograd.grad((output * weights).sum(), inputs)])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("inner", [1, 2, 6, 14])
