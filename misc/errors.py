@@ -19,6 +19,10 @@ class UserError(Exception):
     untold: Mapping[str, int] | None = None  # how many more there are of each kind
 
 
+class SaidElsewhereError(UserError):
+    """A UserError of the first rank, raised on the others too; the first one prints it."""
+
+
 class NotReproducedError(Exception):
     """A run that is complete is not like the one that it is compared with (exit code 1)."""
 
@@ -86,6 +90,12 @@ def _plural(thing: str) -> str:
         noun = f"{noun[:-1]}ie"
     end = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{noun}{end}{word or ''}{rest or ''}"
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first of some names, for a message: "a, b, c, ..."."""
+    names = list(names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 @contextmanager

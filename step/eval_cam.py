@@ -129,9 +129,8 @@ def save_row(
     split = info.eval_split if role == "eval" else info.seg_split
     kept = score_of(confusions, at, info.label_names)
     best = kept["best"]
-    official = info.is_official(split, ids) and info.is_official(
-        info.train_split, args.image_ids("infer")
-    )
+    official = info.is_official(split, ids) and args.infer_list.is_file()
+    official = official and info.is_official(info.train_split, args.image_ids("infer"))
     kept |= {
         "dataset": info.name,
         "list": str(getattr(args, f"{role}_list")),

@@ -15,7 +15,6 @@ from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime import distributed
 from misc.runtime.devices import pick_devices, read_ahead_workers
 from misc.runtime.memory import require_shared_memory
-from misc.storage.manifest import ids_digest
 from step.maps import MapMethod
 
 
@@ -28,7 +27,7 @@ class MakeRIBCAM(MapMethod):
         "score_th", "stop_th", "explode_th", "explode_ratio", "disjoint_prob",
         "num_pooled_classes", "seed",
     )  # fmt: skip
-    lists = ("train", "infer")
+    lists = ("train", "infer", "labels")
     images_worth_a_process = 1
     memory_options = ("--RIB_batch_size", "--max_long", "--cam_crop_size", "--num_processes")
     advice = "give a smaller --RIB_lr"
@@ -50,9 +49,8 @@ class MakeRIBCAM(MapMethod):
         return recorded
 
     @classmethod
-    def inputs(cls, args: Options) -> dict[str, str]:
-        train_list = ids_digest(args.image_ids("train", limited=False))
-        return {**super().inputs(args), "train list": train_list}
+    def drawn_from(cls, args: Options) -> tuple[str, ...]:
+        return args.image_ids("train", limited=False)
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:

@@ -3,6 +3,7 @@
 import io
 import logging
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.crf import dense_crf, wrapped_image
 from misc.data.datasets import image_of
+from misc.data.image_keys import photograph_keys
 from misc.errors import UserError
 from misc.labels import label_type
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.files import atomic_path
-from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.manifest import OutputFolder, Sources, file_digest
 from misc.storage.outputs import Output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
@@ -122,6 +124,11 @@ def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
     save_label_png(folder / f"{image_id}.png", labels)
 
 
+def sources(args: Options) -> Sources:
+    """What the prediction of each image is made from: its photograph."""
+    return Sources(photograph_keys(args, args.image_ids("seg")))
+
+
 def run(args: Options) -> None:
     """Predict every image of --seg_list with the network of every run."""
     ids = args.image_ids("seg")
@@ -130,7 +137,7 @@ def run(args: Options) -> None:
         for kind, path in folders(args, number).items():
             for place in (path, path / "palette"):
                 folder = OutputFolder("--seg_out_dir", place, ".png")
-                claim(folder, settings(args, kind), inputs, args.overwrite)
+                claim(folder, settings(args, kind), inputs, args.overwrite, partial(sources, args))
         run_over_images(MakeSegmentation(args, number), ids, args.resources)
     if args.seg_submission:
         distributed.on_first_rank(lambda: pack(args, ids))

@@ -5,6 +5,7 @@ of one image. `step/make_cam.py` is the shortest.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,12 +15,13 @@ from misc.cams import merge_scales, save_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, load_labels, multi_scale_pairs
+from misc.data.image_keys import labelled_keys
 from misc.data.label_rows import LabelsById
 from misc.errors import UserError
 from misc.rib import Maps
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.files import remove_leftovers
-from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.manifest import OutputFolder, Sources, file_digest
 from misc.storage.outputs import Output
 from net.checkpoint import load_classifier
 
@@ -38,7 +40,7 @@ class MapMethod(ImageTask):
     version = 1
     options: tuple[str, ...] = ()
     flag = "--cam_out_dir"
-    lists = ("infer",)
+    lists = ("infer", "labels")
     advice = "give another classifier, or --precision float32"  # where maps are not finite
     memory_options = ("--max_long", "--num_processes")
 
@@ -123,10 +125,14 @@ class MapMethod(ImageTask):
         return {"step": cls.name, "version": cls.version, **own}
 
     @classmethod
-    def inputs(cls, args: Options) -> dict[str, str]:
-        """Digests of what the maps are made from."""
-        files = {"classifier": args.cam_weights_name, "labels": args.cls_labels}
-        return {name: file_digest(path) for name, path in files.items()}
+    def drawn_from(cls, args: Options) -> tuple[str, ...]:
+        """Other images that the maps of every image are made with."""
+        return ()
+
+    @classmethod
+    def sources(cls, args: Options) -> Sources:
+        """The images and labels that the maps are made from."""
+        return Sources(labelled_keys(args, args.image_ids("infer")), cls.drawn_from(args))
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
@@ -147,7 +153,9 @@ class MapMethod(ImageTask):
     @classmethod
     def run(cls, args: Options) -> None:
         """Make and save the maps of every image of the inference list."""
-        claim(cls.folder(args), cls.settings(args), cls.inputs(args), args.overwrite)
+        inputs = {"classifier": file_digest(args.cam_weights_name)}
+        sources = partial(cls.sources, args)
+        claim(cls.folder(args), cls.settings(args), inputs, args.overwrite, sources)
         for shown in cls.writes(args)[1:]:
             shown.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(shown.path)

@@ -10,6 +10,7 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, mask_of
+from misc.data.image_keys import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
 from misc.metrics import confusion_matrix, mean_iou
@@ -24,7 +25,7 @@ from misc.runtime.training import (
     train,
 )
 from misc.seg_loss import scale_losses, stepwise_poly
-from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
+from misc.storage.manifest import IMAGES, folder_digest, settings_of, weights_digest
 from misc.storage.outputs import Output
 from net.checkpoint import read_checkpoint, save_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, DeepLabV2, network_input, probabilities
@@ -81,13 +82,13 @@ def check(args: Options, preflight: Preflight) -> None:
         preflight.output_file(target(args, run), settings(args, run))
         if args.seg_val_every:
             preflight.output_file(best_of(target(args, run)), settings(args, run))
-    micro = -(-args.seg_batch_size // args.seg_accumulate)
-    preflight.collect(lambda: check_batch("--seg_batch_size", micro))
     preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
     if preflight.is_made(args.seg_label_dir):
         ids = args.image_ids("infer")
     else:
         ids = tuple(label_files(args))
+    batch = (args.seg_batch_size, len(ids), args.seg_accumulate)
+    preflight.collect(lambda: check_batch("--seg_batch_size", *batch))
     preflight.images((*ids, *validated_ids(args)))
     preflight.masks(validated_ids(args))
     advice = "--seg_skip_missing leaves such images out"
@@ -109,12 +110,13 @@ def training_of(args: Options, number: int, files: dict[str, Path]) -> Training:
     inputs = {
         "init": weights_digest(args.seg_init),
         "labels": folder_digest(args.seg_label_dir),
-        "images": ids_digest(tuple(files)),
     }
+    ids = tuple(files)
+    images = distributed.on_first_rank(lambda: keys_in(args, args.seg_label_dir, ".png", ids))
     return Training(
         name="train_seg",
         file=target(args, number),
-        settings=settings_of(settings(args, number), inputs),
+        settings={**settings_of(settings(args, number), inputs), IMAGES: images},
         batch_size=args.seg_batch_size,
         seed=args.seed + number,
         num_workers=read_ahead_workers(args.resources),

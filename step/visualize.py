@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from misc.cams import load_cam
 from misc.cli.options import Options
@@ -43,7 +44,7 @@ def run(args: Options) -> None:
     remove_leftovers(out_dir)
     for image_id in args.image_ids("infer")[: args.visualize]:
         save_figure(strip(args, image_id, scores), out_dir / f"{image_id}.png")
-    if args.seg_out_dir.is_dir():
+    if args.seg_out_dir.is_dir() and args.seg_list.is_file():
         for image_id in args.image_ids("seg")[: args.visualize]:
             save_figure(seg_strip(args, image_id), out_dir / f"seg_{image_id}.png")
     save_curves(args)
@@ -179,7 +180,8 @@ def score_curves(scores: dict[str, dict]) -> Figure:
     axis = figure.subplots()
     for row, score in scores.items():
         mious, best = [100 * (m or 0) for m in score["miou"]], score["best"]
-        (line,) = axis.plot(score["thresholds"], mious, label=f"{row} (best {mious[best]:.1f})")
+        # Without the blank a name that begins with "_" would not be in the legend.
+        (line,) = axis.plot(score["thresholds"], mious, label=f" {row} (best {mious[best]:.1f})")
         axis.plot(score["thresholds"][best], mious[best], "o", color=line.get_color())
     axis.set_xlabel("background threshold")
     axis.set_ylabel("mIoU (%)")
@@ -194,7 +196,7 @@ def recall_curves(scores: dict[str, dict]) -> Figure:
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
     for axis, (row, score) in zip(axes, scores.items(), strict=True):
         for name, precision in score["precision_at_recall"].items():
-            axis.plot(RECALLS, precision, label=name)
+            axis.plot(RECALLS, precision, label=f" {name}")
         axis.set(title=row, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=6)
@@ -202,9 +204,14 @@ def recall_curves(scores: dict[str, dict]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, complete or not at all; UserError where the file is not ours."""
+    """Write a figure as PNG, complete or not at all; UserError where the file is not ours.
+
+    Its words are the user's, such as names of classes: a "$" in them begins no formula.
+    """
     if is_foreign(path):
         raise UserError(foreign_line(path))
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     with atomic_path(path) as temporary:

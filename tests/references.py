@@ -30,7 +30,6 @@ from net.deeplab_v2 import COLOURS, DeepLabV2, network_input
 from net.resnet50_cam import CAM
 
 
-
 @contextmanager
 def separate_normalisation() -> Iterator[None]:
     """In the block every convolution and its normalisation are computed one after the other."""

@@ -3,24 +3,29 @@
 import contextlib
 import importlib
 import logging
-import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from misc.cli import expect
 from misc.cli.disk import say_disk
-from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
-from misc.cli.log import log_to_screen, own_log, start_log
+from misc.cli.lists import (
+    lists_are_outdated,
+    made,
+    made_by_name,
+    make_lists,
+    prepare_lists,
+    say_differences,
+)
+from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
 from misc.cli.steps import load_steps
 from misc.data.registry import preparation
-from misc.errors import NotReproducedError, StoppedError, UserError
+from misc.errors import NotReproducedError, UserError
 from misc.runtime import distributed, interrupts
 from misc.runtime.devices import (
     check_device,
@@ -30,6 +35,7 @@ from misc.runtime.devices import (
     uses_cuda,
 )
 from misc.runtime.image_task import readers_can_end
+from misc.runtime.programs import said_plainly
 from misc.storage.scores import load_scores
 
 log = logging.getLogger("run_sample")
@@ -57,29 +63,6 @@ def execute(args: Options, ends_process: bool = False) -> int:
     return said_plainly(work, ends_process)
 
 
-def said_plainly(work: Callable[[], object], ends_process: bool = False) -> int:
-    """Do something; returns the exit code, after one line for what ended it. Its log ends too."""
-    try:
-        with interrupts.noticed(ends_process), own_log():
-            work()
-    except UserError as error:
-        if not isinstance(error, distributed.SaidElsewhereError):
-            _say_each("error", str(error))
-        return 2
-    except NotReproducedError as error:
-        if distributed.rank() == 0:
-            _say_each("compared", str(error))
-        return 1
-    except (StoppedError, OSError) as error:  # such as a full disk, or a folder that is gone
-        _say_each("stopped", f"{error}; the same command resumes where it stopped")
-        return 1
-    except interrupts.Interrupted as interrupt:
-        if distributed.rank() == 0:
-            _say_each("interrupted", "the same command resumes where it stopped")
-        return 128 + interrupt.number
-    return 0
-
-
 def run_toy(args: Options) -> None:
     """The toy experiment, which needs no dataset and takes no step with it."""
     if others := [name for name in STEPS if getattr(args, f"{name}_pass")]:
@@ -92,11 +75,6 @@ def run_toy(args: Options) -> None:
         return
     log_to_screen()
     toy.run(args)
-
-
-def _say_each(kind: str, text: str) -> None:
-    for line in text.splitlines():
-        print(f"{kind}: {line}", file=sys.stderr)
 
 
 def run(args: Options) -> None:
@@ -112,8 +90,7 @@ def run(args: Options) -> None:
     with contextlib.ExitStack() as stack:
         first(lambda: stack.enter_context(claimed(args, steps)))
         start_log(args, distributed.rank() == 0)
-        with_masks = any("eval" in step.LISTS for step in steps.values())
-        first(lambda: prepare_lists(args, with_masks))
+        first(lambda: prepare_lists(args, steps))
         first(lambda: check_steps(args, steps))
         run_steps(args, steps)
         compare(args)
@@ -125,9 +102,10 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         checked = args
         try:
-            if args.made_lists() and lists_are_missing(args):
+            if lists_are_outdated(args, steps) and made_by_name(args, steps):
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
+                say_differences(checked, made(args))
             check_steps(checked, steps)
             say_disk(checked, steps)
         except UserError as error:
@@ -152,11 +130,26 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
 
 
 def show_report(args: Options) -> None:
-    """What `--report` does: the table and the curves; a page also where nothing was scored."""
+    """What `--report` does: the table and the curves; a page also where nothing was scored.
+
+    In a folder that cannot be written the table is all, and that is said.
+    """
     if load_scores(args.result_dir) or not args.report_html:
         print_report(args)
-        importlib.import_module("step.visualize").save_curves(args)
-    make_page(args)
+        try:
+            importlib.import_module("step.visualize").save_curves(args)
+        except OSError as error:
+            log.warning("--result_dir %s: cannot be written (%s); no curves are drawn",
+                        args.result_dir, error.strerror)  # fmt: skip
+    if args.report_html:
+        args.info.require_root()  # a page without photographs would replace a good one
+    try:
+        make_page(args)
+    except OSError as error:
+        raise UserError(
+            f"--report_html: {error.filename or args.result_dir} cannot be used "
+            f"({error.strerror}); give a --result_dir that can be written"
+        ) from None
 
 
 def make_page(args: Options) -> None:

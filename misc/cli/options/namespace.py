@@ -32,7 +32,7 @@ class Options(argparse.Namespace):
         return {
             k: v
             for k, v in sorted(vars(self).items())
-            if k not in ("_frozen", "info", "given", "said", "brought")
+            if k not in ("_frozen", "info", "given", "said", "brought", "fitted")
         }
 
     def changed(self) -> dict[str, object]:

@@ -1,15 +1,18 @@
 """From a command line to the options of a run."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from misc.cli.options.namespace import Options, read_list_once
 from misc.cli.options.parser import build_parser
+from misc.cli.options.recorded import LIST_FOLDER, fitted_defaults, recorded_words
 from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM, ROW_ENDING
 from misc.data.dataset_info import DatasetInfo
 from misc.data.registry import dataset_names, describe, own_options
 from misc.errors import UserError
+from misc.runtime.resources import announced_ranks
 
 _RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth",
@@ -24,13 +27,14 @@ _RESULT_NAMES = {
     "ins_seg_out_dir": "ins_seg",
     "export_dir": "export",
 }
+_SHARED = ("cam_batch_size", "irn_batch_size", "seg_batch_size")  # each process has a part
 _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_out_dir")
 
 
 def _fill_places(args: Options, info: DatasetInfo) -> None:
     """Where everything is that was not said."""
-    args.result_dir = args.result_dir or Path("result") / info.result_name
-    args.list_dir = args.result_dir / "lists"
+    args.result_dir = args.result_dir or _usual_place(info.root) / "result" / info.result_name
+    args.list_dir = args.result_dir / LIST_FOLDER
     ending = RECAM[args.recam][1]
     for name, file in _RESULT_NAMES.items():
         if getattr(args, name) is None:
@@ -55,6 +59,12 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
     args.cls_labels = args.cls_labels or args.list_dir / info.label_file
 
 
+def _usual_place(root: Path) -> Path:
+    """The folder in which the user stands; the one around the dataset where that is inside it."""
+    here, root = Path.cwd(), root.resolve()
+    return Path(os.path.relpath(root.parent)) if root in (here, *here.parents) else Path()
+
+
 def _brought(args: Options, info: DatasetInfo) -> tuple[str, ...]:
     """Names of the options that say a file or folder other than where a run has it by itself."""
     said = [name for name in args.said if isinstance(getattr(args, name), Path)]
@@ -74,9 +84,11 @@ def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     for name, value in {**info.defaults, **info.recam_defaults.get(args.recam, {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name, value in info.replaced_defaults.items():
-        if name not in args.said:
-            setattr(args, name, value)
+    args.fitted = fitted_defaults(args, info)
+    for name, value in args.fitted.items():
+        of_preset = name.startswith("seg_") and "seg_preset" in args.said
+        if name not in args.said and not of_preset:
+            setattr(args, name, max(value, announced_ranks()) if name in _SHARED else value)
 
 
 def _usual_precision(args: Options) -> str:
@@ -89,9 +101,12 @@ def _usual_precision(args: Options) -> str:
 
 
 def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:
-    """The dataset's description; what is wrong with its root or labels ends the program."""
+    """The dataset's description; UserError for what is wrong with its root or labels."""
     options = {name: getattr(args, name) for name in own_options(args.dataset)}
-    foreign = {name for other in dataset_names() for name in own_options(other)} - set(options)
+    if args.report and not args.report_html:  # the table needs no file of the dataset
+        options = {}
+    foreign = {name for other in dataset_names() for name in own_options(other)}
+    foreign -= set(own_options(args.dataset))
     for name in sorted(foreign.intersection(args.given)):
         parser.error(f"argument --{name}: is for --dataset folder")
     root_name = f"{args.dataset}_root"
@@ -101,12 +116,7 @@ def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:
                      f"{args.dataset})")  # fmt: skip
     if hasattr(args, root_name):
         setattr(args, root_name, root)
-    try:
-        return describe(args.dataset, root, **options)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+    return describe(args.dataset, root, **options)
 
 
 def _said(argv: list[str] | None) -> tuple[str, ...]:
@@ -125,6 +135,17 @@ def parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, Options]:
     return parser, args
 
 
+def _with_recorded(argv: list[str] | None) -> tuple[argparse.ArgumentParser, Options]:
+    """`parsed`, where of a report what describes the dataset is that of its result folder."""
+    parser, args = parsed(argv)
+    said = _said(argv)
+    if args.report and args.result_dir:
+        words = recorded_words(args, said)
+        parser, args = parsed([*words, *(sys.argv[1:] if argv is None else argv)])
+    args.said = said
+    return parser, args
+
+
 def parse(argv: list[str] | None = None) -> Options:
     """Options from the command line, with all defaults filled in, read-only.
 
@@ -133,18 +154,28 @@ def parse(argv: list[str] | None = None) -> Options:
     those that say a place of the user's own). Wrong options end the program with exit code 2.
     """
     read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
-    parser, args = parsed(argv)
-    if args.recam == ALL_MAPS:
-        parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
-    args.said = _said(argv)
-    if args.import_maps and "recam" not in args.said:
-        args.recam = IMPORTED
-    if args.import_maps and args.recam != IMPORTED:
-        parser.error(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
-    args.info = info = _describe(args, parser)
-    args.brought = _brought(args, info)
-    _fill_places(args, info)
-    _fill_defaults(args, info)
+    try:
+        parser, args = _with_recorded(argv)
+        if args.recam == ALL_MAPS:
+            parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
+        if args.import_maps and "recam" not in args.said:
+            args.recam = IMPORTED
+        if args.import_maps and args.recam != IMPORTED:
+            parser.error(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
+        args.info = info = _describe(args, parser)
+        args.brought = _brought(args, info)
+        _fill_places(args, info)
+        _fill_defaults(args, info)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    _require_fitting(args, parser)
+    return args.freeze()
+
+
+def _require_fitting(args: Options, parser: argparse.ArgumentParser) -> None:
+    """End the program where numbers do not go together."""
     for name in ("cam_long", "cam_eval_thres"):
         low, high = getattr(args, name)
         if low > high:
@@ -158,4 +189,3 @@ def parse(argv: list[str] | None = None) -> Options:
         parser.error(
             f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
         )
-    return args.freeze()

@@ -22,6 +22,7 @@ from misc.data.folder.photographs import own_size, size_as_shown
 from misc.data.folder.scan import Tree, look_into
 from misc.data.folder.table import read_table
 from misc.errors import UserError
+from misc.storage.manifest import file_digest, ids_digest, state_digest
 
 DEFAULT_ROOT = None  # there is none: --root has to be given
 # Options that the description depends on, beside the root.
@@ -47,6 +48,7 @@ _NO_MASKS = ".no_masks"  # a folder that is not there: without --masks no image 
 HELD_OUT = 10  # every so many images of a class one is held out of the trainings
 _LOOKED_AT = 60  # photographs whose sizes stand for all
 _SMALLEST_IRN_CROP = 96  # smaller ones hold no pixel pair of the usual radius
+_SEG_EPOCHS = 28  # 30,000 batches of 10 from VOC's 10,582 images
 _FEW, _SMALLER = 500, 0.75  # sets of fewer images have crops whose sides are this part
 _TRAINED_LONG = 500  # usual longer side of the images for which the sizes of the paper were chosen
 
@@ -148,11 +150,12 @@ class FolderInfo(DatasetInfo):
         return f"folder_{name}" if name else "folder"
 
     def made_from(self) -> dict[str, object]:
-        scan = self.scan()
+        scan, val_list = self.scan(), self.source.val_list
         return {
+            "photographs": ids_digest((*scan.tree.photographs, "", *scan.unlabelled)),
             "labels": scan.labels.digest(),
-            "masks": str(self.source.masks),
-            "val_list": str(self.source.val_list),
+            "masks": state_digest(self.mask_dirs),
+            "val_list": file_digest(val_list) if val_list and val_list.is_file() else None,
         }
 
     def read_as(self) -> dict[str, object]:
@@ -187,7 +190,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         image_dir=root,
         mask_dirs=(source.masks,) if source.masks else (),
         id_pattern="",
-        defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
+        defaults=DEFAULTS,
         recam_defaults={"advcam": ADVCAM_DEFAULTS},
         paper_scores={},
         official_sizes={},
@@ -197,7 +200,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         seg_split="val",
         label_file="cls_labels.npz",
         source=source,
-        replaced_defaults={k: v for k, v in replaced.items() if k not in DEFAULTS},
+        replaced_defaults=replaced,
     )
 
 
@@ -206,16 +209,18 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
 
     Trainings of small sets get as many steps as their batches need to learn anything, batches are
     not larger than a part of the set, and crops not larger than the photographs. Of few images,
-    which are those of a laptop, crops are smaller: half of the time. The classifier's
+    which are those of a laptop, crops are smaller: half of the time, a third in the segmentation
+    network, which sees every image as often as with VOC. The classifier's
     loss is a mean over the classes: with fewer of them than VOC has, each one's gradient is larger,
     so the rate falls in proportion, and with the batch.
     """
-    scale = min(1.0, usual_long / _TRAINED_LONG)
+    scale = seg_scale = min(1.0, usual_long / _TRAINED_LONG)
     if images < _FEW:
-        scale *= _SMALLER
+        scale, seg_scale = scale * _SMALLER, scale * _SMALLER**2
     crop = max(64, round(512 * scale / 16) * 16)
     batch = max(1, min(16, images // 3))
     irn_batch = max(1, min(32, images // 6))
+    seg_batch = max(1, min(10, images // 3))
     return {
         "cam_batch_size": batch,
         "cam_num_epoches": _epochs(400, images // batch, 5, 40),
@@ -226,6 +231,10 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
         "irn_batch_size": irn_batch,
         "irn_num_epoches": _epochs(180, images // irn_batch, 3, 30),
         "RIB_batch_size": max(1, min(20, images // 3)),
+        "seg_crop_size": max(65, round(320 * seg_scale / 8) * 8 + 1),
+        "seg_batch_size": seg_batch,
+        "seg_iterations": min(30_000, max(60, _SEG_EPOCHS * images // seg_batch)),
+        "seg_learning_rate": 2.5e-4 * seg_batch / 10,
     }
 
 
