@@ -38,7 +38,9 @@ def test_torchvisions_weights_give_torchvisions_features(published):
     theirs.avgpool = theirs.fc = torch.nn.Identity()
     with torch.no_grad():
         outputs = ours(images)
-        torch.testing.assert_close(outputs[-1].flatten(1), theirs(images), rtol=1e-4, atol=1e-4)
+        expected = theirs(images)  # thousands, since random weights do not normalise
+        atol = 1e-5 * expected.max().item()
+        torch.testing.assert_close(outputs[-1].flatten(1), expected, rtol=1e-4, atol=atol)
         torch.testing.assert_close(ours.trained_features(outputs[2]), outputs[-1])
     assert [o.shape[1] for o in outputs] == list(ours.out_channels)
     assert [96 // o.shape[-1] for o in outputs] == ours.out_strides == [4, 4, 8, 16, 32]
