@@ -116,7 +116,7 @@ def sources_of(args: Options) -> Sources:
     for name, ending in endings.items():
         if name != args.recam:
             masks[f"pseudo mask ({name})"] = args.result_dir / f"sem_seg{ending}"
-    masks |= {f"network, {kind}": path for kind, path in seg_folders(args, 0).items()}
+    masks |= {f"network, {kind}": path for kind, path in seg_folders(args).items()}
     return Sources(
         info=args.info,
         maps=tuple(maps),

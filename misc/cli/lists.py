@@ -60,11 +60,8 @@ def prepare_lists(args: Options, steps: Steps) -> None:
 def made_by_name(args: Options, steps: Steps) -> list[Path]:
     """The lists and labels that these steps read and that were not given."""
     read = {role for step in steps.values() for role in step.LISTS}
-    by_options = {
-        "infer": args.limit or args.visualize or args.ins_seg_json,
-        "seg": args.seg_val_every,
-    }
-    read |= {role for role, needed in by_options.items() if needed}
+    if args.limit or args.visualize or args.ins_seg_json:
+        read.add("infer")
     options = ("cls_labels" if role == "labels" else f"{role}_list" for role in read)
     paths = {getattr(args, option) for option in options}
     return [path for path in args.made_lists() if path in paths]

@@ -90,6 +90,7 @@ def run(args: Options) -> None:
     with contextlib.ExitStack() as stack:
         first(lambda: stack.enter_context(claimed(args, steps)))
         start_log(args, distributed.rank() == 0)
+        first(args.info.log_contents)
         first(lambda: prepare_lists(args, steps))
         first(lambda: check_steps(args, steps))
         run_steps(args, steps)
@@ -99,6 +100,7 @@ def run(args: Options) -> None:
 def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
     """What `--check` does: nothing is written but lists that are missing, into a passing folder."""
     log_to_screen()
+    args.info.log_contents()
     with tempfile.TemporaryDirectory() as scratch:
         checked = args
         try:

@@ -152,6 +152,9 @@ class DatasetInfo:
         """Key of an image in the label file: its id as a number, without underscores."""
         return int(image_id.replace("_", ""))
 
+    def log_contents(self) -> None:
+        """Say what is in the dataset, where a person should look at that first."""
+
     def require_root(self) -> None:
         """Raise UserError unless the root is a dataset of this shape."""
         wanted = self.looked_for or f"{self.image_dir.name}/"
@@ -186,7 +189,10 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
             continue
         second.update(words[1:2])
         # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
-        image_id = info.id_in(words[0])
+        try:
+            image_id = info.id_in(words[0])
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}; correct it") from None
         if not info.is_id(image_id):
             raise UserError(
                 f"{path}, line {number}: {words[0][:60]!r} is not an image id of {info.name}; "

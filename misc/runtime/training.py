@@ -162,7 +162,6 @@ def train(
     dataset: Dataset,
     losses_of: Callable[[nn.Module, list[torch.Tensor], float], dict[str, torch.Tensor]],
     schedule: LRScheduler | None = None,
-    after_step: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Train a network; the loop of every network of the project.
 
@@ -171,7 +170,6 @@ def train(
     the trajectory is the same.
 
     schedule: moves the optimizer's rates after every step, where it does not do so itself.
-    after_step: called with the number of steps done, for instance to validate now and then.
     dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image)
     alone.
     losses_of: the network, this rank's part of a batch and the share of the batch that it is, 0..1
@@ -204,7 +202,6 @@ def train(
                 if schedule:
                     schedule.step()
                 done += 1
-                after_step(done)
                 interrupts.check()
                 if time.monotonic() - saved >= 60 * CHECKPOINT_MINUTES:
                     _save(training, done, model, optimizer, schedule, sums)

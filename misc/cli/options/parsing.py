@@ -7,8 +7,9 @@ from pathlib import Path
 
 from misc.cli.options.namespace import Options, read_list_once
 from misc.cli.options.parser import build_parser
+from misc.cli.options.presets import REPLACEABLE
 from misc.cli.options.recorded import LIST_FOLDER, fitted_defaults, recorded_words
-from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM, ROW_ENDING
+from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM
 from misc.data.dataset_info import DatasetInfo
 from misc.data.registry import dataset_names, describe, own_options
 from misc.errors import UserError
@@ -77,10 +78,9 @@ def _brought(args: Options, info: DatasetInfo) -> tuple[str, ...]:
 def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     """What depends on --recam, --seg_preset and the dataset."""
     args.precision = args.precision or _usual_precision(args)
-    args.seg_row = args.seg_row or f"segmentation{ROW_ENDING[args.recam]}"
-    for name, value in args.published_seg().items():
+    for name in REPLACEABLE:
         if getattr(args, f"seg_{name}") is None:
-            setattr(args, f"seg_{name}", value)
+            setattr(args, f"seg_{name}", getattr(args.seg_published, name))
     for name, value in {**info.defaults, **info.recam_defaults.get(args.recam, {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
