@@ -29,7 +29,7 @@ LISTS = ("infer", "labels")
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
-    return (Output("--export_dir", args.export_dir),)
+    return (Output("--result_dir", args.export_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:

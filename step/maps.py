@@ -109,9 +109,14 @@ class MapMethod(ImageTask):
         return cls.lists, cls.settings, cls.writes, cls.check, cls.run
 
     @classmethod
+    def place(cls, args: Options) -> tuple[str, Path]:
+        """The folder of the maps, behind the option that names it."""
+        return cls.flag, getattr(args, cls.flag.removeprefix("--"))
+
+    @classmethod
     def folder(cls, args: Options) -> OutputFolder:
         """Where the maps go."""
-        return OutputFolder(cls.flag, getattr(args, cls.flag.removeprefix("--")), ".npy")
+        return OutputFolder(*cls.place(args), ".npy")
 
     @classmethod
     def iterations(cls, args: Options) -> int:
@@ -137,7 +142,7 @@ class MapMethod(ImageTask):
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
         """Everything that the step writes."""
-        maps = Output(cls.flag, cls.folder(args).path)
+        maps = Output(*cls.place(args))
         kept = args.visualize and cls.iterations(args)
         shown = shown_path(args, cls.name, "", 0).parent
         return (maps, Output("--result_dir", shown)) if kept else (maps,)

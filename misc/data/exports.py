@@ -29,7 +29,7 @@ def write_new(path: Path, content: bytes) -> None:
     if os.path.lexists(path):
         raise UserError(
             f"{path}: is there with other content and stays as it is; move it away, or give "
-            "another --export_dir"
+            "another --result_dir"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
