@@ -154,7 +154,8 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
         "each class; they are saved in --cam_out_dir (default: RESULT_DIR/cam_imported)")
     add("--import_keys", choices=("auto", *NUMBERINGS), default="auto",
         help="how classes are numbered there: class, from 0; label, from 1 with 0 for a "
-        "background; auto: as the image-level labels say (default: %(default)s)")
+        "background, which is the first channel of an array; auto: as the image-level labels say "
+        "(default: %(default)s)")
 
 
 def comparison_options(group: argparse._ArgumentGroup) -> None:
@@ -163,18 +164,6 @@ def comparison_options(group: argparse._ArgumentGroup) -> None:
         help="behind a run, or with --report alone: say whether the scores lie in the ranges of "
         "this file, the paper's or those of the samples; exit code 1 where one does not (default "
         "of FILE: Demo/expected.json)")
-
-
-def toy_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--toy_experiment_pass", type=boolean, nargs="?", const=True, default=False,
-        metavar="BOOL", help="run it alone and end; python -m step.toy_experiment --help has what "
-        "it leaves free")
-    add("--mnist_root", type=Path, default=Path("Dataset"), metavar="DIR",
-        help="folder with MNIST/raw/, as torchvision has it (default: %(default)s); digits are "
-        "drawn where it is not there")
-    add("--toy_out_dir", type=Path, default=Path("result/toy"), metavar="DIR",
-        help="its scores.json and figure (default: %(default)s)")
 
 
 # fmt: on
