@@ -88,8 +88,8 @@ def folder_options(group: argparse._ArgumentGroup) -> None:
         help="ground truth to score with: a PNG (grey or palette) for any of the photographs, "
         "with its name, in the same folders or in none")
     add("--val_list", type=Path, metavar="FILE",
-        help="photographs of the validation split, which no training sees, one a line (default: a tenth of "
-        "every class that has ten)")
+        help="photographs of the validation split, which no training sees, one a line (default: a "
+        "tenth of every class that has ten)")
     add("--unlabelled", choices=("error", "skip"), default="error",
         help="photographs without a row in --labels: name them and end, or leave them out, into "
         "lists/unlabelled.txt, which --seg_list takes (default: %(default)s)")
