@@ -11,7 +11,7 @@ from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
-from misc.errors import UserError
+from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
 from misc.runtime import distributed
@@ -49,8 +49,9 @@ def require_objects(args: Options, ids: tuple[str, ...]) -> None:
     missing = [i for i in ids if not object_path(args, i).is_file()]
     if missing:
         raise UserError(
-            f"{object_path(args, missing[0])}: no mask of the objects, nor {len(missing) - 1} "
-            "others; give an --eval_list of images that have one in SegmentationObject/"
+            f"{object_path(args, missing[0])}: no mask of the objects, as of "
+            f"{counted({'image': len(missing)})} in all; give an --eval_list of images "
+            "that have one in SegmentationObject/"
         )
 
 
