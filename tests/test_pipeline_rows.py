@@ -68,6 +68,7 @@ def test_instances_go_to_cocos_json_and_back(run, sample):
     assert len(content["images"]) == 8 and content["categories"][0] == {
         "id": 1,
         "name": "aeroplane",
+        "supercategory": "none",
     }
     ids = [entry["id"] for entry in content["annotations"]]
     assert len(set(ids)) == len(ids)
