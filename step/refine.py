@@ -29,7 +29,6 @@ from misc.runtime.devices import main_device, side_processes
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.runtime.memory import about_image
 from misc.runtime.overlap import OnItsWay
-from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, file_digest
 from misc.storage.outputs import Output, State, output_state
 from step.cam_to_ir_label import claim_labels
@@ -216,7 +215,6 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         shown_dir = shown_path(args, refiner.name, "", 0).parent
         if args.visualize and refiner.iterations(args):
             shown_dir.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(shown_dir)
         task = refiner(args)
         side = side_processes(args.resources, main_device(args.resources))
         if side and labels_follow(refiner, args):

@@ -29,9 +29,8 @@ from torch import Tensor
 
 from misc.errors import UserError
 from misc.runtime.threads import wait_briefly
-from misc.storage.files import atomic_path
 from misc.storage.manifest import make_writable
-from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.outputs import require_own, write_json
 from misc.storage.untrusted import read_bytes
 from net.toy import (
     NUM_LAYERS,
@@ -375,15 +374,14 @@ def check_output(out_dir: Path) -> None:
             raise UserError(
                 f"{path}: is not of a toy experiment and stays; give another --toy_out_dir"
             )
-    if is_foreign(out_dir / FIGURE):
-        raise UserError(foreign_line(out_dir / FIGURE))
+    for name in (FIGURE, "scores.json"):
+        require_own(out_dir / name)
 
 
 def save(scores: dict, figure: Figure, out_dir: Path) -> None:
     """Write scores.json and the figure."""
     save_figure(figure, out_dir / FIGURE)
-    with atomic_path(out_dir / "scores.json") as temporary:
-        temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    write_json(out_dir / "scores.json", scores)
 
 
 def run_toy(root: Path, out_dir: Path, toy: Toy) -> dict:

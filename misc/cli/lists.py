@@ -3,8 +3,7 @@
 from misc.cli.options import Options
 from misc.data.registry import preparation
 from misc.storage.manifest import OutputFolder, check_folder, claim_folder
-from misc.storage.outputs import Output
-from misc.storage.seals import require_own
+from misc.storage.outputs import Output, require_own
 
 VERSION = 3  # raised when the same files of a dataset give other lists or labels
 

@@ -29,7 +29,7 @@ from misc.storage.manifest import (
     require_writable,
     weights_name,
 )
-from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.outputs import Output, foreign_line, is_foreign, require_own
 from misc.storage.untrusted import check_jpeg, is_rotated
 from net.checkpoint import (
     backbone_arch,
@@ -166,6 +166,12 @@ class Preflight:
         ids = self.args.image_ids("infer") if image_ids is None else image_ids
         self.collect(lambda: self._check_own(folder, ids), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
+
+    def file(self, output: Output, noted: bool = False) -> None:
+        """A file can be written, and replaces none but this program's; noted: see `require_own`."""
+        advice = f"move it away, or give another {output.flag}"
+        self.collect(lambda: require_own(output.path, advice, noted), "output")
+        self.collect(lambda: require_writable(output.folder, output.flag), "output")
 
     def _check_own(self, folder: OutputFolder, image_ids: Iterable[str]) -> None:
         paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]

@@ -15,7 +15,7 @@ from misc.cli.disk import say_disk
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
 from misc.cli.log import log_to_screen, own_log, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
-from misc.cli.places import check_places, claimed
+from misc.cli.places import check_places, claimed, remove_unfinished, written
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
 from misc.cli.steps import load_steps
@@ -111,6 +111,7 @@ def run(args: Options) -> None:
         return
     with contextlib.ExitStack() as stack:
         first(lambda: stack.enter_context(claimed(args, steps)))
+        remove_unfinished(written(args, steps))  # by every rank: those of its machine
         start_log(args, distributed.rank() == 0)
         with_masks = any("eval" in step.LISTS for step in steps.values())
         first(lambda: prepare_lists(args, with_masks))
@@ -143,6 +144,11 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     if args.report_html:
         page = importlib.import_module("step.html_report")
         preflight.collect(partial(page.check, args), "output")
+    if args.visualize:
+        pictures = importlib.import_module("step.visualize")
+        preflight.collect(partial(pictures.check, args), "output")
+    if "make_sem_seg_labels" in steps and hasattr(preparation(args.dataset), "finish"):
+        preflight.collect(partial(preparation(args.dataset).check, args), "output")
     if unread := unread_lists(args, steps):
         log.warning("%s: no step of this run reads it", ", ".join(unread))
     if "threshold_from" in args.said:
@@ -155,7 +161,9 @@ def show_report(args: Options) -> None:
     """What `--report` does: the table and the curves; a page also where nothing was scored."""
     if load_scores(args.result_dir) or not args.report_html:
         print_report(args)
-        importlib.import_module("step.visualize").save_curves(args)
+        pictures = importlib.import_module("step.visualize")
+        remove_unfinished(pictures.writes(args))
+        pictures.save_curves(args)
     make_page(args)
 
 

@@ -27,7 +27,6 @@ from misc.runtime.overlap import Overlap
 from misc.runtime.processes import in_processes
 from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
-from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, claim_folder
 from misc.storage.outputs import State, foreign_line, output_state
 
@@ -68,7 +67,6 @@ class ImageTask:
 
 def claim(folder: OutputFolder, options: dict, inputs: dict, overwrite: bool) -> None:
     """`claim_folder` by the first rank; every rank has to call it."""
-    remove_leftovers(folder.path)  # those of this machine
     distributed.on_first_rank(lambda: claim_folder(folder, options, inputs, overwrite))
 
 

@@ -5,17 +5,26 @@ import json
 import logging
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from misc.errors import UserError, counted
-from misc.storage.files import atomic_path, remove_leftovers
-from misc.storage.seals import is_own
+from misc.storage.outputs import (
+    MANIFEST,
+    foreign_line,
+    is_foreign,
+    is_own,
+    manifest_content,
+    noted_files,
+    with_noted_files,
+    write_json,
+)
+from misc.storage.seals import JSON_KEY, Seal, seal_of
 from misc.storage.untrusted import read_bytes, reason
 
 log = logging.getLogger(__name__)
 
-NAME = "manifest.json"
 _MAX_BYTES = 1 << 20
 
 
@@ -41,13 +50,13 @@ def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: b
     others. Files without a manifest, and those of another step, are always a UserError.
     Of several ranks the first one calls it.
     """
-    remove_leftovers(folder.path)
     settings = settings_of(options, inputs)
     redone = _difference(folder, settings, overwrite)
     make_writable(folder.path, folder.flag)
     if redone:
         # The manifest last: if this is cut short, what is left still belongs to the old one.
-        own = [path for path in folder.path.iterdir() if is_own(path)]
+        files = (path for path in folder.path.iterdir() if path.name != MANIFEST)
+        own = [path for path in files if is_own(path)]
         for path in own:
             path.unlink()
         log.info("%s %s: %s removed, made with other settings", folder.flag, folder.path,
@@ -67,11 +76,10 @@ def check_folder(folder: OutputFolder, options: dict, overwrite: bool = False) -
 
 def make_writable(folder: Path, flag: str) -> None:
     """Create a folder and try it; UserError naming the flag where nothing can be written."""
-    probe = folder / ".probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UserError(
             f"{flag} {folder}: cannot be written ({error.strerror}); give another folder"
@@ -87,22 +95,30 @@ def require_writable(folder: Path, flag: str) -> None:
 
 def write_manifest(folder: Path, settings: dict) -> None:
     """Note in a folder what its files were made with."""
-    with atomic_path(folder / NAME) as path:
-        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    content = json.loads(json.dumps(with_noted_files(settings, noted_files(folder))))
+    before = manifest_content(folder)
+    before.pop(JSON_KEY, None)
+    if content != before:
+        write_json(folder / MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> dict | None:
     """Settings that a folder's files were made with; None where nothing is noted."""
     try:
-        noted = json.loads(read_bytes(folder / NAME, _MAX_BYTES).decode("utf-8"))
+        content = read_bytes(folder / MANIFEST, _MAX_BYTES)
+        noted = json.loads(content.decode("utf-8"))
+        if seal_of(content) is Seal.BROKEN:
+            raise ValueError(Seal.BROKEN.value)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):
         raise UserError(
-            f"{folder / NAME}: is damaged, so nothing says what made the files beside it; remove "
-            f"the folder {folder} to have them made again"
+            f"{folder / MANIFEST}: is damaged, so nothing says what made the files beside it; "
+            f"remove the folder {folder} to have them made again"
         ) from None
-    return _plain(noted)
+    settings = _plain(noted)
+    settings.pop(JSON_KEY, None)
+    return settings if settings or not noted_files(folder) else None
 
 
 def folder_digest(folder: Path) -> str:
@@ -183,14 +199,16 @@ def _difference(folder: OutputFolder, settings: dict, overwrite: bool) -> str:
         files = len(list(folder.path.glob(f"*{folder.suffix}"))) if folder.path.is_dir() else 0
         if files:
             raise UserError(
-                f"{where}: holds {counted({f'{folder.suffix} file': files})} and no {NAME} that "
-                f"says what made them; move them away or give another {folder.flag}"
+                f"{where}: holds {counted({f'{folder.suffix} file': files})} and no {MANIFEST} "
+                f"that says what made them; move them away or give another {folder.flag}"
             )
         return ""
     if noted.get("step") != settings.get("step"):
         step = reason(noted.get("step", "another program"))
         raise UserError(f"{where}: holds the files of {step}; give another {folder.flag}")
     difference = settings_difference(noted, settings)
+    if difference and is_foreign(folder.path / MANIFEST):
+        raise UserError(foreign_line(folder.path / MANIFEST))
     if difference and not overwrite:
         raise UserError(
             f"{where}: was made with other settings ({difference}); give --overwrite to redo it, "
