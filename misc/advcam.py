@@ -130,20 +130,3 @@ def advcam(
                     sums[i] = state.map.new_zeros(len(label), *state.map.shape)
                 sums[i][c] += settings.factor * state.map
         yield [sums[i].clone() for i in range(len(pairs))]
-
-
-def climbed(
-    scores: Callable[[Tensor], Tensor],
-    weights: Tensor,
-    pair: Tensor,
-    label: Tensor,
-    scale: float,
-    settings: AdvCAMSettings,
-) -> Tensor:
-    """A pair that has climbed towards each of its classes in turn, 2 x 3 x H x W."""
-    positive = (weights > 0).flatten(1).sum(dim=1).tolist()
-    for c in label.nonzero()[:, 0].tolist():
-        count = settings.iterations_at(scale)
-        *_, last = climb(scores, pair, c, positive[c], count, settings)
-        pair = last.pair
-    return pair

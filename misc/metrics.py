@@ -179,7 +179,7 @@ def score_of(confusions: np.ndarray, thresholds: Sequence[float], names: Sequenc
     by_label = {"iou": iou(confusions[best]), "precision": _ratio(agreed, predicted),
                 "recall": _ratio(agreed, truth)}  # fmt: skip
     return {
-        "thresholds": [float(t) for t in thresholds],
+        "thresholds": [t if t is None else float(t) for t in thresholds],
         "miou": mious.tolist(),
         "best": best,
         **{k: dict(zip(names, v.tolist(), strict=True)) for k, v in by_label.items()},

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from misc.cams import pair_map
 from misc.data.datasets import Crops
-from misc.data.resampling import UncutViews
 from misc.rib import RIBSettings
 from misc.runtime.memory import PixelBudget
 from misc.torchutils import PolyOptimizer, parameter_groups
@@ -143,9 +142,9 @@ class Engine:
         raw, value = self._pass(self._network.maps, rows, self._labels, size, loss, "target")
         return pair_map(raw), value
 
-    def other_pass(self, images: Tensor | Crops | UncutViews, labels: Tensor, loss: Loss) -> Tensor:
+    def other_pass(self, images: Tensor | Crops, labels: Tensor, loss: Loss) -> Tensor:
         """Loss of other images, B x 3 x S x S, which is added to the iteration's."""
-        if isinstance(images, Crops | UncutViews):
+        if isinstance(images, Crops):
             images = images.to(self.device, non_blocking=True, at_once=self._for_gpu)
         else:
             images = images.to(self.device, non_blocking=True)

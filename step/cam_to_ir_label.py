@@ -85,13 +85,8 @@ class MakeIRLabel(ImageTask):
         save_label_png(self.outputs(image_id)[0], labels)
 
 
-def claim_labels(args: Options) -> None:
-    """Begin or continue the folder of the labels; that of the maps has its manifest by now."""
-    inputs = {"maps": folder_digest(args.cam_out_dir)}
-    claim(folder(args), settings(args), inputs, args.overwrite)
-
-
 def run(args: Options) -> None:
     """Make and save the confident labels of every image of the inference list."""
-    claim_labels(args)
+    inputs = {"maps": folder_digest(args.cam_out_dir)}
+    claim(folder(args), settings(args), inputs, args.overwrite)
     run_over_images(MakeIRLabel(args), args.image_ids("infer"), args.resources)

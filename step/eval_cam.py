@@ -114,24 +114,24 @@ def save_row(
     args: Options,
     row: str,
     confusions: np.ndarray,
-    at: Sequence[float],
+    at: Sequence[float | None],
     start: float,
     entry: dict,
     role: str = "eval",
 ) -> None:
     """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
 
-    confusions: T x L x L at the thresholds `at`. start: when scoring began. entry: what else is
-    kept of how the row was made. role: of the list that was scored.
+    confusions: T x L x L at the thresholds `at`, None for masks that were not cut at one. start:
+    when scoring began. entry: what else is kept of how the row was made. role: of the list that
+    was scored.
     """
     info = args.info
     ids = args.scored_ids() if role == "eval" else args.image_ids(role)
     split = info.eval_split if role == "eval" else info.seg_split
     kept = score_of(confusions, at, info.label_names)
     best = kept["best"]
-    official = info.is_official(split, ids) and info.is_official(
-        info.train_split, args.image_ids("infer")
-    )
+    official = info.is_official(split, ids) and args.infer_list.is_file()
+    official = official and info.is_official(info.train_split, args.image_ids("infer"))
     kept |= {
         "dataset": info.name,
         "list": str(getattr(args, f"{role}_list")),
@@ -144,9 +144,11 @@ def save_row(
     }
     of_foreground = confusions[best][:, 1:].sum(axis=1)
     share = of_foreground[0] / max(1, of_foreground.sum())
+    at_best = kept["thresholds"][best]
+    cut_at = "" if at_best is None else f" at threshold {at_best:.2f}"
     log.info(
-        "%s (%s): mIoU %.2f %% at threshold %.2f; %.1f %% of predicted foreground is background",
-        *(row, entry["folder"], 100 * kept["miou"][best], kept["thresholds"][best], 100 * share),
+        "%s (%s): mIoU %.2f %%%s; %.1f %% of predicted foreground is background",
+        *(row, entry["folder"], 100 * kept["miou"][best], cut_at, 100 * share),
     )
     parts = [f"{n} {100 * v:.1f}" for n, v in kept["iou"].items() if not np.isnan(v)]
     log.info("IoU: %s", ", ".join(parts))

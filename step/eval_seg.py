@@ -50,4 +50,4 @@ def score_runs(args: Options, kind: str) -> None:
         entry = {"folder": str(folder), "crf": kind == "crf", "preset": args.seg_preset}
         of_all = {} if number else {"runs": runs}
         name = f"{row}, run {number + 1}" if number else row
-        save_row(args, name, confusion[None], [0.0], start, {**entry, **of_all}, "seg")
+        save_row(args, name, confusion[None], [None], start, {**entry, **of_all}, "seg")

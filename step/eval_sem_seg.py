@@ -13,9 +13,11 @@ from misc.errors import about
 from misc.metrics import false_positive_negative, pseudo_mask_confusion
 from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
+from misc.storage.manifest import folder_digest, read_manifest
 from misc.storage.outputs import Output
 from misc.storage.scores import scores_file
 from step.eval_cam import save_row
+from step.make_sem_seg_labels import settings
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +59,31 @@ class ScoreMasks(ImageTask):
         return self.confusion
 
 
+def row_of(args: Options) -> tuple[str, float | None]:
+    """The row of the table that the masks of --sem_seg_out_dir have, and their threshold.
+
+    Masks that were not made from the maps of --cam_out_dir have a row of their own; those of
+    another program have no threshold.
+    """
+    noted = read_manifest(args.sem_seg_out_dir) or {}
+    if noted.get("step") != settings(args)["step"]:
+        return f"masks of {args.sem_seg_out_dir}", None
+    threshold = noted.get("sem_seg_bg_thres")
+    threshold = threshold if isinstance(threshold, (int, float)) else None
+    beside = args.sem_seg_out_dir.resolve().parent == args.result_dir.resolve()
+    if beside or (noted.get("inputs") or {}).get("maps") == folder_digest(args.cam_out_dir):
+        return f"pseudo masks{ROW_ENDING[args.recam]}", threshold
+    return f"masks of {args.sem_seg_out_dir}", threshold
+
+
 def run(args: Options) -> np.ndarray:
     """Confusion matrix L x L of the pseudo masks on the evaluation list (row truth)."""
     start = time.perf_counter()
     task = ScoreMasks(args, args.sem_seg_out_dir, "eval_sem_seg")
     confusion = sum(run_over_images(task, args.scored_ids(), args.resources))
     entry = {"folder": str(args.sem_seg_out_dir), "crf": False}
-    row = f"pseudo masks{ROW_ENDING[args.recam]}"
-    save_row(args, row, confusion[None], [args.sem_seg_bg_thres], start, entry)
+    row, threshold = row_of(args)
+    save_row(args, row, confusion[None], [threshold], start, entry)
     positive, negative = false_positive_negative(confusion)
     log.info(
         "false positives and negatives in per cent: background %.1f, %.1f, classes %.1f, %.1f",

@@ -24,7 +24,7 @@ from misc.storage.outputs import Output, link_new, write_new
 
 log = logging.getLogger(__name__)
 
-LISTS = ("infer",)
+LISTS = ("infer", "labels")
 _ADVICE = "move it away, or give another --export_dir"
 
 

@@ -22,7 +22,7 @@ from misc.storage.outputs import Output
 
 log = logging.getLogger(__name__)
 
-LISTS = ("infer",)
+LISTS = ("infer", "labels")
 
 _LOOKED_AT = 200  # images whose maps tell how classes are numbered
 _FEWER = "images have maps of some of their classes alone"

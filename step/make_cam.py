@@ -1,20 +1,14 @@
 """Plain class activation maps of the classifier: the baseline of RIB's maps."""
 
-import logging
 from collections.abc import Iterator
 
 import torch
 
-from misc.cli.options import Options, chosen_steps
 from misc.rib import Maps
-from misc.runtime import distributed
-from misc.runtime.image_task import run_over_images
 from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
 from net.engine import Engine
 from step.refine import Refiner, step_of
-
-log = logging.getLogger(__name__)
 
 
 class MakeCAM(Refiner):
@@ -35,26 +29,6 @@ class MakeCAM(Refiner):
 
 
 _step = step_of(MakeCAM)
-LISTS, settings, writes, check = _step.LISTS, _step.settings, _step.writes, _step.check
-
-
-def come_from_rib(args: Options) -> bool:
-    """Whether this run also makes RIB's maps, which after the first iteration are these."""
-    both = {"make_cam", "make_recam_with_RIB"} <= set(chosen_steps(args))
-    return both and not args.RIB_climbed
-
-
-def run(args: Options) -> None:
-    """Make and save the maps of every image of the inference list, or leave that to RIB.
-
-    Where RIB follows it writes them too, but for images that it is through with.
-    """
-    task, ids = _step.begin(args), args.image_ids("infer")
-    if come_from_rib(args):
-        ids = distributed.on_first_rank(lambda: _through(args, ids))
-        log.info("make_cam: RIB's first iteration gives the maps of the images that it has to do")
-    run_over_images(task, ids, args.resources)
-
-
-def _through(args: Options, image_ids: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(i for i in image_ids if (args.cam_out_dir / f"{i}.npy").exists())
+LISTS, settings, writes, check, run = (
+    _step.LISTS, _step.settings, _step.writes, _step.check, _step.run,
+)  # fmt: skip

@@ -59,15 +59,11 @@ class MakeInstances(ImageTask):
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
         self.model.fold_backbone()
 
-    def read(self, image_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The photograph and its maps."""
-        maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
-        return image_of(self.args.info, image_id), maps
-
     def one(self, image_id: str) -> None:
-        found = self.detect(*self.overlap.read(self.read, image_id))
+        maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
+        found = self.detect(image_of(self.args.info, image_id), maps)
         content = {"score": found.score, "mask": found.mask, "class": found.classes}
-        self.overlap.write(image_id, save_dict, self.outputs(image_id)[0], content)
+        save_dict(self.outputs(image_id)[0], content)
 
     def detect(self, image: np.ndarray, maps: dict[str, np.ndarray]) -> Detections:
         """Instances of an image H x W x 3 uint8 with the maps of its classes."""

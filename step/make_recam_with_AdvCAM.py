@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from misc.advcam import AdvCAMSettings, advcam, climbed
+from misc.advcam import AdvCAMSettings, advcam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.errors import UserError
@@ -56,15 +56,6 @@ class MakeAdvCAM(Refiner):
         pairs = [pair.to(self.device, self.weight.dtype) for pair in pairs]
         label = torch.from_numpy(self.labels[image_id])
         return advcam(self.scores, self.weight, pairs, label, advcam_settings(self.args))
-
-    def climbed(self, pairs: list[Tensor], label: Tensor) -> list[Tensor]:
-        """The pairs of all scales, each after its climb."""
-        settings = advcam_settings(self.args)
-        pairs = [pair.to(self.device, self.weight.dtype) for pair in pairs]
-        return [
-            climbed(self.scores, self.weight, pair, label, scale, settings)
-            for pair, scale in zip(pairs, settings.scales, strict=True)
-        ]
 
 
 def require_range(args: Options) -> None:

@@ -2,30 +2,23 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
-from misc.data.image_cache import cache_of, cache_room
-from misc.data.resampling import is_exact
 from misc.data.rib_batches import CropSource, RIBBatches
-from misc.errors import UserError
 from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime import distributed
 from misc.runtime.devices import pick_devices, read_ahead_workers
-from misc.runtime.image_task import run_over_images
 from misc.runtime.memory import require_shared_memory
 from misc.storage.manifest import ids_digest
 from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
 from net.engine import Engine
-from step.make_cam import MakeCAM, come_from_rib
-from step.make_recam_with_AdvCAM import MakeAdvCAM, require_range
 from step.refine import Refiner, step_of
-
-_SIDE = 640  # longer side of VOC's and COCO's images: views that are cut later are whole images
 
 
 class MakeRIBCAM(Refiner):
@@ -36,17 +29,17 @@ class MakeRIBCAM(Refiner):
     options = (
         "cam_crop_size", "cam_long", "cam_weight_decay", "RIB_iter", "RIB_lr", "RIB_batch_size",
         "score_th", "stop_th", "explode_th", "explode_ratio", "disjoint_prob",
-        "num_pooled_classes", "seed", "RIB_climbed",
+        "num_pooled_classes", "seed",
     )  # fmt: skip
-    lists = ("train", "infer")
+    # An option that has left the program; folders that were made with it off are continued.
+    recorded: ClassVar[dict] = {"RIB_climbed": False}
+    lists = ("train", "infer", "labels")
     images_worth_a_process = 1
     advice = "give a smaller --RIB_lr"
 
     def __init__(self, args: Options):
         super().__init__(args)
         self.train_ids = args.image_ids("train", limited=False)
-        images = (args.info.root, *args.info.read_as().items(), self.train_ids)
-        self.cache = cache_of(images, len(self.train_ids), cache_room(args.image_cache))
 
     @classmethod
     def iterations(cls, args: Options) -> int:
@@ -55,7 +48,7 @@ class MakeRIBCAM(Refiner):
     @classmethod
     def depends_on(cls, args: Options) -> tuple[str, ...]:
         activation = ("RIB_final_activation",) if args.RIB_final_activation != "none" else ()
-        return (*cls.options, *activation, *(MakeAdvCAM.options if args.RIB_climbed else ()))
+        return (*cls.options, *activation)
 
     @classmethod
     def inputs(cls, args: Options) -> dict[str, str]:
@@ -64,11 +57,7 @@ class MakeRIBCAM(Refiner):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         preflight.disjoint_images()
-        if args.RIB_climbed:
-            preflight.collect(lambda: require_range(args))
         preflight.images(args.image_ids("train", limited=False))
-        if args.crops_on_gpu:
-            preflight.collect(require_exact)
         preflight.collect(lambda: require_shared_memory(read_ahead_bytes(args)))
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
@@ -76,9 +65,6 @@ class MakeRIBCAM(Refiner):
         model = load_classifier(args.cam_weights_name, args.info.num_classes)
         model = model.to(device, weights_in(args.precision))
         self.engine = Engine(model, args.precision)
-        if args.RIB_climbed:
-            self.climber = MakeAdvCAM(args)
-            self.climber.start(device, image_ids)
         self.batches = RIBBatches(
             CropSource(
                 args.info,
@@ -87,41 +73,27 @@ class MakeRIBCAM(Refiner):
                 args.cam_long,
                 args.cam_crop_size,
                 args.seed,
-                self.cache,
             ),
             self.labels.with_classes(image_ids),
             args.RIB_iter,
             args.RIB_batch_size,
             args.disjoint_prob,
             read_ahead_workers(args.resources),
-            pin_memory=device.type == "cuda",
-            cut_later=args.crops_on_gpu,
+            device,
         )
 
     def maps(self, image_id: str, pairs: list[torch.Tensor]) -> Iterator[Maps]:
         label = torch.from_numpy(self.labels[image_id]).to(self.device)
-        if self.args.RIB_climbed:
-            pairs = self.climber.climbed(pairs, label)
         with contextlib.closing(self.batches.of(image_id)) as batches:
             for state in fine_tune(self.engine, pairs, label, batches, rib_settings(self.args)):
                 yield state.map_sums
-
-
-def require_exact() -> None:
-    """Raise UserError where crops of a GPU would have other bits than those of this Pillow."""
-    if not is_exact():
-        raise UserError(
-            "--crops_on_gpu: the Pillow that is installed resizes images in another way than the "
-            "versions known here; leave the option out"
-        )
 
 
 def read_ahead_bytes(args: Options) -> int:
     """What the processes that read ahead hold at most: each has two batches ready and makes one."""
     processes = len(pick_devices(args.resources, len(args.image_ids("infer"))))
     readers = processes * distributed.local_size() * read_ahead_workers(args.resources)
-    side = max(args.cam_crop_size, _SIDE if args.crops_on_gpu else 0)
-    return 3 * readers * args.RIB_batch_size * side**2 * 3
+    return 3 * readers * args.RIB_batch_size * 3 * args.cam_crop_size**2
 
 
 def rib_settings(args: Options) -> RIBSettings:
@@ -141,14 +113,6 @@ def rib_settings(args: Options) -> RIBSettings:
 
 
 _step = step_of(MakeRIBCAM)
-LISTS, settings, writes, check = _step.LISTS, _step.settings, _step.writes, _step.check
-
-
-def run(args: Options) -> None:
-    """Make and save the maps of every image of the inference list, and what make_cam left to it."""
-    task, ids = _step.begin(args), args.image_ids("infer")
-    if come_from_rib(args):
-        task.same_after_first = MakeCAM(args)
-    run_over_images(task, ids, args.resources)
-    if come_from_rib(args):
-        run_over_images(MakeCAM(args), ids, args.resources)
+LISTS, settings, writes, check, run = (
+    _step.LISTS, _step.settings, _step.writes, _step.check, _step.run,
+)  # fmt: skip

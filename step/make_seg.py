@@ -16,9 +16,7 @@ from misc.errors import UserError
 from misc.labels import label_type
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
-from misc.runtime.devices import side_processes
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.runtime.processes import SideProcesses
 from misc.storage.manifest import OutputFolder, file_digest
 from misc.storage.outputs import Output, open_output, write_output
 from net.checkpoint import load_segmentation
@@ -90,20 +88,12 @@ class MakeSegmentation(ImageTask):
         self.model = model.to(device, memory_format=torch.channels_last)
         self.model.fold_backbone()
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.side = SideProcesses(side_processes(args.resources, device))
-
-    def read(self, image_id: str) -> np.ndarray:
-        """The photograph, H x W x 3 uint8."""
-        return image_of(self.args.info, image_id)
 
     def one(self, image_id: str) -> None:
-        image = self.overlap.read(self.read, image_id)
+        image = image_of(self.args.info, image_id)
         with self.bf16:
             scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
-        self.side.do(save_prediction, self.folders, image_id, image, scores, self.args)
-
-    def finish(self) -> None:
-        self.side.close()
+        save_prediction(self.folders, image_id, image, scores, self.args)
 
 
 def save_prediction(

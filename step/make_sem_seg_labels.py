@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from misc.cams import load_cam
@@ -16,7 +15,7 @@ from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
 from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
-from net.inference import Arrays, pseudo_mask
+from net.inference import pseudo_mask
 
 LISTS = ("infer",)
 
@@ -71,19 +70,11 @@ class MakePseudoMask(ImageTask):
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
         self.model.fold_backbone()
 
-    def read(self, image_id: str) -> tuple[np.ndarray, Arrays]:
-        """The photograph and its maps."""
-        maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
-        return image_of(self.args.info, image_id), maps
-
     def one(self, image_id: str) -> None:
-        image, maps = self.overlap.read(self.read, image_id)
+        image = image_of(self.args.info, image_id)
+        maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
         mask = pseudo_mask(self.model, image, maps, self.settings, self.args.irn_pad_size)
         mask = of_type(mask, self.args.info.num_labels)
-        self.overlap.write(image_id, self.write, image_id, mask)
-
-    def write(self, image_id: str, mask: np.ndarray) -> None:
-        """Save a mask, H x W uint8 or uint16."""
         label_path, palette_path = self.outputs(image_id)
         save_palette_png(palette_path, mask)
         save_label_png(label_path, mask)

@@ -23,7 +23,6 @@ from misc.cli.options import RECAM, Options, build_parser, parse
 from misc.cli.run import run as run_pipeline
 from misc.cli.run import said_plainly
 from misc.cli.steps import load_steps
-from misc.data.image_cache import kept_caches
 from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
@@ -305,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         planner = Planner(words, args.score)
         sweeps = list(_sweeps(args, planner.base))
         check_device(planner.base.device)
-        with distributed.joined(uses_cuda(planner.base.resources)), kept_caches():
+        with distributed.joined(uses_cuda(planner.base.resources)):
             for sweep in sweeps:
                 run_sweep(planner, sweep, args.score, args.resamples)
 

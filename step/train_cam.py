@@ -29,7 +29,7 @@ from net.resnet50_cam import Net
 
 log = logging.getLogger(__name__)
 
-LISTS = ("train",)
+LISTS = ("train", "labels")
 
 _SHOWN = 5  # classes that the log names
 

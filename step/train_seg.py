@@ -10,12 +10,9 @@ import torch
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, mask_of
-from misc.data.image_cache import ImageCache, cache_room
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
-from misc.labels import undecided
 from misc.metrics import confusion_matrix, mean_iou
-from misc.palette import read_label_png
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.training import (
@@ -92,28 +89,16 @@ def check(args: Options, preflight: Preflight) -> None:
         ids = args.image_ids("infer")
     else:
         ids = tuple(label_files(args))
-        preflight.collect(lambda: require_labels(label_files(args)))
     preflight.images((*ids, *validated_ids(args)))
     preflight.masks(validated_ids(args))
-    preflight.label_maps(ids, args.seg_label_dir, "--seg_skip_missing leaves such images out")
+    advice = "--seg_skip_missing leaves such images out"
+    preflight.label_maps(ids, args.seg_label_dir, advice, trained_on=True)
 
 
 def require_known_precision(args: Options, step: str) -> None:
     """Raise UserError for a precision of maps alone."""
     if args.precision in ("float64", "fp16"):
         raise UserError(f"--precision {args.precision}: is for maps; leave it out for {step}")
-
-
-def require_labels(files: dict[str, Path]) -> None:
-    """Raise UserError where no pixel of any image has a label."""
-    there = (path for path in files.values() if path.is_file())
-    first = next(there, None)
-    if first and not any(_any_decided(read_label_png(path)) for path in (first, *there)):
-        raise UserError(f"{first.parent}: all labels are 255 (undecided); give other labels")
-
-
-def _any_decided(labels: np.ndarray) -> bool:
-    return bool((labels != undecided(labels)).any())
 
 
 def run(args: Options) -> None:
@@ -140,7 +125,6 @@ def training_of(args: Options, number: int, files: dict[str, Path]) -> Training:
         batch_size=args.seg_batch_size,
         seed=args.seed + number,
         num_workers=read_ahead_workers(args.resources),
-        checkpoint_minutes=args.checkpoint_minutes,
         iterations=args.seg_iterations,
         accumulate=args.seg_accumulate,
         overwrite=args.overwrite,
@@ -185,8 +169,7 @@ def crops_of(args: Options, files: dict[str, Path], colours: str, seed: int) -> 
     kind = COLOURS[colours]
     crop = SegCrop(args.seg_crop_size, kind.mean, args.seg_scales)
     to_input = partial(network_input, colours=kind)
-    cache = ImageCache(len(files), cache_room(args.image_cache))
-    return SegmentationDataset(args.info, files, crop, to_input, kind.bgr, seed, cache)
+    return SegmentationDataset(args.info, files, crop, to_input, kind.bgr, seed)
 
 
 def validated_ids(args: Options) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def run(args: Options) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     for image_id in args.image_ids("infer")[: args.visualize]:
         save_figure(strip(args, image_id, scores), out_dir / f"{image_id}.png")
-    if args.seg_out_dir.is_dir():
+    if args.seg_out_dir.is_dir() and args.seg_list.is_file():
         for image_id in args.image_ids("seg")[: args.visualize]:
             save_figure(seg_strip(args, image_id), out_dir / f"seg_{image_id}.png")
     save_curves(args)

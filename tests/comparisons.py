@@ -27,7 +27,6 @@ from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE, label_map, load_cam, save_cam
 from misc.cli.options import parse
 from misc.data.datasets import Crops, byte_crop, multi_scale_pairs, read_image
-from misc.data.image_cache import ImageCache
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge, upsampled_walk
 from misc.metrics import ThresholdScores
@@ -868,27 +867,24 @@ class RIBAsOnGPU(Comparison):
 
 
 class CropLoading(Comparison):
-    """What a loader does for RIB's batches: bytes of decoded images, or all from the files."""
+    """What a loader does for RIB's batches: bytes, or normalised crops."""
 
     tolerance = 1e-6
     long_range = (320, 640)
-    note = "here: the images are in the cache, and the crops are normalised later, on the device"
+    note = "here: the crops are normalised later, on the device"
 
     def __init__(self, size: Size, crops: int, crop: int):
         self.what = f"{crops} crops of {crop} from JPEGs of {size[0]} x {size[1]}"
         self.images, self.crop = crops, crop
         self.folder = tempfile.TemporaryDirectory()
         self.paths = [Path(self.folder.name) / f"{number}.jpg" for number in range(crops)]
-        self.cache = ImageCache(crops, crops * 3 * size[0] * size[1])
         for number, path in enumerate(self.paths):
             Image.fromarray(photograph_and_cams(number, size)[0]).save(path, quality=90)
-            self.cache.get(number, lambda path=path: read_image(path))
 
     def here(self) -> Results:
         crops = []
         for number, path in enumerate(self.paths):
-            image = self.cache.get(number, lambda path=path: read_image(path))
-            crops.append(byte_crop(image, self.long_range, self.crop, Random(number)))
+            crops.append(byte_crop(read_image(path), self.long_range, self.crop, Random(number)))
         return Crops(*map(torch.stack, zip(*crops, strict=True)))
 
     def here_results(self, outcome: Crops) -> Results:

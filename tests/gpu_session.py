@@ -36,7 +36,6 @@ from net.engine import Engine
 from net.inference import pseudo_mask
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
-from tests import pipeline
 from tests.launches import Counting
 from tests.weights import fill_by_recipe
 
@@ -208,19 +207,6 @@ def benchmarked_kernels(session: Session) -> dict[str, float]:
     return rates
 
 
-def ahead(session: Session) -> dict[str, Any]:
-    """RIB's step on drawn photographs through the files, with threads beside it and without."""
-    if not session.on_gpu:
-        return {"left out": "takes minutes"}
-    rows, count = {}, 8 * session.sizes.images
-    step = ("--train_cam_pass", "--cam_num_epoches", "1", "--make_recam_with_RIB_pass")
-    device = ("--device", str(session.device))
-    for beside in ("0", "2"):
-        found = pipeline.measured([*device, *step, "--num_side_processes", beside], count)
-        rows[f"{beside} beside"] = found["make_recam_with_RIB"]
-    return rows
-
-
 def trace(session: Session) -> dict[str, Any]:
     """One image under the profiler: operations, waits, share of the time the GPU is busy."""
     work = RIBWork(session, "tf32")
@@ -313,7 +299,6 @@ PARTS = {
     "one image under the profiler": trace,
     "processes on one GPU, images per second": processes,
     "pseudo masks": pseudo_masks,
-    "reading ahead and writing behind": ahead,
     "deterministic": deterministic,
     "short memory": short_memory,
 }

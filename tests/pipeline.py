@@ -39,7 +39,7 @@ _SAMPLES = 2  # of a GPU's use, a second
 # Every image is given all its iterations, and trainings stay finite from weights of a recipe.
 _OPTIONS = (
     *("--stop_th", "1e9", "--explode_ratio", "1.0", "--cam_learning_rate", "1e-4"),
-    *("--irn_learning_rate", "1e-4", "--image_cache", "1"),
+    *("--irn_learning_rate", "1e-4"),
 )
 
 
@@ -94,7 +94,7 @@ def measured(words: Sequence[str], images: int, width: int = 64) -> dict[str, di
         args = parse([*map(str, own), *_OPTIONS, *words])
         steps, device = load_steps(chosen_steps(args)), main_device(args.resources)
         set_up_process(device, training_threads(args.resources), args.resources)
-        prepare_lists(args, with_masks=True)
+        prepare_lists(args, steps)
         check_steps(args, steps)
         with use_of(device) as samples:
             seconds = run_steps(args, steps)

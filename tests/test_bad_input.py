@@ -388,6 +388,8 @@ def test_saved_maps_that_do_not_fit(refused, all_refused, info, tmp_path, bounda
     fault = spoilt(lambda: save_cam(path, [2], whole, whole))
     assert "another image or dataset" in fault
     shutil.rmtree(maps)
+    assert f"{maps}: no such folder; run --make_recam_with_RIB_pass first" in refused(*given)
+    maps.mkdir()
     lines = all_refused(*given)
     assert f"{maps / FIRST}.npy is missing" in lines[0]
     assert lines[8:] == [f"error: 8 problems: 8 maps in {maps}"]

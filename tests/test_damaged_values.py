@@ -140,7 +140,7 @@ def test_weights_are_finite(call, tmp_path, value):
 @pytest.mark.parametrize(
     "flag",
     ["--RIB_lr", "--cam_learning_rate", "--irn_learning_rate", "--cam_weight_decay", "--stop_th",
-     "--score_th", "--beta", "--seed_power", "--checkpoint_minutes", "--image_cache"],
+     "--score_th", "--beta", "--seed_power"],
 )  # fmt: skip
 def test_options_are_finite(capsys, flag, value):
     with pytest.raises(SystemExit):

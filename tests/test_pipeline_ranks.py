@@ -24,7 +24,7 @@ def options(sample, result_dir):
         *TINY,
         *("--voc12_root", str(sample.root), "--result_dir", str(result_dir)),
         *("--imagenet_weights", str(weights), "--num_threads", "1"),
-        *("--cam_num_epoches", "2", "--cam_learning_rate", "0.001", "--checkpoint_minutes", "0"),
+        *("--cam_num_epoches", "2", "--cam_learning_rate", "0.001"),
         *("--conf_fg_thres", "0.3", "--conf_bg_thres", "0.05", "--irn_num_epoches", "2"),
         *("--seg_init", str(weights), "--seg_label_dir", str(sample.root / "SegmentationClassAug")),
         *("--seg_crop_size", "65", "--seg_batch_size", "4", "--seg_accumulate", "2"),
@@ -43,7 +43,7 @@ class Ranks:
         with self.screen.open("w") as screen:  # no pipe: nobody would read it meanwhile
             self.process = subprocess.Popen(
                 [sys.executable, *launcher, "--max-restarts", str(restarts)]
-                + ["run_sample.py", *options],
+                + ["-m", "tests.often_saving", *options],
                 cwd=PROJECT,
                 stdout=screen,
                 stderr=subprocess.STDOUT,

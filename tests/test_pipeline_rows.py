@@ -60,15 +60,6 @@ def test_a_second_run_makes_nothing_again(run, tiny_run):
     assert {p: p.stat().st_mtime_ns for p in (folder / "cam_adv").glob("*.npy")} == before
 
 
-def test_rib_on_climbed_images_is_another_map(run, tiny_run, tmp_path):
-    folder, given = run
-    words = list(given)
-    words[3] = tmp_path / "r"
-    assert tiny_run(*words, "--make_recam_pass", "--RIB_climbed", "--limit", 1) == 0
-    maps = [load_cam(f / "cam" / "2012_000001.npy")["cam"] for f in (folder, tmp_path / "r")]
-    assert maps[0].shape == maps[1].shape and np.abs(maps[0] - maps[1]).max() > 1e-3
-
-
 def test_instances_go_to_cocos_json_and_back(run, sample):
     folder, given = run
     args = parse(list(map(str, given)))

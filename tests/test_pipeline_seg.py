@@ -16,7 +16,6 @@ from misc.storage.scores import load_scores
 from net.backbones import ResNet
 from net.checkpoint import load_segmentation, read_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, network_input, probabilities
-from step import train_seg
 
 TINY_SEG = (
     *("--seg_crop_size", 65, "--seg_batch_size", 4, "--seg_accumulate", 2, "--seg_iterations", 3),
@@ -78,17 +77,6 @@ def test_predictions_and_scores(run):
     assert "the test server of VOC 2012 asks for 1456 images" in log
 
 
-def test_crf_in_other_processes_writes_the_same(run, fresh, monkeypatch):
-    """As beside a GPU, which leaves the CRF to the cores."""
-    monkeypatch.setattr("step.make_seg.side_processes", lambda resources, device: 1)
-    weights = run.folder / "deeplab_v2.pth"
-    assert fresh("--make_seg_pass", "--seg_scores", "--seg_weights_name", weights) == 0
-    for folder in ("seg", "seg_crf"):
-        for path in (run.folder / folder).rglob("*.*"):
-            other = fresh.folder / path.relative_to(run.folder)
-            assert path.name.startswith("manifest") or path.read_bytes() == other.read_bytes(), path
-
-
 def test_the_checkpoint_knows_its_network(run):
     checkpoint = read_checkpoint(run.folder / "deeplab_v2.pth")
     assert checkpoint["arch"]["num_labels"] == 21 and checkpoint["arch"]["width"] == 8
@@ -112,8 +100,9 @@ def test_an_interrupted_training_ends_in_the_same_weights(run, fresh, monkeypatc
             raise KeyboardInterrupt
 
     monkeypatch.setattr("misc.runtime.training.interrupts.check", stop)
+    monkeypatch.setattr("misc.runtime.training.CHECKPOINT_MINUTES", 0)
     with pytest.raises(KeyboardInterrupt):
-        fresh("--train_seg_pass", "--checkpoint_minutes", 0)
+        fresh("--train_seg_pass")
     monkeypatch.undo()
     assert (fresh.folder / "deeplab_v2.partial.pth").exists()
     assert fresh("--train_seg_pass") == 0
@@ -239,12 +228,3 @@ def test_colours_of_both_kinds_of_network():
     caffe, torchvision = (network_input(image, COLOURS[n])[:, 0, 0] for n in COLOURS)
     np.testing.assert_allclose(caffe, [128 - 104.008, 128 - 116.669, 128 - 122.675], rtol=1e-6)
     np.testing.assert_allclose(torchvision[0], (128 / 255 - 0.485) / 0.229, rtol=1e-5)
-
-
-def test_labels_of_a_folder_are_checked_at_its_first_label(tmp_path):
-    for name, value in (("a", 255), ("b", 3)):
-        save_label_png(tmp_path / f"{name}.png", np.full((2, 2), value, np.uint8))
-    files = {name: tmp_path / f"{name}.png" for name in "ab"}
-    train_seg.require_labels(files)
-    with pytest.raises(UserError, match="all labels are 255"):
-        train_seg.require_labels({"a": files["a"]})

@@ -71,8 +71,7 @@ def test_no_folder_is_a_drawer(package):
 
 # Options that change no file between the steps, or that are no options of a step at all.
 WITHOUT_EFFECT = {
-    "device", "num_processes", "num_workers", "num_side_processes", "num_threads",
-    "deterministic", "image_cache", "crops_on_gpu", "checkpoint_minutes", "limit", "check",
+    "device", "num_processes", "num_workers", "num_threads", "deterministic", "limit", "check",
     "report", "overwrite",
     "visualize", "log_name",
     "cam_eval_thres",  # scores.json has the thresholds themselves

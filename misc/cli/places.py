@@ -28,7 +28,7 @@ def written(args: Options, steps: Mapping[str, ModuleType]) -> tuple[Output, ...
     if args.report_html:
         parts |= load_steps(["html_report"])
     of_parts = (output for part in parts.values() for output in part.writes(args))
-    return tuple(dict.fromkeys((log_file(args), *made_lists(args), *of_parts)))
+    return tuple(dict.fromkeys((log_file(args), *made_lists(args, steps), *of_parts)))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from misc.cams import CAM_STRIDE, load_cam
 from misc.cli.options import Options
 from misc.cli.steps import makers
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
-from misc.data.datasets import load_labels, mask_of
+from misc.data.datasets import known_classes, load_labels, mask_of
 from misc.data.folder.photographs import check_photograph
 from misc.data.label_rows import LabelRows
+from misc.data.mask_content import Compared, Content, content_of
 from misc.data.rib_batches import DisjointIndex
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
@@ -23,6 +25,7 @@ from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.progress import progress
 from misc.runtime.training import CheckpointFile, check_target
 from misc.storage.manifest import (
+    NAME,
     OutputFolder,
     check_folder,
     read_manifest,
@@ -48,7 +51,18 @@ _CHUNK = 64  # files that a process looks at before it reports
 _WORTH_PROCESSES = 4_000
 _MOST_PROCESSES = 16  # each holds its own torch
 
-ImageCheck = Callable[[str], str | None]  # what to warn of, together with others
+# What is found in a file of an image, for the judge of its kind: such as a text to warn of.
+ImageCheck = Callable[[str], object]
+# What was found, by image -> problems of all together, and warnings.
+Judge = Callable[[dict[str, object]], tuple[list[str], list[str]]]
+
+
+class Files(NamedTuple):
+    """Files of one kind to look at: one check of each, and one of all together."""
+
+    check: ImageCheck
+    judge: Judge
+    image_ids: dict[str, None]
 
 
 class Preflight:
@@ -64,9 +78,8 @@ class Preflight:
         self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
         # Kind of file -> check of one image and the images, for `finish`. The photographs come
         # first, so that a broken one is not reported as a problem of the mask or map beside it.
-        self._files: dict[str, tuple[ImageCheck, dict[str, None]]] = {
-            "image": (partial(check_image, self.info, quick=args.check == "quick"), {})
-        }
+        check = partial(check_image, self.info, quick=args.check == "quick")
+        self._files = {"image": Files(check, warned_together, {})}
         self._start = time.perf_counter()
 
     def collect(self, check: Callable[[], object], kind: str = "other") -> None:
@@ -78,7 +91,7 @@ class Preflight:
 
     def images(self, image_ids: Iterable[str]) -> None:
         """Images are there and are whole JPEG files (under --check quick: their headers are)."""
-        self._files["image"][1].update(dict.fromkeys(image_ids))
+        self._files["image"].image_ids.update(dict.fromkeys(image_ids))
 
     def labels(self, image_ids: Iterable[str]) -> None:
         """Images have image-level labels."""
@@ -88,39 +101,68 @@ class Preflight:
             self.collect(lambda: load_labels(self.args.cls_labels, new, self.info), "label")
 
     def masks(self, image_ids: Iterable[str]) -> None:
-        """Ground truth masks are there, have their image's size and no label beyond the classes.
+        """Ground truth masks are there, have their image's size and show classes of its labels.
 
         Under --check those that a run would draw from annotations first are left out.
         """
         if self.args.check and self.info.draws_masks:
             image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
-        self._later("mask", image_ids, partial(check_mask, self.info))
+        folders = [folder for folder in self.info.mask_dirs if folder.is_dir()]
+        if self.info.mask_dirs and not folders:
+            self._no_folder("mask", self.info.mask_dirs[0], "give the masks, or leave out scoring")
+            return
+        flag = "--masks " if "masks" in self.args.given else ""
+        judge = partial(self._compared, f"{flag}{folders[0]}" if folders else "--masks", True)
+        self._later("mask", image_ids, partial(check_mask, self.info), judge)
 
-    def each(self, kind: str, image_ids: Iterable[str], check: ImageCheck) -> None:
-        """A check of a step's own, of every image; it returns what to warn of."""
-        self._later(kind, image_ids, check)
+    def each(
+        self, kind: str, image_ids: Iterable[str], check: ImageCheck, judge: Judge | None = None
+    ) -> None:
+        """A check of a step's own, of every image.
+
+        It returns what the judge looks at; without a judge that is a text to warn of.
+        """
+        self._later(kind, image_ids, check, judge or warned_together)
 
     def is_made(self, path: Path) -> bool:
         """Whether a planned step writes a folder or file, so that it need not be there yet."""
         return path.resolve() in self._planned
 
     def label_maps(
-        self, image_ids: Iterable[str], folder: Path, advice: str = "", role: str = "infer"
+        self,
+        image_ids: Iterable[str],
+        folder: Path,
+        advice: str = "",
+        role: str = "infer",
+        trained_on: bool = False,
     ) -> None:
-        """Label maps of an earlier step are there, unless this run makes them for a list."""
-        if not self._made_here(folder, image_ids, role):
-            self.collect(lambda: read_manifest(folder))
-            made_by = self._makers.get(folder.resolve())
-            if made_by:
-                advice = f"run --{made_by}_pass first"
-            check = partial(check_label_map, self.info, folder, advice or "give another folder")
-            self._later(f"label map in {folder}", image_ids, check)
+        """Label maps of an earlier step are there, unless this run makes them for a list.
+
+        trained_on: of a network's training, for which they have to show classes of the labels.
+        """
+        if self._made_here(folder, image_ids, role):
+            return
+        kind = f"label map in {folder}"
+        self.collect(lambda: read_manifest(folder))
+        advice = self._advice(folder, advice or "give another folder")
+        if not folder.is_dir():
+            self._no_folder(kind, folder, advice)
+            return
+        judge = partial(self._compared, str(folder), trained_on)
+        if not trained_on and (folder / NAME).exists():
+            judge = warned_together  # made by this program: numbered as it has to be
+        self._later(kind, image_ids, partial(check_label_map, self.info, folder, advice), judge)
 
     def cams(self, image_ids: Iterable[str], folder: Path) -> None:
         """Saved maps are there and belong to these images, unless this run makes them."""
-        if not self._made_here(folder, image_ids):
-            self.collect(lambda: read_manifest(folder))
-            self._later(f"map in {folder}", image_ids, partial(check_cam, self.info, folder))
+        if self._made_here(folder, image_ids):
+            return
+        self.collect(lambda: read_manifest(folder))
+        if not folder.is_dir():
+            self._no_folder(f"map in {folder}", folder, self._advice(folder, "give another folder"))
+            return
+        check = partial(check_cam, self.info, folder)
+        self._later(f"map in {folder}", image_ids, check, warned_together)
 
     def classifier(self, path: Path) -> None:
         """The classifier's checkpoint fits, unless this run trains it."""
@@ -184,25 +226,46 @@ class Preflight:
 
     def finish(self) -> None:
         """Look at the files; one UserError for all problems, or a line that says what is fine."""
-        files = {kind: (check, list(ids)) for kind, (check, ids) in self._files.items()}
-        warnings: dict[str, list[str]] = {}
-        for kind, messages, warned in _look_at(files):
+        found: dict[str, dict[str, object]] = {kind: {} for kind in self._files}
+        broken = set()
+        for kind, messages, of_chunk in _look_at(self._files):
             self._problems.add(kind, messages)
-            for image_id, text in warned.items():
-                warnings.setdefault(text, []).append(image_id)
-        for text, image_ids in warnings.items():
-            log.warning("%d %s; the first: %s", len(image_ids), text, ", ".join(image_ids[:3]))
+            broken.update([kind] if messages else [])
+            found[kind].update(of_chunk)
+        for kind, files in self._files.items():
+            judge = warned_together if kind in broken else files.judge
+            problems, warnings = judge(found[kind])
+            self._problems.add(kind, problems)
+            for line in warnings:
+                log.warning("%s", line)
         self._problems.raise_all()
-        looked_at = {kind: ids for kind, (_, ids) in files.items()} | self._looked_at
+        looked_at = {kind: files.image_ids for kind, files in self._files.items()} | self._looked_at
         counts = {kind: len(keys) for kind, keys in looked_at.items() if keys}
         seconds = time.perf_counter() - self._start
-        rate = sum(len(ids) for _, ids in files.values()) / seconds
+        rate = sum(len(files.image_ids) for files in self._files.values()) / seconds
         what = counted(counts) or "no file"
         log.info("checked: %s; no problem (%.1f s, %.0f files/s)", what, seconds, rate)
 
-    def _later(self, kind: str, image_ids: Iterable[str], check: ImageCheck) -> None:
-        _, ids = self._files.setdefault(kind, (check, {}))
-        ids.update(dict.fromkeys(image_ids))
+    def _later(self, kind: str, image_ids: Iterable[str], check: ImageCheck, judge: Judge) -> None:
+        files = self._files.setdefault(kind, Files(check, judge, {}))
+        files.image_ids.update(dict.fromkeys(image_ids))
+
+    def _advice(self, folder: Path, otherwise: str) -> str:
+        """What to do where the files of a folder are not there."""
+        made_by = self._makers.get(folder.resolve())
+        return f"run --{made_by}_pass first" if made_by else otherwise
+
+    def _no_folder(self, kind: str, folder: Path, advice: str) -> None:
+        self._problems.add(kind, [f"{folder}: no such folder; {advice}"])
+
+    def _compared(
+        self, where: str, follows_labels: bool, found: dict[str, Content]
+    ) -> tuple[list[str], list[str]]:
+        """Label maps beside the image-level labels, where these are known."""
+        classes = known_classes(self.args.cls_labels, found, self.info)
+        compared = Compared(self.info, where, found, classes, follows_labels)
+        problems = compared.problems()
+        return problems, [] if problems else compared.warnings()
 
     def _checkpoint(self, key: tuple, load: Callable[[], object]) -> None:
         if key not in self._looked_at["checkpoint"]:
@@ -257,7 +320,7 @@ def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | 
     path = info.image_path(image_id)
     if info.photo_long is not None:
         try:
-            return check_photograph(path, quick)
+            return check_photograph(path, info.photo_long, quick)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: is damaged ({error}); get it again or move it away") from None
     with open(path, "rb") as file:
@@ -271,8 +334,18 @@ def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | 
         raise UserError(f"{path}: is damaged ({error}); get it again") from None
 
 
-def check_mask(info: DatasetInfo, image_id: str) -> None:
-    """Raise UserError unless the ground truth of an image is there and fits."""
+def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
+    """The usual judge: texts that several images have are warned of in one line."""
+    by_text: dict[str, list[str]] = {}
+    for image_id, text in found.items():
+        if isinstance(text, str):
+            by_text.setdefault(text, []).append(image_id)
+    lines = (f"{len(ids)} {text}; the first: {', '.join(ids[:3])}" for text, ids in by_text.items())
+    return [], list(lines)
+
+
+def check_mask(info: DatasetInfo, image_id: str) -> Content:
+    """What occurs in the ground truth of an image; UserError unless it is there and fits."""
     path = info.mask_path(image_id)
     if not path.is_file():
         raise UserError(
@@ -287,18 +360,18 @@ def check_mask(info: DatasetInfo, image_id: str) -> None:
             f"{size[1]}x{size[0]}; it is of another image: leave such images out with "
             "--skip_mismatched"
         )
-    _check_values(info, path, mask)
+    return _fitting_content(info, path, mask)
 
 
-def check_label_map(info: DatasetInfo, folder: Path, advice: str, image_id: str) -> None:
-    """Raise UserError unless a step has made the label map of an image, and it fits."""
+def check_label_map(info: DatasetInfo, folder: Path, advice: str, image_id: str) -> Content:
+    """What occurs in the label map of an image; UserError unless it is there and fits."""
     path = folder / f"{image_id}.png"
     if not path.is_file():
         raise UserError(f"{path}: missing; {advice}")
     labels = read_label_png(path)
     if labels.shape != info.image_size(image_id):
         raise UserError(f"{path}: has another size than its image; make it again")
-    _check_values(info, path, labels)
+    return _fitting_content(info, path, labels)
 
 
 def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
@@ -319,32 +392,31 @@ def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
         )
 
 
-def _check_values(info: DatasetInfo, path: Path, labels: np.ndarray) -> None:
-    # In uint8 255 + 1 is 0, which leaves "ignore" out 10 times faster than an index does.
-    highest = int((labels + labels.dtype.type(1)).max()) - 1
+def _fitting_content(info: DatasetInfo, path: Path, labels: np.ndarray) -> Content:
+    content = content_of(path, labels)
+    highest = max(content.classes, default=-1) + 1
     if highest > info.num_classes:
         raise UserError(
-            f"{path}: has label {highest}, {info.name} ends at "
-            f"{info.num_classes}; use this dataset's masks"
+            f"{path}: has label {highest}, {info.name} ends at {info.num_classes}; use this "
+            f"dataset's masks (0 is the background, {info.class_names[0]!r} is 1)"
         )
+    return content
 
 
 def _load_classifier(path: Path, info: DatasetInfo) -> None:
     load_classifier(path, info.num_classes)
 
 
-Found = tuple[list[str], dict[str, str]]  # what is wrong, and warnings by image
+Found = tuple[list[str], dict[str, object]]  # what is wrong, and what was found by image
 
 
-def _look_at(
-    files: dict[str, tuple[ImageCheck, list[str]]],
-) -> Iterator[tuple[str, list[str], dict[str, str]]]:
-    """Check all files, in several processes where that is worth it: kind, problems, warnings."""
-    total = sum(len(ids) for _, ids in files.values())
+def _look_at(files: dict[str, Files]) -> Iterator[tuple[str, list[str], dict[str, object]]]:
+    """Kind, problems and what is found of each chunk, in several processes where that is faster."""
+    total = sum(len(of_kind.image_ids) for of_kind in files.values())
     chunks = [
-        (kind, check, ids[start : start + _CHUNK])
-        for kind, (check, ids) in files.items()
-        for start in range(0, len(ids), _CHUNK)
+        (kind, of_kind.check, list(of_kind.image_ids)[start : start + _CHUNK])
+        for kind, of_kind in files.items()
+        for start in range(0, len(of_kind.image_ids), _CHUNK)
     ]
     processes = min(cpu_count(), _MOST_PROCESSES) if total >= _WORTH_PROCESSES else 1
     with progress(total, "check", "file") as bar:
@@ -357,11 +429,11 @@ def _look_at(
 def _found_in(chunk: tuple[str, ImageCheck, list[str]]) -> Found:
     """What is to be said of some files."""
     _, check, image_ids = chunk
-    messages, warnings = [], {}
+    messages, found = [], {}
     for image_id in image_ids:
         try:
-            if warning := check(image_id):
-                warnings[image_id] = warning
+            if (one := check(image_id)) is not None:
+                found[image_id] = one
         except UserError as error:
             messages.append(str(error))
-    return messages, warnings
+    return messages, found

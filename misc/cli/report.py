@@ -51,8 +51,8 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
         score, paper = rows[row], ""
         if score.get("official") and row in args.info.paper_scores:
             paper = f"{args.info.paper_scores[row]:8.1f}"
-        at = score["thresholds"][score["best"]]
-        lines.append(f"{row:{width}}{100 * _best(score):9.2f}{at:11.2f}{paper}{_spread(score)}")
+        at = _threshold(score) or "-"
+        lines.append(f"{row:{width}}{100 * _best(score):9.2f}{at:>11}{paper}{_spread(score)}")
     lines += _ratios(rows)
     for where in dict.fromkeys(_where(rows[row]) for row in names):
         lines.append(where)
@@ -77,6 +77,12 @@ def score_line(args: Options, row: str, score: dict) -> tuple[float, float | Non
     """Best mIoU of a row (nan without one), and the paper's where the lists are official."""
     paper = args.info.paper_scores.get(row) if score.get("official") else None
     return _best(score), paper
+
+
+def _threshold(score: dict) -> str:
+    """The best threshold; empty for masks that were not cut at one."""
+    at = score["thresholds"][score["best"]]
+    return "" if at is None else f"{at:.2f}"
 
 
 def _best(score: dict) -> float:

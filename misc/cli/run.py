@@ -113,8 +113,7 @@ def run(args: Options) -> None:
         first(lambda: stack.enter_context(claimed(args, steps)))
         remove_unfinished(written(args, steps))  # by every rank: those of its machine
         start_log(args, distributed.rank() == 0)
-        with_masks = any("eval" in step.LISTS for step in steps.values())
-        first(lambda: prepare_lists(args, with_masks))
+        first(lambda: prepare_lists(args, steps))
         first(lambda: check_steps(args, steps))
         run_steps(args, steps)
         compare(args)
@@ -126,7 +125,7 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         checked = args
         try:
-            if args.made_lists() and lists_are_missing(args):
+            if lists_are_missing(args, steps):
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
             check_steps(checked, steps)
@@ -205,9 +204,13 @@ def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
         print_report(args)
     distributed.on_first_rank(lambda: make_page(args))
     made = {name: step.writes(args)[0].path for name, step in steps.items() if step.writes(args)}
-    pictures, masks = args.result_dir / "visualize", args.result_dir / "masks"
-    places = {"masks": masks} if finish else {}
-    places |= {"page": args.result_dir / "report.html"} if args.report_html else {}
-    for name, path in {**made, **places, "pictures": pictures, "log": args.log_name}.items():
+    places = {}
+    if finish and "make_sem_seg_labels" in steps:
+        places["masks"] = args.result_dir / "masks"
+    if args.report_html:
+        places["page"] = args.result_dir / "report.html"
+    if args.visualize:
+        places["pictures"] = args.result_dir / "visualize"
+    for name, path in {**made, **places, "log": args.log_name}.items():
         if path.exists():
             log.info("%-20s %s", name, path)

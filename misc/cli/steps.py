@@ -9,7 +9,10 @@ from misc.cli.options import RECAM, STEPS, Options
 
 
 def load_steps(names: Iterable[str] = tuple(STEPS)) -> dict[str, ModuleType]:
-    """Step modules by name: LISTS, `writes(args)`, `check(args, preflight)`, `run(args)`."""
+    """Step modules by name: LISTS, `writes(args)`, `check(args, preflight)`, `run(args)`.
+
+    LISTS names the roles of the image lists that a step reads, and "labels" for image-level labels.
+    """
     return {name: importlib.import_module(f"step.{name}") for name in names}
 
 

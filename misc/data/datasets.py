@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from misc import imutils
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.folder.photographs import fitted_mask, read_photograph
-from misc.data.image_cache import ImageCache
 from misc.data.label_file import load_label_file
 from misc.data.label_rows import LabelRows, load_label_rows
 from misc.errors import UserError, counted, raise_problems
@@ -79,6 +78,23 @@ def load_labels(
     keys = [info.label_key(image_id) for image_id in image_ids]
     _require_all(path, (i for i, key in zip(image_ids, keys, strict=True) if key not in by_key))
     return np.stack([by_key[key] for key in keys])
+
+
+def known_classes(
+    path: Path, image_ids: Iterable[str], info: DatasetInfo
+) -> dict[str, frozenset[int]]:
+    """Indices of the classes of those images that a label file has; of none without one."""
+    try:
+        if found := load_label_rows(path):
+            names, rows = found
+            row_of = dict(zip(names, range(len(names)), strict=True))
+            places = {i: row_of[i] for i in image_ids if i in row_of}
+            return {i: frozenset(rows.classes_of(row).tolist()) for i, row in places.items()}
+        by_key = load_label_file(path, info)
+    except UserError:
+        return {}
+    labels = {i: by_key.get(info.label_key(i)) for i in image_ids}
+    return {i: frozenset(v.nonzero()[0].tolist()) for i, v in labels.items() if v is not None}
 
 
 def _rows_of_images(
@@ -193,41 +209,15 @@ def byte_crop(image: np.ndarray, long_range: tuple[int, int], crop_size: int, rn
     return Crops(crop, torch.tensor(box))
 
 
-class View(NamedTuple):
-    """What is drawn of an image: its size after resizing, H and W, mirrored or not, the crop."""
-
-    size: tuple[int, int]
-    mirrored: bool
-    box: imutils.CropBox
-
-
-def draw_view(size: tuple[int, int], long_range: tuple[int, int], crop_size: int, rng) -> View:
-    """Draws a random view of an image of this size: longer side, mirrored or not, place."""
-    resized = imutils.rescaled(size, rng.randint(*long_range) / max(size))
-    mirrored = bool(rng.getrandbits(1))
-    return View(resized, mirrored, imutils.get_random_crop_box(resized, crop_size, rng))
-
-
 def _training_view(
     image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """The part of an image that a random crop shows, h x w x 3, and its box in the crop."""
-    view = draw_view(image.shape[:2], long_range, crop_size, rng)
-    image = imutils.pil_resize(image, view.size, order=3)
-    image = image[:, ::-1] if view.mirrored else image
-    *box, top, bottom, left, right = view.box
+    size = imutils.rescaled(image.shape[:2], rng.randint(*long_range) / max(image.shape[:2]))
+    image = imutils.pil_resize(image, size, order=3)
+    image = image[:, ::-1] if rng.getrandbits(1) else image
+    *box, top, bottom, left, right = imutils.get_random_crop_box(size, crop_size, rng)
     return image[top:bottom, left:right], tuple(box)
-
-
-def multi_scale_views(
-    image: np.ndarray, scales: tuple[float, ...], max_long: int | None = None
-) -> list[np.ndarray]:
-    """The image at every scale, h x w x 3 uint8, not to be changed.
-
-    `max_long` shrinks larger images to this longer side first (both in one resampling).
-    """
-    shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
-    return [imutils.pil_rescale(image, scale * shrink, 3) for scale in scales]
 
 
 def multi_scale_pairs(
@@ -235,49 +225,19 @@ def multi_scale_pairs(
 ) -> list[torch.Tensor]:
     """The image and its mirror image at every scale: list of 2 x 3 x h x w, normalised.
 
-    max_long: as in `multi_scale_views`.
+    `max_long` shrinks larger images to this longer side first (both in one resampling).
     """
-    views = map(imutils.normalize, multi_scale_views(image, scales, max_long))
-    chw = (imutils.HWC_to_CHW(view) for view in views)
+    shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
+    views = (imutils.pil_rescale(image, scale * shrink, 3) for scale in scales)
+    chw = (imutils.HWC_to_CHW(imutils.normalize(view)) for view in views)
     return [torch.from_numpy(np.stack([view, view[:, :, ::-1]])) for view in chw]
-
-
-class ByteViews(NamedTuple):
-    """`multi_scale_pairs` before they are mirrored and normalised: an eighth of the bytes."""
-
-    pixels: list[torch.Tensor]  # h x w x 3 uint8
-
-    @classmethod
-    def of(cls, views: list[np.ndarray], device: torch.device) -> "ByteViews":
-        """Views of `multi_scale_views`; for a GPU where it can copy them from while it computes."""
-        pixels = [torch.from_numpy(view.copy()) for view in views]
-        return cls([part.pin_memory() for part in pixels] if device.type == "cuda" else pixels)
-
-    def to(self, device: torch.device) -> list[torch.Tensor]:
-        """The pairs on a device, with the bits of `multi_scale_pairs`; channels last in memory."""
-        return [_pair_of(part.to(device, non_blocking=True)) for part in self.pixels]
-
-
-def _pair_of(pixels: torch.Tensor) -> torch.Tensor:
-    """H x W x 3 bytes -> the normalised image and its mirror image, 2 x 3 x H x W."""
-    starts, _ = _places_on(pixels.device, 0)
-    table = _normalized_on(pixels.device).flatten()
-    values = table.index_select(0, (pixels + starts).flatten()).view(pixels.shape)
-    return torch.stack([values, values.flip(1)]).permute(0, 3, 1, 2)
 
 
 class EpochDataset(Dataset):
     """Images whose random draws depend on (seed, epoch, image id) alone."""
 
-    def __init__(
-        self,
-        info: DatasetInfo,
-        image_ids: tuple[str, ...],
-        seed: int,
-        cache: ImageCache | None = None,
-    ):
+    def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], seed: int):
         self.info, self.image_ids, self.seed, self.epoch = info, image_ids, seed, 0
-        self.cache = cache or ImageCache(0, 0)  # decoded images; that one keeps none
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of an epoch."""
@@ -290,7 +250,7 @@ class EpochDataset(Dataset):
         """An image, and the generator of its draws in this epoch."""
         image_id = self.image_ids[index]
         rng = worker_rng(self.seed, purpose, self.epoch, image_id)
-        return self.cache.get(index, lambda: image_of(self.info, image_id)), rng
+        return image_of(self.info, image_id), rng
 
 
 class ClassificationDataset(EpochDataset):

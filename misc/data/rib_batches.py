@@ -9,9 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import Crops, byte_crop, image_of
-from misc.data.image_cache import ImageCache
 from misc.data.label_rows import LabelRows
-from misc.data.resampling import UncutViews
 from misc.runtime.processes import set_up_reader
 from misc.torchutils import worker_rng
 
@@ -64,37 +62,29 @@ class CropSource:
     long_range: tuple[int, int]
     crop_size: int
     seed: int
-    cache: ImageCache  # by position in image_ids
 
     def image(self, index: int) -> np.ndarray:
-        """An image, H x W x 3 uint8, not to be changed."""
-        return self.cache.get(index, lambda: image_of(self.info, self.image_ids[index]))
+        """An image, H x W x 3 uint8."""
+        return image_of(self.info, self.image_ids[index])
 
 
 class _DrawnCrops(Dataset):
     """Crops by (index of the image, id of the target, iteration, row in the batch)."""
 
-    def __init__(self, source: CropSource, cut_later: bool):
-        self.source, self.cut_later = source, cut_later
+    def __init__(self, source: CropSource):
+        self.source = source
 
-    def __getitem__(self, draw: tuple) -> tuple[Crops | UncutViews, torch.Tensor, str]:
+    def __getitem__(self, draw: tuple) -> tuple[Crops, torch.Tensor, str]:
         source, (index, target_id, iteration, row) = self.source, draw
         rng = worker_rng(source.seed, "RIB crop", target_id, iteration, row)
-        made = UncutViews.drawn if self.cut_later else byte_crop
-        crop = made(source.image(index), source.long_range, source.crop_size, rng)
+        crop = byte_crop(source.image(index), source.long_range, source.crop_size, rng)
         return crop, torch.from_numpy(source.labels[index]), target_id
-
-
-def _batch_of_views(items: list[tuple]) -> tuple[UncutViews, torch.Tensor, list[str]]:
-    views, labels, owners = zip(*items, strict=True)
-    return UncutViews.joined(views), torch.stack(labels), list(owners)
 
 
 class RIBBatches:
     """Batches of other images for RIB, read ahead by worker processes over all targets.
 
-    pin_memory: keep them where a GPU can copy from while it computes. cut_later: give `UncutViews`,
-    which become the same crops where they are used.
+    device: where they are given; a GPU copies and normalises them while it computes.
     targets: label (C,) of each image that will be fine-tuned on, by its id, in the order in which
     `of` will be called. Draws depend on (seed, id of the target) alone.
     """
@@ -107,25 +97,23 @@ class RIBBatches:
         batch_size: int,
         disjoint_prob: float = 1.0,
         num_workers: int = 0,
-        pin_memory: bool = False,
-        cut_later: bool = False,
+        device: torch.device | str = "cpu",
     ):
         self._source, self._targets, self._index = source, targets, DisjointIndex(source.labels)
         self._iterations, self._batch_size = iterations, batch_size
         self._disjoint_prob = disjoint_prob
-        self._ended: set[str] = set()
+        self._device, self._ended = torch.device(device), set[str]()
         loader = DataLoader(
-            _DrawnCrops(source, cut_later),
+            _DrawnCrops(source),
             batch_sampler=self._draws(),
             num_workers=num_workers,
-            collate_fn=_batch_of_views if cut_later else None,
-            pin_memory=pin_memory,
+            pin_memory=self._device.type == "cuda",
             worker_init_fn=set_up_reader,
         )
         self._loaded = iter(loader)
 
-    def of(self, target_id: str) -> Iterator[tuple[Crops | UncutViews, torch.Tensor]]:
-        """The batches of one target: (B crops, B x C), one for each iteration.
+    def of(self, target_id: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of one target, one for each iteration: normalised B x 3 x S x S and B x C.
 
         Close the iterator (contextlib.closing) when the target ends early.
         """
@@ -135,7 +123,7 @@ class RIBBatches:
                 crops, labels, owners = next(self._loaded)
                 if owners[0] == target_id:  # others were read ahead for a target that ended early
                     taken += 1
-                    yield crops, labels
+                    yield crops.to(self._device, True), labels.to(self._device, non_blocking=True)
         finally:
             self._ended.add(target_id)
 

@@ -11,7 +11,6 @@ import torch
 
 from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import EpochDataset, label_tensor
-from misc.data.image_cache import ImageCache
 from misc.imutils import pil_resize
 from misc.labels import undecided
 from misc.palette import read_label_png
@@ -62,7 +61,6 @@ class SegmentationDataset(EpochDataset):
     """Random crops with their label maps: (3 x S x S float, S x S of `label_tensor`).
 
     labels: file of the label map of every image. to_input: what makes a crop the network's input.
-    cache: keeps decoded images.
     """
 
     def __init__(
@@ -73,9 +71,8 @@ class SegmentationDataset(EpochDataset):
         to_input: Callable[[np.ndarray], np.ndarray],
         bgr: bool,
         seed: int = 0,
-        cache: ImageCache | None = None,
     ):
-        super().__init__(info, tuple(labels), seed, cache)
+        super().__init__(info, tuple(labels), seed)
         self.labels, self.crop, self.to_input, self.bgr = labels, crop, to_input, bgr
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,7 +26,7 @@ function tableOf(caption, head, rows) {
 
 /** Its threshold; "" for masks that were not cut at one. */
 function thresholdText(row) {
-  return row.thresholds.length === 1 && row.threshold === 0 ? "" : row.threshold.toFixed(2);
+  return row.threshold === null ? "" : row.threshold.toFixed(2);
 }
 
 /** The last part of a path; the whole is its title. */

@@ -68,20 +68,6 @@ def read_ahead_workers(resources: Resources) -> int:
     return min(8, max(1, _share_of_cores(resources) - 1)) if uses_cuda(resources) else 1
 
 
-def side_processes(resources: Resources, device: torch.device) -> int:
-    """Processes that one which computes on this device leaves its CPU work to.
-
-    Beside a GPU the idle cores, as far as memory allows; on a processor none are idle.
-    """
-    if resources.num_side_processes is not None:
-        return resources.num_side_processes
-    if device.type != "cuda":
-        return 0
-    computing = len(pick_devices(resources, 1 << 30)) * distributed.local_size()
-    fitting = _processes_that_fit(_BYTES_WITHOUT_NETWORK) // computing
-    return max(1, min(_share_of_cores(resources), fitting))
-
-
 def usual_precision(resources: Resources) -> str:
     """The --precision of a run that does not say it: on a GPU what PyTorch itself would take."""
     return "tf32" if uses_cuda(resources) else "float32"

@@ -20,10 +20,8 @@ from misc.runtime import distributed, interrupts
 from misc.runtime.devices import (
     pick_devices,
     set_up_process,
-    side_processes,
     threads_per_process,
 )
-from misc.runtime.overlap import Overlap
 from misc.runtime.processes import in_processes
 from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
@@ -39,15 +37,11 @@ MAPS_WORTH_A_PROCESS = 200  # of those that are looked at and not computed
 
 
 class ImageTask:
-    """What a step does with one image. Must be picklable until `start` was called.
-
-    `one` may leave reading and writing to the `overlap` of its process.
-    """
+    """What a step does with one image. Must be picklable until `start` was called."""
 
     name = "step"
     images_worth_a_process = 4  # fewer are done sooner than another process has started
     on_gpu = True  # False: computes without a network, in one process per core
-    overlap = Overlap()  # without threads; `working` gives the one of a run
 
     def outputs(self, image_id: str) -> list[Path]:
         """Files that `one` writes for an image; it is complete when all are there."""
@@ -136,51 +130,22 @@ def _run_share(task: ImageTask, image_ids: list[str], resources: Resources) -> l
              counted({"thread": threads}))  # fmt: skip
     with progress(len(image_ids), task.name, "image", hidden=distributed.rank() > 0) as bar:
         if len(devices) == 1:
-            return [_run_here(task, image_ids, devices[0], threads, resources, bar)]
+            return [_run_here(task, image_ids, devices[0], threads, bar)]
         settings = [(device, threads, resources) for device in devices]
         return _run_in_processes(task, image_ids, settings, bar)
 
 
-@contextmanager
-def working(
-    task: ImageTask, device: torch.device, image_ids: list[str], resources: Resources
-) -> Iterator[None]:
-    """A task that has started on these images; however the block ends, its writing ends first."""
-    threads = task.on_gpu and side_processes(resources, device) > 0
-    task.overlap = Overlap(image_ids, device, partial(named, task), threads)
-    try:
-        task.start(device, image_ids)
-        yield
-    finally:
-        task.overlap.close()
-        del task.overlap  # the task may be handed to another process later
-
-
-def one_of(task: ImageTask, image_id: str) -> None:
-    """Process an image, with its name in errors; raises those of images before it, too."""
-    with named(task, image_id):
-        task.one(image_id)
-    task.overlap.check()
-
-
-def ended(task: ImageTask) -> object:
-    """What `finish` gives, once everything is written."""
-    task.overlap.written()
-    return task.finish()
-
-
-def _run_here(
-    task: ImageTask, image_ids: list[str], device: torch.device, threads: int, resources, bar
-):
+def _run_here(task: ImageTask, image_ids: list[str], device: torch.device, threads: int, bar):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with working(task, device, image_ids, resources):
-            for image_id in image_ids:
-                interrupts.check()
-                one_of(task, image_id)
-                bar.update()
-            return ended(task)
+        task.start(device, image_ids)
+        for image_id in image_ids:
+            interrupts.check()
+            with named(task, image_id):
+                task.one(image_id)
+            bar.update()
+        return task.finish()
     finally:
         torch.set_num_threads(before)
 
@@ -214,9 +179,9 @@ def _do_share(task: ImageTask, share: tuple[list[str], tuple], report: Callable)
     """In a process of its own: the images of a share; reports each, and last what `finish` gave."""
     image_ids, (device, threads, resources) = share
     set_up_process(device, threads, resources)
-    with working(task, device, image_ids, resources):
-        for image_id in image_ids:
-            one_of(task, image_id)
-            report(_DONE)
-        result = ended(task)
-    report([result])
+    task.start(device, image_ids)
+    for image_id in image_ids:
+        with named(task, image_id):
+            task.one(image_id)
+        report(_DONE)
+    report([task.finish()])

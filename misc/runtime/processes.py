@@ -11,8 +11,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -84,64 +82,6 @@ def map_in_processes(
 def _map_share(work: Callable[[Item], Result], items: list[Item], report: Callable) -> None:
     for item in items:
         report(work(item))
-
-
-class SideProcesses:
-    """Processes that do what one process hands to them while it goes on; calls are picklable.
-
-    processes: how many; without any, `do` does the work itself. A failed call raises at a later
-    `do`, `offer` or `close`.
-    """
-
-    def __init__(self, processes: int):
-        self._most, self._calls = 2 * processes, deque()
-        context = multiprocessing.get_context("spawn")
-        self._pool = (
-            ProcessPoolExecutor(processes, context, initializer=_side_process)
-            if processes
-            else None
-        )
-
-    def do(self, work: Callable[..., object], *arguments: object) -> None:
-        """Call `work(*arguments)`, now or in another process; waits while many are under way."""
-        if self._pool is None:
-            work(*arguments)
-            return
-        while len(self._calls) >= self._most:
-            self._finish_one()
-        self._calls.append(self._pool.submit(work, *arguments))
-
-    def offer(self, work: Callable[..., object], *arguments: object) -> bool:
-        """Have another process call `work(*arguments)`, unless all have enough to do already."""
-        while self._calls and self._calls[0].done():
-            self._finish_one()
-        free = self._pool is not None and len(self._calls) < self._most
-        if free:
-            self._calls.append(self._pool.submit(work, *arguments))
-        return free
-
-    def close(self) -> None:
-        """Wait for all calls."""
-        while self._calls:
-            self._finish_one()
-        if self._pool:
-            self._pool.shutdown()
-
-    def _finish_one(self) -> None:
-        try:
-            self._calls.popleft().result()
-        except BrokenProcessPool:
-            reason = (
-                "a process beside the one that computes ended (killed, or out of memory? then give "
-                "fewer --num_side_processes)"
-            )
-            raise StoppedError(reason) from None
-
-
-def _side_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that it works for ends it
-    os.nice(5)  # it takes what the process that feeds a GPU leaves
-    end_with_parent()
 
 
 @contextmanager

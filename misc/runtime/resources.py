@@ -11,6 +11,5 @@ class Resources:
     num_processes: int | None = None  # that share the images of a step
     num_workers: int | None = None  # that read ahead for each of these
     num_threads: int | None = None  # of each process
-    num_side_processes: int | None = None  # that do CPU work beside each of these
     precision: str = "float32"  # of networks: float32, tf32, bf16, or float64 for maps
     deterministic: bool = False  # kernels that give the same bits every time

@@ -24,6 +24,8 @@ from misc.storage.torch_files import read_torch, write_torch
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT_MINUTES = 5.0  # between two saved states of a training
+
 
 @dataclass(frozen=True)
 class CheckpointFile:
@@ -53,7 +55,6 @@ class Training:
     batch_size: int  # of all ranks together
     seed: int
     num_workers: int
-    checkpoint_minutes: float  # between two saved states
     epochs: int = 0
     iterations: int = 0  # steps, in place of epochs
     accumulate: int = 1  # passes that a step's batch is cut into
@@ -198,7 +199,7 @@ def train(
                 done += 1
                 after_step(done)
                 interrupts.check()
-                if time.monotonic() - saved >= 60 * training.checkpoint_minutes:
+                if time.monotonic() - saved >= 60 * CHECKPOINT_MINUTES:
                     _save(training, done, model, optimizer, schedule, sums)
                     saved = time.monotonic()
                 bar.update()

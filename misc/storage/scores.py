@@ -10,6 +10,11 @@ from misc.storage.untrusted import read_bytes
 NAME = "scores.json"
 _MADE_BY = "RIB"
 _MAX_BYTES = 64 << 20
+_BY_CLASS = ("iou", "precision", "recall", "ap")  # shares by name of the class
+# Types of what a row may have beside `thresholds`, `miou` and `best`.
+_KINDS = {"images": int, "official": bool, "list": str, "list_digest": str, "dataset": str,
+          "folder": str, "options": dict, "runs": list, "precision_at_recall": dict,
+          **dict.fromkeys(_BY_CLASS, dict)}  # fmt: skip
 
 
 def scores_file(folder: Path) -> Output:
@@ -21,12 +26,12 @@ def load_scores(folder: Path) -> dict[str, dict]:
     """Scores by row of the table, empty where there are none; UserError for another file."""
     path = folder / NAME
     try:
-        content = json.loads(read_bytes(path, _MAX_BYTES).decode("utf-8"))
+        text = read_bytes(path, _MAX_BYTES).decode("utf-8")
+        content = json.loads(text, parse_constant=_refused)
         if content["made_by"] != _MADE_BY:
             raise ValueError
-        for row in content["rows"].values():
-            if not len(row["thresholds"]) == len(row["miou"]) > row["best"] >= 0:
-                raise ValueError
+        for name, row in content["rows"].items():
+            _check(name, row)
         return content["rows"]
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -34,6 +39,29 @@ def load_scores(folder: Path) -> dict[str, dict]:
         raise UserError(
             f"{path}: is damaged, or was not made by this program; move it away and score again"
         ) from None
+
+
+def _refused(text: str) -> None:
+    """NaN and Infinity, which JSON does not have."""
+    raise ValueError(text)
+
+
+def _check(name: str, row: dict) -> None:
+    """Raise ValueError, TypeError, KeyError or AttributeError where a row is not one of scores."""
+    if type(row["best"]) is not int or not 0 <= row["best"] < len(row["miou"]):
+        raise ValueError
+    if len(row["thresholds"]) != len(row["miou"]):
+        raise ValueError
+    if None in row["thresholds"] and ("seed" in name or len(row["miou"]) > 1):
+        raise ValueError  # masks alone may have no threshold
+    if any(type(row[key]) is not kind for key, kind in _KINDS.items() if key in row):
+        raise TypeError
+    shares = [row["thresholds"], row["miou"], row.get("runs", [])]
+    shares += [list(row[key].values()) for key in _BY_CLASS if key in row]
+    shares += list(row.get("precision_at_recall", {}).values())
+    for values in shares:
+        if type(values) is not list or not all(v is None or 0 <= v <= 1 for v in values):
+            raise ValueError
 
 
 def save_score(folder: Path, row: str, score: dict) -> None:

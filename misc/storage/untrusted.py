@@ -7,17 +7,18 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from misc.storage.metadata import orientation_of, pixels_of
 from misc.storage.seals import Seal, seal_of
 
 # Of an image or a map, here and wherever a file states a size. Above it Pillow warns of a file made
 # to fill the memory; decoding takes at most 12 bytes per pixel, about 1 GiB.
 MAX_PIXELS = 89_478_485
 _MAX_IMAGE = 512 << 20  # bytes of an image file; of so many pixels even uncompressed ones have less
-_ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
 _BLOCK = 1 << 16
 _STRAY = 16  # bytes before a JPEG's end marker: some cameras leave a few, scrambled data many
 _SHOWN = 100  # characters of a file's content in a message
@@ -91,7 +92,7 @@ def check_jpeg(path: str | Path) -> None:
 def is_rotated(path: str | Path, formats: Sequence[str]) -> bool:
     """Whether a photograph asks, by its EXIF data, to be turned or mirrored for showing."""
     with opened_image(path, formats) as image:
-        return image.getexif().get(_ORIENTATION, 1) != 1
+        return orientation_of(image) != 1
 
 
 def image_size(path: str | Path, formats: Sequence[str]) -> tuple[int, int]:
@@ -115,17 +116,20 @@ def opened_image(
 ) -> Iterator[Image.Image]:
     """An image of one of the formats, opened; the exceptions are those of `decode_image`.
 
-    in_memory: its file is read at once, and its seal is looked at.
+    in_memory: its file is read at once, and its seal is looked at; otherwise it is for the header
+    alone.
     """
     try:
         # Of a file on the disk Python would reserve as much as a chunk says it has.
         require_regular(path)
-        source = io.BytesIO(_whole(read_bytes(path, _MAX_IMAGE))) if in_memory else path
-        # Only these formats: for some of the others Pillow starts a program (PostScript).
-        with _pillow_opened(source, formats, max_pixels) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError(f"{image.width}x{image.height} pixels, at most {max_pixels}")
-            yield image
+        content = _whole(read_bytes(path, _MAX_IMAGE)) if in_memory else None
+        with io.BytesIO(content) if in_memory else open(path, "rb") as file:
+            del content
+            # Only these formats: for some of the others Pillow starts a program (PostScript).
+            with _pillow_opened(file, formats, max_pixels, not in_memory) as image:
+                if image.width * image.height > max_pixels:
+                    raise ValueError(f"{image.width}x{image.height} pixels, at most {max_pixels}")
+                yield image
     except (FileNotFoundError, WrongModeError):
         raise
     except Image.DecompressionBombError:
@@ -136,12 +140,26 @@ def opened_image(
         raise ValueError(reason(error)) from error
 
 
-def _pillow_opened(source: object, formats: Sequence[str], max_pixels: int) -> Image.Image:
+def _pillow_opened(
+    file: BinaryIO, formats: Sequence[str], max_pixels: int, header_alone: bool
+) -> Image.Image:
+    """`Image.open` of pixels and EXIF data, whatever else is in the file."""
+    pixels, exif = pixels_of(file, header_alone)
+    image = _of_pixels(pixels, formats, max_pixels)
+    if exif:
+        image.info["exif"] = exif
+    # Pillow takes an orientation from XMP where EXIF says none, in some formats and versions.
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    return image
+
+
+def _of_pixels(file: BinaryIO, formats: Sequence[str], max_pixels: int) -> Image.Image:
     """`Image.open`, which by itself refuses images of more than twice MAX_PIXELS."""
     if max_pixels <= MAX_PIXELS:
-        return Image.open(source, formats=formats)
+        return Image.open(file, formats=formats)
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
-        return Image.open(source, formats=formats)
+        return Image.open(file, formats=formats)
     finally:
         Image.MAX_IMAGE_PIXELS = before

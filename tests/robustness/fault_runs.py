@@ -26,7 +26,7 @@ CHECKPOINT = PROJECT / SAMPLES["voc"].checkpoint
 # Steps of a second; the labels show objects, so that IRN has something to learn.
 OPTIONS = (
     *("--device", "cpu", "--num_processes", "2", "--num_threads", "1", "--num_workers", "1"),
-    *("--checkpoint_minutes", "0", "--visualize", "2", "--max_long", "96"),
+    *("--visualize", "2", "--max_long", "96"),
     *("--imagenet_weights", str(CHECKPOINT), "--cam_crop_size", "64", "--cam_long", "64,96"),
     *("--cam_batch_size", "4", "--cam_num_epoches", "3", "--cam_learning_rate", "0.001"),
     *("--RIB_iter", "3", "--RIB_batch_size", "2", "--conf_fg_thres", "0.3"),
@@ -108,7 +108,7 @@ class Run:
         self._screen, self._mark = screen, uuid.uuid4().hex
         with screen.open("w") as file:  # no pipe: nobody would read it meanwhile
             self.process = subprocess.Popen(
-                [sys.executable, *launcher, "run_sample.py", *options],
+                [sys.executable, *launcher, "-m", "tests.often_saving", *options],
                 cwd=PROJECT,
                 stdout=file,
                 stderr=subprocess.STDOUT,

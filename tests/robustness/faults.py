@@ -475,28 +475,6 @@ def _ranks_with_checkpoints(bench: Bench) -> None:
     _compare_maps(bench, result)
 
 
-def beside(bench: Bench) -> str:
-    """Labels that are made while maps are, as beside a GPU; runs that are killed meanwhile."""
-    return _to_the_end(bench, bench.copy("beside"), kill_beside)
-
-
-def kill_beside(bench: Bench, result: Path) -> str:
-    """Runs that are killed once a label has appeared; the last one is not gone on with."""
-    kills = max(1, bench.kills // 5)
-    for number in range(kills):
-        with bench.trial(f"kill {number + 1}"):
-            for step in ("make_recam_with_RIB", "cam_to_ir_label"):
-                bench.remove(result, step)
-            with bench.start(result, "--num_side_processes", "1") as run:
-                run.reach("make_recam_with_RIB")
-                _await_file(run, result / "ir_label")
-                run.send(signal.SIGKILL, to_all=bench.rng.random() < 0.5)
-                run.process.wait()
-                run.gone()
-            bench.compare(result, unfinished_differences)
-    return f"{kills} kills"
-
-
 SCENARIOS = {
     "kill": kill,
     "worker": worker,
@@ -511,7 +489,6 @@ SCENARIOS = {
     "neighbour": neighbour,
     "processes": processes,
     "ranks": ranks,
-    "beside": beside,
 }
 
 

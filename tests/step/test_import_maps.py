@@ -298,7 +298,7 @@ def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run)
         with Image.open(sample.mask_path(image_id)) as truth:
             truth.save(tmp_path / f"{image_id}.png")
     assert tiny_run(*own.given, "--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path) == 0
-    assert load_scores(own.folder)["pseudo masks"]["miou"] == [1.0]
+    assert load_scores(own.folder)[f"masks of {tmp_path}"]["miou"] == [1.0]
     said = f"scored with the ground truth in {sample.mask_dirs[0]} ({len(scored)} images)"
     assert said in (own.folder / "run.log").read_text()
 

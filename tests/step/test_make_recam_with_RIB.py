@@ -81,17 +81,15 @@ def test_an_image_that_is_too_large_is_named(kind, args, monkeypatch):
 def test_the_precision_is_noted_with_the_maps(step, args):
     noted = step.settings(args)
     assert noted["precision"] == "float32"
-    names = set(noted) - {"step", "version"}
-    assert names >= {"cam_scales", "max_long"} and len(names) == (4 if step is make_cam else 18)
+    names = set(noted) - {"step", "version", "RIB_climbed"}
+    assert names >= {"cam_scales", "max_long"}
     for name in names:
         assert noted[name] == args.settings(name)[name], name
 
 
-def test_rib_on_climbed_images_depends_on_the_climb_too(args):
-    plain, climbed = (
-        make_recam_with_RIB.settings(parse(words)) for words in ([], ["--RIB_climbed"])
-    )
-    assert set(climbed) - set(plain) == {"adv_iter", "AD_coeff", "AD_stepsize", "AD_score_th"}
+def test_a_folder_made_when_there_were_climbed_images_is_continued(args):
+    """Its manifest has the option, which was off."""
+    assert make_recam_with_RIB.settings(args)["RIB_climbed"] is False
 
 
 def test_available_bytes_are_those_of_the_group_where_it_has_fewer(monkeypatch):
@@ -128,14 +126,3 @@ def test_float16_is_for_those_who_see_its_overflows():
         require_known_precision(args, "train_seg")
     for step in (make_recam_with_AdvCAM.require_range, lambda a: require_known_precision(a, "")):
         step(parse(["--precision", "bf16"]))
-
-
-def test_crops_that_are_cut_on_the_device_change_no_map(args, words, monkeypatch):
-    (expected,) = maps_of("RIB", args, count=1)
-    later = parse([*words, "--crops_on_gpu"])
-    (maps,) = maps_of("RIB", later, count=1)
-    assert np.array_equal(maps, expected)
-    make_recam_with_RIB.require_exact()
-    monkeypatch.setattr(make_recam_with_RIB, "is_exact", lambda: False)
-    with pytest.raises(UserError, match="--crops_on_gpu: the Pillow that is installed"):
-        make_recam_with_RIB.require_exact()

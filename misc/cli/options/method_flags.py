@@ -75,9 +75,6 @@ def rib_options(group: argparse._ArgumentGroup) -> None:
         help=f"early stop: a pixel above this share of the peak is covered {both('explode_th')}")
     add("--explode_ratio", type=fraction, metavar="X",
         help=f"early stop: covered share of the image {both('explode_ratio')}")
-    add("--RIB_climbed", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="an experiment of no paper: fine-tune on images that AdvCAM has climbed first, class "
-        "after class (--adv_iter, ...)")
     add("--disjoint_prob", type=fraction, default=1.0, metavar="P",
         help="chance that a batch shares no class with the target; otherwise its images have all "
         "of the target's classes (default: %(default)s)")

@@ -107,7 +107,6 @@ class Options(argparse.Namespace):
             "epochs": getattr(self, f"{prefix}_num_epoches"),
             "batch_size": getattr(self, f"{prefix}_batch_size"),
             "seed": self.seed,
-            "checkpoint_minutes": self.checkpoint_minutes,
             "overwrite": self.overwrite,
         }
 

@@ -12,7 +12,6 @@ from misc.cli.options.values import (
     count,
     count_or_zero,
     exports,
-    not_negative,
     number,
     processes,
     workers,
@@ -43,21 +42,8 @@ def environment_options(group: argparse._ArgumentGroup) -> None:
     add("--num_threads", type=processes, metavar="N",
         help="CPU threads of each process (default: the cores, shared out); on a CPU results are "
         "the same to the bit where this number is the same, with any number of processes")
-    add("--num_side_processes", type=workers, metavar="N",
-        help="processes beside each that computes: they make the IR labels of maps that are "
-        "finished, and the CRF of 8, meanwhile; with any, threads read the next image and write "
-        "the last one (default: the idle cores beside a GPU, else 0)")
     add("--deterministic", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="on a GPU take only kernels that give the same bits every time (slower)")
-    add("--checkpoint_minutes", type=not_negative, default=5.0, metavar="X",
-        help="time between two saved states of a training, from which it is continued; 0 saves "
-        "after every step (default: %(default)s)")
-    add("--image_cache", type=not_negative, metavar="GIB",
-        help="memory for decoded images of RIB's batches and of 7, shared by all who read, 3 bytes "
-        "a pixel: VOC fills about 6, COCO 76 (default: an eighth of what is free; 0 keeps none)")
-    add("--crops_on_gpu", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="resize and cut the images of RIB's batches on the GPU, to the same bits, where cores "
-        "to read ahead are short")
     add("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
         help="seed of every random draw")
     add("--limit", type=count, metavar="N",

@@ -1,11 +1,11 @@
 """Photographs as cameras, telephones and web pages make them, read as upright RGB."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from misc.storage.metadata import orientation_of, shown_size, stored_size, turned
 from misc.storage.untrusted import MAX_PIXELS, check_jpeg, opened_image
 
 # Of a photograph that is shrunk. Decoded it takes 4 bytes a pixel, 1 GiB, a JPEG file far less.
@@ -13,8 +13,6 @@ MAX_PHOTOGRAPH = 1 << 28
 _BAND = 1 << 22  # pixels of a large photograph that are converted at a time
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
-_TURNED = (5, 6, 7, 8)  # orientations of EXIF that swap the sides
-_ORIENTATION = 0x0112
 
 
 def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
@@ -32,7 +30,7 @@ def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
 def own_size(path: Path) -> tuple[int, int]:
     """(height, width) of a photograph, upright, as it is stored; exceptions as above."""
     with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
-        return _upright_size(image)
+        return shown_size(image)
 
 
 def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
@@ -45,35 +43,34 @@ def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
     """
     most = MAX_PHOTOGRAPH if longest else MAX_PIXELS
     with opened_image(path, FORMATS, in_memory=True, max_pixels=most) as image:
-        size = _shrunk(_upright_size(image), longest)
-        if size != _upright_size(image) and image.format in ("JPEG", "MPO"):
+        shown = shown_size(image)
+        size = _shrunk(shown, longest)
+        if size != shown and image.format == "JPEG":
             # Decoded at 1/2, 1/4 or 1/8 where that is large enough: a photograph of a telephone
             # takes a tenth of the time and memory.
             image.draft(None, _shrunk(image.size, longest))
         image.load()
+        orientation = orientation_of(image)
         if image.width * image.height > MAX_PIXELS:
             image = _reduced(image, max(size))
-        upright = _eight_bit_rgb(ImageOps.exif_transpose(image))
+        upright = turned(_eight_bit_rgb(image), orientation)
         if upright.size[::-1] != size:
             resampling = Image.Resampling.LANCZOS
             upright = upright.resize(size[::-1], resampling, reducing_gap=2.0)
         return np.asarray(upright)
 
 
-def check_photograph(path: Path, quick: bool = False) -> str | None:
-    """Raise ValueError unless a photograph can be decoded to its end; returns what to warn of.
+def check_photograph(path: Path, longest: int = 0, quick: bool = False) -> str | None:
+    """Raise ValueError where `read_photograph` would, or data is missing; returns a warning.
 
     quick: its header alone is read.
     """
     with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
         form, warning = image.format, _peculiarity(image)
     if not quick:
-        if form in ("JPEG", "MPO"):
+        if form == "JPEG":
             check_jpeg(path)
-        else:
-            most = MAX_PHOTOGRAPH
-            with opened_image(path, FORMATS, in_memory=True, max_pixels=most) as image:
-                image.load()
+        read_photograph(path, longest)
     return warning
 
 
@@ -84,13 +81,9 @@ def fitted_mask(mask: np.ndarray, path: Path, longest: int) -> np.ndarray:
     returned itself.
     """
     with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
-        stored, shown = image.size[::-1], _upright_size(image)
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        stored, shown, orientation = stored_size(image), shown_size(image), orientation_of(image)
     if mask.shape == stored and shown != stored:
-        turned = Image.fromarray(mask)
-        exif = turned.getexif()
-        exif[_ORIENTATION] = orientation
-        mask = np.asarray(ImageOps.exif_transpose(turned))
+        mask = np.asarray(turned(Image.fromarray(mask), orientation))
     size = _shrunk(shown, longest)
     if mask.shape != shown or size == shown:
         return mask
@@ -100,14 +93,6 @@ def fitted_mask(mask: np.ndarray, path: Path, longest: int) -> np.ndarray:
     return mask[rows.astype(int)[:, None], columns.astype(int)]
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    height, width = image.size[::-1]
-    with contextlib.suppress(Exception):  # damaged EXIF data says nothing
-        if image.getexif().get(_ORIENTATION, 1) in _TURNED:
-            return width, height
-    return height, width
-
-
 def _shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
     if not longest or max(size) <= longest:
         return size
@@ -115,7 +100,7 @@ def _shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def _peculiarity(image: Image.Image) -> str | None:
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    if getattr(image, "n_frames", 1) > 1:
         return "files have several frames or pages, of which the first is used"
     if image.mode in ("CMYK", "YCbCr", "LAB"):
         return "photographs are not RGB (CMYK or Lab) and are converted"
@@ -140,7 +125,6 @@ def _reduced(image: Image.Image, longest: int) -> Image.Image:
     small = Image.new("RGB", (-(-image.width // k), -(-image.height // k)))
     for box in boxes:
         small.paste(_eight_bit_rgb(image.crop(box), highest).reduce(k), (0, box[1] // k))
-    small.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
     return small
 
 

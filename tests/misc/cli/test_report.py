@@ -35,6 +35,38 @@ def test_other_files_are_named(tmp_path, content):
         load_scores(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [{"miou": ["0.5", 0.1]}, {"miou": [float("nan"), 0.1]}, {"miou": [0.5, 1e999]},
+     {"thresholds": ["a", "b"]}, {"thresholds": [0.2, None]}, {"best": 1.0}, {"best": True},
+     {"best": "1"}, {"best": -1}, {"miou": {"0": 1, "1": 2}}, {"images": "3"}, {"images": None},
+     {"list": 5}, {"official": "no"}, {"iou": [0.5]}, {"iou": {"cat": "0.5"}}, {"ap": {"cat": []}},
+     {"runs": [None, "x"]}, {"runs": 3}, {"precision_at_recall": {"cat": 1}}, {"options": []},
+     {"list_digest": 7}, {"dataset": {}}],
+)  # fmt: skip
+def test_scores_of_other_types_and_nan_are_refused(tmp_path, spoilt):
+    rows = {"RIB seed": {**SCORE, **spoilt}}
+    (tmp_path / NAME).write_text(json.dumps({"made_by": "RIB", "rows": rows}))
+    with pytest.raises(UserError, match=f"{NAME}: is damaged, or was not made"):
+        load_scores(tmp_path)
+
+
+def test_damaged_scores_are_one_line_of_a_report(tmp_path, capsys, tiny_run):
+    rows = {"RIB seed": {**SCORE, "miou": [float("nan"), 0.5]}}
+    (tmp_path / NAME).write_text(json.dumps({"made_by": "RIB", "rows": rows}))
+    for more in ((), ("--report_html",), ("--expect",)):
+        assert tiny_run("--report", "--result_dir", tmp_path, *more) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"error: {tmp_path / NAME}: is damaged, or was not made by this program" in line
+
+
+def test_masks_that_were_not_cut_at_a_threshold_have_none_in_the_table():
+    lines = table(
+        parse([]), {"masks of d": {**SCORE, "thresholds": [None], "miou": [0.5], "best": 0}}
+    )
+    assert lines[1].split() == ["masks", "of", "d", "50.00", "-"]
+
+
 def test_what_is_kept_of_confusion_matrices():
     good, bad = np.array([[8, 0], [2, 6]]), np.array([[4, 4], [4, 4]])
     kept = score_of(np.stack([bad, good]), [0.2, 0.3], ("background", "cat"))

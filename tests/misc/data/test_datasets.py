@@ -11,13 +11,11 @@ from torch.utils.data import DataLoader
 from misc import imutils
 from misc.data.datasets import (
     AffinityDataset,
-    ByteViews,
     ClassificationDataset,
     Crops,
     TopLeftDataset,
     load_labels,
     multi_scale_pairs,
-    multi_scale_views,
     read_image,
 )
 from misc.errors import UserError
@@ -165,15 +163,6 @@ def test_multi_scale_pairs():
     ]  # fmt: skip
     assert all(torch.equal(pair[0], pair[1].flip(-1)) for pair in pairs)
     assert np.array_equal(pairs[0][0].numpy(), imutils.normalize(image).transpose(2, 0, 1))
-
-
-def test_pairs_made_of_bytes_on_a_device_have_the_same_bits():
-    rng = np.random.default_rng(0)
-    for size in ((40, 61), (1, 3), (30, 1)):
-        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        views = multi_scale_views(image, (1.0, 0.5, 2.0), 50)
-        pairs = ByteViews.of(views, torch.device("cpu")).to(torch.device("cpu"))
-        assert all(map(torch.equal, pairs, multi_scale_pairs(image, (1.0, 0.5, 2.0), 50)))
 
 
 @pytest.mark.parametrize("max_long, long_side", [(None, 60), (60, 60), (100, 60), (30, 30)])

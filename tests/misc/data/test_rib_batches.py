@@ -12,7 +12,6 @@ import torch
 from misc import imutils
 from misc.data import datasets, rib_batches
 from misc.data.datasets import read_image
-from misc.data.image_cache import ImageCache
 from misc.data.rib_batches import CropSource, DisjointIndex, RIBBatches
 from misc.torchutils import worker_rng
 from tests.misc.data.conftest import IDS
@@ -70,7 +69,7 @@ def test_no_image_may_be_eligible():
 
 @pytest.fixture(scope="module")
 def source(sample, labels):
-    return CropSource(sample, IDS, labels, (48, 64), 32, 5, ImageCache(len(IDS), 1 << 24))
+    return CropSource(sample, IDS, labels, (48, 64), 32, 5)
 
 
 def batches_of(source, targets, lengths=(), iterations=3, workers=0, prob=1.0, size=3, **options):
@@ -80,7 +79,7 @@ def batches_of(source, targets, lengths=(), iterations=3, workers=0, prob=1.0, s
     for target_id, length in itertools.zip_longest(targets, lengths, fillvalue=iterations):
         with contextlib.closing(batches.of(target_id)) as of_target:
             taken = itertools.islice(of_target, length)
-            result[target_id] = [(crops.to("cpu"), labels) for crops, labels in taken]
+            result[target_id] = list(taken)
     return result
 
 
@@ -136,17 +135,6 @@ def test_byte_crops_become_the_crops_of_the_classifier_to_the_bit(long_range, at
         assert np.array_equal(crop.numpy().view(np.int32), expected.numpy().view(np.int32))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same_with_and_without_a_cache(source, labels, workers):
-    targets = dict(itertools.islice(all_targets(labels).items(), 2))
-    reference = batches_of(replace(source, cache=ImageCache(len(IDS), 0)), targets)
-    half = sum(3 * np.prod(source.info.image_size(i)) for i in IDS) // 2
-    filled = replace(source, cache=ImageCache(len(IDS), half))
-    for _ in range(2):
-        for target_id, batches in batches_of(filled, targets, workers=workers).items():
-            assert_same_batches(batches, reference[target_id])
-
-
 def test_draws_depend_on_seed_and_target_alone(source, labels):
     targets = all_targets(labels)
     reference = batches_of(source, targets)
@@ -168,15 +156,6 @@ def test_early_ends_do_not_change_the_next_targets(source, labels, workers):
     early = batches_of(source, targets, lengths=(1, 0, 3, 2), workers=workers)
     for (target_id, batches), length in zip(early.items(), (1, 0, 3, 2), strict=True):
         assert_same_batches(batches, reference[target_id][:length])
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_batches_that_are_cut_later_are_the_same(source, labels, workers):
-    targets = dict(itertools.islice(all_targets(labels).items(), 2))
-    reference = batches_of(source, targets)
-    later = batches_of(source, targets, workers=workers, cut_later=True)
-    for target_id, batches in later.items():
-        assert_same_batches(batches, reference[target_id])
 
 
 def test_nothing_more_is_read_for_a_target_that_ended(source, labels, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from misc.errors import StoppedError
-from misc.runtime.processes import SideProcesses, map_in_processes
+from misc.runtime.processes import map_in_processes
 from tests.conftest import PROJECT
 
 
@@ -38,26 +38,6 @@ def test_errors_reach_the_caller(processes):
 def test_a_killed_process_is_reported():
     with pytest.raises(StoppedError, match="a process ended"):
         list(map_in_processes(end_at_three, range(6), 2))
-
-
-@pytest.mark.parametrize("processes", [0, 2])
-def test_side_processes_do_what_they_are_given(processes, tmp_path):
-    side = SideProcesses(processes)
-    for number in range(7):
-        side.do(Path.write_text, tmp_path / f"{number}", str(number**2))
-    side.close()
-    assert [int((tmp_path / f"{n}").read_text()) for n in range(7)] == [n**2 for n in range(7)]
-    with pytest.raises(TypeError, match="unsupported operand"):  # noqa: PT012 (at one of the two)
-        side = SideProcesses(processes)
-        side.do(square, "a")
-        side.close()
-
-
-def test_a_killed_side_process_is_reported():
-    side = SideProcesses(1)
-    side.do(end_at_three, 3)
-    with pytest.raises(StoppedError, match="beside the one that computes ended"):
-        side.close()
 
 
 KILLED_WITH_A_NEW_READER = """

@@ -28,6 +28,11 @@ OPTIONS = {"step": "train_cam", "seed": 0, "cam_long": [64, 96]}
 INPUTS = {"labels": "abc"}
 
 
+@pytest.fixture(autouse=True)
+def saved_after_every_step(monkeypatch):
+    monkeypatch.setattr("misc.runtime.training.CHECKPOINT_MINUTES", 0)
+
+
 class Numbers(Dataset):
     """Item i of an epoch is (i, 100 epoch + i); remembers what was asked."""
 
@@ -49,9 +54,7 @@ def training(path, options=OPTIONS, inputs=INPUTS, **changes):
     values = {"name": "toy", "epochs": 3, "batch_size": 2, "seed": 0, "num_workers": 0}
     file = CheckpointFile("--cam_weights_name", path)
     settings = settings_of(options, inputs)
-    return Training(
-        **{"file": file, "settings": settings, "checkpoint_minutes": 60, **values, **changes}
-    )
+    return Training(**{"file": file, "settings": settings, **values, **changes})
 
 
 class Number(torch.nn.Module):
@@ -207,7 +210,7 @@ def test_mean_losses_of_an_epoch_are_logged(run, caplog):
 def test_an_interrupted_training_goes_on_the_same_way(run, tmp_path, end):
     path = tmp_path / "cam.pth"
     value, seen = run(Numbers(4), weight_decay=0.5)
-    _, before = run(Numbers(4), 0.01, 0.5, end, path=path, checkpoint_minutes=0)
+    _, before = run(Numbers(4), 0.01, 0.5, end, path=path)
     resumed, after = run(Numbers(4), weight_decay=0.5, path=path)
     assert resumed == value  # to the last bit
     assert len(before) == end and len(seen) == 6
@@ -219,14 +222,15 @@ def test_an_interrupted_training_goes_on_the_same_way(run, tmp_path, end):
 
 def test_mean_losses_count_the_steps_before_the_interruption(run, tmp_path, caplog):
     path = tmp_path / "cam.pth"
-    run(Numbers(4), 1e-9, interrupt_at=1, epochs=1, path=path, checkpoint_minutes=0)
+    run(Numbers(4), 1e-9, interrupt_at=1, epochs=1, path=path)
     caplog.set_level(logging.INFO)
     run(Numbers(4), lr=1e-9, epochs=1, path=path)
     assert "toy: resumes after 1 steps from" in caplog.text
     assert "toy: epoch 1 of 1, mean losses: part 1.5000, total 3.0000" in caplog.text
 
 
-def test_the_state_is_saved_from_time_to_time_only(run, tmp_path):
+def test_the_state_is_saved_from_time_to_time_only(run, tmp_path, monkeypatch):
+    monkeypatch.undo()
     run(Numbers(4), interrupt_at=5, path=tmp_path / "cam.pth")
     assert not list(tmp_path.iterdir())
 
@@ -239,7 +243,7 @@ def test_random_draws_go_on_where_they_were(run, tmp_path):
     torch.manual_seed(5)
     value, _ = run(Draws(4))
     torch.manual_seed(5)
-    run(Draws(4), interrupt_at=3, path=tmp_path / "cam.pth", checkpoint_minutes=0)
+    run(Draws(4), interrupt_at=3, path=tmp_path / "cam.pth")
     torch.manual_seed(6)
     resumed, _ = run(Draws(4), path=tmp_path / "cam.pth")
     assert resumed == value  # the batch that was read and not used is drawn again
@@ -247,7 +251,7 @@ def test_random_draws_go_on_where_they_were(run, tmp_path):
 
 def test_a_state_of_other_settings_is_refused_early(run, tmp_path):
     path, options = tmp_path / "cam.pth", {**OPTIONS, "seed": 1}
-    run(Numbers(4), interrupt_at=3, path=path, checkpoint_minutes=0)
+    run(Numbers(4), interrupt_at=3, path=path)
     words = "cam.pth: was trained with .*seed is 0 there and 1 now.*--overwrite"
     file = training(path).file
     with pytest.raises(UserError, match=words):
@@ -262,7 +266,7 @@ def test_a_state_of_other_settings_is_refused_early(run, tmp_path):
 
 def test_a_damaged_state_is_left(run, tmp_path):
     path = tmp_path / "cam.pth"
-    run(Numbers(4), interrupt_at=3, path=path, checkpoint_minutes=0)
+    run(Numbers(4), interrupt_at=3, path=path)
     state = training(path).file.partial
     state.write_bytes(state.read_bytes()[:-50])
     check_target(training(path).file, OPTIONS, overwrite=False)
@@ -272,7 +276,7 @@ def test_a_damaged_state_is_left(run, tmp_path):
 
 def test_a_state_of_another_network_is_refused(run, tmp_path):
     path = tmp_path / "cam.pth"
-    run(Numbers(4), interrupt_at=3, path=path, checkpoint_minutes=0)
+    run(Numbers(4), interrupt_at=3, path=path)
     file = training(path).file
     state = torch.load(file.partial, weights_only=True)
     torch.save({**state, "model": {"other": torch.zeros(3)}}, file.partial)

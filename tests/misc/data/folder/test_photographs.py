@@ -1,9 +1,13 @@
+import random
+import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from misc.data.datasets import read_image
 from misc.data.folder import own_size, photographs
 from misc.data.folder.photographs import (
     check_photograph,
@@ -23,20 +27,142 @@ def turned_exif(orientation):
     return exif
 
 
-def turned(path, orientation):
-    """A JPEG that asks to be shown otherwise than it is stored."""
-    return save_photo(path, (32, 48), exif=turned_exif(orientation), quality=95)
+def turned(path, orientation, **options):
+    """A photograph that asks to be shown otherwise than it is stored."""
+    if path.suffix in (".jpg", ".jpeg"):
+        options["quality"] = 95
+    return save_photo(path, (32, 48), exif=turned_exif(orientation), **options)
+
+
+def shown(stored, orientation):
+    """Pixels as EXIF's orientation says that they are shown."""
+    return {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1],
+            5: stored.transpose(1, 0, 2), 6: np.rot90(stored, -1),
+            7: stored[::-1, ::-1].transpose(1, 0, 2),
+            8: np.rot90(stored)}[orientation]  # fmt: skip
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photograph_is_shown_upright(tmp_path, orientation):
-    path = turned(tmp_path / "a.jpg", orientation)
-    stored = np.asarray(Image.open(path))
-    shown = {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1],
-             5: stored.transpose(1, 0, 2), 6: np.rot90(stored, -1),
-             7: stored[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(stored)}  # fmt: skip
+@pytest.mark.parametrize("name, options", [
+    ("a.jpg", {}), ("a.jpeg", {"progressive": True}), ("a.png", {}), ("a.webp", {"lossless": True}),
+    ("a.tif", {}), ("a.tiff", {"compression": "tiff_lzw"}),
+])  # fmt: skip
+def test_a_photograph_of_every_format_is_shown_upright(tmp_path, name, options, orientation):
+    stored = np.asarray(Image.open(turned(tmp_path / f"1{name}", 1, **options)))
+    path = turned(tmp_path / name, orientation, **options)
     image = read_photograph(path)
-    assert np.array_equal(image, shown[orientation]) and size_as_shown(path) == image.shape[:2]
+    assert np.array_equal(image, shown(stored, orientation))
+    assert size_as_shown(path) == photographs.own_size(path) == image.shape[:2]
+    assert check_photograph(path) is None
+    mask = stored[..., 0] // 50
+    fitted = fitted_mask(mask, path, 0)
+    if fitted.shape != mask.shape:
+        assert np.array_equal(fitted, shown(mask[..., None], orientation)[..., 0])
+
+
+def test_an_orientation_in_xmp_alone_does_not_count(tmp_path):
+    xmp = b'<x:xmpmeta tiff:Orientation="6"/>'
+    wanted = np.asarray(Image.open(save_photo(tmp_path / "a.tif")))
+    path = save_photo(tmp_path / "a.tif", tiffinfo={700: xmp})
+    assert np.array_equal(read_photograph(path), wanted) and size_as_shown(path) == (16, 24)
+
+
+def test_a_png_is_turned_whose_exif_stands_behind_the_pixels(tmp_path):
+    path = save_photo(tmp_path / "a.png", (32, 48))
+    stored, content = np.asarray(Image.open(path)), path.read_bytes()
+    path.write_bytes(
+        content[:-12] + chunk(b"eXIf", exif_block((ORIENTATION, 3, 6))) + content[-12:]
+    )
+    assert np.array_equal(read_photograph(path), np.rot90(stored, -1))
+    assert size_as_shown(path) == (48, 32)
+
+
+def chunk(kind, content):
+    """A chunk of a PNG file."""
+    checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+    return len(content).to_bytes(4, "big") + kind + content + checksum
+
+
+def exif_block(*entries):
+    """EXIF data with these entries: tag, type and value of four bytes."""
+    directory = b"".join(struct.pack("<HHLL", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"II*\0" + struct.pack("<LH", 8, len(entries)) + directory + bytes(4)
+
+
+def random_exif(rng):
+    """A block with entries of any types, counts and values, sometimes cut."""
+    tags = (0x10F, ORIENTATION, 0x11A, 0x11B, 0x128, 0x131, 0x8769, 0x8825, rng.randrange(1 << 16))
+    kinds = (*range(1, 13), rng.randrange(1 << 16))
+    counts = (0, 1, 1, 2, 1000, rng.randrange(1 << 32))
+    order, entries = rng.choice("<>"), rng.randrange(12)
+    block = b"II*\0" if order == "<" else b"MM\0*"
+    block += struct.pack(f"{order}LH", 8, rng.choice((entries, entries, rng.randrange(1 << 16))))
+    for _ in range(entries):
+        head = rng.choice(tags), rng.choice(kinds), rng.choice(counts)
+        block += struct.pack(f"{order}HHLHH", *head, rng.randrange(9), 0)
+    block += rng.randbytes(rng.randrange(99))
+    return b"Exif\0\0" + block[: rng.choice((len(block), rng.randrange(len(block))))]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_whatever_exif_has_the_check_and_the_run_read_the_photograph_alike(tmp_path, suffix):
+    rng = random.Random(0)
+    stored = np.asarray(Image.open(save_photo(tmp_path / f"a.{suffix}", (6, 9), lossless=True)))
+    for _ in range(150):
+        path = save_photo(tmp_path / f"a.{suffix}", (6, 9), lossless=True, exif=random_exif(rng))
+        assert check_photograph(path, 7) is None
+        image = read_photograph(path)
+        assert any(np.array_equal(image, shown(stored, n)) for n in range(1, 9))
+        assert size_as_shown(path) == photographs.own_size(path) == image.shape[:2]
+        assert size_as_shown(path, 7) == read_photograph(path, 7).shape[:2]
+
+
+def test_a_turned_photograph_is_read_whose_resolution_is_a_text(tmp_path):
+    odd = exif_block((ORIENTATION, 3, 6), (0x011A, 2, 0x00323700), (0x011B, 2, 0x00323700))
+    path = save_photo(tmp_path / "a.jpg", (32, 48), exif=b"Exif\0\0" + odd)
+    assert check_photograph(path) is None
+    assert read_photograph(path).shape == (48, 32, 3) and size_as_shown(path) == (48, 32)
+
+
+LARGE = zlib.compress(bytes(3 << 20))
+METADATA = {
+    "a colour profile": [(b"iCCP", b"icc\0\0" + LARGE)],
+    "a broken colour profile": [(b"iCCP", b"icc\0\0" + LARGE[:-9])],
+    "a text": [(b"tEXt", b"Comment\0" + b"x" * (3 << 20))],
+    "a compressed text": [(b"zTXt", b"Comment\0\0" + LARGE)],
+    "an international text": [(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LARGE)],
+    "many texts": [(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_000_000)))] * 80,
+}
+
+
+@pytest.mark.parametrize("kind", METADATA)
+def test_metadata_of_any_size_does_not_matter(tmp_path, kind):
+    path = save_photo(tmp_path / "a.png", exif=turned_exif(6))
+    wanted, content = read_photograph(path), path.read_bytes()
+    inserted = b"".join(chunk(*each) for each in METADATA[kind])
+    path.write_bytes(content[:33] + inserted + content[33:-12] + inserted + content[-12:])
+    assert check_photograph(path) is None and size_as_shown(path) == wanted.shape[:2]
+    tracemalloc.start()
+    assert np.array_equal(read_photograph(path), wanted)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * path.stat().st_size + (1 << 20)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
+@pytest.mark.parametrize("profile", [b"no profile", bytes(3 << 20)])
+def test_a_colour_profile_of_other_formats_does_not_matter(tmp_path, suffix, profile):
+    wanted = read_photograph(save_photo(tmp_path / f"a.{suffix}"))
+    path = save_photo(tmp_path / f"b.{suffix}", icc_profile=profile)
+    assert check_photograph(path) is None and size_as_shown(path) == wanted.shape[:2]
+    assert np.array_equal(read_photograph(path), wanted)
+
+
+def test_a_photograph_of_a_dataset_has_any_metadata_too(tmp_path):
+    path = save_photo(tmp_path / "a.png")
+    wanted, content = read_image(path), path.read_bytes()
+    path.write_bytes(content[:33] + chunk(*METADATA["a colour profile"][0]) + content[33:])
+    assert np.array_equal(read_image(path), wanted)
 
 
 @pytest.mark.parametrize("orientation", (1, 6))
@@ -140,7 +266,7 @@ def test_a_huge_photograph_is_shrunk_as_smaller_ones_are(tmp_path, name, mode, m
     found = read_photograph(path, 40).astype(int)
     assert found.shape == wanted.shape == (*size_as_shown(path, 40), 3)
     assert np.abs(found - wanted).mean() < 2 and np.abs(found - wanted).max() < 20
-    assert check_photograph(path) is None or mode in ("CMYK", "I;16")
+    assert check_photograph(path, 40) is None or mode in ("CMYK", "I;16")
 
 
 def test_a_huge_photograph_that_is_not_shrunk_is_refused(tmp_path, little_memory):

@@ -1,0 +1,16 @@
+"""Runs run_sample.py with trainings that save their state after every step, for tests of ends.
+
+python -m tests.often_saving [options of run_sample.py]
+"""
+
+import sys
+
+from misc.runtime.threads import wait_briefly
+
+if __name__ == "__main__":
+    wait_briefly()
+    from misc.runtime import training
+    from run_sample import main
+
+    training.CHECKPOINT_MINUTES = 0
+    sys.exit(main(ends_process=True))
