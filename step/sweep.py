@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options, build_parser, parse
@@ -210,6 +211,7 @@ def run_sweep(planner: Planner, sweep: Sweep, score: str, resamples: int) -> lis
     for chosen in sweep.combinations():
         seeds = [{**chosen, "seed": str(seed)} for seed in sweep.seeds] or [chosen]
         plans.append((chosen, [planner.options(each) for each in seeds]))
+    _require_own_folders(plans)
     points = []
     for number, (chosen, runs) in enumerate(plans, start=1):
         for args in runs:
@@ -225,6 +227,22 @@ def run_sweep(planner: Planner, sweep: Sweep, score: str, resamples: int) -> lis
     return distributed.on_first_rank(
         lambda: summarize(folder, baselines, points, resamples, planner.base.seed)
     )
+
+
+def _require_own_folders(plans: list[tuple[dict[str, str], list[Options]]]) -> None:
+    """Raise UserError where two points would write into one folder."""
+    taken: dict[Path, dict[str, str]] = {}
+    for chosen, runs in plans:
+        for args in runs:
+            if taken.setdefault(args.result_dir, chosen) is not chosen:
+                raise UserError(
+                    f"--over: {_said(taken[args.result_dir])} and {_said(chosen)} would both be "
+                    f"written to {args.result_dir}; leave one out, or rename one"
+                )
+
+
+def _said(chosen: dict[str, str]) -> str:
+    return ",".join(f"{name}={word}" for name, word in chosen.items())
 
 
 def _point(chosen: dict[str, str], runs: list[Options], base: Options, score: str) -> Point:

@@ -56,7 +56,6 @@ def remove_unfinished(outputs: tuple[Output, ...]) -> None:
 
 def check_places(args: Options, steps: Mapping[str, ModuleType]) -> None:
     """Raise UserError where what exists would be lost; called before anything is written."""
-    require_log(args.log_name)
     outputs = (Output("--result_dir", args.result_dir), *written(args, steps))
     in_dataset = _in_dataset(args, outputs)
     messages = list(in_dataset.values())
@@ -69,6 +68,7 @@ def check_places(args: Options, steps: Mapping[str, ModuleType]) -> None:
                 f"{output.flag} {output.path}: is written by {other.flag} too; give another one"
             )
     raise_problems("output", messages)
+    require_log(args.log_name)
 
 
 def _in_dataset(args: Options, outputs: tuple[Output, ...]) -> dict[Path, str]:

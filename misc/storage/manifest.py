@@ -11,7 +11,9 @@ from pathlib import Path
 
 from misc.errors import UserError, counted
 from misc.storage.outputs import (
-    MANIFEST,
+    MANIFEST as NAME,
+)
+from misc.storage.outputs import (
     foreign_line,
     is_foreign,
     is_own,
@@ -55,7 +57,7 @@ def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: b
     make_writable(folder.path, folder.flag)
     if redone:
         # The manifest last: if this is cut short, what is left still belongs to the old one.
-        files = (path for path in folder.path.iterdir() if path.name != MANIFEST)
+        files = (path for path in folder.path.iterdir() if path.name != NAME)
         own = [path for path in files if is_own(path)]
         for path in own:
             path.unlink()
@@ -99,13 +101,13 @@ def write_manifest(folder: Path, settings: dict) -> None:
     before = manifest_content(folder)
     before.pop(JSON_KEY, None)
     if content != before:
-        write_json(folder / MANIFEST, content)
+        write_json(folder / NAME, content)
 
 
 def read_manifest(folder: Path) -> dict | None:
     """Settings that a folder's files were made with; None where nothing is noted."""
     try:
-        content = read_bytes(folder / MANIFEST, _MAX_BYTES)
+        content = read_bytes(folder / NAME, _MAX_BYTES)
         noted = json.loads(content.decode("utf-8"))
         if seal_of(content) is Seal.BROKEN:
             raise ValueError(Seal.BROKEN.value)
@@ -113,7 +115,7 @@ def read_manifest(folder: Path) -> dict | None:
         return None
     except (OSError, ValueError, RecursionError):
         raise UserError(
-            f"{folder / MANIFEST}: is damaged, so nothing says what made the files beside it; "
+            f"{folder / NAME}: is damaged, so nothing says what made the files beside it; "
             f"remove the folder {folder} to have them made again"
         ) from None
     settings = _plain(noted)
@@ -199,7 +201,7 @@ def _difference(folder: OutputFolder, settings: dict, overwrite: bool) -> str:
         files = len(list(folder.path.glob(f"*{folder.suffix}"))) if folder.path.is_dir() else 0
         if files:
             raise UserError(
-                f"{where}: holds {counted({f'{folder.suffix} file': files})} and no {MANIFEST} "
+                f"{where}: holds {counted({f'{folder.suffix} file': files})} and no {NAME} "
                 f"that says what made them; move them away or give another {folder.flag}"
             )
         return ""
@@ -207,8 +209,8 @@ def _difference(folder: OutputFolder, settings: dict, overwrite: bool) -> str:
         step = reason(noted.get("step", "another program"))
         raise UserError(f"{where}: holds the files of {step}; give another {folder.flag}")
     difference = settings_difference(noted, settings)
-    if difference and is_foreign(folder.path / MANIFEST):
-        raise UserError(foreign_line(folder.path / MANIFEST))
+    if difference and is_foreign(folder.path / NAME):
+        raise UserError(foreign_line(folder.path / NAME))
     if difference and not overwrite:
         raise UserError(
             f"{where}: was made with other settings ({difference}); give --overwrite to redo it, "
