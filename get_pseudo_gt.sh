@@ -6,8 +6,8 @@
 #
 # DIR has the photographs, in any folders. LABELS is a table (.csv: image,class;class), COCO's
 # instances (.json) or a folder of Pascal XML files; without it sub-folders name the classes. Paths
-# are relative to where you stand, and results go to result/folder_NAME there. What is finished is
-# not done again: the same command resumes where it stopped.
+# are relative to where you stand, and results go to result/folder_NAME there, or beside DIR where you
+# stand inside it. What is finished is not done again: the same command resumes where it stopped.
 set -euo pipefail
 project=$(cd "$(dirname "$0")" && pwd)
 source "$project/misc/cli/pseudo_gt.sh"

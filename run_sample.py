@@ -1,9 +1,13 @@
 """Run the steps of RIB: image-level labels in, pseudo masks out. See --help and the README."""
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import sys
 
 from misc.cli.options import parse
-from misc.runtime.threads import wait_briefly
 
 
 def main(argv: list[str] | None = None, ends_process: bool = False) -> int:
@@ -18,5 +22,4 @@ def main(argv: list[str] | None = None, ends_process: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    wait_briefly()  # before torch is loaded, which reads it
     sys.exit(main(ends_process=True))

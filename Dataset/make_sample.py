@@ -6,6 +6,11 @@ It lets every step run on a machine without the real data. The same options give
 another seed gives other images of the same classes, for training a classifier.
 """
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import argparse
 import os
 import shutil
@@ -22,6 +27,7 @@ from Dataset import coco_layout, voc_layout
 from Dataset.objects import COCO_OBJECT_CLASSES, OBJECT_CLASSES, ObjectClass, with_body_of
 from Dataset.scene import Scene, draw_scene
 from misc.errors import UserError
+from misc.runtime.programs import said_plainly
 from misc.storage.manifest import read_manifest, settings_difference, write_manifest
 
 VERSION = 2  # to be raised when the drawing changes, so that an older sample is not taken for new
@@ -190,14 +196,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code, which is 2 for bad input."""
     args = _parser().parse_args(arguments)
-    try:
+
+    def draw() -> None:
         written = make_sample(args.out, args.train, args.val, args.seed, layout=args.layout)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    state = "written" if written else "there already"
-    print(f"{args.out}: {args.train} train and {args.val} val images, {state}")
-    return 0
+        state = "written" if written else "there already"
+        print(f"{args.out}: {args.train} train and {args.val} val images, {state}")
+
+    return said_plainly(draw, ends_process=arguments is None)
 
 
 if __name__ == "__main__":

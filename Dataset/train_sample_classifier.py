@@ -6,10 +6,16 @@ The step train_cam starts from ImageNet weights, which no network of this width 
 and the statistics of the batch normalisation are learnt, on many more images of the sample's kind.
 """
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import argparse
 import logging
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +29,7 @@ from Dataset.make_sample import make_sample
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.datasets import ClassificationDataset, load_labels
 from misc.data.registry import describe, preparation
-from misc.errors import UserError
+from misc.runtime.programs import said_plainly
 from net.backbones import KINDS, FixedBatchNorm
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
@@ -132,21 +138,21 @@ def main() -> None:
     parser.add_argument("--borrowed", type=float, default=0.25, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
     args = parser.parse_args()
+    sys.exit(said_plainly(partial(_train_and_save, args), ends_process=True))
+
+
+def _train_and_save(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sample = SAMPLES[args.layout]
     out = args.out or sample.checkpoint
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder) / "images"
-            make_sample(root, args.images, 100, args.seed, args.borrowed, args.layout)
-            info = describe(sample.dataset, root)
-            preparation(sample.dataset).prepare(info, root / "lists")
-            model = train(info, args.epochs, args.seed, args.backbone)
-            score = mean_average_precision(model, info, sample.val_list)
-            save_checkpoint(out, model, torch.float16)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "images"
+        make_sample(root, args.images, 100, args.seed, args.borrowed, args.layout)
+        info = describe(sample.dataset, root)
+        preparation(sample.dataset).prepare(info, root / "lists")
+        model = train(info, args.epochs, args.seed, args.backbone)
+        score = mean_average_precision(model, info, sample.val_list)
+        save_checkpoint(out, model, torch.float16)
     log.info("%s: mean average precision %.3f on 100 other images", out, score)
 
 

@@ -5,6 +5,11 @@
 `run_sample.py` does the same by itself where no list is given.
 """
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import logging
 import os
 import time

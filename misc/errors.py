@@ -19,6 +19,10 @@ class UserError(Exception):
     untold: Mapping[str, int] | None = None  # how many more there are of each kind
 
 
+class SaidElsewhereError(UserError):
+    """A UserError of the first rank, raised on the others too; the first one prints it."""
+
+
 class NotReproducedError(Exception):
     """A run that is complete is not like the one that it is compared with (exit code 1)."""
 

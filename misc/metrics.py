@@ -127,7 +127,7 @@ class ThresholdScores:
 
     def best(self) -> int:
         """Index of the threshold with the highest mean IoU, the first one of equals."""
-        return int(np.nanargmax(self.mean_ious()))
+        return best_threshold(self.mean_ious())
 
     def false_foreground(self) -> np.ndarray:
         """Share of the predicted foreground that is truly background, (T,); nan without any."""
@@ -166,6 +166,11 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     return _ratio((precision * hits).sum(axis=0), hits.sum(axis=0))
 
 
+def best_threshold(mious: np.ndarray) -> int:
+    """Index of the highest mean IoU, (T,), the first one of equals; 0 where none is defined."""
+    return int(np.nanargmax(mious)) if np.isfinite(mious).any() else 0
+
+
 def score_of(confusions: np.ndarray, thresholds: Sequence[float], names: Sequence[str]) -> dict:
     """What scores.json keeps of the confusion matrices of some thresholds, T x L x L.
 
@@ -174,7 +179,7 @@ def score_of(confusions: np.ndarray, thresholds: Sequence[float], names: Sequenc
     nothing is defined.
     """
     mious = mean_iou(confusions)
-    best = int(np.nanargmax(mious)) if np.isfinite(mious).any() else 0
+    best = best_threshold(mious)
     agreed, truth, predicted = _marginals(confusions[best])
     by_label = {"iou": iou(confusions[best]), "precision": _ratio(agreed, predicted),
                 "recall": _ratio(agreed, truth)}  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 
 from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
-from misc.data.coco_json import LOWEST, annotation, categories
+from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import UserError
 from misc.instance_metrics import InstanceScores, objects_of
@@ -135,9 +135,8 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
             if score >= LOWEST and mask.any():
                 about = {"id": len(annotations) + 1, "image_id": number, "score": float(score)}
                 annotations.append(annotation(mask, int(kind) + 1, form, **about))
-    content = {
-        "images": images, "annotations": annotations, "categories": categories(info.class_names)
-    }  # fmt: skip
+    description = f"instance pseudo labels of {info.name}"
+    content = dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.ins_seg_json, content, noted=True)
     log.info("%s: %d instances of %d images", args.ins_seg_json, len(annotations), len(images))

@@ -11,12 +11,11 @@ from misc.cli.preflight import Preflight
 from misc.crf import CRFSettings, dense_crf, refine_label_maps
 from misc.data.datasets import image_of, mask_of
 from misc.metrics import confusion_matrix
-from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.outputs import Output
-from misc.storage.scores import load_scores, scores_file
+from misc.storage.scores import scores_file
 from step.eval_cam import check as check_seeds
-from step.eval_cam import save_row, seed_folders
+from step.eval_cam import save_row, score, seed_folders
 
 LISTS = ("eval",)
 GT_PROB = 0.7  # of a label of the seed, the others share the rest
@@ -76,11 +75,10 @@ class ScoreCRF(ImageTask):
 
 
 def run(args: Options) -> None:
-    """Score every seed at the best threshold that eval_cam has found for it."""
-    scores = distributed.on_first_rank(lambda: load_scores(args.result_dir))
+    """Score every seed after the CRF, at the background threshold that suits the seed best."""
     for row, cam_dir in seed_folders(args).items():
-        start, seed = time.perf_counter(), scores.get(row)
-        threshold = seed["thresholds"][seed["best"]] if seed else args.cam_eval_thres[0]
+        start, seed = time.perf_counter(), score(args, cam_dir)
+        threshold = float(seed.thresholds[seed.best()])
         task = ScoreCRF(args, cam_dir, threshold)
         confusion = sum(run_over_images(task, args.scored_ids(), args.resources))
         entry = {"folder": str(cam_dir), "crf": args.seed_crf}

@@ -13,7 +13,7 @@ from misc.cams import load_cam
 from misc.cli.options import EXPORTS, Options
 from misc.cli.preflight import Preflight
 from misc.data import exports
-from misc.data.coco_json import categories
+from misc.data.coco_json import dataset
 from misc.data.datasets import image_of, load_labels
 from misc.errors import UserError
 from misc.labels import MOST_OF_8_BITS, label_type
@@ -178,8 +178,8 @@ def _coco_json(args: Options, ids: tuple[str, ...], entries: dict[str, tuple]) -
         images.append({"id": number, **image})
         for region in regions:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **region})
-    names = categories(args.info.class_names)
-    return json.dumps({"images": images, "annotations": annotations, "categories": names})
+    description = f"pseudo masks of {args.info.name}"
+    return json.dumps(dataset(description, images, annotations, args.info.class_names))
 
 
 def _onehot(args: Options, ids: tuple[str, ...]) -> bytes:

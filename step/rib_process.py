@@ -7,6 +7,11 @@ sorted by the gain of their IoU from the plain map to RIB's, each at its best th
 single iterations that --visualize has kept are taken; others are made again.
 """
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import argparse
 import contextlib
 import logging
@@ -22,12 +27,11 @@ from matplotlib.figure import Figure
 from misc.cams import load_cam
 from misc.cli.log import log_to_screen
 from misc.cli.options import Options, parse
-from misc.cli.run import said_plainly
 from misc.data.datasets import image_of, mask_of, multi_scale_pairs
 from misc.errors import UserError
 from misc.metrics import ThresholdScores
 from misc.runtime.devices import check_device, main_device, set_up_process, threads_per_process
-from misc.runtime.threads import wait_briefly
+from misc.runtime.programs import said_plainly
 from misc.storage.files import remove_leftovers
 from misc.storage.scores import load_scores
 from net.inference import merged
@@ -213,5 +217,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    wait_briefly()
     sys.exit(main())

@@ -10,24 +10,28 @@ The same command resumes, and finished points are not made again. It is no step 
 `run_sample.py` leaves it out.
 """
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import argparse
 import itertools
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options, build_parser, parse
+from misc.cli.options.values import count, numbers
 from misc.cli.run import run as run_pipeline
-from misc.cli.run import said_plainly
 from misc.cli.steps import load_steps
 from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
-from misc.runtime.threads import wait_briefly
+from misc.runtime.programs import said_plainly
 from step.sweep_scores import Point, check, counts_of_maps, counts_of_masks, summarize
 
 log = logging.getLogger("sweep")
@@ -55,13 +59,10 @@ _UPSTREAM = {
 }
 _STEPS_OF = {"seed": ("train_cam", "make_cam", "maps"), "masks": tuple(_UPSTREAM)}
 _SCORED_BY = {"seed": ("eval_cam",), "masks": ("eval_cam", "eval_sem_seg")}
-# In the settings of a step at some of their values only.
-_CONDITIONAL = {"RIB_final_activation"}
-# These say where things go or what a command does, which a sweep decides.
-_NOT_SWEPT = re.compile(
-    r".*(_pass|_out_dir|_dir)|check|report.*|visualize|overwrite|log_name|export.*|"
-    r"recam|seed|dataset|result_dir|with_.*|limit|expect"
-)
+# Maps depend on these too: on what a file holds, or for some of the values.
+_UNRECORDED = ("cam_weights_name", "imagenet_weights", "train_list", "cls_labels")
+_CONDITIONAL = ("RIB_final_activation",)
+_NOT_SWEPT = ("dataset", "recam", "seed")  # the same for all points; seeds have an option
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,42 @@ def axis(text: str, base: Options) -> Axis:
     if not equals or not all(words):
         raise UserError(f"--over {text}: is not OPTION=VALUE,VALUE,...")
     known = {action.dest for action in build_parser()._actions}
-    if name not in known or _NOT_SWEPT.fullmatch(name):
-        kind = "cannot be swept over" if name in known else "is not an option of run_sample.py"
-        advice = "; --seeds gives seeds" if name == "seed" else ""
-        raise UserError(f"--over {text}: {name} {kind}{advice}")
-    if repeated := {word for word in words if words.count(word) > 1}:
-        raise UserError(f"--over {text}: {min(repeated)} is there twice")
-    # Of a small number two multiples may be the same.
-    return Axis(name, tuple(dict.fromkeys(_value_in_force(name, word, base) for word in words)))
+    if name not in known:
+        raise UserError(f"--over {text}: {name} is not an option of run_sample.py")
+    if name in _NOT_SWEPT or name not in _swept(base):
+        advice = "--seeds gives seeds" if name == "seed" else "no step of a sweep depends on it"
+        raise UserError(f"--over {text}: {name} cannot be swept over; {advice}")
+    found: dict[object, tuple[str, str]] = {}
+    for word in words:
+        meant = _value_in_force(name, word, base)
+        value = getattr(build_parser().parse_args([f"--{name}={meant}"]), name)
+        first, _ = found.get(value, ("", ""))
+        rounded = first.endswith("x") and word.endswith("x")  # multiples of a small number
+        if first and (first == word or not rounded):
+            raise UserError(f"--over {text}: {word} is there twice; give different values")
+        found.setdefault(value, (word, meant))
+    return Axis(name, tuple(meant for _, meant in found.values()))
 
 
 def _value_in_force(name: str, word: str, base: Options) -> str:
+    """The word itself, or what stands for it: `all` and multiples such as `0.5x`."""
     if name == "num_pooled_classes" and word == "all":
         return str(base.info.num_classes)
-    factor = re.fullmatch(r"([\d.]+)x", word)
+    factor = re.fullmatch(r"(\d{1,6}\.?\d{0,9}|\.\d{1,9})x", word)
     value = getattr(base, name)
-    if not factor or not isinstance(value, (int, float)):
+    if not factor or type(value) not in (int, float) or float(factor[1]) == 0:
         return word
-    if isinstance(value, int):
-        return str(max(1, round(float(factor[1]) * value)))
+    if type(value) is int:
+        return str(max(min(1, value), round(float(factor[1]) * value)))
     return f"{float(factor[1]) * value:g}"
+
+
+def _swept(base: Options, score: str = "masks") -> set[str]:
+    """Names of the options that the maps or masks of a sweep depend on; see _STEPS_OF."""
+    names = [RECAM[base.recam][0] if name == "maps" else name for name in _STEPS_OF[score]]
+    steps = load_steps([name for name in names if name]).values()
+    recorded = {name for step in steps for name in step.settings(base)}
+    return recorded.union(_UNRECORDED, _CONDITIONAL if base.recam == "rib" else ())
 
 
 class Planner:
@@ -139,6 +156,25 @@ class Planner:
             raise UserError(f"--{refused[0]}: leave it out; a sweep decides this (--score)")
         if self.base.recam == "none" and score == "seed":
             raise UserError("--recam none: plain maps are the same at all points; give another")
+
+    def plans(self, sweep: Sweep) -> list[tuple[dict[str, str], list[Options]]]:
+        """Of every point its words by option, and the options of its runs, one for each seed."""
+        for axis in sweep.axes:
+            if axis.name not in _swept(self.base, self._score):
+                raise UserError(
+                    f"--over {axis.name}: the maps do not depend on it; give --score masks"
+                )
+        found, places = [], {}
+        for chosen in sweep.combinations():
+            seeds = [{**chosen, "seed": str(seed)} for seed in sweep.seeds] or [chosen]
+            found.append((chosen, [self.options(each) for each in seeds]))
+            for args in found[-1][1]:
+                if places.setdefault(args.result_dir, chosen) is not chosen:
+                    raise UserError(
+                        f"--over {sweep.name}: two points have the folder {args.result_dir}; "
+                        "rename a file"
+                    )
+        return found
 
     def _steps(self, chosen: dict[str, str]) -> list[str]:
         """Keys of _UPSTREAM; as in an ordinary run, a classifier that is given is not trained."""
@@ -166,7 +202,7 @@ class Planner:
         """Whether a swept option is in no step's settings, so that nothing says what it changes."""
         steps = load_steps([name for name in map(self._module, self._steps(chosen)) if name])
         recorded = {n for step in steps.values() for n in step.settings(self.base)}
-        return not set(chosen) - _CONDITIONAL <= recorded
+        return not set(chosen).difference(_CONDITIONAL) <= recorded
 
     def _shared(self, chosen: dict[str, str], values: Options) -> list[str]:
         """Flags that send a step's output to the folder of the values that change it."""
@@ -203,15 +239,14 @@ def _folder_name(chosen: dict[str, str], values: Options) -> str:
     return ",".join(parts)
 
 
-def run_sweep(planner: Planner, sweep: Sweep, score: str, resamples: int) -> list[dict]:
-    """Run all points of a sweep and write its summary; the rows of the table."""
+def run_sweep(
+    planner: Planner, sweep: Sweep, plans: list, score: str, resamples: int
+) -> list[dict]:
+    """Run all points of a sweep and write its summary; the rows of the table.
+
+    plans: of `Planner.plans`.
+    """
     folder = planner.base.result_dir / "sweep" / sweep.name
-    check(folder)
-    plans = []
-    for chosen in sweep.combinations():
-        seeds = [{**chosen, "seed": str(seed)} for seed in sweep.seeds] or [chosen]
-        plans.append((chosen, [planner.options(each) for each in seeds]))
-    _require_own_folders(plans)
     points = []
     for number, (chosen, runs) in enumerate(plans, start=1):
         for args in runs:
@@ -227,22 +262,6 @@ def run_sweep(planner: Planner, sweep: Sweep, score: str, resamples: int) -> lis
     return distributed.on_first_rank(
         lambda: summarize(folder, baselines, points, resamples, planner.base.seed)
     )
-
-
-def _require_own_folders(plans: list[tuple[dict[str, str], list[Options]]]) -> None:
-    """Raise UserError where two points would write into one folder."""
-    taken: dict[Path, dict[str, str]] = {}
-    for chosen, runs in plans:
-        for args in runs:
-            if taken.setdefault(args.result_dir, chosen) is not chosen:
-                raise UserError(
-                    f"--over: {_said(taken[args.result_dir])} and {_said(chosen)} would both be "
-                    f"written to {args.result_dir}; leave one out, or rename one"
-                )
-
-
-def _said(chosen: dict[str, str]) -> str:
-    return ",".join(f"{name}={word}" for name, word in chosen.items())
 
 
 def _point(chosen: dict[str, str], runs: list[Options], base: Options, score: str) -> Point:
@@ -280,12 +299,12 @@ def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--preset", nargs="+", choices=tuple(PRESETS), default=[],
         help="the paper's questions, a sweep each: "
         + "; ".join(f"{name}: {text}" for name, text in PRESETS.items()))  # fmt: skip
-    add("--seeds", type=_integers, default=(), metavar="N,N,...",
+    add("--seeds", type=numbers(int, 0, 2**31 - 1), default=(), metavar="N,N,...",
         help="run each point with these seeds and report their mean (default: --seed)")  # fmt: skip
     add("--score", choices=tuple(_STEPS_OF), default="seed",
         help="what is scored: the maps of --recam, or the pseudo masks, for which every point "
         "trains IRN where an option changes it (default: %(default)s)")  # fmt: skip
-    add("--resamples", type=_positive, default=2000, metavar="N",
+    add("--resamples", type=count, default=2000, metavar="N",
         help="of the bootstrap (default: %(default)s)")  # fmt: skip
     args, words = parser.parse_known_args(argv)
     if not args.over and not args.preset:
@@ -293,25 +312,20 @@ def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return args, words
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(map(int, text.split(","))))
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be at least 1")
-    return value
-
-
-def _sweeps(args: argparse.Namespace, base: Options) -> Iterable[Sweep]:
+def _sweeps(args: argparse.Namespace, base: Options) -> list[Sweep]:
     """The sweeps of a command line: one for each preset, and the grid of --over."""
     grids = [[PRESETS[name]] for name in dict.fromkeys(args.preset)]
     grids += [args.over] if args.over else []
+    found = []
     for texts in grids:
         axes = tuple(axis(text, base) for text in texts)
         if len({a.name for a in axes}) < len(axes):
             raise UserError(f"--over {texts[-1]}: this option is there twice")
-        yield Sweep(axes, args.seeds)
+        found.append(Sweep(axes, tuple(dict.fromkeys(args.seeds))))
+    names = [sweep.name for sweep in found]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--over {repeated[0]}: is a preset here too; give one of the two")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -320,15 +334,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def sweep_all() -> None:
         planner = Planner(words, args.score)
-        sweeps = list(_sweeps(args, planner.base))
+        sweeps = _sweeps(args, planner.base)
+        plans = [planner.plans(sweep) for sweep in sweeps]  # all of them before the first run
+        for sweep in sweeps:
+            check(planner.base.result_dir / "sweep" / sweep.name)
         check_device(planner.base.device)
         with distributed.joined(uses_cuda(planner.base.resources)):
-            for sweep in sweeps:
-                run_sweep(planner, sweep, args.score, args.resamples)
+            for sweep, planned in zip(sweeps, plans, strict=True):
+                run_sweep(planner, sweep, planned, args.score, args.resamples)
 
     return said_plainly(sweep_all, ends_process=argv is None)
 
 
 if __name__ == "__main__":
-    wait_briefly()
     sys.exit(main())

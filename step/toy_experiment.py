@@ -9,6 +9,11 @@ activation is then tried on the same network. It is no step of the method: the w
 it out.
 """
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import argparse
 import gzip
 import importlib
@@ -28,7 +33,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from misc.errors import UserError
-from misc.runtime.threads import wait_briefly
+from misc.runtime.programs import said_plainly
 from misc.storage.manifest import make_writable
 from misc.storage.outputs import require_own, write_json
 from misc.storage.untrusted import read_bytes
@@ -457,15 +462,14 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     args, parser = _parsed(argv)
     toy = _checked(args, parser)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+
+    def work() -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
         if args.mnist_download:
             _download(args.mnist_root)
         run_toy(args.mnist_root, args.toy_out_dir, toy)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return said_plainly(work, ends_process=argv is None)
 
 
 def _download(root: Path) -> None:
@@ -479,5 +483,4 @@ def _download(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    wait_briefly()
     sys.exit(main())

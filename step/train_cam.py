@@ -56,7 +56,8 @@ def writes(args: Options) -> tuple[Output, ...]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
     preflight.output_file(target(args), settings(args))
-    preflight.collect(lambda: check_batch("--cam_batch_size", args.cam_batch_size))
+    images = len(args.image_ids("train"))
+    preflight.collect(lambda: check_batch("--cam_batch_size", args.cam_batch_size, images))
     preflight.backbone(args.imagenet_weights)
     preflight.labels(args.image_ids("train"))
     preflight.images(args.image_ids("train"))

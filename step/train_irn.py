@@ -53,7 +53,7 @@ def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
     ids = args.image_ids("train")
     preflight.output_file(target(args), settings(args))
-    preflight.collect(lambda: check_batch("--irn_batch_size", args.irn_batch_size))
+    preflight.collect(lambda: check_batch("--irn_batch_size", args.irn_batch_size, len(ids)))
     preflight.backbone(args.imagenet_weights)
     preflight.images((*ids, *args.image_ids("infer")))
     preflight.label_maps(ids, args.ir_label_out_dir)

@@ -81,14 +81,14 @@ def check(args: Options, preflight: Preflight) -> None:
         preflight.output_file(target(args, run), settings(args, run))
         if args.seg_val_every:
             preflight.output_file(best_of(target(args, run)), settings(args, run))
-    micro = -(-args.seg_batch_size // args.seg_accumulate)
-    preflight.collect(lambda: check_batch("--seg_batch_size", micro))
     preflight.collect(lambda: require_known_precision(args, "train_seg"))
     preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
     if preflight.is_made(args.seg_label_dir):
         ids = args.image_ids("infer")
     else:
         ids = tuple(label_files(args))
+    batch = (args.seg_batch_size, len(ids), args.seg_accumulate)
+    preflight.collect(lambda: check_batch("--seg_batch_size", *batch))
     preflight.images((*ids, *validated_ids(args)))
     preflight.masks(validated_ids(args))
     advice = "--seg_skip_missing leaves such images out"

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from misc.cams import load_cam
 from misc.cli.options import Options, chosen_steps
@@ -186,7 +187,8 @@ def score_curves(scores: dict[str, dict]) -> Figure:
     axis = figure.subplots()
     for row, score in scores.items():
         mious, best = [100 * (m or 0) for m in score["miou"]], score["best"]
-        (line,) = axis.plot(score["thresholds"], mious, label=f"{row} (best {mious[best]:.1f})")
+        # Without the blank a name that begins with "_" would not be in the legend.
+        (line,) = axis.plot(score["thresholds"], mious, label=f" {row} (best {mious[best]:.1f})")
         axis.plot(score["thresholds"][best], mious[best], "o", color=line.get_color())
     axis.set_xlabel("background threshold")
     axis.set_ylabel("mIoU (%)")
@@ -201,7 +203,7 @@ def recall_curves(scores: dict[str, dict]) -> Figure:
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
     for axis, (row, score) in zip(axes, scores.items(), strict=True):
         for name, precision in score["precision_at_recall"].items():
-            axis.plot(RECALLS, precision, label=name)
+            axis.plot(RECALLS, precision, label=f" {name}")
         axis.set(title=row, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=6)
@@ -209,7 +211,12 @@ def recall_curves(scores: dict[str, dict]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, complete or not at all; UserError where the file is not ours."""
+    """Write a figure as PNG, complete or not at all; UserError where the file is not ours.
+
+    Its words are the user's, such as names of classes: a "$" in them begins no formula.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     write_output(path, stream.getvalue())

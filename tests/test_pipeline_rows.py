@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from misc.cams import load_cam
 from misc.cli.options import parse
-from misc.storage.scores import load_scores
+from misc.storage.scores import load_scores, save_score
 from step.eval_ins_seg import load_instances
 from step.eval_seed_crf import crf_labels
 
@@ -105,6 +105,22 @@ def test_a_root_without_objects_is_said_before_the_run(run, tiny_run, tmp_path, 
     finally:
         (tmp_path / "hidden").rename(hidden)
     assert "no mask of the objects, nor 7 others" in capsys.readouterr().err
+
+
+def test_the_crf_of_a_seed_that_was_not_scored_is_at_its_best_threshold(run, tiny_run):
+    folder, given = run
+    rows = load_scores(folder)
+    (folder / "scores.json").unlink()
+    try:
+        assert tiny_run(*given, "--eval_seed_crf_pass") == 0
+        alone = load_scores(folder)
+    finally:
+        for row, score in rows.items():
+            save_score(folder, row, score)
+    assert set(alone) == {"CAM seed + CRF", "RIB seed + CRF"}
+    assert all(rows[f"{maps} seed"]["best"] > 0 for maps in ("CAM", "RIB"))
+    for row, score in alone.items():
+        assert score["thresholds"] == rows[row]["thresholds"] and score["iou"] == rows[row]["iou"]
 
 
 @pytest.mark.parametrize("kind", ["irn", "deeplab"])

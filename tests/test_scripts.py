@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from tests.conftest import PROJECT
 
@@ -45,6 +46,21 @@ def test_a_root_that_is_not_there_does_not_fall_to_the_sample(script, given):
 def test_the_number_of_processes_is_a_number(script, value):
     code, said, (line,) = script("get_pseudo_gt_VOC.sh", NPROC=value)
     assert code == 2 and said == "" and line.startswith(f"error: NPROC={value}: is not a number")
+
+
+def test_batches_too_small_for_the_processes_are_one_line_before_any_starts(script, tmp_path):
+    for number in range(12):
+        folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(folder / f"{number}.png")
+    weights = PROJECT / "Dataset" / "sample_classifier.pth"
+    options = ("--device", "cpu", "--imagenet_weights", weights, "--seg_init", weights)
+    for flag in ("--irn_batch_size", "--seg_batch_size"):
+        given = (*options, "--with_seg", flag, 2)
+        code, _, lines = script("get_pseudo_gt.sh", "photos", *given, NPROC="3")
+        assert code == 2 and lines[-1].startswith(f"error: {flag} 2: leaves nothing to do")
+        assert sum(line.startswith("error") for line in lines) == 1
+        assert "NPROC=2" in lines[-1] and not (tmp_path / "result").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import json
 import logging
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from misc.cli.options import Options
@@ -26,21 +25,6 @@ class _LogFile(logging.FileHandler):
         with contextlib.suppress(OSError):  # it would try to write the rest again
             self.close()
         raise
-
-
-@contextlib.contextmanager
-def own_log() -> Iterator[None]:
-    """What the block logs to ends with it: afterwards messages go where they went before."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        yield
-    finally:
-        for handler in set(root.handlers) - set(handlers):
-            with contextlib.suppress(OSError):  # of a full disk, which has been said
-                handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
 
 
 def log_file(args: Options) -> Output:

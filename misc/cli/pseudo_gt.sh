@@ -86,8 +86,8 @@ run_ranks() {
     if [ "$processes" = 1 ] || [ -n "${TORCHELASTIC_RUN_ID:-}" ]; then
         exec "$PYTHON" "$project/run_sample.py" "$@"
     fi
-    # Bad input is said once, before the processes start.
-    "$PYTHON" "$project/run_sample.py" --check "$@"
+    # Bad input is said once, before the processes start; that they share the batches is a part of it.
+    LOCAL_WORLD_SIZE=$processes "$PYTHON" "$project/run_sample.py" --check "$@"
     exec "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$processes" \
         --max-restarts 3 "$project/run_sample.py" "$@"
 }

@@ -3,9 +3,7 @@
 import contextlib
 import importlib
 import logging
-import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,14 +11,14 @@ from types import ModuleType
 from misc.cli import expect
 from misc.cli.disk import say_disk
 from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
-from misc.cli.log import log_to_screen, own_log, start_log
+from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed, remove_unfinished, written
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
 from misc.cli.steps import load_steps
 from misc.data.registry import preparation
-from misc.errors import NotReproducedError, StoppedError, UserError
+from misc.errors import NotReproducedError, UserError
 from misc.runtime import distributed, interrupts
 from misc.runtime.devices import (
     check_device,
@@ -30,6 +28,7 @@ from misc.runtime.devices import (
     uses_cuda,
 )
 from misc.runtime.image_task import readers_can_end
+from misc.runtime.programs import said_plainly
 from misc.storage.scores import load_scores
 
 log = logging.getLogger("run_sample")
@@ -57,29 +56,6 @@ def execute(args: Options, ends_process: bool = False) -> int:
     return said_plainly(work, ends_process)
 
 
-def said_plainly(work: Callable[[], object], ends_process: bool = False) -> int:
-    """Do something; returns the exit code, after one line for what ended it. Its log ends too."""
-    try:
-        with interrupts.noticed(ends_process), own_log():
-            work()
-    except UserError as error:
-        if not isinstance(error, distributed.SaidElsewhereError):
-            _say_each("error", str(error))
-        return 2
-    except NotReproducedError as error:
-        if distributed.rank() == 0:
-            _say_each("compared", str(error))
-        return 1
-    except (StoppedError, OSError) as error:  # such as a full disk, or a folder that is gone
-        _say_each("stopped", f"{error}; the same command resumes where it stopped")
-        return 1
-    except interrupts.Interrupted as interrupt:
-        if distributed.rank() == 0:
-            _say_each("interrupted", "the same command resumes where it stopped")
-        return 128 + interrupt.number
-    return 0
-
-
 def run_toy(args: Options) -> None:
     """The toy experiment, which needs no dataset and takes no step with it."""
     if others := [name for name in STEPS if getattr(args, f"{name}_pass")]:
@@ -92,11 +68,6 @@ def run_toy(args: Options) -> None:
         return
     log_to_screen()
     toy.run(args)
-
-
-def _say_each(kind: str, text: str) -> None:
-    for line in text.splitlines():
-        print(f"{kind}: {line}", file=sys.stderr)
 
 
 def run(args: Options) -> None:

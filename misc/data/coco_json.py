@@ -40,6 +40,18 @@ def annotation(
     }  # fmt: skip
 
 
-def categories(class_names: tuple[str, ...]) -> list[dict[str, object]]:
-    """COCO's categories of these classes, whose ids are class + 1."""
-    return [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
+def dataset(
+    description: str, images: list[dict], annotations: list[dict], class_names: tuple[str, ...]
+) -> dict[str, object]:
+    """A whole file; the ids of the categories are class + 1.
+
+    pycocotools 2.0.9 and 2.0.10 ask for `info`; others for a licence and a supercategory.
+    """
+    names = enumerate(class_names, start=1)
+    return {
+        "info": {"description": description},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name, "supercategory": "none"} for i, name in names],
+    }

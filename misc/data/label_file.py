@@ -2,7 +2,6 @@
 
 import csv
 import io
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from misc.data.dataset_info import DatasetInfo
 from misc.errors import UserError
 from misc.storage.npydict import load_dict
-from misc.storage.untrusted import read_bytes, reason
+from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
 
 _MAX_FILE = 256 << 20  # bytes, also of what a .npz unpacks to
 _EXPECTED = (
@@ -49,9 +48,7 @@ def _from_npy(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
 def _from_npz(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
     content = read_bytes(path, _MAX_FILE)
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _MAX_FILE:
-                raise ValueError("unpacks to too many bytes")
+        require_unpacked_size(content, _MAX_FILE)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # damaged archives raise almost anything

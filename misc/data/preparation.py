@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from misc.data.dataset_info import DatasetInfo
-from misc.errors import UserError
+from misc.runtime.programs import said_plainly
 from misc.storage.cam_files import save_label_dict
 from misc.storage.outputs import require_own, write_output
 
@@ -63,12 +63,11 @@ def command_line(
     parser.add_argument("--out_dir", default=Path(out_dir), type=Path, metavar="DIR")
     parser.add_argument("--skip_mismatched", action="store_true")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+
+    def work() -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
         info = describe(args.root)
         info.require_root()
         prepare(info, args.out_dir, args.skip_mismatched)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+
+    sys.exit(said_plainly(work, ends_process=True))

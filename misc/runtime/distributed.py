@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from misc.errors import StoppedError, UserError
+from misc.errors import SaidElsewhereError, StoppedError, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,10 +22,6 @@ Result = TypeVar("Result")
 # A rank that has done its images waits for the others. Gloo counts milliseconds in 32 bits.
 _PATIENCE = datetime.timedelta(days=20)
 _POLL = 0.02  # seconds; waiting in Python, where a signal can end it
-
-
-class SaidElsewhereError(UserError):
-    """A UserError of rank 0, raised on the others too; rank 0 prints it."""
 
 
 class _Joined:

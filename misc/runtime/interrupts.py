@@ -4,6 +4,7 @@ Python raises an exception wherever it is, also in a callback of a library, whic
 error of its own or drop it. So the signal is noted too, and looked for at the next occasion.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ class _Signal:
     """What has been received, in this process."""
 
     number: int | None = None
+    process: int | None = None  # that looks for signals
     shields = 0
 
 
@@ -31,6 +33,7 @@ def noticed(ends_process: bool = False) -> Iterator[None]:
     ends_process: signals are ignored after the block, where only the interpreter's own end follows:
     neither a complete run nor one that is being interrupted gets another exit code then.
     """
+    _Signal.process = os.getpid()
     before = {n: signal.signal(n, _receive) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -44,6 +47,12 @@ def noticed(ends_process: bool = False) -> Iterator[None]:
 
 
 def _receive(number: int, frame: object) -> None:
+    if (
+        os.getpid() != _Signal.process
+    ):  # a reader that was forked and has no handlers of its own yet
+        if number == signal.SIGTERM:
+            os._exit(128 + number)
+        return  # the process that it reads for ends it
     if _Signal.number is None:  # one is enough: the ending is not interrupted
         _Signal.number = number
         if not _Signal.shields:

@@ -47,7 +47,7 @@ def in_processes(
         for number, share in enumerate(shares)
     ]
     try:
-        with _interrupts_blocked():  # a new process inherits that: this one ends them all
+        with _undisturbed():
             for process in processes:
                 process.start()
         yield from _followed(name, processes, reports)
@@ -85,18 +85,23 @@ def _map_share(work: Callable[[Item], Result], items: list[Item], report: Callab
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block; ignored, it would be lost."""
+def _undisturbed() -> Iterator[None]:
+    """Starts processes: signals wait until the end of the block.
+
+    A new process that gets half of what it is to do would say so. Ctrl-C is blocked, which a new
+    process inherits: this one ends them all.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with interrupts.shielded():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _child(number: int, body: Callable, share: object, reports) -> None:
     """Body of one process."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its own processes end with it
+    signal.signal(signal.SIGTERM, _end_with_own_processes)
     end_with_parent()
     try:
         body(share, lambda what: reports.put((number, None, what)))
@@ -106,6 +111,14 @@ def _child(number: int, body: Callable, share: object, reports) -> None:
     except Exception as error:
         reports.put((number, RuntimeError, f"{error}\n{traceback.format_exc()}"))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception would meet Python's own ending
+
+
+def _end_with_own_processes(number: int, frame: object) -> None:
+    """End this process, and first those that read for it: a loader would wait for each."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a loader's own handler raises when one ends
+    for process in multiprocessing.active_children():
+        process.terminate()
+    sys.exit(1)
 
 
 def _followed(name: str, processes: list, reports) -> Iterator[tuple[int, Any]]:

@@ -1,5 +1,6 @@
 """What a run may use of the machine, as plain values."""
 
+import os
 from dataclasses import dataclass
 
 
@@ -13,3 +14,12 @@ class Resources:
     num_threads: int | None = None  # of each process
     precision: str = "float32"  # of networks: float32, tf32, bf16, or float64 for maps
     deterministic: bool = False  # kernels that give the same bits every time
+
+
+def announced_ranks() -> int:
+    """Processes that share every batch: those that torchrun started, or will start after a check.
+
+    The scripts announce them to the check by the number on this machine.
+    """
+    values = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return max((int(value) for value in values if value.isdecimal()), default=1)

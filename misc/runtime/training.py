@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from misc.errors import StoppedError, UserError
+from misc.errors import StoppedError, UserError, counted
 from misc.runtime import distributed, interrupts
 from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
+from misc.runtime.resources import announced_ranks
 from misc.storage.manifest import settings_difference, settings_of
 from misc.storage.outputs import Output, remove_output, require_own
 from misc.storage.torch_files import read_torch, write_torch
@@ -101,12 +102,19 @@ def _require_own(file: CheckpointFile) -> None:
         require_own(output.path, f"move it away, or give another {file.flag}")
 
 
-def check_batch(flag: str, batch_size: int) -> None:
-    """Every rank gets a part of each batch."""
-    if batch_size < distributed.size():
+def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) -> None:
+    """Every rank gets a part of each batch, and of each pass that a batch is cut into.
+
+    images: of the training. Raises UserError where a rank would get none.
+    """
+    ranks = max(distributed.size(), announced_ranks())
+    size, micro = min(batch_size, images), -(-batch_size // accumulate)
+    smallest = (size - 1) % micro + 1
+    if smallest < ranks:
+        few = f", of {counted({'image': images})}" if images < batch_size else ""
         raise UserError(
-            f"{flag} {batch_size}: leaves nothing to do for some of {distributed.size()} "
-            f"processes; give a larger batch or fewer processes"
+            f"{flag} {batch_size}{few}: leaves nothing to do for some of {ranks} processes; give "
+            f"NPROC={smallest} or less, or larger batches"
         )
 
 
@@ -175,7 +183,9 @@ def train(
     -> named losses, whose sums over the ranks are those of the batch; "total" is minimised.
     Raises UserError, with the images of the batch, where that is not finite.
     """
-    check_batch(f"{training.name} batches of", min(training.micro_batch, len(dataset)))
+    check_batch(
+        f"{training.name} batches of", training.batch_size, len(dataset), training.accumulate
+    )
     per_epoch, total = training.steps(len(dataset))
     done, sums = _resume(training, model, optimizer, schedule)
     network = distributed.data_parallel(model)

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,17 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
             if size > limit:
                 raise ValueError(f"larger than {limit >> 20} MiB")
     return b"".join(blocks)
+
+
+def require_unpacked_size(content: bytes, limit: int) -> None:
+    """Raise ValueError where what a zip archive says that it unpacks to is above `limit` bytes.
+
+    No more than that is unpacked: `zipfile` reads as many bytes of an entry as are announced.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > limit:
+        raise ValueError(f"unpacks to {size >> 20} MiB, more than {limit >> 20} MiB")
 
 
 def require_regular(path: str | Path) -> None:

@@ -1,18 +1,20 @@
-"""Every form of export is read by what others read it with, and loses nothing."""
+"""Every form of export is read by what others read it with, and gives back what it was made of."""
 
 import contextlib
+import copy
 import io
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
-from skimage.measure import grid_points_in_poly
 
 from misc.cams import load_cam, save_cam
 from misc.cli.options import EXPORTS, parse
-from misc.data.exports import outline, regions, yolo_text
+from misc.data.exports import outline, regions, yolo_config, yolo_text
 from misc.data.label_file import load_label_file
 from misc.imutils import get_strided_size
 from misc.palette import read_label_png, save_label_png
@@ -45,13 +47,14 @@ def _there(path: Path) -> Path:
     return path
 
 
-def from_yolo(text: str, shape: tuple[int, int]) -> np.ndarray:
-    """Labels of a file of outlines, filled by the even-odd rule at the pixels' centres."""
+def from_yolo(text: str, shape: tuple[int, int], whole: np.ufunc = np.trunc) -> np.ndarray:
+    """Labels of a file of polygons as Ultralytics draws them, which cuts to whole pixels."""
     labels = np.zeros(shape, np.uint8)
     for line in text.splitlines():
         kind, *shares = line.split()
-        points = np.array(shares, float).reshape(-1, 2) * shape[::-1]
-        labels[grid_points_in_poly(shape, points[:, ::-1] - 0.5)] = int(kind) + 1
+        assert len(shares) >= 6  # two points would be taken for a box
+        points = np.array(shares, np.float32).reshape(-1, 2) * np.array(shape[::-1], np.float32)
+        cv2.fillPoly(labels, [whole(points).astype(np.int32)], int(kind) + 1)
     return labels
 
 
@@ -90,6 +93,11 @@ def test_coco_reads_the_regions(exported, sample):
         for one in coco.loadAnns(coco.getAnnIds(imgIds=[number])):
             found[coco.annToMask(one) > 0] = one["category_id"]
         np.testing.assert_array_equal(found, labels)
+    copy.deepcopy((coco.dataset["info"], coco.dataset["licenses"]))  # loadRes of 2.0.9 and 2.0.10
+    results = [{k: one[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0}
+               for one in coco.dataset["annotations"]]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert len(coco.loadRes(results).getAnnIds()) == len(results)
 
 
 def test_yolo_maps_and_labels_come_back(exported, sample):
@@ -112,17 +120,41 @@ def test_yolo_maps_and_labels_come_back(exported, sample):
         np.testing.assert_array_equal(content["keys"], maps["keys"])
 
 
-def test_outlines_of_any_shape_are_exact():
+@pytest.mark.parametrize("whole", [np.trunc, np.round])
+@pytest.mark.parametrize(
+    ("size", "block"), [((1, 1), 1), ((1, 9), 1), ((23, 31), 1), ((40, 17), 3), ((40, 4001), 20)]
+)
+def test_polygons_of_any_shape_are_drawn_as_the_mask(size, block, whole):
+    """Noise of single pixels and of blocks: lines, holes in holes, regions that meet at corners."""
     random = np.random.default_rng(0)
-    for size in ((1, 1), (1, 9), (23, 31), (40, 17)):
-        labels = random.integers(0, 3, size, np.uint8)
-        np.testing.assert_array_equal(from_yolo(yolo_text(labels), size), labels)
-    rings = np.zeros((30, 30), bool)
+    for share in (0.3, 0.6, 0.9):
+        labels = random.integers(1, 3, size, np.uint8) * (random.random(size) < share)
+        labels = np.kron(labels, np.ones((block, block)))[: size[0], : size[1]].astype(np.uint8)
+        np.testing.assert_array_equal(from_yolo(yolo_text(labels), size, whole), labels)
+
+
+def test_holes_are_joined_and_points_on_straight_lines_left_out():
+    rings = np.zeros((30, 30), np.uint8)
     for start, stop, value in ((1, 29, 1), (3, 10, 0), (12, 14, 0), (20, 27, 0), (22, 24, 1)):
         rings[start:stop, start:stop] = value
-    (_, outer), (_, inner) = regions(rings.astype(np.uint8))
-    assert (outer | inner).sum() == rings.sum() and outline(outer).min() == 1
-    assert yolo_text(np.zeros((4, 4), np.uint8)) == ""
+    np.testing.assert_array_equal(from_yolo(yolo_text(rings), rings.shape), rings)
+    (_, outer), (_, inner) = regions(rings)
+    assert outline(inner).tolist() == [[22, 22], [22, 23], [23, 23], [23, 22]]
+    # Four corners; three holes with eight each, as theirs are cut, and the ends of their seams.
+    assert len(outline(outer)) <= 4 + 3 * (8 + 4)
+    single = np.zeros((4, 4), np.uint8)
+    assert yolo_text(single) == ""
+    single[2, 1] = 7
+    assert yolo_text(single) == "6" + " 0.372500 0.622500" * 3 + "\n"
+
+
+def test_class_names_of_any_characters_are_strings_of_yaml(sample, tmp_path):
+    names = ("V\u00f6gel \U0001f600", 'a "b" \\ud83d', "two\u2028lines")
+    config = yolo_config(replace(sample, class_names=names), tmp_path)
+    assert f'path: "{tmp_path}"\n' in config
+    assert '  0: "V\u00f6gel \U0001f600"\n' in config
+    assert '  1: "a \\U00000022b\\U00000022 \\U0000005cud83d"\n' in config
+    assert config.endswith('  2: "two\\U00002028lines"\n')
 
 
 def test_nothing_that_is_there_is_replaced(exported, tiny_run, capsys):

@@ -114,6 +114,20 @@ def test_every_preset_is_one_of_run_samples_options(sample, classifier_file):
         ("seed=1,2", "--seeds gives seeds"),
         ("RIB_iter=1,1", "is there twice"),
         ("RIB_iter=1,x", "'x' is not a number"),
+        ("RIB_iter=1,01", "01 is there twice"),
+        ("score_th=0.4,0.40", "0.40 is there twice"),
+        ("RIB_iter=2,1x", "is there twice"),
+        ("RIB_lr=1..5x,1x", "'1..5x' is not a number"),
+        ("RIB_lr=.x,1x", "'.x' is not a number"),
+        ("RIB_iter=0x,1", "'0x' is not a number"),
+        (f"RIB_iter={'9' * 400}x,1", "x' is not a number"),
+        ("device=cpu,cuda", "device cannot be swept over; no step of a sweep depends on it"),
+        ("num_processes=1,2", "cannot be swept over"),
+        ("eval_list=a.txt,b.txt", "cannot be swept over"),
+        ("seg_crop_size=65,129", "cannot be swept over"),
+        ("help=1,2", "cannot be swept over"),
+        ("beta=8,10", "the maps do not depend on it; give --score masks"),
+        ("cam_weights_name=a/b.pth;a_b.pth", "two points have the folder"),
     ],
 )
 def test_bad_sweeps_are_refused(sample, tmp_path, capsys, over, complaint):
@@ -121,6 +135,18 @@ def test_bad_sweeps_are_refused(sample, tmp_path, capsys, over, complaint):
     assert call(*words) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+def test_a_preset_and_a_sweep_of_one_summary_are_refused(sample, tmp_path, capsys):
+    words = ("--voc12_root", sample.root, "--result_dir", tmp_path / "r")
+    assert call(*words, "--preset", "K", "--over", "RIB_iter=1,2") == 2
+    assert "--over RIB_iter: is a preset here too" in capsys.readouterr().err
+
+
+def test_multiples_of_a_small_number_may_be_the_same(sample):
+    planner = sweep.Planner([*TINY, "--voc12_root", str(sample.root)], "seed")
+    axis = sweep.axis("RIB_batch_size=0.25x,0.5x,1x,1.5x", planner.base)
+    assert axis.words == ("1", "2", "3")
 
 
 def test_a_summary_of_others_is_in_the_way(sample, tmp_path, capsys):

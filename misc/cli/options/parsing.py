@@ -1,6 +1,7 @@
 """From a command line to the options of a run."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM, ROW_ENDING
 from misc.data.dataset_info import DatasetInfo
 from misc.data.registry import dataset_names, describe, own_options
 from misc.errors import UserError
+from misc.runtime.resources import announced_ranks
 
 _RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth",
@@ -24,12 +26,13 @@ _RESULT_NAMES = {
     "ins_seg_out_dir": "ins_seg",
     "export_dir": "export",
 }
+_SHARED = ("cam_batch_size", "irn_batch_size", "seg_batch_size")  # each process has a part
 _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_out_dir")
 
 
 def _fill_places(args: Options, info: DatasetInfo) -> None:
     """Where everything is that was not said."""
-    args.result_dir = args.result_dir or Path("result") / info.result_name
+    args.result_dir = args.result_dir or _usual_place(info.root) / "result" / info.result_name
     args.list_dir = args.result_dir / "lists"
     ending = RECAM[args.recam][1]
     for name, file in _RESULT_NAMES.items():
@@ -55,6 +58,12 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
     args.cls_labels = args.cls_labels or args.list_dir / info.label_file
 
 
+def _usual_place(root: Path) -> Path:
+    """The folder in which the user stands; the one around the dataset where that is inside it."""
+    here, root = Path.cwd(), root.resolve()
+    return Path(os.path.relpath(root.parent)) if root in (here, *here.parents) else Path()
+
+
 def _brought(args: Options, info: DatasetInfo) -> tuple[str, ...]:
     """Names of the options that say a file or folder other than where a run has it by itself."""
     said = [name for name in args.said if isinstance(getattr(args, name), Path)]
@@ -75,8 +84,9 @@ def _fill_defaults(args: Options, info: DatasetInfo) -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     for name, value in info.replaced_defaults.items():
-        if name not in args.said:
-            setattr(args, name, value)
+        of_preset = name.startswith("seg_") and "seg_preset" in args.said
+        if name not in args.said and not of_preset:
+            setattr(args, name, max(value, announced_ranks()) if name in _SHARED else value)
 
 
 def _usual_precision(args: Options) -> str:

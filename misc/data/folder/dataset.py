@@ -47,6 +47,7 @@ _NO_MASKS = ".no_masks"  # a folder that is not there: without --masks no image 
 HELD_OUT = 10  # every so many images of a class one is held out of the trainings
 _LOOKED_AT = 60  # photographs whose sizes stand for all
 _SMALLEST_IRN_CROP = 96  # smaller ones hold no pixel pair of the usual radius
+_SEG_EPOCHS = 28  # 30,000 batches of 10 from VOC's 10,582 images
 _FEW, _SMALLER = 500, 0.75  # sets of fewer images have crops whose sides are this part
 _TRAINED_LONG = 500  # usual longer side of the images for which the sizes of the paper were chosen
 
@@ -206,16 +207,18 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
 
     Trainings of small sets get as many steps as their batches need to learn anything, batches are
     not larger than a part of the set, and crops not larger than the photographs. Of few images,
-    which are those of a laptop, crops are smaller: half of the time. The classifier's
+    which are those of a laptop, crops are smaller: half of the time, a third in the segmentation
+    network, which sees every image as often as with VOC. The classifier's
     loss is a mean over the classes: with fewer of them than VOC has, each one's gradient is larger,
     so the rate falls in proportion, and with the batch.
     """
-    scale = min(1.0, usual_long / _TRAINED_LONG)
+    scale = seg_scale = min(1.0, usual_long / _TRAINED_LONG)
     if images < _FEW:
-        scale *= _SMALLER
+        scale, seg_scale = scale * _SMALLER, scale * _SMALLER**2
     crop = max(64, round(512 * scale / 16) * 16)
     batch = max(1, min(16, images // 3))
     irn_batch = max(1, min(32, images // 6))
+    seg_batch = max(1, min(10, images // 3))
     return {
         "cam_batch_size": batch,
         "cam_num_epoches": _epochs(400, images // batch, 5, 40),
@@ -226,6 +229,10 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
         "irn_batch_size": irn_batch,
         "irn_num_epoches": _epochs(180, images // irn_batch, 3, 30),
         "RIB_batch_size": max(1, min(20, images // 3)),
+        "seg_crop_size": max(65, round(320 * seg_scale / 8) * 8 + 1),
+        "seg_batch_size": seg_batch,
+        "seg_iterations": min(30_000, max(60, _SEG_EPOCHS * images // seg_batch)),
+        "seg_learning_rate": 2.5e-4 * seg_batch / 10,
     }
 
 

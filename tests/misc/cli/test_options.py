@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from misc.cli.options import SEG_STEPS, SEQUENCE, STEPS, build_parser, chosen_steps, parse
 from misc.cli.options import __main__ as options
+from misc.cli.places import check_places
 from misc.data.registry import describe
 from misc.errors import UserError
 from misc.runtime.devices import check_device
@@ -110,6 +112,49 @@ def test_paths_go_below_the_result_folder_unless_given(tmp_path):
     assert args.eval_list == tmp_path / "r" / "lists" / "train.txt"
     assert args.cls_labels == tmp_path / "r" / "lists" / "cls_labels.npy"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("inside", [".", "deeper"])
+def test_results_go_beside_photographs_where_the_user_stands_inside(tmp_path, monkeypatch, inside):
+    folder = tmp_path / "mine" / "deeper"
+    folder.mkdir(parents=True)
+    for name in ("1", "2"):
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    monkeypatch.chdir(folder.parent / inside)
+    root = ".." if inside == "deeper" else "."
+    args = parse(["--dataset", "folder", "--root", root])
+    assert args.result_dir.resolve() == tmp_path / "result" / "folder_mine"
+    check_places(args, {})
+    monkeypatch.chdir(tmp_path)
+    args = parse(["--dataset", "folder", "--root", "mine"])
+    assert args.result_dir == Path("result") / "folder_mine"
+
+
+def few_photographs(folder, count=12):
+    for number in range(count):
+        kind = folder / ("cat" if number % 2 else "dog")
+        kind.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(kind / f"{number}.png")
+    return "--dataset", "folder", "--root", str(folder)
+
+
+@pytest.mark.parametrize("ranks, batches", [("1", (4, 2, 4)), ("3", (4, 3, 4)), ("5", (5, 5, 5))])
+def test_batches_of_few_photographs_have_a_part_for_each_process(
+    tmp_path, monkeypatch, ranks, batches
+):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    args = parse(few_photographs(tmp_path))
+    assert (args.cam_batch_size, args.irn_batch_size, args.seg_batch_size) == batches
+    assert parse([*few_photographs(tmp_path), "--irn_batch_size", "2"]).irn_batch_size == 2
+
+
+def test_the_segmentation_network_is_trained_for_as_long_as_few_photographs_need(tmp_path):
+    words = few_photographs(tmp_path)
+    args = parse(words)
+    assert args.seg_iterations == 84 and args.seg_batch_size == 4 and args.seg_crop_size == 65
+    published = parse([*words, "--seg_preset", "rib"])
+    assert published.seg_iterations == 30_000 and published.seg_crop_size == 321
+    assert parse([*words, "--seg_iterations", "7"]).seg_iterations == 7
 
 
 def test_numbers_may_be_given_for_every_dataset_default():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from misc.data.coco_json import LOWEST, annotation, categories
+from misc.data.coco_json import LOWEST, annotation, dataset
 
 
 @pytest.fixture(scope="module")
@@ -46,5 +46,8 @@ def test_run_lengths_are_the_mask(recorded):
             assert entry["id"] == 7 and entry["category_id"] == 3
 
 
-def test_categories_start_at_one():
-    assert categories(("cat", "dog")) == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+def test_a_file_has_what_all_readers_ask_for():
+    content = dataset("masks", [], [], ("cat", "dog"))
+    assert content["info"] == {"description": "masks"} and content["licenses"] == []
+    kinds = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert content["categories"] == [{**kind, "supercategory": "none"} for kind in kinds]

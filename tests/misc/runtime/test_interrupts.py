@@ -95,3 +95,21 @@ def test_a_signal_while_the_interpreter_ends_leaves_the_exit_code(number):
     """
     command = [sys.executable, "-c", program, str(int(number))]
     assert subprocess.run(command, cwd=PROJECT).returncode == 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + 15), (signal.SIGINT, 5)])
+def test_a_forked_reader_without_handlers_of_its_own_says_nothing(number, code):
+    program = """if True:
+        import os, signal, sys
+        from misc.runtime.interrupts import noticed
+        with noticed():
+            if pid := os.fork():
+                _, status = os.waitpid(pid, 0)
+            else:
+                os.kill(os.getpid(), int(sys.argv[1]))
+                os._exit(5)
+        sys.exit(os.waitstatus_to_exitcode(status))
+    """
+    command = [sys.executable, "-c", program, str(int(number))]
+    end = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert (end.returncode, end.stderr) == (code, "")

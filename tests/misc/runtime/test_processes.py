@@ -77,3 +77,37 @@ def _runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+INTERRUPTED_START = """
+import os, signal, sys
+from multiprocessing import util
+from misc.runtime import processes
+from misc.runtime.programs import said_plainly
+
+start = util.spawnv_passfds
+
+def start_and_interrupt(path, args, passed):
+    pid = start(path, args, passed)
+    if any("multiprocessing-fork" in str(word) for word in args):
+        os.kill(os.getpid(), signal.SIGTERM)  # before it has been told what to do
+    return pid
+
+if __name__ == "__main__":
+    util.spawnv_passfds = start_and_interrupt
+    work = lambda: list(processes.map_in_processes(str, "abcd", 2))
+    sys.exit(said_plainly(work))
+"""
+
+
+def test_a_signal_while_processes_start_is_one_line(tmp_path):
+    (tmp_path / "program.py").write_text(INTERRUPTED_START)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    end = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert end.returncode == 128 + signal.SIGTERM
+    assert end.stderr.startswith("interrupted: ") and end.stderr.count("\n") == 1

@@ -312,11 +312,21 @@ def test_the_state_goes_when_the_checkpoint_is_there(tmp_path):
 
 
 def test_every_rank_needs_a_part_of_each_batch(monkeypatch):
-    check_batch("--cam_batch_size", 1)
+    check_batch("--cam_batch_size", 1, 9)
     monkeypatch.setattr(distributed, "size", lambda: 3)
-    check_batch("--cam_batch_size", 3)
-    with pytest.raises(UserError, match="--cam_batch_size 2: .* 3 processes"):
-        check_batch("--cam_batch_size", 2)
+    check_batch("--cam_batch_size", 3, 9)
+    with pytest.raises(UserError, match="--cam_batch_size 2: .* 3 processes; give NPROC=2"):
+        check_batch("--cam_batch_size", 2, 9)
+    with pytest.raises(UserError, match="--cam_batch_size 8, of 2 images: .* give NPROC=2"):
+        check_batch("--cam_batch_size", 8, 2)
+    with pytest.raises(UserError, match="give NPROC=2"):  # passes of 4, 4 and 2
+        check_batch("--seg_batch_size", 10, 99, accumulate=3)
+
+
+def test_a_check_knows_the_processes_of_the_run_to_come(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="--irn_batch_size 2: .* 3 processes"):
+        check_batch("--irn_batch_size", 2, 12)
 
 
 # --- checkpoints --------------------------------------------------------------------------------

@@ -148,8 +148,11 @@ def test_defaults_suit_the_number_of_photographs(images):
         assert (chosen["cam_batch_size"], chosen["cam_num_epoches"]) == (16, 5)
         assert chosen["cam_learning_rate"] == 0.1 and chosen["irn_num_epoches"] == 3
         assert chosen["cam_long"] == (320, 640) and chosen["cam_crop_size"] == 512
+        assert (chosen["seg_iterations"], chosen["seg_crop_size"]) == (30_000, 321)
+        assert (chosen["seg_batch_size"], chosen["seg_learning_rate"]) == (10, 2.5e-4)
     else:  # few images are those of a laptop
         assert chosen["cam_long"] == (240, 480) and chosen["cam_crop_size"] == 384
+        assert chosen["seg_iterations"] <= 1_120 and chosen["seg_crop_size"] == 177
     tiny = defaults_for(images, 16, 20)  # crops still hold pairs of the usual radius
     assert tiny["cam_crop_size"] == 64 and tiny["irn_crop_size"] // 4 >= 2 * 10 - 1
     assert defaults_for(images, 500, 2)["cam_learning_rate"] < chosen["cam_learning_rate"] / 9
