@@ -1,6 +1,5 @@
 """Maps of other methods as CAMs of this project, so that all later steps serve them."""
 
-import hashlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -11,13 +10,15 @@ from misc.cams import save_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
-from misc.data.foreign_maps import ReadAs, converted, numbering_of, read_maps
+from misc.data.foreign_maps import converted, numbering_of, read_maps
 from misc.data.foreign_tree import MapFile, Tree, find_maps
+from misc.data.image_keys import joined, labelled_keys
 from misc.data.label_rows import LabelsById
 from misc.errors import UserError, about
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.contents import content_digests
+from misc.storage.manifest import OutputFolder, Sources
 from misc.storage.outputs import Output
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ def folder(args: Options) -> OutputFolder:
 
 def settings(args: Options) -> dict:
     """The options that the maps depend on; how classes are numbered is among the inputs."""
-    options = args.settings("dataset", "import_norm", "import_resize")
-    return {"step": "import_maps", "version": 1, **options}
+    as_before = {"import_norm": "none", "import_resize": False}  # what earlier versions recorded
+    return {"step": "import_maps", "version": 1, **as_before, **args.settings("dataset")}
 
 
 def writes(args: Options) -> tuple[Output, ...]:
@@ -59,7 +60,7 @@ def _check_maps(args: Options, preflight: Preflight) -> None:
     task = ImportMaps(args)
     log.info("%s: maps of %d of %d images, classes counted from %d; %d other files",
              args.import_maps, len(task.tree.files), len(args.image_ids("infer")),
-             task.read_as.numbering == "label", task.tree.others)  # fmt: skip
+             task.numbering == "label", task.tree.others)  # fmt: skip
     preflight.each(f"map in {args.import_maps}", args.image_ids("infer"), partial(_checked, task))
 
 
@@ -84,14 +85,14 @@ class ImportMaps(ImageTask):
     on_gpu = False
     images_worth_a_process = 100
 
-    def __init__(self, args: Options, found: tuple[Tree, ReadAs] | None = None):
-        """found: the files and how they are read; without it that is looked for."""
+    def __init__(self, args: Options, found: tuple[Tree, str] | None = None):
+        """found: the files and how their classes are numbered; without it that is looked for."""
         ids = args.image_ids("infer")
         self.args = args
         self.labels = LabelsById(ids, load_labels(args.cls_labels, ids, args.info))
-        self.tree, self.read_as = found or self._look(ids)
+        self.tree, self.numbering = found or self._look(ids)
 
-    def _look(self, ids: tuple[str, ...]) -> tuple[Tree, ReadAs]:
+    def _look(self, ids: tuple[str, ...]) -> tuple[Tree, str]:
         args, tree = self.args, find_maps(self.args.import_maps, self.args.info, ids)
         numbering = args.import_keys
         if numbering == "auto":
@@ -99,7 +100,7 @@ class ImportMaps(ImageTask):
             looked_at = shown[:: -(-len(shown) // _LOOKED_AT)]
             where = f"--import_maps {tree.root}"
             numbering = numbering_of(self._readable(tree.files, looked_at), where)
-        return tree, ReadAs(numbering, args.import_norm, args.import_resize)
+        return tree, numbering
 
     def _readable(self, files: dict[str, tuple[MapFile, ...]], ids: list[str]) -> list[tuple]:
         """Maps and classes of the images whose files can be read; UserError where none can."""
@@ -134,30 +135,29 @@ class ImportMaps(ImageTask):
         size = info.image_size(image_id)
         found = read_maps(files, info, size, present)
         with about(files[0].path):
-            return converted(found, self.read_as, info, size)
+            return converted(found, self.numbering, info, size)
 
     def one(self, image_id: str) -> None:
         save_cam(self.outputs(image_id)[0], **self.maps(image_id))
 
 
-def _fingerprint(tree: Tree) -> str:
-    """Changes where a file of the maps does: by its name, size and time."""
-    digest = hashlib.sha256()
-    for image_id, files in sorted(tree.files.items()):
-        for file in files:
-            state = file.path.stat()
-            digest.update(f"{image_id} {file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+def sources(args: Options, tree: Tree) -> Sources:
+    """What the maps of each image are made from: its photograph, labels and files of maps."""
+    ids = args.image_ids("infer")
+    paths = [file.path for image_id in ids for file in tree.files.get(image_id, ())]
+    digest_of = dict(zip(paths, content_digests(paths, args.list_dir), strict=True))
+    files = {i: ",".join(digest_of[f.path] for f in tree.files.get(i, ())) for i in ids}
+    return Sources(joined(labelled_keys(args, ids), files))
 
 
 def run(args: Options) -> None:
     """Save the maps of every image of the inference list."""
 
-    def look() -> tuple[tuple[Tree, ReadAs], dict[str, str]]:
+    def look() -> tuple[Tree, str]:
         task = ImportMaps(args)
-        inputs = {"maps": _fingerprint(task.tree), "keys": task.read_as.numbering}
-        return (task.tree, task.read_as), inputs | {"labels": file_digest(args.cls_labels)}
+        return task.tree, task.numbering
 
-    found, inputs = distributed.on_first_rank(look)
-    claim(folder(args), settings(args), inputs, args.overwrite)
-    run_over_images(ImportMaps(args, found), args.image_ids("infer"), args.resources)
+    tree, numbering = distributed.on_first_rank(look)
+    inputs = {"keys": numbering}
+    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args, tree))
+    run_over_images(ImportMaps(args, (tree, numbering)), args.image_ids("infer"), args.resources)

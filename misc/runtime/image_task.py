@@ -25,7 +25,7 @@ from misc.runtime.devices import (
 from misc.runtime.processes import in_processes
 from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
-from misc.storage.manifest import OutputFolder, claim_folder
+from misc.storage.manifest import OutputFolder, Sources, claim_folder
 from misc.storage.outputs import State, foreign_line, output_state
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,15 @@ class ImageTask:
         return None
 
 
-def claim(folder: OutputFolder, options: dict, inputs: dict, overwrite: bool) -> None:
-    """`claim_folder` by the first rank; every rank has to call it."""
-    distributed.on_first_rank(lambda: claim_folder(folder, options, inputs, overwrite))
+def claim(
+    folder: OutputFolder,
+    options: dict,
+    inputs: dict,
+    overwrite: bool,
+    sources: Callable[[], Sources] = Sources,
+) -> None:
+    """`claim_folder` by the first rank, which looks at the sources; every rank has to call it."""
+    distributed.on_first_rank(lambda: claim_folder(folder, options, inputs, overwrite, sources()))
 
 
 @contextmanager

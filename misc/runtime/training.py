@@ -19,7 +19,7 @@ from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
 from misc.runtime.resources import announced_ranks
-from misc.storage.manifest import settings_difference, settings_of
+from misc.storage.manifest import IMAGES, settings_difference, settings_of
 from misc.storage.outputs import Output, remove_output, require_own
 from misc.storage.torch_files import read_torch, write_torch
 
@@ -89,8 +89,10 @@ def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
     else:
         _require_own(file)
         noted = (_read_state(file.partial) or {}).get("settings")
-    settings = settings_of(options, noted.get("inputs")) if noted else {}
-    if noted and not overwrite:
+    if not noted:
+        return
+    settings = {**settings_of(options, noted.get("inputs")), IMAGES: noted.get(IMAGES) or {}}
+    if not overwrite:
         _require_same(file, noted, settings)
     elif complete and settings_difference(noted, settings):
         _require_own(file)
@@ -156,7 +158,8 @@ def _require_same(file: CheckpointFile, noted: dict, settings: dict) -> None:
     if difference:
         raise UserError(
             f"{file.flag} {file.path}: was trained with other settings ({difference}); give "
-            f"--overwrite to train again, or another {file.flag}"
+            f"--overwrite to train again, --{settings['step']}_pass False to use it as it is, or "
+            f"another {file.flag}"
         )
 
 
@@ -167,7 +170,6 @@ def train(
     dataset: Dataset,
     losses_of: Callable[[nn.Module, list[torch.Tensor], float], dict[str, torch.Tensor]],
     schedule: LRScheduler | None = None,
-    after_step: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Train a network; the loop of every network of the project.
 
@@ -176,7 +178,6 @@ def train(
     the trajectory is the same.
 
     schedule: moves the optimizer's rates after every step, where it does not do so itself.
-    after_step: called with the number of steps done, for instance to validate now and then.
     dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image)
     alone.
     losses_of: the network, this rank's part of a batch and the share of the batch that it is, 0..1
@@ -207,7 +208,6 @@ def train(
                 if schedule:
                     schedule.step()
                 done += 1
-                after_step(done)
                 interrupts.check()
                 if time.monotonic() - saved >= 60 * CHECKPOINT_MINUTES:
                     _save(training, done, model, optimizer, schedule, sums)

@@ -1,5 +1,6 @@
 """Reading files from untrusted sources: what a small file can cost is bounded here."""
 
+import codecs
 import io
 import os
 import re
@@ -42,6 +43,12 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     return b"".join(blocks)
 
 
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text by the mark at its start: UTF-16 with one, otherwise UTF-8."""
+    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if utf16 else "utf-8-sig"
+
+
 def require_unpacked_size(content: bytes, limit: int) -> None:
     """Raise ValueError where what a zip archive says that it unpacks to is above `limit` bytes.
 
@@ -64,7 +71,7 @@ def reason(error: object) -> str:
     """What an exception or a part of a file says, cut and printable, for a message of one line."""
     text = " ".join(str(error)[: 10 * _SHOWN].split())[:_SHOWN]
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text or type(error).__name__
+    return text if text or isinstance(error, str) else type(error).__name__
 
 
 def decode_image(

@@ -95,8 +95,6 @@ def folder_options(group: argparse._ArgumentGroup) -> None:
         "lists/unlabelled.txt, which --seg_list takes (default: %(default)s)")
     add("--threshold_from", choices=("train", "scored"),
         help="has no effect any more: the threshold of a row is its best on the scored images")
-    add("--skip_unknown_rows", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="leave out rows of photographs that are not there (otherwise an error)")
     add("--photo_long", type=count_or_zero, default=640, metavar="PX",
         help="larger photographs are shrunk to this longer side for all steps, and their masks "
         "enlarged at the end, into RESULT_DIR/masks; 0: never (default: %(default)s)")
@@ -149,7 +147,7 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--export", type=exports, default=(), metavar="FORM,...",
         help=f"write the masks as {', '.join(EXPORTS)}, or all: VOC's tree with palette PNGs, "
-        "mmsegmentation's with a configuration, COCO's JSON, YOLO's outlines; soft has the maps "
+        "COCO's JSON, YOLO's outlines; soft has the maps "
         "of --cam_out_dir, onehot the labels as AFA and ToCo read them")
     add("--export_from", type=Path, metavar="DIR",
         help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
@@ -161,10 +159,6 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
     add("--import_keys", choices=("auto", *NUMBERINGS), default="auto",
         help="how classes are numbered there: class, from 0; label, from 1 with 0 for a "
         "background; auto: as the image-level labels say (default: %(default)s)")
-    add("--import_norm", choices=("none", "peak"), default="none",
-        help="peak: cut these maps at zero and divide each by its maximum (default: %(default)s)")
-    add("--import_resize", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="stretch maps that have other proportions than their image (otherwise an error)")
 
 
 def comparison_options(group: argparse._ArgumentGroup) -> None:

@@ -9,10 +9,17 @@ from PIL import Image
 
 from misc.data.folder.dataset import FolderInfo
 from misc.data.folder.photographs import own_size
+from misc.data.image_keys import keys_in
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, check_folder, folder_digest, read_manifest
+from misc.storage.manifest import (
+    OutputFolder,
+    Sources,
+    check_folder,
+    folder_digest,
+    read_manifest,
+)
 from misc.storage.outputs import Output, remove_output, require_places
 from misc.storage.untrusted import MAX_PIXELS
 
@@ -75,9 +82,14 @@ def save_own_size(args: SimpleNamespace) -> None:
     folder = _folder(args)
     inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
     distributed.on_first_rank(lambda: _remove_older(folder, inputs))
-    claim(folder, _SETTINGS, inputs, overwrite=True)
     image_ids = args.image_ids("infer")
     task = OwnSizeMasks(args.info, image_ids, args.sem_seg_out_dir, folder.path)
+
+    def sources() -> Sources:
+        keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
+        return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
+
+    claim(folder, _SETTINGS, inputs, True, sources)
     run_over_images(task, image_ids, args.resources)
 
 
