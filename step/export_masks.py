@@ -25,12 +25,12 @@ from misc.storage.outputs import Output, link_new, write_new
 log = logging.getLogger(__name__)
 
 LISTS = ("infer", "labels")
-_ADVICE = "move it away, or give another --export_dir"
+_ADVICE = "move it away, or give another --result_dir"
 
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
-    return (Output("--export_dir", args.export_dir),)
+    return (Output("--result_dir", args.export_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
