@@ -53,28 +53,12 @@ def execute(args: Options, ends_process: bool = False) -> int:
             check_comparisons(args)
             show_report(args)
             compare(args)
-        elif args.toy_experiment_pass:
-            run_toy(args)
         else:
             check_device(args.device)
             with distributed.joined(uses_cuda(args.resources)):
                 run(args)
 
     return said_plainly(work, ends_process)
-
-
-def run_toy(args: Options) -> None:
-    """The toy experiment, which needs no dataset and takes no step with it."""
-    if others := [name for name in STEPS if getattr(args, f"{name}_pass")]:
-        raise UserError(
-            f"--toy_experiment_pass: runs alone; leave out --{others[0]}_pass, or run it afterwards"
-        )
-    toy = importlib.import_module("step.toy_experiment")
-    if args.check:
-        toy.read_mnist(args.mnist_root)
-        return
-    log_to_screen()
-    toy.run(args)
 
 
 def run(args: Options) -> None:
