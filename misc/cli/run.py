@@ -19,7 +19,7 @@ from misc.cli.lists import (
     say_differences,
 )
 from misc.cli.log import log_to_screen, start_log
-from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
+from misc.cli.options import OBJECT_MASKS, STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed, remove_unfinished, written
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
@@ -118,6 +118,8 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     if "threshold_from" in args.said:
         log.warning("--threshold_from: has no effect any more; a row has the best threshold of the "
                     "images that are scored")  # fmt: skip
+    if args.with_ins and not (objects := args.info.root / OBJECT_MASKS).is_dir():
+        log.info("instance labels are not scored: %s, with masks of objects, is missing", objects)
     preflight.finish()
 
 
