@@ -19,7 +19,7 @@ from misc.storage.npydict import load_dict
 from misc.storage.outputs import Output, require_places, write_output
 from misc.storage.scores import load_scores
 from step.make_seg import folders
-from step.refine import SHOWN_ITERATIONS, shown_path
+from step.maps import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)
 

@@ -107,6 +107,8 @@ class Preflight:
         """
         if self.args.check and self.info.draws_masks:
             image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
+            if not image_ids:
+                return
         folders = [folder for folder in self.info.mask_dirs if folder.is_dir()]
         if self.info.mask_dirs and not folders and not self.info.draws_masks:
             self._no_folder("mask", self.info.mask_dirs[0], "give the masks, or leave out scoring")
@@ -279,9 +281,9 @@ class Preflight:
         missing = set(image_ids) - set(self.args.image_ids(role))
         if missing:
             message = (
-                f"--{role}_list {getattr(self.args, f'{role}_list')}: has no {min(missing)}, nor "
-                f"{len(missing) - 1} more images that are needed later; give lists that agree "
-                f"(--eval_list, --train_list)"
+                f"--{role}_list {getattr(self.args, f'{role}_list')}: lacks "
+                f"{counted({'image': len(missing)})} needed later, such as {min(missing)}; give "
+                "lists that agree (--eval_list, --train_list)"
             )
             self._problems.add("list", [message])
         return True
