@@ -1,6 +1,5 @@
 """Score the instance labels: average precision at IoU 0.5 and 0.75 (PASCAL VOC's protocol)."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -11,15 +10,14 @@ from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
-from misc.errors import UserError
+from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
-from misc.storage.files import atomic_path
 from misc.storage.manifest import ids_digest
 from misc.storage.npydict import load_dict
-from misc.storage.outputs import Output
+from misc.storage.outputs import Output, write_json
 from misc.storage.scores import save_score, scores_file
 
 log = logging.getLogger(__name__)
@@ -38,6 +36,9 @@ def writes(args: Options) -> tuple[Output, ...]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     ids = args.scored_ids()
+    preflight.file(scores_file(args.result_dir))
+    if args.ins_seg_json:
+        preflight.file(Output("--ins_seg_json", args.ins_seg_json, True), noted=True)
     preflight.masks(ids)
     preflight.collect(lambda: require_objects(args, ids))
     if not preflight.is_made(args.ins_seg_out_dir):
@@ -49,9 +50,10 @@ def require_objects(args: Options, ids: tuple[str, ...]) -> None:
     missing = [i for i in ids if not object_path(args, i).is_file()]
     if missing:
         raise UserError(
-            f"{object_path(args, missing[0])}: no mask of the objects, nor {len(missing) - 1} "
-            f"others; give an --eval_list of images that have one in {OBJECT_MASKS}/, or leave out "
-            "--eval_ins_seg_pass: instance labels are made without it"
+            f"{object_path(args, missing[0])}: no mask of the objects, as of "
+            f"{counted({'image': len(missing)})} in all; give an --eval_list of images that have "
+            f"one in {OBJECT_MASKS}/, or leave out --eval_ins_seg_pass: instance labels are made "
+            "without it"
         )
 
 
@@ -138,6 +140,5 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
     description = f"instance pseudo labels of {info.name}"
     content = dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(args.ins_seg_json) as path:
-        path.write_text(json.dumps(content), encoding="utf-8")
+    write_json(args.ins_seg_json, content, noted=True)
     log.info("%s: %d instances of %d images", args.ins_seg_json, len(annotations), len(images))

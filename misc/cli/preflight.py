@@ -32,7 +32,7 @@ from misc.storage.manifest import (
     require_writable,
     weights_name,
 )
-from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.outputs import Output, foreign_line, is_foreign, require_own
 from misc.storage.untrusted import check_jpeg, is_rotated
 from net.checkpoint import (
     backbone_arch,
@@ -107,8 +107,10 @@ class Preflight:
         """
         if self.args.check and self.info.draws_masks:
             image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
+            if not image_ids:
+                return
         folders = [folder for folder in self.info.mask_dirs if folder.is_dir()]
-        if self.info.mask_dirs and not folders:
+        if self.info.mask_dirs and not folders and not self.info.draws_masks:
             self._no_folder("mask", self.info.mask_dirs[0], "give the masks, or leave out scoring")
             return
         flag = "--masks " if "masks" in self.args.given else ""
@@ -209,6 +211,12 @@ class Preflight:
         self.collect(lambda: self._check_own(folder, ids), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
 
+    def file(self, output: Output, noted: bool = False) -> None:
+        """A file can be written, and replaces none but this program's; noted: see `require_own`."""
+        advice = f"move it away, or give another {output.flag}"
+        self.collect(lambda: require_own(output.path, advice, noted), "output")
+        self.collect(lambda: require_writable(output.folder, output.flag), "output")
+
     def _check_own(self, folder: OutputFolder, image_ids: Iterable[str]) -> None:
         paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]
         raise_problems("output", [foreign_line(path) for path in paths if is_foreign(path)])
@@ -273,9 +281,9 @@ class Preflight:
         missing = set(image_ids) - set(self.args.image_ids(role))
         if missing:
             message = (
-                f"--{role}_list {getattr(self.args, f'{role}_list')}: has no {min(missing)}, nor "
-                f"{len(missing) - 1} more images that are needed later; give lists that agree "
-                f"(--eval_list, --train_list)"
+                f"--{role}_list {getattr(self.args, f'{role}_list')}: lacks "
+                f"{counted({'image': len(missing)})} needed later, such as {min(missing)}; give "
+                "lists that agree (--eval_list, --train_list)"
             )
             self._problems.add("list", [message])
         return True
