@@ -50,6 +50,7 @@ PAPER_SCORES = {
 _IMAGE_FOLDERS = ("JPEGImages", "images", ".")
 _MASK_FOLDERS = ("coco_seg_anno", "SegmentationClass", "masks", "mask")
 _SPLITS = ("train2014", "val2014", "train2017", "val2017")
+SPLITS = {"train14": "instances_train2014.json", "val14": "instances_val2014.json"}
 _PREFIXES = ("COCO_train2014_", "COCO_val2014_")  # the 2017 archives have the number alone
 
 
@@ -84,12 +85,13 @@ def describe(root: str | Path) -> DatasetInfo:
         looked_for="JPEGImages/, images/, or train2014/ and val2014/",
         draws_masks=True,
         label_file="cls_labels_coco.npy",
+        list_sources=tuple(annotation_dir(root) / name for name in SPLITS.values()),
     )
 
 
-def annotation_dir(info: DatasetInfo) -> Path:
+def annotation_dir(root: Path) -> Path:
     """Where the instances files are: beside the photographs."""
-    beside = [info.root / "annotations", info.root / "coco" / "annotations"]
+    beside = [root / "annotations", root / "coco" / "annotations"]
     return next((folder for folder in beside if folder.is_dir()), beside[0])
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coco14.dataset import CATEGORY_IDS, annotation_dir, describe
+from coco14.dataset import CATEGORY_IDS, SPLITS, annotation_dir, describe
 from coco14.instances import ADVICE, AnnotatedImage, read_instances
 from coco14.masks import make_masks
 from misc.data.dataset_info import DatasetInfo
@@ -28,7 +28,6 @@ from misc.palette import read_label_png
 from misc.storage.files import is_whole_png
 from misc.storage.manifest import make_writable
 
-SPLITS = {"train14": "instances_train2014.json", "val14": "instances_val2014.json"}
 _LOOKED_AT = 100  # masks whose labels are compared with the annotations
 LISTS = tuple(f"{split}.txt" for split in SPLITS)
 
@@ -50,7 +49,7 @@ def prepare(
     missing too: the scores are those of the official lists or none. skip_mismatched leaves out
     images whose mask has another size.
     """
-    paths = {split: annotation_dir(info) / name for split, name in SPLITS.items()}
+    paths = {split: annotation_dir(info.root) / name for split, name in SPLITS.items()}
     for path in paths.values():  # before minutes are spent on the first one
         if not path.is_file():
             raise UserError(f"{path}: no such file; {ADVICE}")

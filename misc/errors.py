@@ -92,6 +92,12 @@ def _plural(thing: str) -> str:
     return f"{noun}{end}{word or ''}{rest or ''}"
 
 
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first of some names, for a message: "a, b, c, ..."."""
+    names = list(names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 @contextmanager
 def about(path: Path) -> Iterator[None]:
     """Puts a file in front of the message of a UserError that does not know it."""

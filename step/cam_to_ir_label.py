@@ -1,5 +1,6 @@
 """Confident labels for IRN: maps at two thresholds, refined by a dense CRF (IRN, Sec. 4.2)."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.crf import refine_label_maps
 from misc.data.datasets import image_of
+from misc.data.image_keys import keys_in
 from misc.labels import of_type, undecided
 from misc.palette import save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, folder_digest
+from misc.storage.manifest import OutputFolder, Sources, folder_digest
 from misc.storage.outputs import Output
 
 LISTS = ("infer",)
@@ -85,8 +87,13 @@ class MakeIRLabel(ImageTask):
         save_label_png(self.outputs(image_id)[0], labels)
 
 
+def sources(args: Options) -> Sources:
+    """What the labels of each image are made from: its photograph and its maps."""
+    return Sources(keys_in(args, args.cam_out_dir, ".npy", args.image_ids("infer")))
+
+
 def run(args: Options) -> None:
     """Make and save the confident labels of every image of the inference list."""
     inputs = {"maps": folder_digest(args.cam_out_dir)}
-    claim(folder(args), settings(args), inputs, args.overwrite)
+    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakeIRLabel(args), args.image_ids("infer"), args.resources)

@@ -1,10 +1,10 @@
-"""Score the predictions of the segmentation network, with and without CRF, and their spread."""
+"""Score the predictions of the segmentation network, with and without CRF."""
 
 import time
 
-from misc.cli.options import Options
+from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
-from misc.metrics import mean_iou
+from misc.cli.report import BOUND
 from misc.runtime.image_task import run_over_images
 from misc.storage.outputs import Output
 from misc.storage.scores import scores_file
@@ -25,28 +25,24 @@ def check(args: Options, preflight: Preflight) -> None:
     ids = args.image_ids("seg")
     preflight.images(ids)
     preflight.masks(ids)
-    for number in range(args.seg_runs):
-        for folder in folders(args, number).values():
-            preflight.label_maps(ids, folder, role="seg")
+    for folder in folders(args).values():
+        preflight.label_maps(ids, folder, role="seg")
+
+
+def row_of(args: Options) -> str:
+    """The row of the table, by what the network was trained on."""
+    truth = {folder.resolve() for folder in args.info.mask_dirs}
+    if args.seg_label_dir.resolve() in truth:
+        return BOUND
+    return f"segmentation{ROW_ENDING[args.recam]}"
 
 
 def run(args: Options) -> None:
-    """Score the predictions of every run; each has a row of the table, the first all their mIoU."""
-    for kind in folders(args, 0):
-        score_runs(args, kind)
-
-
-def score_runs(args: Options, kind: str) -> None:
-    """Score the plain predictions of all runs, or those with the CRF."""
-    start, ids, confusions = time.perf_counter(), args.image_ids("seg"), []
-    places = [folders(args, number)[kind] for number in range(args.seg_runs)]
-    for folder in places:
-        task = ScoreMasks(args, folder, "eval_seg")
-        confusions.append(sum(run_over_images(task, ids, args.resources)))
-    row = args.seg_row + (" + CRF" if kind == "crf" else "")
-    runs = [float(mean_iou(confusion)) for confusion in confusions]
-    for number, (folder, confusion) in enumerate(zip(places, confusions, strict=True)):
+    """Score the predictions, and those with the CRF."""
+    ids = args.image_ids("seg")
+    for kind, folder in folders(args).items():
+        start, task = time.perf_counter(), ScoreMasks(args, folder, "eval_seg")
+        confusion = sum(run_over_images(task, ids, args.resources))
+        row = row_of(args) + (" + CRF" if kind == "crf" else "")
         entry = {"folder": str(folder), "crf": kind == "crf", "preset": args.seg_preset}
-        of_all = {} if number else {"runs": runs}
-        name = f"{row}, run {number + 1}" if number else row
-        save_row(args, name, confusion[None], [None], start, {**entry, **of_all}, "seg")
+        save_row(args, row, confusion[None], [None], start, entry, "seg")

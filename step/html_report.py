@@ -12,8 +12,7 @@ import numpy as np
 
 from misc.cli.options import IMPORTED, RECAM, Options
 from misc.cli.report import ordered, score_line
-from misc.data.registry import describe
-from misc.errors import UserError, counted
+from misc.errors import counted
 from misc.palette import voc_palette
 from misc.report.history import runs_of
 from misc.report.images import MapFolder, Sources, shown_images
@@ -37,7 +36,7 @@ _CHUNK = 16  # images that a process reads before it reports
 _WORTH_PROCESSES = 200  # below so many images one process is done sooner
 # Options that say where everything is; --report takes them from the log where they are not given.
 _REMEMBERED = (
-    "dataset", "train_list", "infer_list", "eval_list", "seg_list", "cls_labels", "recam",
+    "train_list", "infer_list", "eval_list", "seg_list", "cls_labels", "recam",
     "plain_cam_out_dir", "cam_out_dir", "adv_cam_out_dir", "sem_seg_out_dir", "seg_out_dir",
     "cam_eval_thres", "limit",
 )  # fmt: skip
@@ -86,9 +85,8 @@ def run(args: Options) -> None:
 
 def remembered(args: Options, noted: dict) -> Options:
     """The same options with the places of the last run where they were not given."""
-    roots = [name for name in vars(args) if name.endswith("_root")]
     values = {name: value for name, value in vars(args).items() if name != "_frozen"}
-    for name in (*_REMEMBERED, *roots):
+    for name in _REMEMBERED:
         known, old = noted.get(name), values.get(name)
         if name in args.given or known is None:
             continue
@@ -98,9 +96,6 @@ def remembered(args: Options, noted: dict) -> Options:
             values[name] = tuple(known)
         elif isinstance(known, (str, int)):
             values[name] = known
-    if values["dataset"] != args.dataset or any(values[r] != getattr(args, r) for r in roots):
-        with contextlib.suppress(UserError, KeyError):
-            values["info"] = describe(values["dataset"], values[f"{values['dataset']}_root"])
     return Options(**values).freeze()
 
 
@@ -121,7 +116,7 @@ def sources_of(args: Options) -> Sources:
     for name, ending in endings.items():
         if name != args.recam:
             masks[f"pseudo mask ({name})"] = args.result_dir / f"sem_seg{ending}"
-    masks |= {f"network, {kind}": path for kind, path in seg_folders(args, 0).items()}
+    masks |= {f"network, {kind}": path for kind, path in seg_folders(args).items()}
     return Sources(
         info=args.info,
         maps=tuple(maps),

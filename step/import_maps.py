@@ -1,6 +1,5 @@
 """Maps of other methods as CAMs of this project, so that all later steps serve them."""
 
-import hashlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -13,11 +12,13 @@ from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
 from misc.data.foreign_maps import ReadAs, converted, numbering_of, read_maps
 from misc.data.foreign_tree import MapFile, Tree, find_maps
+from misc.data.image_keys import joined, labelled_keys
 from misc.data.label_rows import LabelsById
 from misc.errors import UserError, about
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.contents import content_digests
+from misc.storage.manifest import OutputFolder, Sources
 from misc.storage.outputs import Output
 
 log = logging.getLogger(__name__)
@@ -140,24 +141,23 @@ class ImportMaps(ImageTask):
         save_cam(self.outputs(image_id)[0], **self.maps(image_id))
 
 
-def _fingerprint(tree: Tree) -> str:
-    """Changes where a file of the maps does: by its name, size and time."""
-    digest = hashlib.sha256()
-    for image_id, files in sorted(tree.files.items()):
-        for file in files:
-            state = file.path.stat()
-            digest.update(f"{image_id} {file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+def sources(args: Options, tree: Tree) -> Sources:
+    """What the maps of each image are made from: its photograph, labels and files of maps."""
+    ids = args.image_ids("infer")
+    paths = [file.path for image_id in ids for file in tree.files.get(image_id, ())]
+    digest_of = dict(zip(paths, content_digests(paths, args.list_dir), strict=True))
+    files = {i: ",".join(digest_of[f.path] for f in tree.files.get(i, ())) for i in ids}
+    return Sources(joined(labelled_keys(args, ids), files))
 
 
 def run(args: Options) -> None:
     """Save the maps of every image of the inference list."""
 
-    def look() -> tuple[tuple[Tree, ReadAs], dict[str, str]]:
+    def look() -> tuple[Tree, ReadAs]:
         task = ImportMaps(args)
-        inputs = {"maps": _fingerprint(task.tree), "keys": task.read_as.numbering}
-        return (task.tree, task.read_as), inputs | {"labels": file_digest(args.cls_labels)}
+        return task.tree, task.read_as
 
-    found, inputs = distributed.on_first_rank(look)
-    claim(folder(args), settings(args), inputs, args.overwrite)
-    run_over_images(ImportMaps(args, found), args.image_ids("infer"), args.resources)
+    tree, read_as = distributed.on_first_rank(look)
+    inputs = {"keys": read_as.numbering}
+    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args, tree))
+    run_over_images(ImportMaps(args, (tree, read_as)), args.image_ids("infer"), args.resources)

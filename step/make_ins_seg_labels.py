@@ -1,5 +1,6 @@
 """Instance labels: class maps cut by the displacement field, spread by the random walk (IRN)."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from misc.storage.npydict import save_dict
 from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
 from net.inference import boundaries
+from step.cam_to_ir_label import sources
 
 LISTS = ("infer",)
 
@@ -85,5 +87,5 @@ class MakeInstances(ImageTask):
 def run(args: Options) -> None:
     """Make and save the instance labels of every image of the inference list."""
     inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
-    claim(folder(args), settings(args), inputs, args.overwrite)
+    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakeInstances(args), args.image_ids("infer"), args.resources)

@@ -14,7 +14,6 @@ from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime import distributed
 from misc.runtime.devices import pick_devices, read_ahead_workers
 from misc.runtime.memory import require_shared_memory
-from misc.storage.manifest import ids_digest
 from misc.torchutils import weights_in
 from net.checkpoint import load_classifier
 from net.engine import Engine
@@ -51,8 +50,8 @@ class MakeRIBCAM(Refiner):
         return (*cls.options, *activation)
 
     @classmethod
-    def inputs(cls, args: Options) -> dict[str, str]:
-        return {"train list": ids_digest(args.image_ids("train", limited=False))}
+    def drawn_from(cls, args: Options) -> tuple[str, ...]:
+        return args.image_ids("train", limited=False)
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:

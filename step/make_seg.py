@@ -3,6 +3,7 @@
 import io
 import logging
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,18 @@ from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.crf import dense_crf, wrapped_image
 from misc.data.datasets import image_of
+from misc.data.image_keys import photograph_keys
 from misc.errors import UserError
 from misc.labels import label_type
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.files import atomic_path
-from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.manifest import OutputFolder, Sources, file_digest
 from misc.storage.outputs import Output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
-from step.train_seg import require_known_precision, target
+from step.train_seg import require_known_precision
 
 log = logging.getLogger(__name__)
 
@@ -31,25 +33,24 @@ SUBMISSION = "results/VOC2012/Segmentation/comp6_test_cls"
 TEST_IMAGES = 1456  # of VOC 2012's test list
 
 
-def folders(args: Options, run: int) -> dict[str, Path]:
-    """Where the predictions of a run go: plain, and with the CRF where there is one."""
-    name = args.seg_out_dir.name + (f"_run{run + 1}" if run else "")
-    plain = args.seg_out_dir.with_name(name)
-    crf = {"crf": plain.with_name(f"{name}_crf")} if args.seg_crf != "none" else {}
+def folders(args: Options) -> dict[str, Path]:
+    """Where the predictions go: plain, and with the CRF where there is one."""
+    plain = args.seg_out_dir
+    crf = {"crf": plain.with_name(f"{plain.name}_crf")} if args.seg_crf != "none" else {}
     return {"plain": plain, **crf}
 
 
 def settings(args: Options, kind: str = "plain") -> dict:
     """The options that predictions depend on, plain ones or those with the CRF."""
-    names = ("dataset", "seg_scale_by", "seg_flip", "seg_scores", "precision")
+    names = ("dataset", "seg_flip", "seg_scores", "precision")
     own = {"seg_crf": args.seg_crf if kind == "crf" else "none"}
+    own["seg_scale_by"] = args.seg_settings.scale_by
     return {"step": "make_seg", "version": 1, **args.settings(*names), **own}
 
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
-    paths = [path for run in range(args.seg_runs) for path in folders(args, run).values()]
-    both = [place for path in paths for place in (path, path / "palette")]
+    both = [place for path in folders(args).values() for place in (path, path / "palette")]
     archive = args.seg_submission
     packed = (Output("--seg_submission", archive, is_file=True),) if archive else ()
     return (*(Output("--seg_out_dir", path) for path in both), *packed)
@@ -57,11 +58,10 @@ def writes(args: Options) -> tuple[Output, ...]:
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
-    for run in range(args.seg_runs):
-        for kind, path in folders(args, run).items():
-            out = OutputFolder("--seg_out_dir", path, ".png")
-            preflight.output(out, settings(args, kind), args.image_ids("seg"))
-        preflight.segmentation(target(args, run).path)
+    for kind, path in folders(args).items():
+        out = OutputFolder("--seg_out_dir", path, ".png")
+        preflight.output(out, settings(args, kind), args.image_ids("seg"))
+    preflight.segmentation(args.seg_weights_name)
     preflight.images(args.image_ids("seg"))
     preflight.collect(lambda: require_known_precision(args, "make_seg"))
     if args.seg_submission:
@@ -77,10 +77,10 @@ def require_new(args: Options) -> None:
 class MakeSegmentation(ImageTask):
     """Predicts one image."""
 
-    def __init__(self, args: Options, run: int):
-        self.args, self.folders = args, folders(args, run)
-        self.name = "make_seg" + (f", run {run + 1}" if run else "")
-        self.weights = target(args, run).path
+    name = "make_seg"
+
+    def __init__(self, args: Options):
+        self.args, self.folders = args, folders(args)
 
     def outputs(self, image_id: str) -> list[Path]:
         names = [f"{image_id}.png", f"palette/{image_id}.png"]
@@ -90,7 +90,8 @@ class MakeSegmentation(ImageTask):
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         args = self.args
-        model = load_segmentation(self.weights, args.info.num_labels, scale_by=args.seg_scale_by)
+        scale_by = args.seg_settings.scale_by
+        model = load_segmentation(args.seg_weights_name, args.info.num_labels, scale_by=scale_by)
         self.model = model.to(device, memory_format=torch.channels_last)
         self.model.fold_backbone()
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
@@ -124,23 +125,26 @@ def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
     save_label_png(folder / f"{image_id}.png", labels)
 
 
+def sources(args: Options) -> Sources:
+    """What the prediction of each image is made from: its photograph."""
+    return Sources(photograph_keys(args, args.image_ids("seg")))
+
+
 def run(args: Options) -> None:
-    """Predict every image of --seg_list with the network of every run."""
-    ids = args.image_ids("seg")
-    for number in range(args.seg_runs):
-        inputs = {"network": file_digest(target(args, number).path)}
-        for kind, path in folders(args, number).items():
-            for place in (path, path / "palette"):
-                folder = OutputFolder("--seg_out_dir", place, ".png")
-                claim(folder, settings(args, kind), inputs, args.overwrite)
-        run_over_images(MakeSegmentation(args, number), ids, args.resources)
+    """Predict every image of --seg_list."""
+    ids, inputs = args.image_ids("seg"), {"network": file_digest(args.seg_weights_name)}
+    for kind, path in folders(args).items():
+        for place in (path, path / "palette"):
+            folder = OutputFolder("--seg_out_dir", place, ".png")
+            claim(folder, settings(args, kind), inputs, args.overwrite, partial(sources, args))
+    run_over_images(MakeSegmentation(args), ids, args.resources)
     if args.seg_submission:
         distributed.on_first_rank(lambda: pack(args, ids))
 
 
 def pack(args: Options, ids: tuple[str, ...]) -> None:
-    """The first run's predictions as the archive that the VOC test server takes."""
-    folder = list(folders(args, 0).values())[-1]
+    """The predictions as the archive that the VOC test server takes."""
+    folder = list(folders(args).values())[-1]
     args.seg_submission.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(args.seg_submission) as path, tarfile.open(path, "w:gz") as archive:
         for image_id in ids:

@@ -1,5 +1,6 @@
 """Pseudo masks: maps spread by a random walk that boundaries stop (IRN, Sec. 5)."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from misc.storage.manifest import OutputFolder, file_digest, folder_digest
 from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
 from net.inference import pseudo_mask
+from step.cam_to_ir_label import sources
 
 LISTS = ("infer",)
 
@@ -91,5 +93,5 @@ def run(args: Options) -> None:
     inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
     palette = OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir / "palette", ".png")
     for out_dir in (folder(args), palette):
-        claim(out_dir, settings(args), inputs, args.overwrite)
+        claim(out_dir, settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakePseudoMask(args), args.image_ids("infer"), args.resources)

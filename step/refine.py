@@ -4,7 +4,7 @@ A refiner is one subclass of `Refiner` in a step module of its own: what it is c
 depend on, how it makes them. Files, resuming, pictures and checks are the same for all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,13 +17,14 @@ from misc.cams import merge_scales, save_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, load_labels, multi_scale_pairs
+from misc.data.image_keys import labelled_keys
 from misc.data.label_rows import LabelsById
 from misc.errors import UserError
 from misc.rib import Maps
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.runtime.memory import about_image
 from misc.storage.files import remove_leftovers
-from misc.storage.manifest import OutputFolder, file_digest
+from misc.storage.manifest import OutputFolder, Sources, file_digest
 from misc.storage.outputs import Output
 
 # Iterations that --visualize draws (as far as an image gets there).
@@ -66,9 +67,9 @@ class Refiner(ImageTask):
         return cls.options
 
     @classmethod
-    def inputs(cls, args: Options) -> dict[str, str]:
-        """Digests of what the maps are made from, beside classifier and labels."""
-        return {}
+    def drawn_from(cls, args: Options) -> tuple[str, ...]:
+        """Other images that the maps of every image are made with."""
+        return ()
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
@@ -150,13 +151,13 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         preflight.labels(args.image_ids("infer"))
         preflight.images(args.image_ids("infer"))
 
+    def sources(args: Options) -> Sources:
+        keys = labelled_keys(args, args.image_ids("infer"))
+        return Sources(keys, refiner.drawn_from(args))
+
     def begin(args: Options) -> Refiner:
-        inputs: Mapping[str, str] = {
-            "classifier": file_digest(args.cam_weights_name),
-            "labels": file_digest(args.cls_labels),
-            **refiner.inputs(args),
-        }
-        claim(folder(refiner, args), settings(args), inputs, args.overwrite)
+        inputs = {"classifier": file_digest(args.cam_weights_name)}
+        claim(folder(refiner, args), settings(args), inputs, args.overwrite, partial(sources, args))
         shown_dir = shown_path(args, refiner.name, "", 0).parent
         if args.visualize and refiner.iterations(args):
             shown_dir.mkdir(parents=True, exist_ok=True)

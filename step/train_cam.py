@@ -10,6 +10,7 @@ from misc import imutils
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import ClassificationDataset, image_of, load_labels
+from misc.data.image_keys import labelled_keys
 from misc.metrics import average_precision
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
@@ -21,7 +22,7 @@ from misc.runtime.training import (
     save_trained,
     train,
 )
-from misc.storage.manifest import file_digest, ids_digest, settings_of, weights_digest
+from misc.storage.manifest import IMAGES, settings_of, weights_digest
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
@@ -66,12 +67,9 @@ def check(args: Options, preflight: Preflight) -> None:
 def run(args: Options) -> None:
     """Train from ImageNet weights and save the checkpoint."""
     image_ids = args.image_ids("train")
-    inputs = {
-        "imagenet weights": weights_digest(args.imagenet_weights),
-        "labels": file_digest(args.cls_labels),
-        "train list": ids_digest(image_ids),
-    }
-    noted = settings_of(settings(args), inputs)
+    inputs = {"imagenet weights": weights_digest(args.imagenet_weights)}
+    images = distributed.on_first_rank(lambda: labelled_keys(args, image_ids))
+    noted = {**settings_of(settings(args), inputs), IMAGES: images}
     readers = read_ahead_workers(args.resources)
     training = Training(
         **args.training("cam"), file=target(args), settings=noted, num_workers=readers

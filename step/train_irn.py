@@ -8,6 +8,7 @@ from misc.cams import CAM_STRIDE
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import AffinityDataset, TopLeftDataset
+from misc.data.image_keys import keys_in
 from misc.indexing import PathIndex, affinity_labels
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
@@ -21,7 +22,7 @@ from misc.runtime.training import (
     save_trained,
     train,
 )
-from misc.storage.manifest import folder_digest, ids_digest, settings_of, weights_digest
+from misc.storage.manifest import IMAGES, folder_digest, settings_of, weights_digest
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
@@ -65,10 +66,10 @@ def run(args: Options) -> None:
     inputs = {
         "imagenet weights": weights_digest(args.imagenet_weights),
         "IR labels": folder_digest(args.ir_label_out_dir),
-        "train list": ids_digest(image_ids),
-        "infer list": ids_digest(args.image_ids("infer")),
     }
-    noted = settings_of(settings(args), inputs)
+    read = tuple(dict.fromkeys((*image_ids, *args.image_ids("infer"))))
+    images = distributed.on_first_rank(lambda: keys_in(args, args.ir_label_out_dir, ".png", read))
+    noted = {**settings_of(settings(args), inputs), IMAGES: images}
     readers = read_ahead_workers(args.resources)
     training = Training(
         **args.training("irn"), file=target(args), settings=noted, num_workers=readers

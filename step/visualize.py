@@ -138,7 +138,7 @@ def seg_strip(args: Options, image_id: str) -> Figure:
     image = image_of(args.info, image_id)
     step = -(-max(image.shape[:2]) // _MAX_SIDE)
     image = image[::step, ::step]
-    masks = {kind: path / f"{image_id}.png" for kind, path in folders(args, 0).items()}
+    masks = {kind: path / f"{image_id}.png" for kind, path in folders(args).items()}
     masks["ground truth"] = args.info.mask_path(image_id)
     masks = {title: path for title, path in masks.items() if path.is_file()}
     height = min(2.0 * image.shape[0] / image.shape[1], _MAX_HEIGHT)

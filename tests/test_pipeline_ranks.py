@@ -27,8 +27,8 @@ def options(sample, result_dir):
         *("--cam_num_epoches", "2", "--cam_learning_rate", "0.001"),
         *("--conf_fg_thres", "0.3", "--conf_bg_thres", "0.05", "--irn_num_epoches", "2"),
         *("--seg_init", str(weights), "--seg_label_dir", str(sample.root / "SegmentationClassAug")),
-        *("--seg_crop_size", "65", "--seg_batch_size", "4", "--seg_accumulate", "2"),
-        *("--seg_iterations", "4", "--seg_learning_rate", "0.0001", "--seg_val_every", "2"),
+        *("--seg_crop_size", "65", "--seg_batch_size", "4", "--seg_preset", "clims"),
+        *("--seg_iterations", "4", "--seg_learning_rate", "0.0001"),
         *(f"--{step}_pass" for step in STEPS),
     ]
 

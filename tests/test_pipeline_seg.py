@@ -16,10 +16,11 @@ from misc.storage.scores import load_scores
 from net.backbones import ResNet
 from net.checkpoint import load_segmentation, read_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, network_input, probabilities
+from step.eval_seg import row_of
 
 TINY_SEG = (
-    *("--seg_crop_size", 65, "--seg_batch_size", 4, "--seg_accumulate", 2, "--seg_iterations", 3),
-    *("--seg_learning_rate", 1e-3, "--seg_scales", "0.5,1.0"),
+    *("--seg_preset", "clims", "--seg_crop_size", 65, "--seg_batch_size", 4),
+    *("--seg_iterations", 3, "--seg_learning_rate", 1e-3),
 )
 PASSES = ("--train_seg_pass", "--make_seg_pass", "--eval_seg_pass")
 
@@ -55,8 +56,8 @@ def fresh(run, tmp_path, tiny_run):
 def test_predictions_and_scores(run):
     ids = [line for line in (run.folder / "lists" / "val.txt").read_text().split() if "_" in line]
     rows = load_scores(run.folder)
-    assert set(rows) == {"segmentation", "segmentation + CRF"}
-    assert rows["segmentation"]["images"] == len(ids) and rows["segmentation + CRF"]["crf"]
+    assert set(rows) == {"upper bound", "upper bound + CRF"}  # trained on ground truth
+    assert rows["upper bound"]["images"] == len(ids) and rows["upper bound + CRF"]["crf"]
     network = load_segmentation(run.folder / "deeplab_v2.pth", 21)
     for image_id in ids:
         image = np.asarray(Image.open(run.sample.image_path(image_id)))
@@ -73,7 +74,7 @@ def test_predictions_and_scores(run):
         names = archive.getnames()
     assert names == [f"results/VOC2012/Segmentation/comp6_test_cls/{i}.png" for i in ids]
     log = (run.folder / "run.log").read_text()
-    assert "preset rib, apart from: {" in log and "a step has 4 images in 2 passes" in log
+    assert "preset clims, apart from: {" in log and "a step has 4 images in 2 passes" in log
     assert "the test server of VOC 2012 asks for 1456 images" in log
 
 
@@ -111,22 +112,19 @@ def test_an_interrupted_training_ends_in_the_same_weights(run, fresh, monkeypatc
     assert all(one["state_dict"][n].equal(t) for n, t in other["state_dict"].items())
 
 
-def test_several_runs_have_several_seeds(fresh):
-    options = ("--seg_runs", 2, "--seg_iterations", 1, "--seg_crf", "none", "--seg_val_every", 1)
-    assert fresh(*PASSES, *options) == 0
-    names = {path.name for path in fresh.folder.glob("*.pth")}
-    assert names >= {"deeplab_v2.pth", "deeplab_v2.run2.pth", "deeplab_v2.best.pth"}
-    states = [read_checkpoint(fresh.folder / n) for n in ("deeplab_v2.pth", "deeplab_v2.run2.pth")]
-    first, second = (state["state_dict"]["aspp.0.weight"] for state in states)
-    assert not first.equal(second)
-    assert (fresh.folder / "seg_run2").is_dir() and not (fresh.folder / "seg_crf").exists()
-    rows = load_scores(fresh.folder)
-    runs = rows["segmentation"]["runs"]
-    assert runs == [rows[f"segmentation{n}"]["miou"][0] for n in ("", ", run 2")]
-    log = (fresh.folder / "run.log").read_text()
-    spread = f"{100 * np.mean(runs):.2f} +- {100 * np.std(runs, ddof=1):.2f} in 2 runs"
-    assert spread in log and "on 2 images" in log
-    assert read_checkpoint(fresh.folder / "deeplab_v2.best.pth")["extra"]["steps"] == 1
+def test_the_row_is_named_by_what_the_network_was_trained_on(run, tmp_path):
+    given = ["--voc12_root", str(run.sample.root), "--result_dir", str(tmp_path)]
+    assert row_of(parse(given)) == "segmentation"
+    assert row_of(parse([*given, "--recam", "advcam"])) == "segmentation, AdvCAM"
+    truth = run.sample.root / "Annotations" / ".." / "SegmentationClassAug"
+    assert row_of(parse([*given, "--seg_label_dir", str(truth)])) == "upper bound"
+
+
+def test_predictions_without_a_crf(run, fresh):
+    given = ("--seg_weights_name", run.folder / "deeplab_v2.pth", "--seg_crf", "none")
+    assert fresh("--make_seg_pass", "--eval_seg_pass", "--limit", 1, *given) == 0
+    assert set(load_scores(fresh.folder)) == {"upper bound"}
+    assert not (fresh.folder / "seg_crf").exists()
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -148,7 +146,7 @@ def test_labels_that_do_not_fit(run, fresh, tmp_path, capsys, kind):
     folder, image_id = labels_of(run, tmp_path)
     path = folder / f"{image_id}.png"
     label = read_label_png(path)
-    words = {"size": "has another size", "label": "has label 30", "missing": "--seg_skip_missing",
+    words = {"size": "has another size", "label": "has label 30", "missing": "labels of all images",
              "ignore": "all labels are 255"}[kind]  # fmt: skip
     if kind == "missing":
         path.unlink()
@@ -160,8 +158,6 @@ def test_labels_that_do_not_fit(run, fresh, tmp_path, capsys, kind):
     line = refused(capsys, fresh("--train_seg_pass", "--seg_label_dir", folder))
     assert words in line and (str(path) in line or kind == "ignore")
     assert not (fresh.folder / "deeplab_v2.pth").exists()
-    if kind == "missing":
-        assert fresh("--train_seg_pass", "--seg_label_dir", folder, "--seg_skip_missing") == 0
 
 
 def test_networks_that_do_not_fit(run, fresh, capsys, tmp_path):
@@ -186,9 +182,9 @@ def test_a_loss_that_is_not_finite_names_its_images(fresh, capsys):
 
 def test_presets_are_those_that_were_published():
     def of(*words):
-        args = parse(list(words))
+        preset = parse(list(words)).seg_settings
         names = ("batch_size", "accumulate", "iterations", "learning_rate", "crop_size", "loss")
-        return tuple(getattr(args, f"seg_{n}") for n in names), args.seg_scales[-1]
+        return tuple(getattr(preset, name) for name in names), preset.scales[-1]
 
     assert of() == ((10, 1, 30_000, 2.5e-4, 321, "balanced"), 2.0)
     assert of("--dataset", "coco14") == ((10, 1, 100_000, 2.5e-4, 481, "balanced"), 2.0)
@@ -196,7 +192,8 @@ def test_presets_are_those_that_were_published():
         assert of("--seg_preset", name) == ((10, 2, 20_000, 2.5e-4, 321, "ce"), 1.5)
     assert of("--seg_preset", "clims") == ((20, 2, 30_000, 2.5e-4, 321, "balanced"), 2.0)
     assert of("--seg_preset", "lpcam") == ((20, 2, 100_000, 2e-4, 321, "ce"), 1.5)
-    assert parse(["--seg_batch_size", "4"]).seg_differences() == {"batch_size": 4}
+    args = parse(["--seg_batch_size", "4", "--seg_crop_size", "321"])
+    assert args.seg_differences() == {"batch_size": 4} and args.seg_settings.batch_size == 4
     assert set(SEG_PRESETS) == {"rib", "recam", "clims", "deeplab-pytorch", "lpcam"}
 
 

@@ -1,14 +1,20 @@
 """Sources that contradict each other, from the command line: one line, before anything is made."""
 
+import os
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from misc.palette import save_label_png
 from misc.storage.scores import load_scores
+from net.checkpoint import save_checkpoint
+from net.resnet50_cam import Net
+from tests.conftest import THIN
 from tests.misc.data.folder.conftest import save_photo
+from tests.weights import fill_by_recipe
 
 NAMES = tuple(f"p{n}" for n in range(8))
 ROWS = tuple(f"{name}.jpg,{'dog' if n % 2 else 'cat'}" for n, name in enumerate(NAMES))
@@ -122,3 +128,173 @@ def test_masks_of_another_folder_have_a_row_of_their_own_and_no_threshold(own, c
     assert row == f"masks of {own / 'predicted'}" and score["thresholds"] == [None]
     (line,) = (x for x in said.splitlines() if x.startswith("masks of"))
     assert line.split()[-2:] == ["100.00", "-"] and "at threshold" not in said
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(own, call):
+    """The photographs after a run that scored masks, with their page."""
+    assert call(*SCORE, own / "predicted", "--report_html")[0] == 0
+    return own
+
+
+def test_a_page_is_of_the_dataset_that_its_result_folder_records(scored, tiny_run, capsys):
+    before = (scored / "r" / "report.html").read_bytes()
+    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r") == 0
+    after = (scored / "r" / "report.html").read_bytes()
+    assert b"Dataset folder, 2 classes" in after and len(after) > 0.9 * len(before)
+    assert "report.html: 8 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given", [("--dataset", "voc12"), ("--root", "elsewhere"), ("--photo_long", "32")]
+)
+def test_options_that_contradict_the_recorded_dataset_are_refused(scored, tiny_run, capsys, given):
+    before = (scored / "r" / "report.html").read_bytes()
+    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r", *given) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: {' '.join(given)}: --result_dir {scored / 'r'} was made with" in line
+    assert (scored / "r" / "report.html").read_bytes() == before
+    same = ("--dataset", "folder", "--root", scored / "photos", "--labels", scored / "labels.csv")
+    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r", *same) == 0
+
+
+def test_a_page_needs_its_photographs_and_a_table_does_not(scored, tiny_run, capsys):
+    before = (scored / "r" / "report.html").read_bytes()
+    (scored / "photos").rename(scored / "moved")
+    given = ("--report", "--result_dir", scored / "r")
+    assert tiny_run(*given, "--report_html") == 2
+    assert f"--root {scored / 'photos'}: no such folder" in capsys.readouterr().err
+    assert (scored / "r" / "report.html").read_bytes() == before
+    assert tiny_run(*given) == 0 and "masks of" in capsys.readouterr().out
+    assert tiny_run(*given, "--report_html", "--root", scored / "moved") == 0
+
+
+def test_a_page_of_a_folder_that_does_not_say_its_dataset_is_refused(tmp_path, tiny_run, capsys):
+    assert tiny_run("--report", "--report_html", "--result_dir", tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--result_dir {tmp_path}: does not say which dataset its results are of" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_a_folder_that_cannot_be_written_is_its_table(
+    scored, tiny_run, capsys, monkeypatch
+):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "figure.png")
+
+    before = {path: path.stat().st_mtime_ns for path in (scored / "r").rglob("*")}
+    monkeypatch.setattr("step.visualize.save_curves", refuse)
+    monkeypatch.setattr("step.html_report.write_page", refuse)
+    given = ("--report", "--result_dir", scored / "r")
+    assert tiny_run(*given) == 0
+    said = capsys.readouterr().out
+    assert "masks of" in said and "cannot be written (Permission denied); no curves" in said
+    assert tiny_run(*given, "--report_html") == 2
+    assert "error: --report_html: " in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in (scored / "r").rglob("*")}
+
+
+def test_the_last_lines_of_a_log_are_what_this_run_made(scored, call):
+    (scored / "r" / "ir_label").mkdir()
+    (scored / "r" / "visualize").mkdir(exist_ok=True)
+    code, _, said = call(*SCORE, scored / "predicted")
+    assert code == 0 and str(scored / "r" / "run.log") in said
+    assert "ir_label" not in said and "visualize" not in said
+
+
+# --- results of before ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """A thin classifier of the two classes."""
+    model = Net(2, **THIN)
+    with torch.no_grad():
+        fill_by_recipe(model)
+    save_checkpoint(tmp_path / "two.pth", model)
+    return ("--cam_weights_name", tmp_path / "two.pth")
+
+
+MAPS = ("--make_cam_pass", "--cam_to_ir_label_pass", "--recam", "none")
+
+
+def times(own):
+    """When the maps and labels were written."""
+    paths = [*(own / "r" / "cam_plain").glob("*.npy"), *(own / "r").glob("ir_label*/*.png")]
+    return {path.relative_to(own / "r"): path.stat().st_mtime_ns for path in paths}
+
+
+def changed(before, after):
+    return {path.stem for path in after if after[path] != before.get(path)}
+
+
+def test_a_photograph_changed_in_place_is_made_again_alone(own, call, classifier):
+    def save(comment):
+        save_photo(own / "photos" / "p3.jpg", (19, 24), comment=comment)
+
+    save(b"one")
+    size = (own / "photos" / "p3.jpg").stat().st_size
+    assert call(*MAPS, *classifier, masks=())[0] == 0
+    before = times(own)
+    assert call(*MAPS, *classifier, masks=())[0] == 0 and times(own) == before
+    save(b"two")
+    assert (own / "photos" / "p3.jpg").stat().st_size == size
+    code, _, said = call(*MAPS, *classifier, masks=())
+    assert code == 0 and changed(before, times(own)) == {"p3"}
+    assert said.count("1 image made again, whose photograph, labels or maps changed: p3") == 2
+    before = times(own)
+    os.utime(own / "photos" / "p4.jpg")  # another time, the same content
+    assert call(*MAPS, *classifier, masks=())[0] == 0 and times(own) == before
+
+
+def test_labels_of_one_photograph_do_not_make_the_others_again(own, call, classifier):
+    assert call(*MAPS, *classifier, masks=())[0] == 0
+    before = times(own)
+    write_labels(own, [row.replace("p2.jpg,cat", "p2.jpg,dog") for row in ROWS])
+    code, _, said = call(*MAPS, *classifier, masks=())
+    assert code == 0 and changed(before, times(own)) == {"p2"}
+    assert "labels of 1 images are others now: p2" in said
+
+
+def test_one_photograph_more_is_one_image_more(own, call, classifier):
+    assert call(*MAPS, *classifier, masks=())[0] == 0
+    before = times(own)
+    save_photo(own / "photos" / "new.jpg", (16, 24))
+    write_labels(own, [*ROWS, "new.jpg,cat"])
+    code, _, said = call(*MAPS, *classifier, masks=())
+    assert code == 0 and changed(before, times(own)) == {"new"}
+    assert "all.txt: made again; 1 new: new" in said
+
+
+def test_a_training_on_other_photographs_is_refused_with_their_names(own, call, classifier_file):
+    train = ("--train_cam_pass", "--imagenet_weights", classifier_file, "--cam_batch_size", "2")
+    train += ("--cam_num_epoches", "1", "--cam_crop_size", "32", "--cam_long", "32,40")
+    assert call(*train, masks=())[0] == 0
+    assert call(*train, masks=())[0] == 0
+    save_photo(own / "photos" / "new.jpg", (16, 24))
+    save_photo(own / "photos" / "p3.jpg", (20, 24))
+    rows = [row.replace("p2.jpg,cat", "p2.jpg,dog") for row in ROWS]
+    write_labels(own, [*rows, "new.jpg,cat"])
+    code, (line,), _ = call(*train, masks=())
+    assert code == 2 and "--train_cam_pass False to use it as it is" in line
+    for words in ("1 image only now (new)", "1 image with another photograph (p3)",
+                  "1 image with other labels (p2)"):  # fmt: skip
+        assert words in line
+    assert call(*train, "--overwrite", masks=())[0] == 0
+
+
+def test_lists_follow_the_list_of_photographs_held_out_and_the_masks(own, call):
+    (own / "val.txt").write_text("p0.jpg\np1.jpg\n")
+    (own / "masks" / "p5.png").rename(own / "p5.png")
+    given = (*SCORE, own / "predicted", "--val_list", own / "val.txt")
+    assert call(*given)[0] == 0
+    (own / "val.txt").write_text("p0.jpg\np5.jpg\n")
+    code, _, said = call(*given)
+    assert code == 0 and "val.txt: made again; 1 new: p5; 1 no longer there: p1" in said
+    (own / "p5.png").rename(own / "masks" / "p5.png")
+    code, _, said = call(*given)
+    assert code == 0 and "eval.txt: made again; 1 new: p5" in said
+    assert load_scores(own / "r")[f"masks of {own / 'predicted'}"]["images"] == 2

@@ -60,6 +60,11 @@ def describe(root: str | Path) -> DatasetInfo:
         paper_scores=PAPER_SCORES,
         official_sizes={"train": 1464, "val": 1449, "train_aug": 10582},
         list_dir=Path(__file__).parent / "official",
+        list_sources=(
+            root / "ImageSets/Segmentation",
+            root / "SegmentationClassAug",
+            root / "Annotations",
+        ),
         paper_note="RIB's author reports 69.x for masks of the code, which applies no CRF to them",
         train_split="train_aug",
         eval_split="train",

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from misc.cli.lists import made_lists
+from misc.cli.lists import written_lists
 from misc.cli.log import log_file
 from misc.cli.options import Options
 from misc.cli.steps import load_steps
@@ -28,7 +28,7 @@ def written(args: Options, steps: Mapping[str, ModuleType]) -> tuple[Output, ...
     if args.report_html:
         parts |= load_steps(["html_report"])
     of_parts = (output for part in parts.values() for output in part.writes(args))
-    return tuple(dict.fromkeys((log_file(args), *made_lists(args, steps), *of_parts)))
+    return tuple(dict.fromkeys((log_file(args), *written_lists(args), *of_parts)))
 
 
 @contextmanager

@@ -39,7 +39,7 @@ pseudo_gt() {
         # The upper bound: the same network trained on ground truth.
         (run_maps "${options[@]}" "$@")
         run_ranks "${options[@]}" "$@" --recam rib --train_seg_pass --make_seg_pass --eval_seg_pass \
-            --seg_label_dir "${own}Dataset/$name/$TRUTH" --seg_row "upper bound" \
+            --seg_label_dir "${own}Dataset/$name/$TRUTH" \
             --seg_weights_name "${own}result/$name/upper_bound.pth" \
             --seg_out_dir "${own}result/$name/upper_bound"
     fi

@@ -2,8 +2,6 @@
 
 import logging
 
-import numpy as np
-
 from misc.cli.options import IMPORTED, ROW_ENDING, Options
 from misc.errors import UserError, counted
 from misc.storage.scores import NAME, load_scores
@@ -52,7 +50,7 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
         if score.get("official") and row in args.info.paper_scores:
             paper = f"{args.info.paper_scores[row]:8.1f}"
         at = _threshold(score) or "-"
-        lines.append(f"{row:{width}}{100 * _best(score):9.2f}{at:>11}{paper}{_spread(score)}")
+        lines.append(f"{row:{width}}{100 * _best(score):9.2f}{at:>11}{paper}")
     lines += _ratios(rows)
     for where in dict.fromkeys(_where(rows[row]) for row in names):
         lines.append(where)
@@ -88,14 +86,6 @@ def _threshold(score: dict) -> str:
 def _best(score: dict) -> float:
     miou = score["miou"][score["best"]]
     return float("nan") if miou is None else miou
-
-
-def _spread(score: dict) -> str:
-    """Mean and standard deviation of several trainings; nothing of one."""
-    runs = [100 * miou for miou in score.get("runs", ()) if miou is not None]
-    if len(runs) < 2:
-        return ""
-    return f"  {np.mean(runs):.2f} +- {np.std(runs, ddof=1):.2f} in {len(runs)} runs"
 
 
 def _where(score: dict) -> str:

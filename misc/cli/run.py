@@ -10,7 +10,14 @@ from types import ModuleType
 
 from misc.cli import expect
 from misc.cli.disk import say_disk
-from misc.cli.lists import lists_are_missing, make_lists, prepare_lists
+from misc.cli.lists import (
+    lists_are_outdated,
+    made,
+    made_by_name,
+    make_lists,
+    prepare_lists,
+    say_differences,
+)
 from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed
@@ -83,6 +90,7 @@ def run(args: Options) -> None:
     with contextlib.ExitStack() as stack:
         first(lambda: stack.enter_context(claimed(args, steps)))
         start_log(args, distributed.rank() == 0)
+        first(args.info.log_contents)
         first(lambda: prepare_lists(args, steps))
         first(lambda: check_steps(args, steps))
         run_steps(args, steps)
@@ -92,12 +100,14 @@ def run(args: Options) -> None:
 def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
     """What `--check` does: nothing is written but lists that are missing, into a passing folder."""
     log_to_screen()
+    args.info.log_contents()
     with tempfile.TemporaryDirectory() as scratch:
         checked = args
         try:
-            if lists_are_missing(args, steps):
+            if lists_are_outdated(args, steps) and made_by_name(args, steps):
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
+                say_differences(checked, made(args))
             check_steps(checked, steps)
             say_disk(checked, steps)
         except UserError as error:
@@ -122,11 +132,26 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
 
 
 def show_report(args: Options) -> None:
-    """What `--report` does: the table and the curves; a page also where nothing was scored."""
+    """What `--report` does: the table and the curves; a page also where nothing was scored.
+
+    In a folder that cannot be written the table is all, and that is said.
+    """
     if load_scores(args.result_dir) or not args.report_html:
         print_report(args)
-        importlib.import_module("step.visualize").save_curves(args)
-    make_page(args)
+        try:
+            importlib.import_module("step.visualize").save_curves(args)
+        except OSError as error:
+            log.warning("--result_dir %s: cannot be written (%s); no curves are drawn",
+                        args.result_dir, error.strerror)  # fmt: skip
+    if args.report_html:
+        args.info.require_root()  # a page without photographs would replace a good one
+    try:
+        make_page(args)
+    except OSError as error:
+        raise UserError(
+            f"--report_html: {error.filename or args.result_dir} cannot be used "
+            f"({error.strerror}); give a --result_dir that can be written"
+        ) from None
 
 
 def make_page(args: Options) -> None:

@@ -59,4 +59,4 @@ install_packages() {
 }
 
 # Modules that requirements.txt brings.
-PROJECT_MODULES="torch torchvision numpy scipy skimage PIL simplejpeg cv2 pydensecrf pycocotools defusedxml tqdm matplotlib"
+PROJECT_MODULES="torch torchvision numpy scipy skimage PIL simplejpeg cv2 pydensecrf pycocotools defusedxml tqdm matplotlib pandas"

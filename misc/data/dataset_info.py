@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from misc.errors import UserError
+from misc.storage.manifest import state_digest
 from misc.storage.seals import Seal, seal_of
 from misc.storage.untrusted import image_size, read_bytes, reason
 
@@ -39,6 +40,7 @@ class DatasetInfo:
     draws_masks: bool = False  # whether its preparation draws the masks that are missing
     label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
     list_dir: Path | None = None  # official lists that come with the project, as SPLIT.txt
+    list_sources: tuple[Path, ...] = ()  # files and folders that lists and labels are made from
     paper_note: str = ""  # what has to be known where the paper's figures are compared
     recam_defaults: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
     # by --recam: its published defaults, in place of those above
@@ -88,7 +90,7 @@ class DatasetInfo:
 
     def made_from(self) -> dict[str, object]:
         """What its lists and labels depend on, beside the root, as plain data for a manifest."""
-        return {}
+        return {"files": state_digest(self.list_sources)}
 
     def read_as(self) -> dict[str, object]:
         """Options that what the steps see of an image depends on, as plain data for a manifest."""
@@ -150,6 +152,9 @@ class DatasetInfo:
         """Key of an image in the label file: its id as a number, without underscores."""
         return int(image_id.replace("_", ""))
 
+    def log_contents(self) -> None:
+        """Say what is in the dataset, where a person should look at that first."""
+
     def require_root(self) -> None:
         """Raise UserError unless the root is a dataset of this shape."""
         wanted = self.looked_for or f"{self.image_dir.name}/"
@@ -184,7 +189,10 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
             continue
         second.update(words[1:2])
         # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
-        image_id = info.id_in(words[0])
+        try:
+            image_id = info.id_in(words[0])
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}; correct it") from None
         if not info.is_id(image_id):
             raise UserError(
                 f"{path}, line {number}: {words[0][:60]!r} is not an image id of {info.name}; "

@@ -24,6 +24,7 @@ _NUMBERINGS = ("class", "label")
 # the export of this project, the predictions of its segmentation network.
 _FULL_SIZE = ("high_res", "attn_highres", "highres", "hr_cam", "maps")
 _SMALL = "cam"
+_MAPS_IN_FULL = 512 << 20  # bytes
 _PEAK = 1e-5  # added to the maximum that a map is divided by, as in IRN
 
 
@@ -58,7 +59,9 @@ def read_maps(
     if files[0].name:
         return _from_pngs(files, info)
     path = files[0].path
-    content = read_arrays(path)
+    # Three arrays of all classes and a background, or of photographs before they were shrunk.
+    arrays = 3 * 8 * (info.num_classes + 1) * size[0] * size[1]
+    content = read_arrays(path, max(arrays, _MAPS_IN_FULL))
     with about(path):
         if isinstance(content, dict) and len(content) == 1:
             name, only = next(iter(content.items()))

@@ -1,22 +1,22 @@
 """Image-level labels from files: the field's dict of vectors, and the forms that others write."""
 
-import csv
 import io
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from misc.data.dataset_info import DatasetInfo
+from misc.data.folder.classes import shown
+from misc.data.folder.table import Table
 from misc.errors import UserError
 from misc.storage.npydict import load_dict
-from misc.storage.untrusted import read_bytes, reason
+from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
 
 _MAX_FILE = 256 << 20  # bytes, also of what a .npz unpacks to
 _EXPECTED = (
     "expected is a .npy dict of image id to multi-hot vector, a .npz (ids and labels, or a vector "
-    "by id), or a .csv (image,class;class or a column for each class)"
+    "by id), or a .csv (a table with a line image,labels)"
 )
 
 
@@ -49,9 +49,7 @@ def _from_npy(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
 def _from_npz(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
     content = read_bytes(path, _MAX_FILE)
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _MAX_FILE:
-                raise ValueError("unpacks to too many bytes")
+        require_unpacked_size(content, _MAX_FILE)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # damaged archives raise almost anything
@@ -68,54 +66,27 @@ def _from_npz(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
 
 
 def _from_csv(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
-    text = read_bytes(path, _MAX_FILE).decode("utf-8-sig", errors="replace")
-    first = text.partition("\n")[0]
-    delimiter = max(",\t;", key=first.count) if not first.count(",") else ","
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
-    except csv.Error as error:
-        raise ValueError(reason(error)) from None
-    if not rows or len(rows[0]) < 2:
-        raise ValueError("no two columns")
-    columns = [_class_index(name, info) for name in rows[0][1:]]
+    table = Table(path)
     by_id: dict[object, np.ndarray] = {}
-    by_column = len(columns) > 1 and None not in columns
-    body = rows[1:] if by_column or not info.is_id(info.id_in(rows[0][0].strip())) else rows
-    for number, row in enumerate(body, start=1 + len(rows) - len(body)):
-        label = np.zeros(info.num_classes)
-        if by_column:
-            label[columns] = _numbers(row[1:], len(columns), number)
-        else:
-            label[_classes(row[1:], info, number)] = 1
-        if row[0].strip() in by_id:
-            raise ValueError(f"line {number}: {reason(row[0])} is there already")
-        by_id[row[0].strip()] = label
+    for line, cells in table.rows():
+        where = table.place(line, cells)
+        try:
+            indices = [_class_index(name, info) for name in (*table.classes, *table.labels(cells))]
+        except ValueError as error:
+            raise UserError(f"{where}: {error}. {table.form}") from None
+        image_id = cells[table.image].strip()
+        if image_id in by_id:
+            raise UserError(f"{where}: {reason(image_id)!r} is there already; keep one of the two")
+        by_id[image_id] = np.zeros(info.num_classes)
+        by_id[image_id][indices[len(table.classes) :]] = 1
     return _vectors(by_id)
 
 
-def _numbers(cells: list[str], count: int, line: int) -> list[float]:
-    try:
-        values = [float(cell) for cell in cells]
-    except ValueError:
-        values = []
-    if len(values) != count:
-        raise ValueError(f"line {line}: not {count} numbers")
-    return values
-
-
-def _classes(cells: list[str], info: DatasetInfo, line: int) -> list[int]:
-    names = [name for cell in cells for name in cell.replace("|", ";").split(";") if name.strip()]
-    indices = [_class_index(name, info) for name in names]
-    if None in indices:
-        unknown = reason(names[indices.index(None)])
-        raise ValueError(f"line {line}: {unknown!r} is not a class of {info.name}")
-    return indices
-
-
-def _class_index(name: str, info: DatasetInfo) -> int | None:
+def _class_index(name: str, info: DatasetInfo) -> int:
     names = [class_name.lower() for class_name in info.class_names]
-    name = name.strip().lower()
-    return names.index(name) if name in names else None
+    if name.lower() not in names:
+        raise ValueError(f"{shown(name)} is not a class of {info.name}")
+    return names.index(name.lower())
 
 
 def _vectors(by_id: Mapping[object, object]) -> dict[object, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 from misc.errors import UserError
 from misc.storage.files import atomic_path
 from misc.storage.seals import Seal, seal_of, sealed
-from misc.storage.untrusted import read_bytes, reason
+from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
 
 _MAX_FILE = 1 << 30  # bytes
 _ARRAYS = {"names", "starts", "classes", "num_classes"}
@@ -112,6 +112,7 @@ def load_label_rows(path: Path) -> tuple[list[str], LabelRows] | None:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             if set(file.files) != _ARRAYS:
                 return None
+            require_unpacked_size(content, len(content))  # own files are not compressed
             if seal_of(content) is Seal.BROKEN:
                 raise ValueError(Seal.BROKEN.value)
             arrays = {name: file[name] for name in file.files}

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from misc.data.dataset_info import DatasetInfo
+from misc.errors import some
 from misc.labels import undecided
 
 FEW = 3  # label maps that contradict their labels and are not worth a warning
-_SHOWN = 3  # files and classes that a message names
 _ONE_LINE = (
     "in Python: Image.fromarray((np.array(Image.open(OLD)) == {value}).astype('uint8') * NUMBER)"
     ".save(NEW)"
@@ -125,15 +125,11 @@ class Compared:
         )
 
     def _numbers(self) -> str:
-        names = self.info.class_names
-        shown = ", ".join(f"{n} = {name!r}" for n, name in enumerate(names[:_SHOWN], start=1))
-        more = ", ..." if len(names) > _SHOWN else ""
-        return f"write 0 for the background and the classes' numbers ({shown}{more})"
+        shown = some([f"{n} = {name!r}" for n, name in enumerate(self.info.class_names, start=1)])
+        return f"write 0 for the background and the classes' numbers ({shown})"
 
     def _names(self, classes: frozenset[int]) -> str:
-        names = [repr(self.info.class_names[index]) for index in sorted(classes)]
-        return ", ".join(names[:_SHOWN]) or "none"
+        return some([repr(self.info.class_names[index]) for index in sorted(classes)]) or "none"
 
     def _files(self, image_ids: Sequence[str]) -> str:
-        names = [self.found[i].path.name for i in image_ids[:_SHOWN]]
-        return ", ".join(names) + (", ..." if len(image_ids) > _SHOWN else "")
+        return some([self.found[i].path.name for i in image_ids])

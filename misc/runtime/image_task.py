@@ -26,7 +26,7 @@ from misc.runtime.processes import in_processes
 from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
 from misc.storage.files import remove_leftovers
-from misc.storage.manifest import OutputFolder, claim_folder
+from misc.storage.manifest import OutputFolder, Sources, claim_folder
 from misc.storage.outputs import State, foreign_line, output_state
 
 log = logging.getLogger(__name__)
@@ -60,10 +60,16 @@ class ImageTask:
         return None
 
 
-def claim(folder: OutputFolder, options: dict, inputs: dict, overwrite: bool) -> None:
-    """`claim_folder` by the first rank; every rank has to call it."""
+def claim(
+    folder: OutputFolder,
+    options: dict,
+    inputs: dict,
+    overwrite: bool,
+    sources: Callable[[], Sources] = Sources,
+) -> None:
+    """`claim_folder` by the first rank, which looks at the sources; every rank has to call it."""
     remove_leftovers(folder.path)  # those of this machine
-    distributed.on_first_rank(lambda: claim_folder(folder, options, inputs, overwrite))
+    distributed.on_first_rank(lambda: claim_folder(folder, options, inputs, overwrite, sources()))
 
 
 @contextmanager

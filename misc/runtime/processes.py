@@ -101,7 +101,7 @@ def _undisturbed() -> Iterator[None]:
 
 def _child(number: int, body: Callable, share: object, reports) -> None:
     """Body of one process."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its own processes end with it
+    signal.signal(signal.SIGTERM, _end_with_own_processes)
     end_with_parent()
     try:
         body(share, lambda what: reports.put((number, None, what)))
@@ -111,6 +111,14 @@ def _child(number: int, body: Callable, share: object, reports) -> None:
     except Exception as error:
         reports.put((number, RuntimeError, f"{error}\n{traceback.format_exc()}"))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception would meet Python's own ending
+
+
+def _end_with_own_processes(number: int, frame: object) -> None:
+    """End this process, and first those that read for it: a loader would wait for each."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a loader's own handler raises when one ends
+    for process in multiprocessing.active_children():
+        process.terminate()
+    sys.exit(1)
 
 
 def _followed(name: str, processes: list, reports) -> Iterator[tuple[int, Any]]:

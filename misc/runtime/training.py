@@ -20,7 +20,7 @@ from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
 from misc.runtime.resources import announced_ranks
 from misc.storage.files import remove_leftovers
-from misc.storage.manifest import settings_difference, settings_of
+from misc.storage.manifest import IMAGES, settings_difference, settings_of
 from misc.storage.outputs import Output
 from misc.storage.torch_files import read_torch, write_torch
 
@@ -91,7 +91,8 @@ def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
     else:
         return
     if not overwrite:
-        _require_same(file, noted, settings_of(options, noted.get("inputs")))
+        settings = settings_of(options, noted.get("inputs"))
+        _require_same(file, noted, {**settings, IMAGES: noted.get(IMAGES) or {}})
 
 
 def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) -> None:
@@ -149,7 +150,8 @@ def _require_same(file: CheckpointFile, noted: dict, settings: dict) -> None:
     if difference:
         raise UserError(
             f"{file.flag} {file.path}: was trained with other settings ({difference}); give "
-            f"--overwrite to train again, or another {file.flag}"
+            f"--overwrite to train again, --{settings['step']}_pass False to use it as it is, or "
+            f"another {file.flag}"
         )
 
 
@@ -160,7 +162,6 @@ def train(
     dataset: Dataset,
     losses_of: Callable[[nn.Module, list[torch.Tensor], float], dict[str, torch.Tensor]],
     schedule: LRScheduler | None = None,
-    after_step: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Train a network; the loop of every network of the project.
 
@@ -169,7 +170,6 @@ def train(
     the trajectory is the same.
 
     schedule: moves the optimizer's rates after every step, where it does not do so itself.
-    after_step: called with the number of steps done, for instance to validate now and then.
     dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image)
     alone.
     losses_of: the network, this rank's part of a batch and the share of the batch that it is, 0..1
@@ -200,7 +200,6 @@ def train(
                 if schedule:
                     schedule.step()
                 done += 1
-                after_step(done)
                 interrupts.check()
                 if time.monotonic() - saved >= 60 * CHECKPOINT_MINUTES:
                     _save(training, done, model, optimizer, schedule, sums)

@@ -18,7 +18,7 @@ from misc.errors import UserError
 from misc.storage.npydict import ArrayUnpickler, PickledArray, load_dict
 from misc.storage.pickles import is_key
 from misc.storage.torch_files import StoredNumbers, check_tensor, read_torch, torch_content
-from misc.storage.untrusted import read_bytes, reason
+from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 Content = np.ndarray | dict[Hashable, np.ndarray]
@@ -34,18 +34,18 @@ _HEADER = re.compile(
 )
 
 
-def read_arrays(path: Path) -> Content:
+def read_arrays(path: Path, limit: int = _MAX_FILE) -> Content:
     """The array of a file, or its arrays by name; a dict that was saved with np.save or torch.save.
 
-    Tensors come as arrays (bfloat16 as float32). Raises UserError, naming the file, where it is
-    missing or damaged, or holds anything but numbers.
+    Tensors come as arrays (bfloat16 as float32). limit: bytes that a .npz may unpack to. Raises
+    UserError, naming the file, where it is missing or damaged, or holds anything but numbers.
     """
     if path.suffix in (".pt", ".pth"):
         return _from_torch(path)
     try:
         content = read_bytes(path, _MAX_FILE)
         if path.suffix == ".npz":
-            return _archived(content)
+            return _archived(content, limit)
         if _HEADER.match(content):
             return _plain_array(content)
     except FileNotFoundError:
@@ -71,10 +71,9 @@ def _plain_array(content: bytes) -> np.ndarray:
     return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(shape)
 
 
-def _archived(content: bytes) -> dict[str, np.ndarray]:
+def _archived(content: bytes, limit: int) -> dict[str, np.ndarray]:
+    require_unpacked_size(content, min(limit, _MAX_FILE))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > _MAX_FILE:
-            raise ValueError("unpacks to too many bytes")
         return {
             entry.filename.removesuffix(".npy"): _plain_array(archive.read(entry))
             for entry in archive.infolist()

@@ -1,14 +1,18 @@
 """What made the files of an output folder, so that results of different settings never mix."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
-from misc.errors import UserError, counted
+from misc.errors import UserError, counted, some
 from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.seals import is_own
 from misc.storage.untrusted import read_bytes, reason
@@ -16,7 +20,9 @@ from misc.storage.untrusted import read_bytes, reason
 log = logging.getLogger(__name__)
 
 NAME = "manifest.json"
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 256 << 20
+IMAGES = "images"  # in a manifest: what the files of each image depend on, by image id
+DRAWN = "drawn from"  # in a manifest: images that others are made with, of which more may come
 
 
 @dataclass(frozen=True)
@@ -28,23 +34,49 @@ class OutputFolder:
     suffix: str  # of the files in it
 
 
+class Sources(NamedTuple):
+    """What the files of a folder are made from, image by image.
+
+    images: by image id, a text that changes where what the image's files depend on does. drawn:
+    images that those of all others are made with. path_of: the file of an image, where it is not
+    called as the image.
+    """
+
+    images: Mapping[str, str] = MappingProxyType({})
+    drawn: tuple[str, ...] = ()
+    path_of: Callable[[str], Path] | None = None
+
+
+NO_SOURCES = Sources()
+
+
 def settings_of(options: dict, inputs: dict | None) -> dict:
     """What a manifest records: step, its version and options, digests of the inputs."""
     return {**options, "inputs": inputs}
 
 
-def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: bool) -> None:
+def claim_folder(
+    folder: OutputFolder,
+    options: dict,
+    inputs: dict,
+    overwrite: bool,
+    sources: Sources = NO_SOURCES,
+) -> None:
     """Create a folder for what is made with these options from these inputs, or continue it.
 
-    A folder whose manifest says the same is continued. With other settings it is a UserError that
-    says what differs; `overwrite` removes the files with a seal of this program instead, and no
-    others. Files without a manifest, and those of another step, are always a UserError.
+    A folder whose manifest says the same is continued: the files of images whose key changed are
+    removed, so that they are made again. With other settings it is a UserError that says what
+    differs; `overwrite` removes the files with a seal of this program instead, and no others.
+    Files without a manifest, and those of another step, are always a UserError.
     Of several ranks the first one calls it.
     """
     remove_leftovers(folder.path)
     settings = settings_of(options, inputs)
-    redone = _difference(folder, settings, overwrite)
+    noted = read_manifest(folder.path) or {}
+    gone = _gone(folder, noted.get(DRAWN) or (), sources.drawn, overwrite)
+    redone = _difference(folder, settings, overwrite) or gone
     make_writable(folder.path, folder.flag)
+    known = {} if redone else noted.get(IMAGES) or {}
     if redone:
         # The manifest last: if this is cut short, what is left still belongs to the old one.
         own = [path for path in folder.path.iterdir() if is_own(path)]
@@ -52,7 +84,41 @@ def claim_folder(folder: OutputFolder, options: dict, inputs: dict, overwrite: b
             path.unlink()
         log.info("%s %s: %s removed, made with other settings", folder.flag, folder.path,
                  counted({"file": len(own)}))  # fmt: skip
+    else:
+        _remove_changed(folder, known, sources)
+    if sources.images:
+        settings[IMAGES] = {**known, **sources.images}
+    if sources.drawn:
+        settings[DRAWN] = list(sources.drawn)
     write_manifest(folder.path, settings)
+
+
+def _remove_changed(folder: OutputFolder, known: dict[str, str], sources: Sources) -> None:
+    """Remove the files of images that are others than when they were made."""
+    changed = [i for i, key in sources.images.items() if known.get(i, key) != key]
+    path_of = sources.path_of or (lambda image_id: folder.path / f"{image_id}{folder.suffix}")
+    for path in map(path_of, changed):
+        if is_own(path):
+            path.unlink()
+    if changed:
+        images = counted({"image": len(changed)})
+        log.warning("%s %s: %s made again, whose photograph, labels or maps changed: %s",
+                    folder.flag, folder.path, images, some(changed))  # fmt: skip
+
+
+def _gone(
+    folder: OutputFolder, noted: Iterable[str], drawn: Iterable[str], overwrite: bool
+) -> list[str]:
+    """Images that others were made with and that are gone; UserError where that stays so."""
+    now = set(drawn)
+    gone = [image_id for image_id in noted if image_id not in now]
+    if gone and not overwrite:
+        raise UserError(
+            f"{folder.flag} {folder.path}: was made with {counted({'image': len(gone)})} of the "
+            f"train list that are not in it now ({some(gone)}); give --overwrite to redo it, or "
+            f"another {folder.flag}"
+        )
+    return gone
 
 
 def check_folder(folder: OutputFolder, options: dict, overwrite: bool = False) -> bool:
@@ -110,6 +176,7 @@ def folder_digest(folder: Path) -> str:
     noted = read_manifest(folder)
     if noted is None:
         return f"no manifest: {folder}"
+    noted = _without_images(noted)  # one image more is no other folder
     return hashlib.sha256(json.dumps(noted, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -120,6 +187,25 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def state_digest(paths: Iterable[Path]) -> str:
+    """Changes where a file, or one below a folder, does: by its name, size and time."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for folder, _, names in os.walk(path):
+            for file in (Path(folder, name) for name in sorted(names)):
+                _add_state(digest, file)
+        if path.is_file():
+            _add_state(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def _add_state(digest: "hashlib._Hash", path: Path) -> None:
+    with contextlib.suppress(OSError):  # a link to nowhere
+        state = path.stat()
+        text = f"{os.fspath(path)!r} {state.st_size} {state.st_mtime_ns}\n"
+        digest.update(text.encode(errors="surrogateescape"))
 
 
 def weights_digest(path: Path | None) -> str:
@@ -152,12 +238,38 @@ def settings_difference(
     """
     # Through JSON and back, so that a tuple equals the list that it was noted as.
     noted, now = _plain(noted), json.loads(json.dumps(settings))
+    images = images_difference(noted.pop(IMAGES, {}), now.pop(IMAGES, {}), places)
     noted, now = ({**s, **(s.get("inputs") or {}), "inputs": None} for s in (noted, now))
     names = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)]
-    return ", ".join(
+    return ", ".join([*images, *(
         f"{reason(name)} is {reason(noted.get(name))} {places[0]} and {now.get(name)} {places[1]}"
         for name in names
-    )
+    )])  # fmt: skip
+
+
+def images_difference(
+    noted: Mapping[str, str], now: Mapping[str, str], places: tuple[str, str] = ("there", "now")
+) -> list[str]:
+    """What differs between two sets of images with their keys, with the names of the first."""
+    changed = [i for i in noted.keys() & now.keys() if noted[i] != now[i]]
+    parts = {
+        f"only {places[1]}": [i for i in now if i not in noted],
+        f"only {places[0]}": [i for i in noted if i not in now],
+        "with another photograph": [i for i in changed if _first(noted[i]) != _first(now[i])],
+        "with other labels": [i for i in changed if _first(noted[i]) == _first(now[i])],
+    }
+    lines = [f"{counted({'image': len(ids)})} {what} ({some(sorted(ids))})"
+             for what, ids in parts.items() if ids]  # fmt: skip
+    in_order = lines or list(noted) == list(now)
+    return lines if in_order else ["the images are in another order"]
+
+
+def _first(key: str) -> str:
+    return key.partition(" ")[0]
+
+
+def _without_images(noted: dict) -> dict:
+    return {name: value for name, value in noted.items() if name not in (IMAGES, DRAWN)}
 
 
 def _plain(noted: object) -> dict:
@@ -165,6 +277,9 @@ def _plain(noted: object) -> dict:
     noted = noted if isinstance(noted, dict) else {}
     inputs = noted.get("inputs")
     settings = {name: value for name, value in noted.items() if _is_setting(name, value)}
+    images = noted.get(IMAGES)
+    if isinstance(images, dict):
+        settings[IMAGES] = {i: key for i, key in images.items() if isinstance(key, str)}
     if isinstance(inputs, dict):
         settings["inputs"] = {name: v for name, v in inputs.items() if _is_setting(name, v)}
     return settings
@@ -190,7 +305,7 @@ def _difference(folder: OutputFolder, settings: dict, overwrite: bool) -> str:
     if noted.get("step") != settings.get("step"):
         step = reason(noted.get("step", "another program"))
         raise UserError(f"{where}: holds the files of {step}; give another {folder.flag}")
-    difference = settings_difference(noted, settings)
+    difference = settings_difference(_without_images(noted), settings)
     if difference and not overwrite:
         raise UserError(
             f"{where}: was made with other settings ({difference}); give --overwrite to redo it, "

@@ -1,9 +1,11 @@
 """Reading files from untrusted sources: what a small file can cost is bounded here."""
 
+import codecs
 import io
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,23 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     return b"".join(blocks)
 
 
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text by the mark at its start: UTF-16 with one, otherwise UTF-8."""
+    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if utf16 else "utf-8-sig"
+
+
+def require_unpacked_size(content: bytes, limit: int) -> None:
+    """Raise ValueError where what a zip archive says that it unpacks to is above `limit` bytes.
+
+    No more than that is unpacked: `zipfile` reads as many bytes of an entry as are announced.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > limit:
+        raise ValueError(f"unpacks to {size >> 20} MiB, more than {limit >> 20} MiB")
+
+
 def require_regular(path: str | Path) -> None:
     """Raise ValueError for a pipe or a device, which would be waited for without end."""
     mode = os.stat(path).st_mode
@@ -52,7 +71,7 @@ def reason(error: object) -> str:
     """What an exception or a part of a file says, cut and printable, for a message of one line."""
     text = " ".join(str(error)[: 10 * _SHOWN].split())[:_SHOWN]
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text or type(error).__name__
+    return text if text or isinstance(error, str) else type(error).__name__
 
 
 def decode_image(

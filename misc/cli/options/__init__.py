@@ -8,7 +8,7 @@ namespace                      ... to the options of a run
 sequence                       the steps, and which of them a run takes
 """
 
-from misc.cli.options.namespace import Options
+from misc.cli.options.namespace import Options, as_plain
 from misc.cli.options.parser import build_parser
 from misc.cli.options.parsing import parse
 from misc.cli.options.presets import SEG_PRESETS
@@ -36,6 +36,7 @@ __all__ = [
     "SEQUENCE",
     "STEPS",
     "Options",
+    "as_plain",
     "build_parser",
     "chosen_steps",
     "parse",

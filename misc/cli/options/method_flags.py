@@ -171,7 +171,7 @@ def segmentation_options(group: argparse._ArgumentGroup) -> None:
     add("--with_seg", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="the whole sequence runs on into 7 to 9")
     add("--seg_preset", choices=tuple(SEG_PRESETS), default="rib",
-        help="settings of a published training, each of which the options below replace "
+        help="settings of a published training, some of which the options below replace "
         "(default: %(default)s)")
     add("--seg_init", type=Path, metavar="FILE|NAME",
         help="backbone that 7 starts from: torchvision's format, a thin one, or a file of "
@@ -180,41 +180,18 @@ def segmentation_options(group: argparse._ArgumentGroup) -> None:
         help="segmentation network: written by 7, read by 8 (default: RESULT_DIR/deeplab_v2.pth)")
     add("--seg_label_dir", type=Path, metavar="DIR",
         help="label PNGs to train on, of any method (default: --sem_seg_out_dir)")
-    add("--seg_skip_missing", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="leave images of --infer_list out of 7 that have no label PNG (otherwise an error)")
     add("--seg_list", type=Path, metavar="FILE",
         help=f"images that 8 predicts and 9 scores {by_dataset(lambda i: i.seg_split)}")
     add("--seg_batch_size", type=count, metavar="N",
         help="images of a step, on all processes together")
-    add("--seg_accumulate", type=count, metavar="N",
-        help="passes that a step is cut into, whose losses are averaged")
     add("--seg_iterations", type=count, metavar="N", help="steps")
     add("--seg_learning_rate", type=rate, metavar="X",
         help="backbone; the classifiers' weights learn 10 times and their biases 20 times faster")
     add("--seg_crop_size", type=number(int, 16), metavar="PX", help="crop of training images")
-    add("--seg_scales", type=numbers(float, 0.05, 8.0), metavar="S,S,...",
-        help="training images are scaled by one of these")
-    add("--seg_loss", choices=("ce", "balanced"),
-        help="cross entropy of all pixels, or half that of the background and half that of the "
-        "foreground")
-    add("--seg_momentum", type=fraction, default=0.9, metavar="X", help="(default: %(default)s)")
-    add("--seg_weight_decay", type=decay, default=5e-4, metavar="X",
-        help="(default: %(default)s)")
-    add("--seg_scale_by", choices=("size", "factor"), default="size",
-        help="how inputs are resized to the scales 0.5 and 0.75: by the ratio of the sizes, or by "
-        "the factor, as deeplab-pytorch does (default: %(default)s)")
 
 
 def segmentation_result_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--seg_val_every", type=count_or_zero, default=0, metavar="N",
-        help="score on the first 100 images of --seg_list after every N steps of 7, and keep the "
-        "best weights beside the last, as *.best.pth (default: never)")
-    add("--seg_runs", type=count, default=1, metavar="N",
-        help="train with N seeds, and report their mean and spread (default: %(default)s)")
-    add("--seg_row", metavar="NAME",
-        help="name of 9's row in the table (default: segmentation, and the maps of --recam); "
-        "beside one named \"upper bound\", trained on ground truth, the table has their ratio")
     add("--seg_flip", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="8 averages with the mirror image")
     add("--seg_crf", choices=("none", "proper", "wrapped"), default="proper",

@@ -3,10 +3,10 @@
 import argparse
 import functools
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
-from misc.cli.options.presets import SEG_PRESETS, SEG_PRESETS_BY_DATASET
+from misc.cli.options.presets import REPLACEABLE, SEG_PRESETS, SEG_PRESETS_BY_DATASET, SegPreset
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.errors import UserError
 from misc.runtime.resources import Resources
@@ -32,7 +32,7 @@ class Options(argparse.Namespace):
         return {
             k: v
             for k, v in sorted(vars(self).items())
-            if k not in ("_frozen", "info", "given", "said", "brought")
+            if k not in ("_frozen", "info", "given", "said", "brought", "fitted")
         }
 
     def changed(self) -> dict[str, object]:
@@ -61,15 +61,23 @@ class Options(argparse.Namespace):
         moved = {name: folder / value.name for name, value in values.items() if value in made}
         return Options(**{**values, **moved, "list_dir": folder}).freeze()
 
-    def seg_differences(self) -> dict[str, object]:
-        """What differs from --seg_preset."""
-        published = self.published_seg()
-        own = {name: getattr(self, f"seg_{name}") for name in published}
-        return {name: value for name, value in own.items() if value != published[name]}
+    @property
+    def seg_settings(self) -> SegPreset:
+        """The settings of --seg_preset, with what options replace."""
+        return replace(self.seg_published, **self._seg_given())
 
-    def published_seg(self) -> dict[str, object]:
+    @property
+    def seg_published(self) -> SegPreset:
         """The settings of --seg_preset, for this dataset."""
         return {**SEG_PRESETS, **SEG_PRESETS_BY_DATASET.get(self.dataset, {})}[self.seg_preset]
+
+    def seg_differences(self) -> dict[str, object]:
+        """What differs from --seg_preset."""
+        published = self.seg_published
+        return {k: v for k, v in self._seg_given().items() if v != getattr(published, k)}
+
+    def _seg_given(self) -> dict[str, object]:
+        return {name: getattr(self, f"seg_{name}") for name in REPLACEABLE}
 
     def scored_ids(self) -> tuple[str, ...]:
         """Images to score: the evaluation list; under --limit, those of it that get maps."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from misc.cli.options.namespace import Options, read_list_once
 from misc.cli.options.parser import build_parser
-from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM, ROW_ENDING
+from misc.cli.options.presets import REPLACEABLE
+from misc.cli.options.recorded import LIST_FOLDER, fitted_defaults, recorded_words
+from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM
 from misc.data.dataset_info import DatasetInfo
 from misc.data.registry import dataset_names, describe, own_options
 from misc.errors import UserError
@@ -33,7 +35,7 @@ _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_
 def _fill_places(args: Options, info: DatasetInfo) -> None:
     """Where everything is that was not said."""
     args.result_dir = args.result_dir or _usual_place(info.root) / "result" / info.result_name
-    args.list_dir = args.result_dir / "lists"
+    args.list_dir = args.result_dir / LIST_FOLDER
     ending = RECAM[args.recam][1]
     for name, file in _RESULT_NAMES.items():
         if getattr(args, name) is None:
@@ -76,14 +78,14 @@ def _brought(args: Options, info: DatasetInfo) -> tuple[str, ...]:
 def _fill_defaults(args: Options, info: DatasetInfo) -> None:
     """What depends on --recam, --seg_preset and the dataset."""
     args.precision = args.precision or _usual_precision(args)
-    args.seg_row = args.seg_row or f"segmentation{ROW_ENDING[args.recam]}"
-    for name, value in args.published_seg().items():
+    for name in REPLACEABLE:
         if getattr(args, f"seg_{name}") is None:
-            setattr(args, f"seg_{name}", value)
+            setattr(args, f"seg_{name}", getattr(args.seg_published, name))
     for name, value in {**info.defaults, **info.recam_defaults.get(args.recam, {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name, value in info.replaced_defaults.items():
+    args.fitted = fitted_defaults(args, info)
+    for name, value in args.fitted.items():
         of_preset = name.startswith("seg_") and "seg_preset" in args.said
         if name not in args.said and not of_preset:
             setattr(args, name, max(value, announced_ranks()) if name in _SHARED else value)
@@ -99,9 +101,12 @@ def _usual_precision(args: Options) -> str:
 
 
 def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:
-    """The dataset's description; what is wrong with its root or labels ends the program."""
+    """The dataset's description; UserError for what is wrong with its root or labels."""
     options = {name: getattr(args, name) for name in own_options(args.dataset)}
-    foreign = {name for other in dataset_names() for name in own_options(other)} - set(options)
+    if args.report and not args.report_html:  # the table needs no file of the dataset
+        options = {}
+    foreign = {name for other in dataset_names() for name in own_options(other)}
+    foreign -= set(own_options(args.dataset))
     for name in sorted(foreign.intersection(args.given)):
         parser.error(f"argument --{name}: is for --dataset folder")
     root_name = f"{args.dataset}_root"
@@ -111,12 +116,7 @@ def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:
                      f"{args.dataset})")  # fmt: skip
     if hasattr(args, root_name):
         setattr(args, root_name, root)
-    try:
-        return describe(args.dataset, root, **options)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+    return describe(args.dataset, root, **options)
 
 
 def _said(argv: list[str] | None) -> tuple[str, ...]:
@@ -135,6 +135,17 @@ def parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, Options]:
     return parser, args
 
 
+def _with_recorded(argv: list[str] | None) -> tuple[argparse.ArgumentParser, Options]:
+    """`parsed`, where of a report what describes the dataset is that of its result folder."""
+    parser, args = parsed(argv)
+    said = _said(argv)
+    if args.report and args.result_dir:
+        words = recorded_words(args, said)
+        parser, args = parsed([*words, *(sys.argv[1:] if argv is None else argv)])
+    args.said = said
+    return parser, args
+
+
 def parse(argv: list[str] | None = None) -> Options:
     """Options from the command line, with all defaults filled in, read-only.
 
@@ -143,18 +154,28 @@ def parse(argv: list[str] | None = None) -> Options:
     those that say a place of the user's own). Wrong options end the program with exit code 2.
     """
     read_list_once.cache_clear()  # an earlier run in this process may have seen other lists
-    parser, args = parsed(argv)
-    if args.recam == ALL_MAPS:
-        parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
-    args.said = _said(argv)
-    if args.import_maps and "recam" not in args.said:
-        args.recam = IMPORTED
-    if args.import_maps and args.recam != IMPORTED:
-        parser.error(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
-    args.info = info = _describe(args, parser)
-    args.brought = _brought(args, info)
-    _fill_places(args, info)
-    _fill_defaults(args, info)
+    try:
+        parser, args = _with_recorded(argv)
+        if args.recam == ALL_MAPS:
+            parser.error(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
+        if args.import_maps and "recam" not in args.said:
+            args.recam = IMPORTED
+        if args.import_maps and args.recam != IMPORTED:
+            parser.error(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
+        args.info = info = _describe(args, parser)
+        args.brought = _brought(args, info)
+        _fill_places(args, info)
+        _fill_defaults(args, info)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    _require_fitting(args, parser)
+    return args.freeze()
+
+
+def _require_fitting(args: Options, parser: argparse.ArgumentParser) -> None:
+    """End the program where numbers do not go together."""
     for name in ("cam_long", "cam_eval_thres"):
         low, high = getattr(args, name)
         if low > high:
@@ -168,4 +189,3 @@ def parse(argv: list[str] | None = None) -> Options:
         parser.error(
             f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
         )
-    return args.freeze()

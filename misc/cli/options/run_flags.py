@@ -95,8 +95,6 @@ def folder_options(group: argparse._ArgumentGroup) -> None:
         "lists/unlabelled.txt, which --seg_list takes (default: %(default)s)")
     add("--threshold_from", choices=("train", "scored"),
         help="has no effect any more: the threshold of a row is its best on the scored images")
-    add("--skip_unknown_rows", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="leave out rows of photographs that are not there (otherwise an error)")
     add("--photo_long", type=count_or_zero, default=640, metavar="PX",
         help="larger photographs are shrunk to this longer side for all steps, and their masks "
         "enlarged at the end, into RESULT_DIR/masks; 0: never (default: %(default)s)")

@@ -1,6 +1,7 @@
 """Photographs of your own: any folder tree, with image-level labels from a table or from names."""
 
 import functools
+import logging
 import random
 import re
 import statistics
@@ -10,23 +11,20 @@ from pathlib import Path
 from misc.data.dataset_info import DatasetInfo
 from misc.data.folder import names
 from misc.data.folder.annotations import read_coco, read_xml_folder
-from misc.data.folder.labels import (
-    Found,
-    Labels,
-    Places,
-    from_sub_folders,
-    read_classes,
-    settled,
-)
+from misc.data.folder.classes import read_classes
+from misc.data.folder.labels import Found, Labels, Places, from_sub_folders, settled
 from misc.data.folder.photographs import own_size, size_as_shown
-from misc.data.folder.scan import Tree, look_into
+from misc.data.folder.scan import Tree, look_into, require_names
+from misc.data.folder.summary import log_contents
 from misc.data.folder.table import read_table
 from misc.errors import UserError
+from misc.storage.manifest import file_digest, ids_digest, state_digest
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ROOT = None  # there is none: --root has to be given
 # Options that the description depends on, beside the root.
-OPTIONS = ("labels", "classes", "masks", "val_list", "unlabelled", "skip_unknown_rows",
-           "photo_long")  # fmt: skip
+OPTIONS = ("labels", "classes", "masks", "val_list", "unlabelled", "photo_long")
 SUB_FOLDERS = "folders"  # what --labels says for classes from the names of sub-folders
 
 DEFAULTS = {
@@ -61,7 +59,6 @@ class Source:
     masks: Path | None = None
     val_list: Path | None = None
     unlabelled: str = "error"
-    skip_unknown_rows: bool = False
     photo_long: int = 0  # longer side that photographs are shrunk to; 0: their own
 
 
@@ -73,6 +70,7 @@ class Scan:
     labels: Labels
     unlabelled: tuple[str, ...]  # photographs without a row
     repeated: int  # rows that are there twice
+    notes: tuple[str, ...]  # what the log says of how the labels were read
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,16 @@ class FolderInfo(DatasetInfo):
         return self.root / path
 
     def mask_path(self, image_id: str) -> Path:
+        paths = self.mask_paths(image_id)
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def mask_paths(self, image_id: str) -> list[Path]:
+        """Where the ground truth of a photograph may be: in the same folders, or in none."""
         path = self.image_path(image_id).relative_to(self.root)
         if not self.mask_dirs:
-            return self.root / _NO_MASKS / path.with_suffix(".png")
-        folder = self.mask_dirs[0]
+            return [self.root / _NO_MASKS / path.with_suffix(".png")]
         near = (path.with_suffix(".png"), path.with_name(f"{path.name}.png"))
-        paths = [folder / p for p in (*near, near[0].name, f"{image_id}.png")]
-        return next((p for p in paths if p.is_file()), paths[0])
+        return [self.mask_dirs[0] / p for p in (*near, near[0].name, f"{image_id}.png")]
 
     def image_size(self, image_id: str) -> tuple[int, int]:
         path = self.image_path(image_id)
@@ -122,14 +123,24 @@ class FolderInfo(DatasetInfo):
         return names.is_id(text)
 
     def id_in(self, entry: str) -> str:
+        """The id of a photograph from its id, or from a path by the rule of `Places`.
+
+        ValueError says why there is none.
+        """
         text = entry.strip()
-        if names.is_id(text):
+        if names.is_id(text) and self.image_path(text).is_file():
             return text
-        path = Path(text.replace("\\", "/"))
-        if path.is_absolute() and path.is_relative_to(self.root.absolute()):
-            path = path.relative_to(self.root.absolute())
-        image_id = names.id_of(path.as_posix())
-        return image_id if names.is_photograph(path.name) and names.is_id(image_id) else entry
+        places = _places(self.root, self.source)
+        before = len(places.by_end)
+        try:
+            path = places.find(text)
+        except ValueError:
+            if names.is_id(text):
+                return text  # of a photograph that is not there any more
+            raise
+        if places.by_end and not before:
+            log.info("%r is found by the end of its path: %s; others may be too", text, path)
+        return names.id_of(path)
 
     def columns_of(self, line: str) -> list[str]:
         text = line.strip()
@@ -149,11 +160,12 @@ class FolderInfo(DatasetInfo):
         return f"folder_{name}" if name else "folder"
 
     def made_from(self) -> dict[str, object]:
-        scan = self.scan()
+        scan, val_list = self.scan(), self.source.val_list
         return {
+            "photographs": ids_digest((*scan.tree.photographs, "", *scan.unlabelled)),
             "labels": scan.labels.digest(),
-            "masks": str(self.source.masks),
-            "val_list": str(self.source.val_list),
+            "masks": state_digest(self.mask_dirs),
+            "val_list": file_digest(val_list) if val_list and val_list.is_file() else None,
         }
 
     def read_as(self) -> dict[str, object]:
@@ -161,6 +173,9 @@ class FolderInfo(DatasetInfo):
 
     def require_root(self) -> None:
         _require_folder(self.root)
+
+    def log_contents(self) -> None:
+        log_contents(self.root, self.source.labels, self.scan())
 
 
 def describe(root: str | Path | None, **options: object) -> FolderInfo:
@@ -174,8 +189,8 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
     replaced: dict[str, object] = {}
     if options:
         _require_folder(root)
-        _scan.cache_clear()  # an earlier run in this process may have seen other files
-        _cut_paths.cache_clear()
+        for cached in (_tree, _places, _cut_paths, _scan):
+            cached.cache_clear()  # an earlier run in this process may have seen other files
         scan = _scan(root, source)
         classes = scan.labels.classes
         usual_long = _usual_long(root, scan, source)
@@ -188,7 +203,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         image_dir=root,
         mask_dirs=(source.masks,) if source.masks else (),
         id_pattern="",
-        defaults={**DEFAULTS, **{k: v for k, v in replaced.items() if k in DEFAULTS}},
+        defaults=DEFAULTS,
         recam_defaults={"advcam": ADVCAM_DEFAULTS},
         paper_scores={},
         official_sizes={},
@@ -198,7 +213,7 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
         seg_split="val",
         label_file="cls_labels.npz",
         source=source,
-        replaced_defaults={k: v for k, v in replaced.items() if k not in DEFAULTS},
+        replaced_defaults=replaced,
     )
 
 
@@ -255,24 +270,30 @@ def _usual_long(root: Path, scan: Scan, source: Source) -> int:
 def _require_folder(root: Path) -> None:
     if not root.is_dir():
         raise UserError(f"--root {root}: no such folder; give the folder of the photographs")
+    require_names(root, [root.resolve().name])
+
+
+@functools.lru_cache(maxsize=4)
+def _tree(root: Path, source: Source) -> Tree:
+    return look_into(root, (source.masks,) if source.masks else ())
+
+
+@functools.lru_cache(maxsize=4)
+def _places(root: Path, source: Source) -> Places:
+    return Places(root, _tree(root, source).photographs)
 
 
 @functools.lru_cache(maxsize=4)
 def _cut_paths(root: Path, source: Source) -> dict[str, str]:
-    tree = look_into(root, _not_photographs(source))
-    ids = ((names.id_of(path), path) for path in tree.photographs)
+    ids = ((names.id_of(path), path) for path in _tree(root, source).photographs)
     return {image_id: path for image_id, path in ids if names.is_cut(image_id)}
-
-
-def _not_photographs(source: Source) -> tuple[Path, ...]:
-    return (source.masks,) if source.masks else ()
 
 
 @functools.lru_cache(maxsize=4)
 def _scan(root: Path, source: Source) -> Scan:
     if source.masks and not source.masks.is_dir():
         raise UserError(f"--masks {source.masks}: no such folder; give the folder of the masks")
-    tree = look_into(root, _not_photographs(source))
+    tree = _tree(root, source)
     if not tree.photographs:
         found = tree.left_out()
         raise UserError(
@@ -281,18 +302,21 @@ def _scan(root: Path, source: Source) -> Scan:
         )
     found, where = _found(root, source, tree)
     unlabelled = tuple(path for path in tree.photographs if path not in found.names)
-    if source.unlabelled == "error" and found.names:
+    if source.unlabelled == "error" and found.names and not found.unread:
+        lacks = f"has no row in {where}; add one (with an empty label where it shows no class)"
+        if where.startswith("--root "):
+            lacks = "lies in no sub-folder that could be its class; move it"
         found.problems.add("image without a label", [
-            f"{root / path}: has no row in {where}; add one (with an empty label where it shows "
-            "no class), or give --unlabelled skip" for path in unlabelled
+            f"{root / path}: {lacks}, or give --unlabelled skip" for path in unlabelled
         ])  # fmt: skip
     if not found.names and not found.problems:
         found.problems.add("label", [f"{where}: has no row of any photograph in {root}; check "
                                      "--labels and --root"])  # fmt: skip
-    given = source.classes or (root / "classes.txt")
-    classes = read_classes(given) if source.classes or given.is_file() else None
-    labels = settled(found, classes, where)
-    return Scan(tree, labels, unlabelled, found.repeated)
+    file = source.classes or (root / "classes.txt")
+    given = read_classes(file) if source.classes or file.is_file() else None
+    labels = settled(found, given, where, file)
+    order = (f"the classes are in the order of {file}",) if given else ()
+    return Scan(tree, labels, unlabelled, found.repeated, (*found.notes, *order))
 
 
 def _found(root: Path, source: Source, tree: Tree) -> tuple[Found, str]:
@@ -302,13 +326,13 @@ def _found(root: Path, source: Source, tree: Tree) -> tuple[Found, str]:
         return from_sub_folders(root, tree.photographs), f"--root {root}"
     places = Places(root, tree.photographs)
     if path.is_dir():
-        return read_xml_folder(path, places, source.skip_unknown_rows), str(path)
+        return read_xml_folder(path, places), str(path)
     if not path.is_file():
         raise UserError(f"--labels {path}: no such file or folder; give a table, COCO's JSON, a "
                         "folder of XML files, or the word folders")  # fmt: skip
     if path.suffix.lower() == ".json":
-        return read_coco(path, places, source.skip_unknown_rows), str(path)
+        return read_coco(path, places), str(path)
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise UserError(f"--labels {path}: is not of a form that is read ({path.suffix or 'no'} "
                         "suffix); give .csv, .tsv, .txt or .json")  # fmt: skip
-    return read_table(path, places, source.skip_unknown_rows), str(path)
+    return read_table(path, places), str(path)

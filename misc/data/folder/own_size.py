@@ -9,10 +9,11 @@ from PIL import Image
 
 from misc.data.folder.dataset import FolderInfo
 from misc.data.folder.photographs import own_size
+from misc.data.image_keys import keys_in
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, folder_digest, read_manifest
+from misc.storage.manifest import OutputFolder, Sources, folder_digest, read_manifest
 from misc.storage.outputs import Output
 from misc.storage.seals import is_own
 from misc.storage.untrusted import MAX_PIXELS
@@ -63,9 +64,14 @@ def save_own_size(args: SimpleNamespace) -> None:
     settings = {"step": "masks", "version": _VERSION}
     inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
     distributed.on_first_rank(lambda: _remove_older(folder, inputs))
-    claim(folder, settings, inputs, overwrite=True)
     image_ids = args.image_ids("infer")
     task = OwnSizeMasks(args.info, image_ids, args.sem_seg_out_dir, folder.path)
+
+    def sources() -> Sources:
+        keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
+        return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
+
+    claim(folder, settings, inputs, True, sources)
     run_over_images(task, image_ids, args.resources)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from misc.data.dataset_info import read_image_list
 from misc.data.folder import names
-from misc.data.folder.dataset import HELD_OUT, FolderInfo, Scan
+from misc.data.folder.dataset import HELD_OUT, FolderInfo
+from misc.data.folder.masks import masked
 from misc.data.folder.own_size import own_size_masks, save_own_size
 from misc.data.label_rows import LabelRows, rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
@@ -24,9 +25,6 @@ LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "class
          "photographs.txt")  # fmt: skip
 
 log = logging.getLogger(__name__)
-
-FEW = 20  # images of a class; with fewer its maps are rarely worth anything
-_SHOWN = 10
 
 
 def prepare(
@@ -52,10 +50,10 @@ def prepare(
     if not train:
         raise UserError(f"--val_list {info.source.val_list}: has every image that has a label, so "
                         "that none is left to train on; take some out")  # fmt: skip
-    masked = [i for i in ids if info.mask_dirs and info.mask_path(i).is_file()]
+    with_mask = masked(info, ids)
     if skip_mismatched:
-        masked = matched(masked, info)
-    scored = [i for i in masked if i in val] or masked
+        with_mask = matched(with_mask, info)
+    scored = [i for i in with_mask if i in val] or with_mask
     lists = {
         "all": ids,
         "train": train,
@@ -73,7 +71,8 @@ def prepare(
     _save_text(out_dir / "photographs.txt", "\n".join(table) + "\n")
     _save_text(out_dir / "classes.txt", "\n".join(info.class_names) + "\n")
     save_lists(out_dir, {f"{name}.txt": of_list for name, of_list in lists.items()})
-    _describe(info, scan, rows, len(val))
+    log.info("%s", f"{len(val)} held out of the trainings" if val else
+             "none held out of the trainings: no class has ten images")  # fmt: skip
 
 
 def writes(args: SimpleNamespace) -> tuple[Output, ...]:
@@ -92,9 +91,10 @@ def _val(info: FolderInfo, image_ids: list[str], rows: LabelRows) -> list[str]:
     given = read_image_list(info.source.val_list, info)
     known = set(image_ids)
     if unknown := [i for i in given if i not in known]:
+        lack = counted({"photograph": len(unknown)})
         raise UserError(
-            f"--val_list {info.source.val_list}: {info.image_path(unknown[0])} and "
-            f"{len(unknown) - 1} more have no label; take them out, or add them to --labels"
+            f"--val_list {info.source.val_list}: has {lack} without a label, such as "
+            f"{info.image_path(unknown[0])}; take them out, or add them to --labels"
         )
     return list(given)
 
@@ -125,41 +125,6 @@ def held_out(image_ids: Sequence[str], rows: LabelRows) -> list[str]:
 
 def _digest(image_id: str) -> bytes:
     return hashlib.sha256(image_id.encode()).digest()
-
-
-def _describe(info: FolderInfo, scan: Scan, rows: LabelRows, val: int) -> None:
-    """What was found and what may be wrong with it, for the log."""
-    counts = np.bincount(rows.nonzero()[1], minlength=rows.num_classes)
-    of_all = counted({"image": len(rows)})
-    log.info("%s: %s with labels of %d classes; %s", info.root, of_all, len(counts),
-             f"{val} held out" if val else "none held out: no class has ten images")  # fmt: skip
-    if text := scan.tree.left_out():
-        log.warning("%s: left out: %s", info.root, text)
-    if scan.repeated:
-        log.warning("%s: %d rows are there twice", info.source.labels, scan.repeated)
-    if scan.unlabelled:
-        shown = ", ".join(scan.unlabelled[:_SHOWN])
-        log.warning("%s have no label and are left out (lists/unlabelled.txt): %s%s",
-                    counted({"photograph": len(scan.unlabelled)}), shown,
-                    " ..." if len(scan.unlabelled) > _SHOWN else "")  # fmt: skip
-    empty = int((np.diff(rows._starts) == 0).sum())
-    if empty:
-        log.info("%s without any class: background alone", counted({"image": empty}))
-    absent = [name for name, count in zip(info.class_names, counts, strict=True) if not count]
-    few = {n: int(c) for n, c in zip(info.class_names, counts, strict=True) if 0 < c < FEW}
-    if absent:
-        log.warning("%s of no image, which can never be found: %s",
-                    counted({"class": len(absent)}).replace("classs", "classes"),
-                    _some(absent))  # fmt: skip
-    if few:
-        log.warning(
-            "%d of %d classes have fewer than %d images, too few for good maps; add some: %s",
-            len(few), len(counts), FEW, _some([f"{n} {c}" for n, c in few.items()]),
-        )  # fmt: skip
-
-
-def _some(words: list[str]) -> str:
-    return ", ".join(words[:_SHOWN]) + (f" and {len(words) - _SHOWN} more" * (len(words) > _SHOWN))
 
 
 def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:

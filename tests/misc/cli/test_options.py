@@ -171,7 +171,6 @@ def test_published_settings_of_advcam_come_with_it_unless_given():
     assert (given.conf_bg_thres, given.seed_power, given.sem_seg_bg_thres) == (0.17, 1.3, 0.25)
     coco = parse(["--recam", "advcam", "--dataset", "coco14"])  # it has no settings for COCO
     assert (coco.conf_bg_thres, coco.sem_seg_bg_thres) == (0.17, 0.22)
-    assert parse(["--recam", "advcam"]).seg_row == "segmentation, AdvCAM"
 
 
 def test_all_maps_are_for_the_scripts(capsys, monkeypatch):

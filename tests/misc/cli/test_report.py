@@ -54,7 +54,7 @@ def test_scores_of_other_types_and_nan_are_refused(tmp_path, spoilt):
 def test_damaged_scores_are_one_line_of_a_report(tmp_path, capsys, tiny_run):
     rows = {"RIB seed": {**SCORE, "miou": [float("nan"), 0.5]}}
     (tmp_path / NAME).write_text(json.dumps({"made_by": "RIB", "rows": rows}))
-    for more in ((), ("--report_html",), ("--expect",)):
+    for more in ((), ("--report_html", "--dataset", "voc12"), ("--expect",)):
         assert tiny_run("--report", "--result_dir", tmp_path, *more) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"error: {tmp_path / NAME}: is damaged, or was not made by this program" in line

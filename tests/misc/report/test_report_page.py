@@ -16,6 +16,7 @@ from misc.palette import read_label_png
 from misc.report.embedding import embedded
 from misc.report.history import runs_of
 from misc.report.pictures import SIZES, map_levels, reduced
+from misc.storage.manifest import write_manifest
 from misc.storage.seals import Seal, seal_of
 from step import html_report
 
@@ -155,7 +156,7 @@ def test_a_damaged_file_costs_its_image_alone(result, caplog):
 
 
 LOG = """RIB run log
-23:59:50 all options: {"a": 1, "voc12_root": "%s"}
+23:59:50 all options: {"a": 1}
 23:59:50 machine: {"torch": "2.6"}
 23:59:50 options: {"a": 1}
 23:59:52 [1/2] make_cam: plain maps
@@ -180,7 +181,9 @@ def test_runs_are_read_from_the_log(tmp_path):
 
 
 def test_report_remembers_where_the_photographs_are(result, tiny_run, sample):
-    (result.folder / "run.log").write_text(LOG % sample.root)
+    (result.folder / "lists").mkdir(exist_ok=True)
+    noted = {"dataset": "voc12", "root": str(sample.root)}
+    write_manifest(result.folder / "lists", noted)
     assert tiny_run("--report", "--report_html", "--result_dir", result.folder) == 0
     data = entries((result.folder / "report.html").read_text())["data"]
     assert len(data["images"]["ids"]) == len(result.ids)

@@ -49,10 +49,13 @@ def test_sub_folders_name_the_classes(photos, tmp_path):
 def test_a_list_may_have_paths_ids_and_names_with_spaces(photos, described, tmp_path):
     info = described(TABLE)
     text = f"x/d e.tif\n\n# comment\n{names.id_of('x/y/ä#%1.JPG')}\n{photos / 'b.png'}\n./a.jpg\n"
+    text += "c.webp\nC:\\old\\y\\a.jpeg\n"  # found by the end of the path
     (tmp_path / "list.txt").write_text(text)
     ids = read_image_list(tmp_path / "list.txt", info)
-    assert [names.path_of(i) for i in ids] == ["x/d e.tif", "x/y/ä#%1.JPG", "b.png", "a.jpg"]
-    for wrong in ("../a.jpg", "/etc/passwd", "x/readme.txt"):
+    assert [names.path_of(i) for i in ids] == [
+        "x/d e.tif", "x/y/ä#%1.JPG", "b.png", "a.jpg", "x/c.webp", "x/y/a.jpeg",
+    ]  # fmt: skip
+    for wrong in ("old/z.jpg", "/etc/passwd", "x/readme.txt"):
         (tmp_path / "list.txt").write_text(f"{wrong}\n")
         with pytest.raises(UserError, match=r"list\.txt"):
             read_image_list(tmp_path / "list.txt", info)
@@ -71,10 +74,10 @@ def test_other_files_are_left_out_and_counted(photos, described, tmp_path, caplo
         (photos / name).write_bytes(b"x")
     os.symlink(photos, photos / "circle")
     with caplog.at_level(logging.INFO):
-        prepare(described(TABLE), tmp_path / "lists")
+        described(TABLE).log_contents()
     said = " ".join(caplog.messages)
     assert "1 .cr2, 1 .gif (convert" in said and "1 that are not photographs" in said
-    assert "fewer than 20 images" in said and "circle" not in said and "1 photograph" in said
+    assert "fewer than 20 photographs" in said and "circle" not in said and "1 photograph" in said
 
 
 def test_photographs_without_a_row_are_all_named(described):
@@ -87,8 +90,8 @@ def test_photographs_without_a_row_are_all_named(described):
 @pytest.mark.parametrize(
     "table, words",
     [
-        ("image,labels\na.jpg,cat\nb.png,Cat\n", "'Cat' and 'cat' differ in case"),
-        ("image,labels\na.jpg,\nb.png,\n", "names no class"),
+        ("image,labels\na.jpg,cat\nb.png,Cat\n", "'cat' and 'Cat' differ in case"),
+        ("image,labels\na.jpg,\nb.png,\n", "has no class for any photograph"),
         ("image,labels\nz.jpg,cat\n", "no photograph 'z.jpg'"),
     ],
 )

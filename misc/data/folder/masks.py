@@ -1,0 +1,36 @@
+"""Which photographs have ground truth in --masks."""
+
+import logging
+from collections.abc import Sequence
+
+from misc.data.dataset_info import DatasetInfo
+from misc.data.folder.scan import Walk
+from misc.errors import UserError, counted
+from misc.storage.untrusted import reason
+
+log = logging.getLogger(__name__)
+
+
+def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
+    """The images that have a mask. UserError where --masks has none of them; logs unused masks.
+
+    info: a `dataset.FolderInfo`.
+    """
+    if not info.mask_dirs:
+        return []
+    folder = info.mask_dirs[0]
+    found = {i: path for i in image_ids if (path := info.mask_path(i)).is_file()}
+    used = set(found.values())
+    others = sorted(path for path in Walk(folder).files() if folder / path not in used)
+    if not found:
+        names = [reason(path.relative_to(folder)) for path in info.mask_paths(image_ids[0])]
+        there = f"it has {counted({'file': len(others)})}, such as {reason(others[0])}"
+        raise UserError(
+            f"--masks {folder}: has no mask of {info.image_path(image_ids[0])}, nor of any other "
+            f"photograph with a label; looked for were {', '.join(dict.fromkeys(names))}; "
+            f"{there if others else 'it has no files'}: give the masks the photographs' names"
+        )
+    if others := [path for path in others if path.lower().endswith(".png")]:
+        log.warning("--masks %s: %s of no photograph with a label, such as %s", folder,
+                    counted({"PNG file": len(others)}), reason(others[0]))  # fmt: skip
+    return list(found)
