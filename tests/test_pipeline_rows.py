@@ -39,6 +39,11 @@ def test_every_method_has_its_rows(run):
         seed, crf = rows[f"{maps} seed"], rows[f"{maps} seed + CRF"]
         assert crf["thresholds"] == [seed["thresholds"][seed["best"]]] and crf["crf"] == "irn"
     assert rows["AdvCAM seed"]["thresholds"][0] == 0.15
+    # By these --expect knows what is expected of a row.
+    of_images = [
+        {n: row[n] for n in ("dataset", "list_digest", "official")} for row in rows.values()
+    ]
+    assert of_images == len(rows) * [of_images[0]]
 
 
 def test_every_method_has_its_files(run):
