@@ -123,7 +123,7 @@ def run(args: Options) -> None:
 
 def write_coco(args: Options, ids: tuple[str, ...]) -> None:
     """All instances but fragments as COCO's JSON; categories are class + 1."""
-    info, form, images, annotations = args.info, args.ins_seg_json_masks, [], []
+    info, images, annotations = args.info, [], []
     for image_id in ids:
         found = load_instances(args, image_id)
         height, width = info.image_size(image_id)
@@ -133,7 +133,7 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
         for score, mask, kind in zip(*(found[n] for n in ("score", "mask", "class")), strict=True):
             if score >= LOWEST and mask.any():
                 about = {"id": len(annotations) + 1, "image_id": number, "score": float(score)}
-                annotations.append(annotation(mask, int(kind) + 1, form, **about))
+                annotations.append(annotation(mask, int(kind) + 1, **about))
     description = f"instance pseudo labels of {info.name}"
     content = dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)

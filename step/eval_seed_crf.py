@@ -8,7 +8,7 @@ import numpy as np
 from misc.cams import key_labels, label_map, load_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
-from misc.crf import CRFSettings, dense_crf, refine_label_maps
+from misc.crf import refine_label_maps
 from misc.data.datasets import image_of, mask_of
 from misc.metrics import confusion_matrix
 from misc.runtime.image_task import ImageTask, run_over_images
@@ -32,23 +32,17 @@ def check(args: Options, preflight: Preflight) -> None:
 
 
 def crf_labels(
-    image: np.ndarray, cams: np.ndarray, keys: np.ndarray, threshold: float, kind: str
+    image: np.ndarray, cams: np.ndarray, keys: np.ndarray, threshold: float
 ) -> np.ndarray:
-    """The seed's label map of an image, H x W, after a dense CRF.
+    """The seed's label map of an image, H x W, after IRN's dense CRF.
 
-    image: H x W x 3 uint8. cams: K x H x W. keys: (K,). kind: "irn" or "deeplab", by whose
-    pairwise terms; the unary ones trust the seed's labels with 0.7.
+    image: H x W x 3 uint8. cams: K x H x W. keys: (K,). The unary terms trust the seed's labels
+    with 0.7.
     """
     local = label_map(cams, np.arange(len(keys)), threshold)
-    count = len(keys) + 1
     if len(keys) == 0:
         return np.zeros(image.shape[:2], dtype=np.uint8)
-    if kind == "irn":
-        refined = refine_label_maps(image, local[None], count, gt_prob=GT_PROB)[0]
-    else:
-        trust = np.full((count, *local.shape), (1 - GT_PROB) / (count - 1), np.float32)
-        np.put_along_axis(trust, local[None].astype(np.intp), GT_PROB, axis=0)
-        refined = dense_crf(image, trust, CRFSettings()).argmax(axis=0)
+    refined = refine_label_maps(image, local[None], len(keys) + 1, gt_prob=GT_PROB)[0]
     return key_labels(keys)[refined]
 
 
@@ -60,13 +54,12 @@ class ScoreCRF(ImageTask):
     def __init__(self, args: Options, cam_dir: Path, threshold: float):
         self.name = f"eval_seed_crf of {cam_dir}"
         self.info, self.cam_dir, self.threshold = args.info, cam_dir, threshold
-        self.kind = args.seed_crf
         self.confusion = np.zeros((self.info.num_labels,) * 2, dtype=np.int64)
 
     def one(self, image_id: str) -> None:
         image = image_of(self.info, image_id)
         maps = load_cam(self.cam_dir / f"{image_id}.npy")
-        labels = crf_labels(image, maps["high_res"], maps["keys"], self.threshold, self.kind)
+        labels = crf_labels(image, maps["high_res"], maps["keys"], self.threshold)
         truth = mask_of(self.info, image_id)
         self.confusion += confusion_matrix(truth, labels, self.info.num_labels)
 
@@ -81,5 +74,5 @@ def run(args: Options) -> None:
         threshold = float(seed.thresholds[seed.best()])
         task = ScoreCRF(args, cam_dir, threshold)
         confusion = sum(run_over_images(task, args.scored_ids(), args.resources))
-        entry = {"folder": str(cam_dir), "crf": args.seed_crf}
+        entry = {"folder": str(cam_dir), "crf": "irn"}
         save_row(args, f"{row} + CRF", confusion[None], [threshold], start, entry)

@@ -32,7 +32,7 @@ LISTS = ("infer", "labels")
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
-    return (Output("--export_dir", args.export_dir),)
+    return (Output("--result_dir", args.export_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -40,10 +40,9 @@ def check(args: Options, preflight: Preflight) -> None:
     if not args.export:
         raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
     ids, num_labels = args.image_ids("infer"), args.info.num_labels
-    narrow = [name for name in ("voc", "mmseg") if name in args.export]
-    if narrow and label_type(num_labels) is not np.uint8:
+    if "voc" in args.export and label_type(num_labels) is not np.uint8:
         raise UserError(
-            f"--export {','.join(narrow)}: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
+            f"--export voc: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
             f"classes, and here are {args.info.num_classes}; export coco, yolo or soft, or take "
             f"the masks of 16 bits in {args.export_from}"
         )
@@ -62,12 +61,6 @@ def _voc(args: Options, image_id: str, labels: np.ndarray) -> None:
     _photograph(args, image_id, folder / "JPEGImages")
 
 
-def _mmseg(args: Options, image_id: str, labels: np.ndarray) -> None:
-    folder = args.export_dir / "mmseg"
-    exports.write_new(folder / "ann_dir" / "train" / f"{image_id}.png", _png(labels))
-    _photograph(args, image_id, folder / "img_dir" / "train")
-
-
 def _yolo(args: Options, image_id: str, labels: np.ndarray) -> None:
     folder, text = args.export_dir / "yolo", exports.yolo_text(labels)
     exports.write_new(folder / "labels" / "train" / f"{image_id}.txt", text.encode())
@@ -82,7 +75,7 @@ def _coco(args: Options, image_id: str, labels: np.ndarray) -> tuple[dict, list[
     return image, exports.coco_annotations(labels)
 
 
-_OF_MASKS: dict[str, Callable] = {"voc": _voc, "mmseg": _mmseg, "coco": _coco, "yolo": _yolo}
+_OF_MASKS: dict[str, Callable] = {"voc": _voc, "coco": _coco, "yolo": _yolo}
 
 
 def _soft(args: Options, image_id: str) -> None:
@@ -206,7 +199,6 @@ def _write_whole(args: Options, ids: tuple[str, ...], entries: dict[str, tuple])
     info, root = args.info, args.export_dir
     files = {
         "voc": (root / "voc/ImageSets/Segmentation/train.txt", lambda: "\n".join(ids) + "\n"),
-        "mmseg": (root / "mmseg/dataset.py", lambda: exports.mmseg_config(info, root / "mmseg")),
         "yolo": (root / "yolo/data.yaml", lambda: exports.yolo_config(info, root / "yolo")),
         "coco": (root / "coco/instances_train.json", lambda: _coco_json(args, ids, entries)),
     }

@@ -10,7 +10,7 @@ from misc.cams import save_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
-from misc.data.foreign_maps import ReadAs, converted, numbering_of, read_maps
+from misc.data.foreign_maps import converted, numbering_of, read_maps
 from misc.data.foreign_tree import MapFile, Tree, find_maps
 from misc.data.image_keys import joined, labelled_keys
 from misc.data.label_rows import LabelsById
@@ -36,8 +36,8 @@ def folder(args: Options) -> OutputFolder:
 
 def settings(args: Options) -> dict:
     """The options that the maps depend on; how classes are numbered is among the inputs."""
-    options = args.settings("dataset", "import_norm", "import_resize")
-    return {"step": "import_maps", "version": 1, **options}
+    as_before = {"import_norm": "none", "import_resize": False}  # what earlier versions recorded
+    return {"step": "import_maps", "version": 1, **as_before, **args.settings("dataset")}
 
 
 def writes(args: Options) -> tuple[Output, ...]:
@@ -60,7 +60,7 @@ def _check_maps(args: Options, preflight: Preflight) -> None:
     task = ImportMaps(args)
     log.info("%s: maps of %d of %d images, classes counted from %d; %d other files",
              args.import_maps, len(task.tree.files), len(args.image_ids("infer")),
-             task.read_as.numbering == "label", task.tree.others)  # fmt: skip
+             task.numbering == "label", task.tree.others)  # fmt: skip
     preflight.each(f"map in {args.import_maps}", args.image_ids("infer"), partial(_checked, task))
 
 
@@ -85,14 +85,14 @@ class ImportMaps(ImageTask):
     on_gpu = False
     images_worth_a_process = 100
 
-    def __init__(self, args: Options, found: tuple[Tree, ReadAs] | None = None):
-        """found: the files and how they are read; without it that is looked for."""
+    def __init__(self, args: Options, found: tuple[Tree, str] | None = None):
+        """found: the files and how their classes are numbered; without it that is looked for."""
         ids = args.image_ids("infer")
         self.args = args
         self.labels = LabelsById(ids, load_labels(args.cls_labels, ids, args.info))
-        self.tree, self.read_as = found or self._look(ids)
+        self.tree, self.numbering = found or self._look(ids)
 
-    def _look(self, ids: tuple[str, ...]) -> tuple[Tree, ReadAs]:
+    def _look(self, ids: tuple[str, ...]) -> tuple[Tree, str]:
         args, tree = self.args, find_maps(self.args.import_maps, self.args.info, ids)
         numbering = args.import_keys
         if numbering == "auto":
@@ -100,7 +100,7 @@ class ImportMaps(ImageTask):
             looked_at = shown[:: -(-len(shown) // _LOOKED_AT)]
             where = f"--import_maps {tree.root}"
             numbering = numbering_of(self._readable(tree.files, looked_at), where)
-        return tree, ReadAs(numbering, args.import_norm, args.import_resize)
+        return tree, numbering
 
     def _readable(self, files: dict[str, tuple[MapFile, ...]], ids: list[str]) -> list[tuple]:
         """Maps and classes of the images whose files can be read; UserError where none can."""
@@ -135,7 +135,7 @@ class ImportMaps(ImageTask):
         size = info.image_size(image_id)
         found = read_maps(files, info, size, present)
         with about(files[0].path):
-            return converted(found, self.read_as, info, size)
+            return converted(found, self.numbering, info, size)
 
     def one(self, image_id: str) -> None:
         save_cam(self.outputs(image_id)[0], **self.maps(image_id))
@@ -153,11 +153,11 @@ def sources(args: Options, tree: Tree) -> Sources:
 def run(args: Options) -> None:
     """Save the maps of every image of the inference list."""
 
-    def look() -> tuple[Tree, ReadAs]:
+    def look() -> tuple[Tree, str]:
         task = ImportMaps(args)
-        return task.tree, task.read_as
+        return task.tree, task.numbering
 
-    tree, read_as = distributed.on_first_rank(look)
-    inputs = {"keys": read_as.numbering}
+    tree, numbering = distributed.on_first_rank(look)
+    inputs = {"keys": numbering}
     claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args, tree))
-    run_over_images(ImportMaps(args, (tree, read_as)), args.image_ids("infer"), args.resources)
+    run_over_images(ImportMaps(args, (tree, numbering)), args.image_ids("infer"), args.resources)

@@ -1,6 +1,7 @@
 """AdvCAM maps: every image climbs towards its classes, the maps on the way are summed."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,8 +23,12 @@ class MakeAdvCAM(Refiner):
 
     name = "make_recam_with_AdvCAM"
     options = ("adv_iter", "AD_coeff", "AD_stepsize", "AD_score_th")
-    flag = "--adv_cam_out_dir"
     images_worth_a_process = 1
+
+    @classmethod
+    def place(cls, args: Options) -> tuple[str, Path]:
+        chosen = args.recam == "advcam"
+        return "--cam_out_dir" if chosen else "--result_dir", args.adv_cam_out_dir
 
     @classmethod
     def iterations(cls, args: Options) -> int:

@@ -57,6 +57,11 @@ class Refiner(ImageTask):
         self.shown = frozenset(image_ids[: args.visualize])
 
     @classmethod
+    def place(cls, args: Options) -> tuple[str, Path]:
+        """The folder of the maps, behind the option that names it."""
+        return cls.flag, getattr(args, cls.flag.removeprefix("--"))
+
+    @classmethod
     def iterations(cls, args: Options) -> int:
         """After how many iterations the maps of an image are complete at the latest."""
         return 0
@@ -122,7 +127,7 @@ class Refiner(ImageTask):
 
 def folder(refiner: type[Refiner] | Refiner, args: Options) -> OutputFolder:
     """Where a refiner's maps go."""
-    return OutputFolder(refiner.flag, getattr(args, refiner.flag.removeprefix("--")), ".npy")
+    return OutputFolder(*refiner.place(args), ".npy")
 
 
 def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:
@@ -139,7 +144,7 @@ def step_of(refiner: type[Refiner]) -> SimpleNamespace:
         return {"step": refiner.name, "version": refiner.version, **refiner.recorded, **own}
 
     def writes(args: Options) -> tuple[Output, ...]:
-        maps = Output(refiner.flag, folder(refiner, args).path)
+        maps = Output(*refiner.place(args))
         kept = args.visualize and refiner.iterations(args)
         shown = shown_path(args, refiner.name, "", 0).parent
         return (maps, Output("--result_dir", shown)) if kept else (maps,)

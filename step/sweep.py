@@ -151,7 +151,7 @@ class Planner:
 
     def __init__(self, words: Sequence[str], score: str):
         self._words, self.base, self._score = list(words), parse(list(words)), score
-        refused = [n for n in self.base.given if n.endswith("_pass") or n == "log_name"]
+        refused = [n for n in self.base.given if n.endswith("_pass")]
         if refused:
             raise UserError(f"--{refused[0]}: leave it out; a sweep decides this (--score)")
         if self.base.recam == "none" and score == "seed":

@@ -32,31 +32,30 @@ def call(sample, classifier_file, tiny_run, tmp_path, capsys):
 
 
 def test_a_file_of_others_is_no_log(call, tmp_path):
+    path = tmp_path / "result" / "run.log"
+    path.parent.mkdir()
     for content in (b"\xff\xd8\xff\xe0 a photograph", b"notes of mine\n"):
-        (tmp_path / "x.jpg").write_bytes(content)
-        code, _, (line,) = call("--log_name", tmp_path / "x.jpg")
-        assert code == 2 and f"--log_name {tmp_path / 'x.jpg'}: is not a log of this" in line
-        assert (tmp_path / "x.jpg").read_bytes() == content
+        path.write_bytes(content)
+        code, _, (line,) = call()
+        assert code == 2 and f"{path}: is not a log of this program" in line
+        assert path.read_bytes() == content
 
 
 def test_a_log_is_continued(call, tmp_path):
     for runs in (1, 2):
-        assert call("--log_name", tmp_path / "my.log")[0] == 0
-        lines = (tmp_path / "my.log").read_text().splitlines()
+        assert call()[0] == 0
+        lines = (tmp_path / "result" / "run.log").read_text().splitlines()
         assert lines[0] == "RIB run log" and lines.count("RIB run log") == 1
         assert sum(" all options: " in line for line in lines) == runs
 
 
-@pytest.mark.parametrize("name", ["pipe", "folder"])
-def test_what_is_not_a_file_is_no_log(call, tmp_path, name):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    code, _, (line,) = call("--log_name", tmp_path / name)
-    assert code == 2 and f"--log_name {tmp_path / name}: is not a log" in line
-
-
-def test_a_device_takes_a_log(call):
-    assert call("--log_name", "/dev/null")[0] == 0
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_not_a_file_is_no_log(call, tmp_path, make):
+    path = tmp_path / "result" / "run.log"
+    path.parent.mkdir()
+    make(path)
+    code, _, (line,) = call()
+    assert code == 2 and f"{path}: is not a log" in line
 
 
 def test_the_screen_shows_changed_options_and_the_log_all(call, tmp_path):

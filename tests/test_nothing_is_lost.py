@@ -75,8 +75,6 @@ def refused(call, info, tmp_path):
         ("--cam_out_dir", "JPEGImages"),
         ("--plain_cam_out_dir", "."),
         ("--result_dir", "result"),
-        ("--log_name", "JPEGImages/2012_000001.jpg"),
-        ("--log_name", "run.log"),
     ],
 )
 def test_no_output_goes_into_the_dataset(refused, info, flag, folder, overwrite):
@@ -87,8 +85,9 @@ def test_no_output_goes_into_the_dataset(refused, info, flag, folder, overwrite)
 def test_no_output_replaces_an_input(refused, tmp_path):
     listed = tmp_path / "mine.txt"
     listed.write_text(f"{FIRST}\n{SECOND}\n")
-    line = refused("--make_cam_pass", "--infer_list", listed, "--log_name", listed, "--overwrite")
-    assert f"--log_name {listed}: is the file of --infer_list" in line
+    given = ("--infer_list", listed, "--cam_weights_name", listed, "--overwrite")
+    line = refused("--train_cam_pass", *given)
+    assert f"--cam_weights_name {listed}: is the file of --infer_list" in line
 
 
 def test_a_link_into_the_dataset_is_followed(refused, info, tmp_path):

@@ -128,14 +128,13 @@ def test_the_crf_of_a_seed_that_was_not_scored_is_at_its_best_threshold(run, tin
         assert score["thresholds"] == rows[row]["thresholds"] and score["iou"] == rows[row]["iou"]
 
 
-@pytest.mark.parametrize("kind", ["irn", "deeplab"])
-def test_crf_of_a_seed_keeps_clear_colours_apart(kind):
+def test_crf_of_a_seed_keeps_clear_colours_apart():
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     image[:, 30:] = 200
     cams = np.zeros((1, 40, 60), dtype=np.float32)
     cams[0, 4:36, 34:58] = 1.0  # a little less than the bright half
-    labels = crf_labels(image, cams, np.array([6]), 0.5, kind)
+    labels = crf_labels(image, cams, np.array([6]), 0.5)
     assert set(np.unique(labels)) == {0, 7}
     assert (labels[:, 31:] == 7).mean() > (cams[0, :, 31:] > 0.5).mean()
     assert not labels[:, :29].any()
-    assert not crf_labels(image, cams[:0], np.array([], dtype=int), 0.5, kind).any()
+    assert not crf_labels(image, cams[:0], np.array([], dtype=int), 0.5).any()

@@ -81,8 +81,8 @@ WITHOUT_EFFECT = {
     "cam_out_dir",
     "ir_label_out_dir", "sem_seg_out_dir", "skip_mismatched",
     "with_seg", "seg_list", "seg_init", "seg_weights_name", "seg_label_dir", "seg_out_dir",
-    "seg_submission", "recam", "adv_cam_out_dir", "with_crf", "seed_crf", "with_ins",
-    "ins_seg_out_dir", "ins_seg_json", "ins_seg_json_masks",
+    "seg_submission", "recam", "adv_cam_out_dir", "with_crf", "with_ins",
+    "ins_seg_out_dir", "ins_seg_json",
     # Of photographs: what they say of labels is in the manifest of the lists; photo_long comes
     # with the dataset (Options.settings).
     "root", "labels", "classes", "masks", "val_list", "unlabelled", "photo_long", "threshold_from",

@@ -29,7 +29,7 @@ class _LogFile(logging.FileHandler):
 
 def log_file(args: Options) -> Output:
     """Where the log goes."""
-    return Output("--log_name", args.log_name, is_file=True)
+    return Output("--result_dir", args.log_name, is_file=True)
 
 
 def start_log(args: Options, first_rank: bool) -> None:
@@ -40,13 +40,13 @@ def start_log(args: Options, first_rank: bool) -> None:
     if not first_rank:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
         return
-    make_writable(args.log_name.parent, "--log_name")
+    make_writable(args.log_name.parent, "--result_dir")
     require_log(args.log_name)
     try:
         handlers = [logging.StreamHandler(sys.stdout), _LogFile(args.log_name)]
     except OSError as error:
         raise UserError(
-            f"--log_name {args.log_name}: cannot be written ({error.strerror}); give another file"
+            f"{args.log_name}: cannot be written ({error.strerror}); give another --result_dir"
         ) from None
     form = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **form)
@@ -66,12 +66,14 @@ def log_to_screen() -> None:
 
 
 def require_log(path: Path) -> None:
-    """Raise UserError where a file is not a log of this program, nor a device such as /dev/null."""
+    """Raise UserError where a file is not a log of this program."""
     mode = path.stat().st_mode if path.exists() else 0
     if stat.S_ISREG(mode) and path.stat().st_size:
         with open(path, "rb") as file:
             if file.read(len(LOG_MARK)) == LOG_MARK.encode():
                 return
-    elif not mode or stat.S_ISREG(mode) or stat.S_ISCHR(mode):
+    elif not mode or stat.S_ISREG(mode):
         return
-    raise UserError(f"--log_name {path}: is not a log of this program; give another file")
+    raise UserError(
+        f"{path}: is not a log of this program; move it away, or give another --result_dir"
+    )

@@ -12,7 +12,6 @@ from misc.data.coco_json import annotation
 from misc.data.dataset_info import DatasetInfo
 from misc.errors import UserError
 from misc.labels import classes_in
-from misc.palette import voc_palette
 from misc.storage.files import atomic_path
 
 # Where a pixel's point is written. Ultralytics' reader cuts numbers to whole pixels, others round:
@@ -30,7 +29,7 @@ def write_new(path: Path, content: bytes) -> None:
     if os.path.lexists(path):
         raise UserError(
             f"{path}: is there with other content and stays as it is; move it away, or give "
-            "another --export_dir"
+            "another --result_dir"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
@@ -145,39 +144,3 @@ def _yaml(text: str) -> str:
     """A string of YAML; JSON's differ in the characters beyond the basic plane."""
     plain = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text)
     return f'"{"".join(plain)}"'
-
-
-def mmseg_config(info: DatasetInfo, root: Path) -> str:
-    """A piece of a configuration of mmsegmentation 1.x for such a folder."""
-    return f"""data_root = {str(root.resolve())!r}
-metainfo = dict(
-    classes={info.label_names!r},
-    palette={voc_palette(info.num_labels).tolist()!r},
-)
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion"),
-    dict(type="PackSegInputs"),
-]
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
-    dataset=dict(
-        type="BaseSegDataset",
-        data_root=data_root,
-        data_prefix=dict(img_path="img_dir/train", seg_map_path="ann_dir/train"),
-        img_suffix=".jpg",
-        seg_map_suffix=".png",
-        reduce_zero_label=False,
-        metainfo=metainfo,
-        pipeline=train_pipeline,
-    ),
-)
-model = dict(decode_head=dict(num_classes={info.num_labels}))
-"""

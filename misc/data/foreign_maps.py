@@ -25,15 +25,6 @@ _NUMBERINGS = ("class", "label")
 _FULL_SIZE = ("high_res", "attn_highres", "highres", "hr_cam", "maps")
 _SMALL = "cam"
 _MAPS_IN_FULL = 512 << 20  # bytes
-_PEAK = 1e-5  # added to the maximum that a map is divided by, as in IRN
-
-
-class ReadAs(NamedTuple):
-    """How maps are read: --import_keys (a numbering), --import_norm and --import_resize."""
-
-    numbering: str
-    norm: str = "none"
-    resize: bool = False
 
 
 class ForeignMaps(NamedTuple):
@@ -77,14 +68,14 @@ def read_maps(
 
 
 def converted(
-    found: ForeignMaps, read_as: ReadAs, info: DatasetInfo, size: tuple[int, int]
+    found: ForeignMaps, numbering: str, info: DatasetInfo, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """What `save_cam` takes: keys (K,) ascending, cam and high_res in 0..1; UserError without name.
 
     Maps that have the sizes of a CAM file stay as they are. Others are resized: `high_res` from the
     largest ones, and `cam` to the mean of its 4 x 4 pixels.
     """
-    keys = classes_of(found, read_as.numbering)
+    keys = classes_of(found, numbering)
     kept = sorted((key, n) for n, key in enumerate(keys) if key >= 0)
     keys = np.array([key for key, _ in kept], dtype=np.int64)
     if len(set(keys.tolist())) < len(keys) or (keys >= info.num_classes).any():
@@ -96,10 +87,10 @@ def converted(
         none = np.zeros((0, 0, 0), np.float32)
         return {"keys": keys, "cam": none, "high_res": none}
     rows = [n for _, n in kept]
-    maps = [_shares(array[rows], read_as.norm) for array in found.maps]
+    maps = [_shares(array[rows]) for array in found.maps]
     for array in maps:
-        _require_fitting(array.shape[1:], size, read_as.resize)
-    return {"keys": keys, **_in_both_sizes(maps, size, read_as.norm)}
+        _require_fitting(array.shape[1:], size)
+    return {"keys": keys, **_in_both_sizes(maps, size)}
 
 
 def classes_of(found: ForeignMaps, numbering: str) -> tuple[int, ...]:
@@ -156,7 +147,7 @@ def _from_pngs(files: Sequence[MapFile], info: DatasetInfo) -> ForeignMaps:
         if maps[-1].shape != maps[0].shape:
             raise UserError(f"{file.path}: has another size than {files[0].path.name}")
     numbers, known = _numbers([file.name for file in files], info)
-    shares = np.stack([_shares(one, "none") for one in maps])
+    shares = np.stack([_shares(one) for one in maps])
     return ForeignMaps(numbers, known, (shares,))
 
 
@@ -248,7 +239,7 @@ def _from_channels(
     return ForeignMaps(tuple(int(index) for index in classes), True, (ways[0][list(rows)],))
 
 
-def _shares(maps: np.ndarray, norm: str) -> np.ndarray:
+def _shares(maps: np.ndarray) -> np.ndarray:
     """Maps as float32 in 0..1; UserError where they are not finite or lie outside.
 
     Those of 8 and 16 bits are shares of the largest value, unless they are 0 and 1 alone.
@@ -259,14 +250,11 @@ def _shares(maps: np.ndarray, norm: str) -> np.ndarray:
     maps = maps.astype(np.float32)
     if not np.isfinite(maps).all():
         raise UserError("has values that are not finite (NaN or infinite); make it again")
-    if norm == "peak":
-        maps = np.maximum(maps, 0)
-        return maps / (maps.max(axis=(-2, -1), keepdims=True, initial=0) + np.float32(_PEAK))
     low, high = maps.min(initial=0), maps.max(initial=0)
     if low < -1e-3 or high > 1 + 1e-3:
         raise UserError(
-            f"has values from {low:.3g} to {high:.3g}, not in 0..1; --import_norm peak cuts maps "
-            "at zero and divides each by its maximum"
+            f"has values from {low:.3g} to {high:.3g}, not in 0..1; cut maps at zero "
+            "and divide each by its maximum before they are imported"
         )
     return maps
 
@@ -278,20 +266,18 @@ def _fits(shape: tuple[int, int], size: tuple[int, int]) -> bool:
     return all(abs(a - b * scale) <= 1 for a, b in zip(shape, size, strict=True))
 
 
-def _require_fitting(shape: tuple[int, int], size: tuple[int, int], resize: bool) -> None:
+def _require_fitting(shape: tuple[int, int], size: tuple[int, int]) -> None:
     height, width = shape
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(f"has maps of {width}x{height} pixels")
-    if not resize and not _fits(shape, size):
+    if not _fits(shape, size):
         raise UserError(
             f"has maps of {width}x{height}, which do not fit its image of {size[1]}x{size[0]}; "
-            "they are of another image, or stretched: --import_resize stretches them back"
+            "they are of another image, or stretched; resize them to their image's proportions"
         )
 
 
-def _in_both_sizes(
-    maps: Sequence[np.ndarray], size: tuple[int, int], norm: str
-) -> dict[str, np.ndarray]:
+def _in_both_sizes(maps: Sequence[np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
     small = get_strided_size(size, CAM_STRIDE)
     by_shape = {array.shape[1:]: array for array in maps}
     largest = max(maps, key=lambda array: array.shape[1] * array.shape[2])
@@ -299,14 +285,10 @@ def _in_both_sizes(
     if high_res is None:
         aligned = largest.shape[1:] == small  # its positions stand for 4 x 4 pixels each
         whole = tuple(CAM_STRIDE * side for side in small) if aligned else size
-        high_res = _peak(_resized(largest, whole)[:, : size[0], : size[1]], norm)
+        high_res = _resized(largest, whole)[:, : size[0], : size[1]]
     if cam is None:
-        cam = _peak(_means(high_res, small), norm)
+        cam = _means(high_res, small)
     return {"cam": cam, "high_res": high_res}
-
-
-def _peak(maps: np.ndarray, norm: str) -> np.ndarray:
-    return _shares(maps, norm) if norm == "peak" else maps
 
 
 def _resized(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -107,9 +107,6 @@ def score_options(group: argparse._ArgumentGroup) -> None:
         "--with_crf", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="the whole sequence also scores the seeds after a dense CRF")
     group.add_argument(
-        "--seed_crf", choices=("irn", "deeplab"), default="irn",
-        help="whose pairwise terms that CRF has (default: %(default)s)")
-    group.add_argument(
         "--cam_eval_thres", type=numbers(float, 0.0, 1.0, count=2), metavar="LO,HI",
         help=f"background thresholds, from LO to HI by 0.01 {both('cam_eval_thres')}")
 
@@ -162,8 +159,6 @@ def instance_options(group: argparse._ArgumentGroup) -> None:
     add("--ins_seg_out_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/ins_seg)")
     add("--ins_seg_json", type=Path, metavar="FILE",
         help="eval_ins_seg also writes them as COCO's JSON (category = class + 1)")
-    add("--ins_seg_json_masks", choices=("rle", "polygons"), default="rle",
-        help="how masks are written there: run lengths, or outlines (default: %(default)s)")
 
 
 def segmentation_options(group: argparse._ArgumentGroup) -> None:

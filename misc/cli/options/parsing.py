@@ -19,7 +19,6 @@ _RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth",
     "irn_weights_name": "res50_irn.pth",
     "plain_cam_out_dir": "cam_plain",
-    "adv_cam_out_dir": "cam_adv",
     "cam_out_dir": "cam",
     "ir_label_out_dir": "ir_label",
     "sem_seg_out_dir": "sem_seg",
@@ -29,7 +28,7 @@ _RESULT_NAMES = {
     "export_dir": "export",
 }
 _SHARED = ("cam_batch_size", "irn_batch_size", "seg_batch_size")  # each process has a part
-_MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "adv_cam_out_dir", "cam_out_dir")
+_MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "cam_out_dir")
 
 
 def _fill_places(args: Options, info: DatasetInfo) -> None:
@@ -38,17 +37,20 @@ def _fill_places(args: Options, info: DatasetInfo) -> None:
     args.list_dir = args.result_dir / LIST_FOLDER
     ending = RECAM[args.recam][1]
     for name, file in _RESULT_NAMES.items():
-        if getattr(args, name) is None:
+        if getattr(args, name, None) is None:
             path = args.result_dir / file
             own = path if name in _MAPS_ALONE else path.with_stem(f"{path.stem}{ending}")
             setattr(args, name, own)
-    args.log_name = args.log_name or args.result_dir / "run.log"
+    args.log_name = args.result_dir / "run.log"
+    args.adv_cam_out_dir = args.result_dir / "cam_adv"
     if args.recam != "rib" and "cam_out_dir" not in args.given:
         args.cam_out_dir = {
             "advcam": args.adv_cam_out_dir,
             "none": args.plain_cam_out_dir,
             IMPORTED: args.result_dir / f"cam{ending}",
         }[args.recam]
+    if args.recam == "advcam":
+        args.adv_cam_out_dir = args.cam_out_dir
     infer = info.infer_split or info.train_split
     splits = {"train": info.train_split, "infer": infer, "eval": info.eval_split}
     for role, split in splits.items():

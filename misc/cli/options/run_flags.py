@@ -119,14 +119,11 @@ def output_options(group: argparse._ArgumentGroup) -> None:
         help="maps of make_cam (default: RESULT_DIR/cam_plain)")
     add("--cam_out_dir", type=Path, metavar="DIR",
         help="maps of 2, read by 3, 4 and 6 (default: RESULT_DIR/cam)")
-    add("--adv_cam_out_dir", type=Path, metavar="DIR",
-        help="maps of AdvCAM (default: RESULT_DIR/cam_adv)")
     add("--ir_label_out_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/ir_label)")
     add("--sem_seg_out_dir", type=Path, metavar="DIR",
         help="pseudo masks; coloured ones in its folder palette/ (default: RESULT_DIR/sem_seg)")
     add("--seg_out_dir", type=Path, metavar="DIR",
         help="predictions of 8; with the CRF in DIR_crf (default: RESULT_DIR/seg)")
-    add("--log_name", type=Path, metavar="FILE", help="(default: RESULT_DIR/run.log)")
     add("--visualize", type=count_or_zero, default=0, metavar="N",
         help="draw the maps and masks of the first N images side by side, and the curves of the "
         "scores, into RESULT_DIR/visualize")
@@ -147,12 +144,11 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--export", type=exports, default=(), metavar="FORM,...",
         help=f"write the masks as {', '.join(EXPORTS)}, or all: VOC's tree with palette PNGs, "
-        "mmsegmentation's with a configuration, COCO's JSON, YOLO's polygons; soft has the maps "
+        "COCO's JSON, YOLO's polygons; soft has the maps "
         "of --cam_out_dir, onehot the labels as AFA and ToCo read them, irn maps and weights as "
         "IRN, RIB and deeplab-pytorch do")
     add("--export_from", type=Path, metavar="DIR",
         help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
-    add("--export_dir", type=Path, metavar="DIR", help="(default: RESULT_DIR/export)")
     add("--import_maps", type=Path, metavar="DIR",
         help="folder of maps of another method, from which the later steps start: .npy, .npz, .pt "
         "or .pth files (dicts with keys, dicts of class to map, arrays C x H x W), or a PNG for "
@@ -160,10 +156,6 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
     add("--import_keys", choices=("auto", *NUMBERINGS), default="auto",
         help="how classes are numbered there: class, from 0; label, from 1 with 0 for a "
         "background; auto: as the image-level labels say (default: %(default)s)")
-    add("--import_norm", choices=("none", "peak"), default="none",
-        help="peak: cut these maps at zero and divide each by its maximum (default: %(default)s)")
-    add("--import_resize", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="stretch maps that have other proportions than their image (otherwise an error)")
 
 
 def comparison_options(group: argparse._ArgumentGroup) -> None:

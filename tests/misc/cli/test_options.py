@@ -324,3 +324,12 @@ def test_one_gpu_for_all_ranks_is_refused(monkeypatch):
 def test_devices_that_are_always_there():
     check_device("auto")
     check_device("cpu")
+
+
+def test_the_maps_of_advcam_go_where_the_later_steps_read_them(tmp_path):
+    words = ["--result_dir", str(tmp_path / "r")]
+    assert parse(words).adv_cam_out_dir == tmp_path / "r" / "cam_adv"
+    args = parse([*words, "--recam", "advcam"])
+    assert args.adv_cam_out_dir == args.cam_out_dir == tmp_path / "r" / "cam_adv"
+    args = parse([*words, "--recam", "advcam", "--cam_out_dir", str(tmp_path / "maps")])
+    assert args.adv_cam_out_dir == tmp_path / "maps"

@@ -11,7 +11,7 @@ from misc.cli.steps import load_steps
 from misc.errors import UserError
 
 PATHS = {action.dest for action in build_parser()._actions if action.type is Path}
-PATHS -= {"log_name", "result_dir", "root", "voc12_root", "coco14_root", "compare", "toy_out_dir"}
+PATHS -= {"result_dir", "root", "voc12_root", "coco14_root", "compare", "toy_out_dir"}
 OF_PHOTOGRAPHS = ("labels", "classes", "masks", "val_list")
 
 
@@ -50,11 +50,12 @@ def test_no_output_goes_over_what_an_option_names(project, tmp_path, name):
     else:
         argv = [f"--{name}", place]
     argv += ["--visualize", "1"]
-    said = refusal([*argv, "--log_name", place], "eval_ins_seg", "export_masks")
-    assert str(place) in said and "--log_name" in said and f"--{name}" in said
+    other = "seg_submission" if name == "ins_seg_json" else "ins_seg_json"
+    said = refusal([*argv, f"--{other}", place], "eval_ins_seg", "export_masks", "make_seg")
+    assert str(place) in said and f"--{other}" in said and f"--{name}" in said
 
 
-@pytest.mark.parametrize("name", ["ins_seg_json", "seg_submission", "log_name"])
+@pytest.mark.parametrize("name", ["ins_seg_json", "seg_submission"])
 @pytest.mark.parametrize("over", ["labels.csv", "masks/0.png", "photos/0.jpg", "photos/new.json"])
 def test_no_file_that_is_named_goes_over_what_is_read(project, name, over):
     argv = words(project, "--masks", project / "masks", f"--{name}", project / over)
