@@ -104,7 +104,7 @@ def about(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
 
 
 class StoppedError(Exception):

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,11 +11,11 @@ from misc.cams import save_cam
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
-from misc.data.foreign_maps import converted, numbering_of, read_maps
+from misc.data.foreign_maps import UnclearChannelsError, converted, numbering_of, read_maps
 from misc.data.foreign_tree import MapFile, Tree, find_maps
 from misc.data.image_keys import joined, labelled_keys
 from misc.data.label_rows import LabelsById
-from misc.errors import UserError, about
+from misc.errors import UserError, about, some
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.contents import content_digests
@@ -61,13 +62,22 @@ def _check_maps(args: Options, preflight: Preflight) -> None:
     log.info("%s: maps of %d of %d images, classes counted from %d; %d other files",
              args.import_maps, len(task.tree.files), len(args.image_ids("infer")),
              task.numbering == "label", task.tree.others)  # fmt: skip
-    preflight.each(f"map in {args.import_maps}", args.image_ids("infer"), partial(_checked, task))
+    kind, ids = f"map in {args.import_maps}", args.image_ids("infer")
+    preflight.each(kind, ids, partial(_checked, task), partial(_judged, args.import_maps))
 
 
-def _checked(task: "ImportMaps", image_id: str) -> str | None:
-    """Read the maps of an image; what to warn of."""
-    keys = task.maps(image_id)["keys"]
-    present = task.labels[image_id].nonzero()[0]
+class Looked(NamedTuple):
+    """What the maps of an image with classes are like, for its classes."""
+
+    zero: bool  # no map of any of its classes has a value above zero
+    some_zero: bool  # that of one of them has none
+    fewer: bool  # one of them has no map
+
+
+def _checked(task: "ImportMaps", image_id: str) -> Looked | None:
+    """Read the maps of an image; None where it shows no class."""
+    maps = task.maps(image_id)
+    keys, present = maps["keys"], task.labels[image_id].nonzero()[0]
     unknown = np.setdiff1d(keys, present)
     if task.args.import_keys == "auto" and len(unknown):
         raise UserError(
@@ -75,7 +85,30 @@ def _checked(task: "ImportMaps", image_id: str) -> str | None:
             f"{task.args.info.class_names[unknown[0]]!r}, which is no label of its image; say "
             "how classes are numbered, to take it as it is: --import_keys class or label"
         )
-    return _FEWER if len(np.setdiff1d(present, keys)) else None
+    if not len(present):
+        return None
+    peaks = {int(k): one.max() for k, one in zip(keys, maps["high_res"], strict=True)}
+    own = [peaks[k] for k in present.tolist() if k in peaks]
+    return Looked(not any(own), not all(own), len(own) < len(present))
+
+
+def _judged(root: Path, found: dict[str, Looked]) -> tuple[list[str], list[str]]:
+    """What is wrong with all maps together, and what to warn of."""
+    zero = [image_id for image_id, one in found.items() if one.zero]
+    if zero and len(zero) == len(found):
+        return [
+            f"--import_maps {root}: the maps of all {len(zero)} images are zero, or not there, for "
+            f"the classes of their labels ({some(zero)}); are they of other classes, or numbered "
+            "otherwise (--import_keys class or label)?"
+        ], []
+    lists = {
+        "images have no map above zero for any of their classes": zero,
+        "images have a map that is zero for one of their classes": [
+            image_id for image_id, one in found.items() if one.some_zero and not one.zero
+        ],
+        _FEWER: [i for i, one in found.items() if one.fewer and not one.zero],
+    }
+    return [], [f"{len(ids)} {what}; the first: {some(ids)}" for what, ids in lists.items() if ids]
 
 
 class ImportMaps(ImageTask):
@@ -111,6 +144,8 @@ class ImportMaps(ImageTask):
                 size = self.args.info.image_size(image_id)
                 maps = read_maps(files[image_id], self.args.info, size, present)
                 found.append((maps._replace(maps=()), present.tolist()))
+            except UnclearChannelsError:
+                raise
             except UserError as error:
                 first = first or error
         if not found:
@@ -133,7 +168,7 @@ class ImportMaps(ImageTask):
             none = np.zeros((0, 0, 0), np.float32)
             return {"keys": present, "cam": none, "high_res": none}
         size = info.image_size(image_id)
-        found = read_maps(files, info, size, present)
+        found = read_maps(files, info, size, present, self.args.import_keys)
         with about(files[0].path):
             return converted(found, self.numbering, info, size)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from misc.cams import load_cam
 from misc.palette import save_label_png
 from misc.storage.scores import load_scores
 from net.checkpoint import save_checkpoint
@@ -128,6 +129,32 @@ def test_masks_of_another_folder_have_a_row_of_their_own_and_no_threshold(own, c
     assert row == f"masks of {own / 'predicted'}" and score["thresholds"] == [None]
     (line,) = (x for x in said.splitlines() if x.startswith("masks of"))
     assert line.split()[-2:] == ["100.00", "-"] and "at threshold" not in said
+
+
+def test_one_mask_of_two_photographs_is_refused_with_both(own, call):
+    for folder in ("x", "y"):
+        save_photo(own / "photos" / folder / "0.jpg", (16, 24))
+    write_labels(own, [*ROWS, "x/0.jpg,cat", "y/0.jpg,dog"])
+    shutil.copy(own / "masks" / "p0.png", own / "masks" / "0.png")
+    for check in ((), ("--check",)):
+        code, (line,), _ = call(*SCORE, own / "predicted", *check)
+        assert code == 2 and f"--masks {own / 'masks'}: 0.png is found for" in line
+        assert str(own / "photos" / "x" / "0.jpg") in line
+        assert str(own / "photos" / "y" / "0.jpg") in line
+    (own / "masks" / "x").mkdir()
+    (own / "masks" / "0.png").rename(own / "masks" / "x" / "0.png")
+    shutil.copy(own / "predicted" / "p0.png", own / "predicted" / "x%2F0.png")
+    assert call(*SCORE, own / "predicted", "--check")[0] == 0
+
+
+def test_a_photograph_that_is_there_twice_with_other_labels_is_said(own, call):
+    shutil.copy(own / "photos" / "p0.jpg", own / "photos" / "copy.jpg")
+    shutil.copy(own / "photos" / "p2.jpg", own / "photos" / "same.jpg")
+    write_labels(own, [*ROWS, "copy.jpg,dog", "same.jpg,cat"])
+    code, _, said = call(*SCORE, own / "predicted", "--check")
+    assert code == 0 and said.count("are the same photograph with other labels: ") == 1
+    line = next(x for x in said.splitlines() if "are the same photograph" in x)
+    assert "p0.jpg and " in line and "copy.jpg" in line and ": cat and dog; correct one" in line
 
 
 # --- reports --------------------------------------------------------------------------------------
@@ -298,3 +325,54 @@ def test_lists_follow_the_list_of_photographs_held_out_and_the_masks(own, call):
     code, _, said = call(*given)
     assert code == 0 and "eval.txt: made again; 1 new: p5" in said
     assert load_scores(own / "r")[f"masks of {own / 'predicted'}"]["images"] == 2
+
+
+# --- maps of other tools --------------------------------------------------------------------------
+
+
+def write_maps(own, maps_of):
+    """Arrays K x h x w, by the number of the photograph."""
+    (own / "maps").mkdir(exist_ok=True)
+    for number, name in enumerate(NAMES):
+        maps = np.zeros((2, 16 + number, 24), np.float32)
+        np.save(own / "maps" / f"{name}.npy", maps_of(number, maps))
+
+
+def import_maps(own):
+    return ("--import_maps_pass", "--import_maps", own / "maps")
+
+
+def both_channels(number, maps):
+    maps[0], maps[1] = 0.25, 0.75
+    return maps
+
+
+def test_two_channels_of_two_classes_are_asked_for(own, call):
+    write_maps(own, both_channels)
+    code, (line,), _ = call(*import_maps(own), masks=())
+    assert code == 2 and f"{own / 'maps' / 'p0.npy'}: has 2 channels: all 2 classes, or the" in line
+    assert "--import_keys class" in line and "--import_keys label" in line
+
+
+@pytest.mark.parametrize(("numbering", "peaks"), [("class", (0.25, 0.75)), ("label", (0.75, 0.75))])
+def test_two_channels_are_read_as_they_are_said_to_be(own, call, numbering, peaks):
+    write_maps(own, both_channels)
+    assert call(*import_maps(own), "--import_keys", numbering, masks=())[0] == 0
+    for number in (0, 1):
+        maps = load_cam(own / "r" / "cam_imported" / f"p{number}.npy")
+        assert maps["keys"].tolist() == [number] and maps["high_res"].max() == peaks[number]
+
+
+def test_maps_that_are_zero_for_the_classes_of_their_images_are_said(own, call):
+    def of_other_class(number, maps):
+        maps[1 - number % 2] = 0.5
+        return maps
+
+    given = (*import_maps(own), "--import_keys", "class", "--check")
+    write_maps(own, of_other_class)
+    code, (line,), _ = call(*given, masks=())
+    assert code == 2 and "the maps of all 8 images are zero, or not there, for the classes" in line
+    write_maps(own, lambda n, maps: (of_other_class if n > 5 else both_channels)(n, maps))
+    code, _, said = call(*given, masks=())
+    assert code == 0 and "2 images have no map above zero for any of their classes" in said
+    assert "the first: p6, p7" in said

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 Steps = Mapping[str, ModuleType]
 
-VERSION = 4  # raised when the same files of a dataset give other lists or labels
+VERSION = 3  # raised when the same files of a dataset give other lists or labels
 _NOT_IDS = ("photographs.txt", "classes.txt")
 
 

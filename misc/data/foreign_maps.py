@@ -39,13 +39,22 @@ class ForeignMaps(NamedTuple):
     maps: tuple[np.ndarray, ...]
 
 
+class UnclearChannelsError(UserError):
+    """The channels of an array may be all classes, or the background and those of its image."""
+
+
 def read_maps(
-    files: Sequence[MapFile], info: DatasetInfo, size: tuple[int, int], present: Sequence[int]
+    files: Sequence[MapFile],
+    info: DatasetInfo,
+    size: tuple[int, int],
+    present: Sequence[int],
+    numbering: str = "auto",
 ) -> ForeignMaps:
     """The maps of an image from its file, or from those of its classes; UserError names the file.
 
     size: (height, width) of the image. present: indices of its classes, which say what the channels
-    of an array without keys are.
+    of an array without keys are. numbering: --import_keys, which says whether the first channel is
+    the background where that is open; "auto" raises UnclearChannelsError there.
     """
     if files[0].name:
         return _from_pngs(files, info)
@@ -59,11 +68,11 @@ def read_maps(
             if only.ndim > 2 and not _is_class(name, info):
                 content = only  # a .npz of one array
         if isinstance(content, np.ndarray):
-            return _from_channels(content, info, size, present)
+            return _from_channels(content, info, size, present, numbering)
         if "keys" in content:
             return _from_keys(content, info, present)
         if "probabilities" in content:
-            return _from_channels(content["probabilities"], info, size, present)
+            return _from_channels(content["probabilities"], info, size, present, "label")
         return _from_classes(content, info)
 
 
@@ -216,13 +225,18 @@ def _of_own_classes(found: ForeignMaps, info: DatasetInfo, present: Sequence[int
 
 
 def _from_channels(
-    array: np.ndarray, info: DatasetInfo, size: tuple[int, int], present: Sequence[int]
+    array: np.ndarray,
+    info: DatasetInfo,
+    size: tuple[int, int],
+    present: Sequence[int],
+    numbering: str,
 ) -> ForeignMaps:
     """An array C x h x w or h x w x C of all classes or the image's, also with a background."""
     count, own = info.num_classes, len(present)
-    # Rows and classes by the number of channels; where both could be meant, all classes are.
-    meanings = {own: (range(own), present), own + 1: (range(1, own + 1), present)}
-    meanings |= {count + 1: ([p + 1 for p in present], present), count: (present, present)}
+    # The rows of the image's classes by the number of channels, without and with a background.
+    plain = {own: range(own), count: present}
+    behind = {own + 1: range(1, own + 1), count + 1: [p + 1 for p in present]}
+    meanings = {**plain, **behind} if numbering == "label" else {**behind, **plain}
     array = array[0] if array.ndim == 4 and len(array) == 1 else array
     if array.ndim != 3 or array.size == 0:
         raise UserError(f"is an array of {array.shape}, not maps of classes (C x H x W)")
@@ -235,8 +249,16 @@ def _from_channels(
             f"is an array of {array.shape}: it has channels neither for the {count} classes of "
             f"{info.name} nor for the {own} of the image, each with or without a background"
         )
-    rows, classes = meanings[len(ways[0])]
-    return ForeignMaps(tuple(int(index) for index in classes), True, (ways[0][list(rows)],))
+    channels = len(ways[0])
+    if numbering == "auto" and own and channels in plain and channels in behind:
+        names = ", ".join(repr(info.class_names[index]) for index in present[:3])
+        raise UnclearChannelsError(
+            f"has {channels} channels: all {count} classes, or the background and those of its "
+            f"image ({names})? say it: --import_keys class (the channels are the classes) or "
+            "--import_keys label (the first one is the background)"
+        )
+    rows = list(meanings[channels])
+    return ForeignMaps(tuple(int(index) for index in present), True, (ways[0][rows],))
 
 
 def _shares(maps: np.ndarray) -> np.ndarray:

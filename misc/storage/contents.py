@@ -11,7 +11,7 @@ from pathlib import Path
 from misc.storage.files import atomic_path
 from misc.storage.seals import Seal, require_own, seal_of, sealed
 
-NAME = "contents.txt"  # size, time of change, hash and path of a file, one a line
+NAME = "contents.tsv"  # size, time of change, hash and path of a file, one a line
 _BLOCK = 1 << 20
 _MISSING = "missing"
 

@@ -155,7 +155,8 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
         "each class; they are saved in --cam_out_dir (default: RESULT_DIR/cam_imported)")
     add("--import_keys", choices=("auto", *NUMBERINGS), default="auto",
         help="how classes are numbered there: class, from 0; label, from 1 with 0 for a "
-        "background; auto: as the image-level labels say (default: %(default)s)")
+        "background, which is the first channel of an array; auto: as the image-level labels say "
+        "(default: %(default)s)")
 
 
 def comparison_options(group: argparse._ArgumentGroup) -> None:

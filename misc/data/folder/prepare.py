@@ -11,6 +11,7 @@ import numpy as np
 
 from misc.data.dataset_info import read_image_list
 from misc.data.folder import names
+from misc.data.folder.copies import warn_of_copies
 from misc.data.folder.dataset import HELD_OUT, FolderInfo
 from misc.data.folder.masks import masked
 from misc.data.folder.own_size import own_size_masks, save_own_size
@@ -50,6 +51,7 @@ def prepare(
     if not train:
         raise UserError(f"--val_list {info.source.val_list}: has every image that has a label, so "
                         "that none is left to train on; take some out")  # fmt: skip
+    warn_of_copies(info, scan.labels.of)
     with_mask = masked(info, ids)
     if skip_mismatched:
         with_mask = matched(with_mask, info)
