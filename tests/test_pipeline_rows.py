@@ -70,10 +70,9 @@ def test_instances_go_to_cocos_json_and_back(run, sample):
     args = parse(list(map(str, given)))
     path = folder.parent / "ins.json"
     content = json.loads(path.read_text())
-    assert len(content["images"]) == 8 and content["categories"][0] == {
-        "id": 1,
-        "name": "aeroplane",
-    }
+    assert len(content["images"]) == 8 and content["info"]
+    kind = {"id": 1, "name": "aeroplane", "supercategory": "none"}
+    assert content["categories"][0] == kind
     ids = [entry["id"] for entry in content["annotations"]]
     assert len(set(ids)) == len(ids)
     coco, kept = COCO(path), 0
