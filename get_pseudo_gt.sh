@@ -11,6 +11,7 @@
 set -euo pipefail
 project=$(cd "$(dirname "$0")" && pwd)
 source "$project/misc/cli/pseudo_gt.sh"
+show_help "$@"
 if [ $# = 0 ] || [[ $1 == -* ]]; then
     echo "error: the first argument is the folder of the photographs:" \
         "bash get_pseudo_gt.sh DIR labels.csv" >&2

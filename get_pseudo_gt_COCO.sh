@@ -10,6 +10,7 @@
 set -euo pipefail
 project=$(cd "$(dirname "$0")" && pwd)
 source "$project/misc/cli/pseudo_gt.sh"
+show_help "$@"
 TRUTH=coco_seg_anno # ground truth of the sample
 # Most images of this sample show two classes: RIB mixes their maps up when it runs for long, and a
 # joint maximum loses the weaker one. Its images are a third of the usual size, for which 2^8 steps

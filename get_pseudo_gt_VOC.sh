@@ -10,6 +10,7 @@
 set -euo pipefail
 project=$(cd "$(dirname "$0")" && pwd)
 source "$project/misc/cli/pseudo_gt.sh"
+show_help "$@"
 TRUTH=SegmentationClassAug # ground truth of the sample
 SAMPLE_OPTIONS=(--RIB_lr 2e-4 --irn_pad_size 288)
 ADVICE="For the real thing get VOC 2012 (VOCtrainval_11-May-2012.tar from the PASCAL VOC site) and the SBD masks

@@ -1,6 +1,7 @@
 """Confusion matrices (row truth, column prediction) and the scores drawn from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,7 +9,23 @@ from misc.cams import strongest_class
 from misc.errors import UserError
 from misc.labels import label_type, of_type, undecided
 
-_MOST_BYTES = 8 << 30  # that scores at many thresholds may take
+_MOST_BYTES = 8 << 30  # that a confusion matrix may take
+
+
+class Counts(NamedTuple):
+    """Pixels of each label, ... x L: what is left of a confusion matrix for its scores."""
+
+    agreed: np.ndarray  # of this label in both
+    truth: np.ndarray
+    predicted: np.ndarray
+
+
+def require_few_labels(num_labels: int) -> None:
+    """Raise UserError where a confusion matrix of so many labels takes too much memory."""
+    if (needed := 8 * num_labels**2) > _MOST_BYTES:
+        raise UserError(
+            f"scores of {num_labels} labels take {needed >> 30} GiB; leave out the steps that score"
+        )
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
@@ -32,16 +49,16 @@ def pseudo_mask_confusion(truth: np.ndarray, mask: np.ndarray, num_labels: int) 
     return confusion_matrix(truth, np.where(mask == undecided(mask), 0, mask), num_labels)
 
 
-def iou(confusion: np.ndarray) -> np.ndarray:
+def iou(confusion: np.ndarray | Counts) -> np.ndarray:
     """Intersection over union of each label, ... x L x L -> ... x L; nan where a label is absent.
 
     Absent means in neither truth nor prediction.
     """
-    intersection, truth, prediction = _marginals(confusion)
+    intersection, truth, prediction = counts_of(confusion)
     return _ratio(intersection, truth + prediction - intersection)
 
 
-def mean_iou(confusion: np.ndarray) -> np.ndarray:
+def mean_iou(confusion: np.ndarray | Counts) -> np.ndarray:
     """Mean of the defined values of `iou`, ... x L x L -> ...; nan where none is."""
     ious = iou(confusion)
     return _ratio(np.nansum(ious, axis=-1), np.isfinite(ious).sum(axis=-1))
@@ -49,7 +66,7 @@ def mean_iou(confusion: np.ndarray) -> np.ndarray:
 
 def false_positive_negative(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Wrongly predicted and missed pixels of each label as shares of its union, two (L,) arrays."""
-    intersection, truth, prediction = _marginals(confusion)
+    intersection, truth, prediction = counts_of(confusion)
     union = truth + prediction - intersection
     return _ratio(union - truth, union), _ratio(union - prediction, union)
 
@@ -59,8 +76,8 @@ class ThresholdScores:
 
     A pixel belongs to the class with the strongest CAM where that is strictly above the threshold,
     compared in float32, else to the background. So a pixel's class never changes, and all that
-    has to be counted is how many thresholds its score exceeds: the histogram truth x class x
-    number of thresholds, whose size does not grow with the images.
+    has to be counted is how many thresholds its score exceeds, for each pair of truth and class
+    that occurs: memory grows with these pairs, and not with the classes.
 
     thresholds: ascending, T of them. num_labels: L, background included.
     """
@@ -70,13 +87,8 @@ class ThresholdScores:
         if (np.diff(self.thresholds) < 0).any():
             raise ValueError(f"thresholds have to ascend, got {thresholds}")
         self.num_labels = num_labels
-        needed = 8 * num_labels**2 * (len(thresholds) + 1)
-        if needed > _MOST_BYTES:
-            raise UserError(
-                f"scores of {num_labels} labels at {len(thresholds)} thresholds take "
-                f"{needed >> 30} GiB; give fewer thresholds (--cam_eval_thres)"
-            )
-        self._histogram = np.zeros((num_labels, num_labels, len(thresholds) + 1), dtype=np.int64)
+        # By truth and class: pixels by the number of thresholds that they exceed, T + 1.
+        self._pairs: dict[tuple[int, int], np.ndarray] = {}
 
     def add(self, cams: np.ndarray, keys: np.ndarray, truth: np.ndarray) -> None:
         """Counts one image.
@@ -91,7 +103,9 @@ class ThresholdScores:
         truth, values = self._counted(truth)
         if len(keys) == 0:
             counts = np.bincount(truth.ravel(), minlength=values)
-            self._add_counts(counts[:, None, None], np.array([0]), slice(1))
+            at_none = np.zeros((values, 1, levels), dtype=np.int64)
+            at_none[:, 0, 0] = counts
+            self._add_counts(at_none, np.array([0]))
             return
         _check_sizes(truth.shape, cams.shape[1:])
         strongest, score = strongest_class(cams)
@@ -102,7 +116,7 @@ class ThresholdScores:
         index *= levels
         index += exceeded
         counts = np.bincount(index, minlength=values * len(keys) * levels)
-        self._add_counts(counts.reshape(values, len(keys), levels), keys + 1, slice(None))
+        self._add_counts(counts.reshape(values, len(keys), levels), keys + 1)
 
     def merge(self, other: "ThresholdScores") -> None:
         """Adds what another object, for instance that of another process, has counted."""
@@ -110,20 +124,42 @@ class ThresholdScores:
             self.thresholds, other.thresholds
         ):
             raise ValueError("scores with different thresholds or label sets cannot be merged")
-        self._histogram += other._histogram
+        for pair, pixels in other._pairs.items():
+            self._add_pair(pair, pixels)
 
     @property
     def confusions(self) -> np.ndarray:
-        """Confusion matrix of every threshold, T x L x L int64."""
-        # Foreground at threshold i is what exceeds more than i of them: sums from the end.
-        foreground = self._histogram[:, :, :0:-1].cumsum(axis=2)[:, :, ::-1]
-        confusions = np.moveaxis(foreground, 2, 0).copy()
-        confusions[:, :, 0] += self._histogram.sum(axis=(1, 2)) - confusions.sum(axis=2)
+        """Confusion matrix of every threshold, T x L x L int64; of many labels take `counts`."""
+        confusions = np.zeros((len(self.thresholds), *(self.num_labels,) * 2), dtype=np.int64)
+        for truth, label, foreground, background in self._above_and_below():
+            confusions[:, truth, label] += foreground
+            confusions[:, truth, 0] += background
         return confusions
+
+    @property
+    def counts(self) -> Counts:
+        """Pixels of every label at every threshold, three arrays T x L int64."""
+        counts = Counts(*np.zeros((3, len(self.thresholds), self.num_labels), dtype=np.int64))
+        for truth, label, foreground, background in self._above_and_below():
+            counts.truth[:, truth] += foreground + background
+            counts.predicted[:, label] += foreground
+            counts.predicted[:, 0] += background
+            if truth == label:
+                counts.agreed[:, label] += foreground
+            if truth == 0:
+                counts.agreed[:, 0] += background
+        return counts
+
+    def _above_and_below(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Each pair of truth and class, with its pixels above and not above thresholds, (T,)."""
+        for (truth, label), pixels in self._pairs.items():
+            # Foreground at threshold i is what exceeds more than i of them: sums from the end.
+            foreground = pixels[:0:-1].cumsum()[::-1]
+            yield truth, label, foreground, pixels.sum() - foreground
 
     def mean_ious(self) -> np.ndarray:
         """Mean IoU at every threshold, (T,)."""
-        return mean_iou(self.confusions)
+        return mean_iou(self.counts)
 
     def best(self) -> int:
         """Index of the threshold with the highest mean IoU, the first one of equals."""
@@ -131,8 +167,7 @@ class ThresholdScores:
 
     def false_foreground(self) -> np.ndarray:
         """Share of the predicted foreground that is truly background, (T,); nan without any."""
-        foreground = self.confusions[:, :, 1:].sum(axis=2)  # T x L, by truth
-        return _ratio(foreground[:, 0], foreground.sum(axis=1))
+        return false_foreground(self.counts)
 
     def _counted(self, truth: np.ndarray) -> tuple[np.ndarray, int]:
         """Truth as it is counted, and how many values that can have; the last is left out."""
@@ -143,15 +178,20 @@ class ThresholdScores:
         _check_range(truth[~left_out], self.num_labels, "truth")
         return np.where(left_out, self.num_labels, truth), self.num_labels + 1
 
-    def _add_counts(self, counts: np.ndarray, columns: np.ndarray, levels: slice) -> None:
+    def _add_counts(self, counts: np.ndarray, columns: np.ndarray) -> None:
         """Adds counts by truth value, predicted label and number of thresholds exceeded.
 
         The last value is that of pixels that are left out.
         """
-        beyond = np.flatnonzero(counts[self.num_labels : -1].any(axis=(1, 2)))
+        there = counts.any(axis=2)
+        beyond = np.flatnonzero(there[self.num_labels : -1].any(axis=1))
         if beyond.size:
             _check_range(beyond + self.num_labels, self.num_labels, "truth")
-        self._histogram[:, columns, levels] += counts[: self.num_labels]
+        for truth, column in np.argwhere(there[: self.num_labels]).tolist():
+            self._add_pair((truth, int(columns[column])), counts[truth, column])
+
+    def _add_pair(self, pair: tuple[int, int], pixels: np.ndarray) -> None:
+        self._pairs[pair] = self._pairs.get(pair, 0) + pixels
 
 
 def average_precision(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -171,17 +211,20 @@ def best_threshold(mious: np.ndarray) -> int:
     return int(np.nanargmax(mious)) if np.isfinite(mious).any() else 0
 
 
-def score_of(confusions: np.ndarray, thresholds: Sequence[float], names: Sequence[str]) -> dict:
+def score_of(
+    confusions: np.ndarray | Counts, thresholds: Sequence[float], names: Sequence[str]
+) -> dict:
     """What scores.json keeps of the confusion matrices of some thresholds, T x L x L.
 
     names: of the labels, background first. IoU, precision and recall are those of the threshold
-    with the highest mean IoU, by label; all shares are 0..1, nan where
-    nothing is defined.
+    with the highest mean IoU, by label; all shares are 0..1, nan where nothing is defined.
     """
-    mious = mean_iou(confusions)
+    counts = counts_of(confusions)
+    mious = mean_iou(counts)
     best = best_threshold(mious)
-    agreed, truth, predicted = _marginals(confusions[best])
-    by_label = {"iou": iou(confusions[best]), "precision": _ratio(agreed, predicted),
+    at_best = Counts(*(pixels[best] for pixels in counts))
+    agreed, truth, predicted = at_best
+    by_label = {"iou": iou(at_best), "precision": _ratio(agreed, predicted),
                 "recall": _ratio(agreed, truth)}  # fmt: skip
     return {
         "thresholds": [t if t is None else float(t) for t in thresholds],
@@ -191,10 +234,18 @@ def score_of(confusions: np.ndarray, thresholds: Sequence[float], names: Sequenc
     }
 
 
-def _marginals(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of each label that agree, in the truth, and in the prediction."""
+def counts_of(confusion: np.ndarray | Counts) -> Counts:
+    """Pixels of each label, ... x L, of confusion matrices ... x L x L; `Counts` as they are."""
+    if isinstance(confusion, Counts):
+        return confusion
     agreed = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return agreed, confusion.sum(axis=-1), confusion.sum(axis=-2)
+    return Counts(agreed, confusion.sum(axis=-1), confusion.sum(axis=-2))
+
+
+def false_foreground(confusion: np.ndarray | Counts) -> np.ndarray:
+    """Share of the predicted foreground that is truly background, ...; nan without any."""
+    agreed, truth, predicted = counts_of(confusion)
+    return _ratio(truth[..., 0] - agreed[..., 0], predicted[..., 1:].sum(axis=-1))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

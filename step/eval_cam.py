@@ -12,7 +12,7 @@ from misc.cli.options import IMPORTED, Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import about
-from misc.metrics import ThresholdScores, score_of
+from misc.metrics import Counts, ThresholdScores, false_foreground, require_few_labels, score_of
 from misc.runtime import distributed
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import ids_digest, read_manifest
@@ -36,7 +36,7 @@ def check(args: Options, preflight: Preflight) -> None:
         preflight.cams(ids, path)
     preflight.images(ids)
     preflight.masks(ids)
-    preflight.collect(lambda: ThresholdScores(thresholds(args), args.info.num_labels))
+    preflight.collect(lambda: require_few_labels(args.info.num_labels))
 
 
 def seed_folders(
@@ -105,7 +105,7 @@ def run(args: Options) -> dict[str, ThresholdScores]:
         results[row] = scores = score(args, cam_dir)
         entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}
         entry["false_foreground"] = scores.false_foreground().tolist()
-        save_row(args, row, scores.confusions, scores.thresholds, start, entry)
+        save_row(args, row, scores.counts, scores.thresholds, start, entry)
     return results
 
 
@@ -128,7 +128,7 @@ def scored_images(args: Options, role: str = "eval") -> dict[str, object]:
 def save_row(
     args: Options,
     row: str,
-    confusions: np.ndarray,
+    confusions: np.ndarray | Counts,
     at: Sequence[float | None],
     start: float,
     entry: dict,
@@ -150,8 +150,7 @@ def save_row(
         **entry,
         "seconds": round(time.perf_counter() - start, 3),
     }
-    of_foreground = confusions[best][:, 1:].sum(axis=1)
-    share = of_foreground[0] / max(1, of_foreground.sum())
+    share = np.nan_to_num(false_foreground(confusions)[best])
     at_best = kept["thresholds"][best]
     cut_at = "" if at_best is None else f" at threshold {at_best:.2f}"
     log.info(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from misc.cli.options import ROW_ENDING, Options
+from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
@@ -50,13 +50,14 @@ def require_objects(args: Options, ids: tuple[str, ...]) -> None:
     if missing:
         raise UserError(
             f"{object_path(args, missing[0])}: no mask of the objects, nor {len(missing) - 1} "
-            "others; give an --eval_list of images that have one in SegmentationObject/"
+            f"others; give an --eval_list of images that have one in {OBJECT_MASKS}/, or leave out "
+            "--eval_ins_seg_pass: instance labels are made without it"
         )
 
 
 def object_path(args: Options, image_id: str) -> Path:
     """Where the mask of the objects of an image is."""
-    return args.info.root / "SegmentationObject" / f"{image_id}.png"
+    return args.info.root / OBJECT_MASKS / f"{image_id}.png"
 
 
 def load_instances(args: Options, image_id: str) -> dict[str, np.ndarray]:

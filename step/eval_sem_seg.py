@@ -10,7 +10,7 @@ from misc.cli.options import ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_of
 from misc.errors import about
-from misc.metrics import false_positive_negative, pseudo_mask_confusion
+from misc.metrics import false_positive_negative, pseudo_mask_confusion, require_few_labels
 from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import folder_digest, read_manifest
@@ -35,6 +35,7 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.images(ids)
     preflight.masks(ids)
     preflight.label_maps(ids, args.sem_seg_out_dir)
+    preflight.collect(lambda: require_few_labels(args.info.num_labels))
 
 
 class ScoreMasks(ImageTask):

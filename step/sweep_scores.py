@@ -16,7 +16,7 @@ from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.data.datasets import mask_of
 from misc.errors import UserError
-from misc.metrics import ThresholdScores, pseudo_mask_confusion
+from misc.metrics import ThresholdScores, counts_of, pseudo_mask_confusion
 from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.files import atomic_path, remove_leftovers
@@ -91,9 +91,8 @@ class _CountImages(ImageTask):
         self._found: dict[str, tuple[np.ndarray, ...]] = {}
 
     def one(self, image_id: str) -> None:
-        confusions = self._confusions(image_id)  # T x L x L
-        agreed = np.diagonal(confusions, axis1=1, axis2=2)
-        self._found[image_id] = (agreed, confusions.sum(axis=1), confusions[0].sum(axis=1))
+        agreed, truth, predicted = counts_of(self._confusions(image_id))  # T x L
+        self._found[image_id] = (agreed, predicted, truth[0])
 
     def finish(self) -> dict[str, tuple[np.ndarray, ...]]:
         return self._found
@@ -107,7 +106,7 @@ class _MapConfusions(NamedTuple):
         info, maps = self.args.info, load_cam(self.folder / f"{image_id}.npy")
         scores = ThresholdScores(thresholds(self.args), info.num_labels)
         scores.add(maps["high_res"], maps["keys"], mask_of(info, image_id))
-        return scores.confusions
+        return scores.counts
 
 
 class _MaskConfusions(NamedTuple):

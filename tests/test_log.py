@@ -5,12 +5,14 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 
 import pytest
 
 from misc.runtime import progress as progress_module
 from misc.runtime.progress import progress
+from tests.conftest import PROJECT
 
 FIRST = "2012_000001"
 
@@ -114,3 +116,13 @@ def test_a_bar_on_a_terminal(monkeypatch):
     bar.close()
     bar = progress(5, "work", "image", hidden=True)
     assert bar.disable
+
+
+def test_a_name_that_is_not_utf8_is_logged_without_a_traceback(tmp_path, sample, classifier_file):
+    folder = os.fsencode(tmp_path / "r") + b"\xff"
+    words = ["--voc12_root", sample.root, "--result_dir", folder, "--limit", "1", "--make_cam_pass",
+             "--cam_weights_name", classifier_file, "--check", "--device", "cpu"]  # fmt: skip
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    end = subprocess.run([sys.executable, "run_sample.py", *words], cwd=PROJECT,
+                         capture_output=True, env=environment)  # fmt: skip
+    assert end.returncode == 0 and b"Traceback" not in end.stderr + end.stdout

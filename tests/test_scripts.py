@@ -91,6 +91,93 @@ def test_paths_are_relative_to_where_the_user_stands(script, sample, tmp_path, c
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["cam.pth", "out", "voc"]
 
 
+@pytest.mark.parametrize("name", ["get_pseudo_gt.sh", *SCRIPTS])
+@pytest.mark.parametrize("words", [["--help"], ["photos", "-h"]])
+def test_help_is_the_head_of_the_script_and_needs_no_python(script, name, words):
+    code, said, errors = script(name, *words, PYTHON="none")
+    assert code == 0 and not errors
+    assert f"bash {name} " in said and "run_sample.py --help" in said and "set -euo" not in said
+
+
+def fake_python(folder, *cases):
+    """A program that takes all packages for granted, prints its words, and does what is said."""
+    fake = folder / "python"
+    lines = ["#!/bin/bash", 'case "$*" in', "*find_spec*) exit;;", *cases, "esac", 'echo "$@"']
+    fake.write_text("\n".join(lines) + "\n")
+    fake.chmod(0o755)
+    return fake
+
+
+def test_all_maps_of_photographs_are_made_and_those_of_rib_last(script, tmp_path):
+    (tmp_path / "photos").mkdir()
+    python = fake_python(tmp_path)
+    for words in (["--recam", "all"], ["--recam=all"], ["--recam", "rib", "--recam=all"]):
+        code, said, errors = script("get_pseudo_gt.sh", "photos", *words, PYTHON=python, NPROC="1")
+        assert code == 0 and not errors
+        runs = [line.split() for line in said.splitlines()]
+        assert [run[-2:] for run in runs] == [["--recam", m] for m in ("none", "advcam", "rib")]
+        assert all(run[1:5] == ["--dataset", "folder", "--root", "photos"] for run in runs)
+    for words in ([], ["--recam", "all", "--recam", "none"], ["--classes", "all"]):
+        _, said, _ = script("get_pseudo_gt.sh", "photos", *words, PYTHON=python, NPROC="1")
+        assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["get_pseudo_gt.sh", *SCRIPTS])
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (None, "no such program"),
+        ("exit 1", "cannot be run as Python"),
+        ("echo torch, cv2", "lacks torch, cv2; install the packages of "),
+    ],
+)
+def test_a_python_that_the_user_names_is_used_or_refused(script, tmp_path, name, program, words):
+    """Nothing is installed in its place."""
+    fake = tmp_path / "mine"
+    if program:
+        fake.write_text(f"#!/bin/sh\n{program}\n")
+        fake.chmod(0o755)
+    code, said, (line,) = script(name, ".", PYTHON=fake)
+    assert code == 2 and said == "" and line.startswith(f"error: PYTHON={fake}: {words}")
+
+
+def test_an_interpreter_says_what_it_lacks(tmp_path):
+    code = (
+        'source "$1/misc/cli/setup_env.sh"; lacking_modules "$2" json none_of_these torch no_such'
+    )
+    end = subprocess.run(
+        ["bash", "-c", code, "-", str(PROJECT), sys.executable], capture_output=True, text=True
+    )
+    assert (end.returncode, end.stdout) == (0, "none_of_these, no_such\n")
+
+
+PIECES = ("find_spec", "device_count", "misc.cli.options")
+
+
+@pytest.mark.parametrize("name", ["get_pseudo_gt.sh", "get_pseudo_gt_VOC.sh"])
+@pytest.mark.parametrize("moment", [*PIECES, "run_sample"])
+def test_ctrl_c_is_one_line_at_any_moment(tmp_path, name, moment):
+    """Ctrl-C goes to the script and to what it runs, which ends silently, or says the line."""
+    line = "interrupted: the same command resumes where it stopped"
+    says = "" if moment in PIECES else f"trap 'echo {line} >&2; exit 130' INT; "
+    fake = fake_python(tmp_path, "*device_count*) echo 1; exit;;", "*misc.cli.options*) exit;;")
+    case = f'case "$*" in *{moment}*) {says}kill -INT 0; sleep 5;; esac\n'
+    fake.write_text(fake.read_text().replace("case", f"{case}case", 1))
+    environment = {**os.environ, "PYTHON": str(fake)}
+    environment.pop("NPROC", None)
+    first = "photos" if name == "get_pseudo_gt.sh" else "--voc12_root=photos"
+    end = subprocess.run(
+        ["bash", str(PROJECT / name), first, "--recam", "all"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+    )
+    reached = name != "get_pseudo_gt.sh" or moment != "misc.cli.options"
+    assert (end.returncode, end.stderr) == ((130, f"{line}\n") if reached else (0, ""))
+
+
 @pytest.mark.parametrize(
     "messages, words",
     [

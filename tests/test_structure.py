@@ -88,7 +88,6 @@ WITHOUT_EFFECT = {
     "root", "labels", "classes", "masks", "val_list", "unlabelled", "photo_long", "threshold_from",
     "report_html", "export", "export_from", "export_dir",
     "import_maps", "import_keys",  # the folder's files and the numbering found are inputs
-    "mnist_root", "toy_out_dir",
     "expect",
 }  # fmt: skip
 

@@ -1,11 +1,13 @@
 """The log of a run: on the screen and in a file."""
 
 import contextlib
+import io
 import json
 import logging
 import stat
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from misc.cli.options import Options
 from misc.errors import UserError
@@ -43,7 +45,8 @@ def start_log(args: Options, first_rank: bool) -> None:
     make_writable(args.log_name.parent, "--result_dir")
     require_log(args.log_name)
     try:
-        handlers = [logging.StreamHandler(sys.stdout), _LogFile(args.log_name)]
+        file = _LogFile(args.log_name, encoding="utf-8", errors="backslashreplace")
+        handlers = [logging.StreamHandler(_screen()), file]
     except OSError as error:
         raise UserError(
             f"{args.log_name}: cannot be written ({error.strerror}); give another --result_dir"
@@ -62,7 +65,14 @@ def start_log(args: Options, first_rank: bool) -> None:
 
 def log_to_screen() -> None:
     """Messages alone, on the screen alone."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=_screen(), force=True)
+
+
+def _screen() -> TextIO:
+    """The screen, where characters that it cannot show do not end the run."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return sys.stdout
 
 
 def require_log(path: Path) -> None:

@@ -1,6 +1,25 @@
 # Sourced by the get_pseudo_gt_*.sh scripts, which set `project` to the folder of the project.
 source "$project/misc/cli/setup_env.sh"
 
+# Ctrl-C ends a script with one line. Programs that end with a line of their own say it themselves;
+# short pieces of Python say nothing.
+trap 'echo "interrupted: the same command resumes where it stopped" >&2; exit 130' INT
+programs_say_it() {
+    trap 'exit 130' INT
+}
+
+# Prints the head of the script and ends, where the options ask for help.
+show_help() {
+    local word
+    for word in "$@"; do
+        if [ "$word" = --help ] || [ "$word" = -h ]; then
+            sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+            printf '\n%s\n' "The options of run_sample.py: python $project/run_sample.py --help"
+            exit
+        fi
+    done
+}
+
 # Runs the pipeline on the real dataset, or on a small drawn sample where that is not there.
 #   pseudo_gt DATASET REAL_ROOT LAYOUT CLASSIFIER ADVICE [options of run_sample.py]
 # REAL_ROOT and CLASSIFIER are below the project. LAYOUT and CLASSIFIER are those of the sample;
@@ -8,14 +27,15 @@ source "$project/misc/cli/setup_env.sh"
 pseudo_gt() {
     local dataset=$1 real_root=$2 layout=$3 classifier=$4 advice=$5
     shift 5
-    require_number_of_processes
-    find_python "$project/requirements.txt" $PROJECT_MODULES
+    prepare_to_run
     # From another folder the program's own places stay in the project; what is given is the user's.
     local own=
     [ "$PWD" -ef "$project" ] || own=$project/
     # Misspelt options end here, before a sample stands in for the data that was meant.
     local given
-    given=$(cd "$project" && "$PYTHON" -m misc.cli.options --dataset "$dataset" "$@") || exit 2
+    local question="$SILENTLY; import runpy; runpy.run_module('misc.cli.options', run_name='__main__')"
+    given=$(cd "$project" && "$PYTHON" -c "$question" --dataset "$dataset" "$@") || exit $?
+    programs_say_it
     if [[ " $given " == *" ${dataset}_root "* ]] || [ -d "$project/$real_root" ]; then
         run_maps --dataset "$dataset" "--${dataset}_root" "$own$real_root" \
             --result_dir "${own}result/$dataset" "$@"
@@ -46,12 +66,13 @@ pseudo_gt() {
     run_maps "${options[@]}" "$@"
 }
 
-# Runs the pipeline, with --recam all on RIB's, AdvCAM's and plain maps one after the other.
+# Runs the pipeline, with --recam all on plain maps, AdvCAM's and RIB's one after the other: what
+# has one place for all, such as the masks of photographs, is RIB's in the end.
 run_maps() {
     if [[ " $given " == *" recam=all "* ]]; then
-        (run_ranks "$@" --recam rib)
+        (run_ranks "$@" --recam none)
         (run_ranks "$@" --recam advcam)
-        set -- "$@" --recam none
+        set -- "$@" --recam rib
     fi
     run_ranks "$@"
 }
@@ -59,15 +80,32 @@ run_maps() {
 # Runs the pipeline on a folder of photographs.
 #   own_photographs DIR [LABELS] [options of run_sample.py]
 own_photographs() {
-    require_number_of_processes
-    find_python "$project/requirements.txt" $PROJECT_MODULES
+    prepare_to_run
+    programs_say_it
     local options=(--dataset folder --root "$1")
     shift
     if [ $# -gt 0 ] && [[ $1 != -* ]]; then
         options+=(--labels "$1")
         shift
     fi
-    run_ranks "${options[@]}" --report_html --visualize 4 "$@"
+    local given="" word before=
+    for word in "$@"; do # the last one counts
+        case "$before $word" in
+            "--recam "*) given=recam=$word ;;
+            *" --recam="*) given=recam=${word#*=} ;;
+        esac
+        before=$word
+    done
+    run_maps "${options[@]}" --report_html --visualize 4 "$@"
+}
+
+# Finds the interpreter, PYTHON, and the number of `processes` to run: as many as there are GPUs where
+# NPROC is not set.
+prepare_to_run() {
+    require_number_of_processes
+    find_python "$project/requirements.txt" $PROJECT_MODULES
+    local gpus="$SILENTLY; import torch; print(max(1, torch.cuda.device_count()))"
+    processes=${NPROC:-$("$PYTHON" -c "$gpus")}
 }
 
 # Ends with a line unless NPROC, where it is set, is a number of processes.
@@ -78,11 +116,9 @@ require_number_of_processes() {
     fi
 }
 
-# Becomes run_sample.py, in NPROC processes that share the images and the batches of the trainings
-# (as many as there are GPUs where NPROC is not set). Under torchrun this is one of its processes.
+# Becomes run_sample.py, in processes that share the images and the batches of the trainings. Under
+# torchrun this is one of its processes.
 run_ranks() {
-    local gpus='import torch; print(max(1, torch.cuda.device_count()))'
-    local processes=${NPROC:-$("$PYTHON" -c "$gpus")}
     if [ "$processes" = 1 ] || [ -n "${TORCHELASTIC_RUN_ID:-}" ]; then
         exec "$PYTHON" "$project/run_sample.py" "$@"
     fi

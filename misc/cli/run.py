@@ -19,7 +19,7 @@ from misc.cli.lists import (
     say_differences,
 )
 from misc.cli.log import log_to_screen, start_log
-from misc.cli.options import STEPS, Options, chosen_steps, unread_lists
+from misc.cli.options import OBJECT_MASKS, STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
@@ -53,28 +53,12 @@ def execute(args: Options, ends_process: bool = False) -> int:
             check_comparisons(args)
             show_report(args)
             compare(args)
-        elif args.toy_experiment_pass:
-            run_toy(args)
         else:
             check_device(args.device)
             with distributed.joined(uses_cuda(args.resources)):
                 run(args)
 
     return said_plainly(work, ends_process)
-
-
-def run_toy(args: Options) -> None:
-    """The toy experiment, which needs no dataset and takes no step with it."""
-    if others := [name for name in STEPS if getattr(args, f"{name}_pass")]:
-        raise UserError(
-            f"--toy_experiment_pass: runs alone; leave out --{others[0]}_pass, or run it afterwards"
-        )
-    toy = importlib.import_module("step.toy_experiment")
-    if args.check:
-        toy.read_mnist(args.mnist_root)
-        return
-    log_to_screen()
-    toy.run(args)
 
 
 def run(args: Options) -> None:
@@ -128,6 +112,8 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     if "threshold_from" in args.said:
         log.warning("--threshold_from: has no effect any more; a row has the best threshold of the "
                     "images that are scored")  # fmt: skip
+    if args.with_ins and not (objects := args.info.root / OBJECT_MASKS).is_dir():
+        log.info("instance labels are not scored: %s, with masks of objects, is missing", objects)
     preflight.finish()
 
 

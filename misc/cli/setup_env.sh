@@ -1,13 +1,17 @@
 # Sourced by the scripts, with the folder of the project in `project`: sets PYTHON to an interpreter
-# that has the packages of a requirements file, after installing them into .venv where none has.
+# that has the packages of a requirements file, after installing them into .venv where none has. One
+# that the user names is taken or refused.
 #   find_python REQUIREMENTS_FILE MODULE...
 find_python() {
     local requirements=$1
     shift
-    local missing='import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))'
-    local candidate
-    for candidate in "${PYTHON:-}" "$project/.venv/bin/python" python3; do
-        if [ -n "$candidate" ] && command -v "$candidate" > /dev/null && "$candidate" -c "$missing" "$@"; then
+    if [ -n "${PYTHON:-}" ]; then
+        require_python "$requirements" "$@"
+        return
+    fi
+    local candidate lacking
+    for candidate in "$project/.venv/bin/python" python3; do
+        if command -v "$candidate" > /dev/null && lacking=$(lacking_modules "$candidate" "$@") && [ -z "$lacking" ]; then
             PYTHON=$candidate
             return
         fi
@@ -30,6 +34,40 @@ find_python() {
     fi
     rm -f "$log"
     PYTHON=$environment/bin/python
+}
+
+# At the start of a piece of Python: Ctrl-C ends it without a word.
+SILENTLY="import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+
+# The modules that an interpreter lacks, with commas; it fails where it cannot be run.
+#   lacking_modules PYTHON MODULE...
+lacking_modules() {
+    local python=$1
+    shift
+    local lacking="import importlib.util as u, sys
+old = ['Python 3.10 or newer'] if sys.version_info < (3, 10) else []
+print(', '.join(old + [m for m in sys.argv[1:] if u.find_spec(m) is None]))"
+    "$python" -c "$SILENTLY; $lacking" "$@" 2> /dev/null
+}
+
+# Ends with a line unless the interpreter in PYTHON can be used: nothing is installed in its place.
+#   require_python REQUIREMENTS_FILE MODULE...
+require_python() {
+    local requirements=$1 lacking
+    shift
+    if ! command -v "$PYTHON" > /dev/null; then
+        echo "error: PYTHON=$PYTHON: no such program; correct it, or leave it out" >&2
+        exit 2
+    fi
+    if ! lacking=$(lacking_modules "$PYTHON" "$@"); then
+        echo "error: PYTHON=$PYTHON: cannot be run as Python; correct it, or leave it out" >&2
+        exit 2
+    fi
+    if [ -n "$lacking" ]; then
+        echo "error: PYTHON=$PYTHON: lacks $lacking; install the packages of $requirements for it," \
+            "or leave PYTHON out: they are installed into $project/.venv then" >&2
+        exit 2
+    fi
 }
 
 # What pip's messages in a file come to, in one line.

@@ -167,9 +167,12 @@ def _scores(
             return None, 0, {}
         both = pseudo_mask_confusion(others[0], first, num_labels)
         return _number(mean_iou(both)), 0, {}
-    confusions = {t: pseudo_mask_confusion(truth, p, num_labels) for t, p in predictions.items()}
-    ious = {title: _number(mean_iou(confusion)) for title, confusion in confusions.items()}
-    return next(iter(ious.values())), next(iter(confusions.values())), ious
+    of_first = pseudo_mask_confusion(truth, first, num_labels)
+    ious = {
+        title: _number(mean_iou(pseudo_mask_confusion(truth, prediction, num_labels)))
+        for title, prediction in predictions.items()
+    }
+    return next(iter(ious.values())), of_first, ious
 
 
 def _number(value: float) -> float | None:

@@ -14,7 +14,13 @@ from misc.data.datasets import label_tensor
 from misc.data.exports import coco_annotations, yolo_text
 from misc.errors import UserError
 from misc.labels import classes_in, label_type, of_type, undecided
-from misc.metrics import ThresholdScores, confusion_matrix, mean_iou, pseudo_mask_confusion
+from misc.metrics import (
+    ThresholdScores,
+    confusion_matrix,
+    mean_iou,
+    pseudo_mask_confusion,
+    require_few_labels,
+)
 from misc.palette import read_label_png, save_label_png, save_palette_png, voc_palette
 from misc.report.images import _mask_layers
 from misc.seg_loss import balanced_cross_entropy, cross_entropy
@@ -72,8 +78,9 @@ def test_scores_are_those_of_the_same_labels_in_8_bits():
     assert np.allclose(late.mean_ious(), narrow.mean_ious())
     with pytest.raises(UserError, match=r"label 29\d in the truth is not in 0..290"):
         ThresholdScores([0.2], 291).add(cams, keys, moved.astype(np.uint16))
-    with pytest.raises(UserError, match="give fewer thresholds"):
-        ThresholdScores(np.arange(50) / 50, 60_000)
+    with pytest.raises(UserError, match="scores of 60000 labels take 26 GiB"):
+        require_few_labels(60_000)
+    require_few_labels(10_000)
 
 
 def test_undecided_pixels_of_wide_masks_are_left_out():

@@ -15,6 +15,7 @@ from misc.cli.options.presets import SEG_PRESETS
 from misc.cli.options.run_flags import EXPECTED
 from misc.cli.options.sequence import (
     IMPORTED,
+    OBJECT_MASKS,
     RECAM,
     ROW_ENDING,
     SEG_STEPS,
@@ -29,6 +30,7 @@ __all__ = [
     "EXPECTED",
     "EXPORTS",
     "IMPORTED",
+    "OBJECT_MASKS",
     "RECAM",
     "ROW_ENDING",
     "SEG_PRESETS",

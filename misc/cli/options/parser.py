@@ -28,7 +28,6 @@ _GROUPS = (
     ("page", of_run.page_options),
     ("exchange with other programs", of_run.exchange_options),
     ("comparison with other runs", of_run.comparison_options),
-    ("toy experiment (of the paper; no step of the method)", of_run.toy_options),
 )
 
 

@@ -167,16 +167,4 @@ def comparison_options(group: argparse._ArgumentGroup) -> None:
         "of FILE: Demo/expected.json)")
 
 
-def toy_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--toy_experiment_pass", type=boolean, nargs="?", const=True, default=False,
-        metavar="BOOL", help="run it alone and end; python -m step.toy_experiment --help has what "
-        "it leaves free")
-    add("--mnist_root", type=Path, default=Path("Dataset"), metavar="DIR",
-        help="folder with MNIST/raw/, as torchvision has it (default: %(default)s); digits are "
-        "drawn where it is not there")
-    add("--toy_out_dir", type=Path, default=Path("result/toy"), metavar="DIR",
-        help="its scores.json and figure (default: %(default)s)")
-
-
 # fmt: on

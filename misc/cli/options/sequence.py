@@ -32,6 +32,7 @@ CRF_STEPS = ("eval_seed_crf",)
 INS_STEPS = ("make_ins_seg_labels", "eval_ins_seg")
 SCORING = ("eval_cam", "eval_seed_crf", "eval_sem_seg", "eval_ins_seg", "eval_seg")
 EXPORT_STEPS = ("export_masks",)
+OBJECT_MASKS = "SegmentationObject"  # folder of the root with masks of the objects
 IMPORTED = "imported"  # what --recam says of maps of other methods
 OPTIONAL = (
     "make_recam_with_AdvCAM", "import_maps", *CRF_STEPS, *INS_STEPS, *SEG_STEPS, *EXPORT_STEPS
@@ -61,13 +62,16 @@ def chosen_steps(args: Options) -> list[str]:
         asked |= set(names) if wanted else set()
     if args.recam == IMPORTED:  # nothing then needs the classifier
         asked -= {"train_cam", "make_cam"}
+    root = args.info.root
+    if root.is_dir() and not (root / OBJECT_MASKS).is_dir():
+        asked.discard("eval_ins_seg")  # instance labels are made, and not scored
     if not args.info.mask_dirs:  # no ground truth: nothing to score
         asked -= set(SCORING)
     steps = [name for name in STEPS if name in asked and flags[name] is not False]
     if "cam_weights_name" in args.given and "train_cam" in steps:
         steps.remove("train_cam")
     if not steps:
-        raise UserError("--*_pass False: is said of every step, so there is nothing to run")
+        raise UserError("all steps are disabled (--*_pass False); leave one of these options out")
     return steps
 
 

@@ -74,9 +74,9 @@ class Places:
             raise ValueError(f"{reason(name)!r} may be any of {len(found)} ({some}); give its path")
         other = self.loosely(name)
         near = f"; is it {reason(other[0])!r}?" if other else ""
-        if os.path.isfile(self.root / name.strip()):
-            near = f": that is not one of the photographs below {self.root}"
-            raise ValueError(f"{reason(name)!r} is the file {self.root / name.strip()}{near}")
+        if os.path.isfile(file := self.root / self._plain(name)):
+            raise ValueError(f"{reason(name)!r} is the file {reason(file)}, which is none of the "
+                             f"photographs below {self.root}")  # fmt: skip
         raise ValueError(f"there is no photograph {reason(name)!r} in {self.root}{near}")
 
     def candidates(self, name: str) -> list[str]:

@@ -43,8 +43,8 @@ def log_contents(root: Path, source: Path | None, scan) -> None:
     if scan.repeated:
         log.warning("%s: %s there twice", source, counted({"row": scan.repeated}))
     if scan.unlabelled:
-        log.warning("%s without a label, left out (lists/unlabelled.txt): %s",
-                    counted({"photograph": len(scan.unlabelled)}),
+        log.warning("%s, left out (lists/unlabelled.txt): %s",
+                    counted({"photograph without a label": len(scan.unlabelled)}),
                     _some(scan.unlabelled))  # fmt: skip
     if absent := [name for name in labels.classes if not counts[name]]:
         log.warning("%s of no photograph, which can never be found: %s",

@@ -326,6 +326,21 @@ def test_devices_that_are_always_there():
     check_device("cpu")
 
 
+def test_instance_labels_without_masks_of_objects_are_made_and_not_scored(tmp_path):
+    words = ["--with_ins", "--voc12_root", str(tmp_path)]
+    steps = chosen_steps(parse(words))
+    assert "make_ins_seg_labels" in steps and "eval_ins_seg" not in steps
+    (tmp_path / "SegmentationObject").mkdir()
+    assert "eval_ins_seg" in chosen_steps(parse(words))
+    assert chosen_steps(parse([*words, "--eval_ins_seg_pass"])) == ["eval_ins_seg"]
+
+
+def test_all_steps_disabled_is_said_so():
+    words = [word for name in SEQUENCE for word in (f"--{name}_pass", "False")]
+    with pytest.raises(UserError, match="all steps are disabled .*leave one of these options out"):
+        chosen_steps(parse(words))
+
+
 def test_the_maps_of_advcam_go_where_the_later_steps_read_them(tmp_path):
     words = ["--result_dir", str(tmp_path / "r")]
     assert parse(words).adv_cam_out_dir == tmp_path / "r" / "cam_adv"

@@ -11,7 +11,7 @@ from misc.cli.steps import load_steps
 from misc.errors import UserError
 
 PATHS = {action.dest for action in build_parser()._actions if action.type is Path}
-PATHS -= {"result_dir", "root", "voc12_root", "coco14_root", "compare", "toy_out_dir"}
+PATHS -= {"result_dir", "root", "voc12_root", "coco14_root"}
 OF_PHOTOGRAPHS = ("labels", "classes", "masks", "val_list")
 
 

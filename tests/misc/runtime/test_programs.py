@@ -13,7 +13,7 @@ PROGRAMS = {
     "run_sample": ["--check"],
     "step.sweep": ["--preset", "K"],
     "step.rib_process": [],
-    "step.toy_experiment": [],
+    "Demo.toy_experiment": [],
     "Dataset.make_sample": ["--out", "none"],
     "Dataset.train_sample_classifier": [],
     "voc12.prepare": ["--voc12_root", "none"],

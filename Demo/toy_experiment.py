@@ -1,12 +1,11 @@
 """The paper's toy experiment (Sec. 3, Figure 1): at which layer a network loses information.
 
-    python -m step.toy_experiment --mnist_root DIR
+    python -m Demo.toy_experiment --mnist_root DIR [--mnist_download]
 
 Twos and eights on a canvas; few of them come with a small shape that tells the class as well. HGR,
 the share of a region's pixels on which a layer depends, falls at the last layer, the one that meets
 the final activation, far more on the shapes than on the digits. RIB's fine-tuning without that
-activation is then tried on the same network. It is no step of the method: the whole sequence leaves
-it out.
+activation is then tried on the same network. It is no step of the method.
 """
 
 if __name__ == "__main__":
@@ -15,43 +14,36 @@ if __name__ == "__main__":
     begin()
 
 import argparse
+import copy
 import gzip
-import importlib
-import io
 import json
 import logging
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.datasets import MNIST
 
 from misc.errors import UserError
 from misc.runtime.programs import said_plainly
 from misc.storage.files import atomic_path
 from misc.storage.manifest import make_writable
 from misc.storage.outputs import foreign_line, is_foreign
-from misc.storage.untrusted import read_bytes
-from net.toy import (
-    NUM_LAYERS,
-    ToyNet,
-    final_loss,
-    fine_tuned_gradients,
-    gradient_maps,
-    high_gradient_ratio,
-    normalized,
-)
 from step.visualize import save_figure
 
 log = logging.getLogger("toy_experiment")
 
 DIGITS = (2, 8)  # the classes
+NUM_LAYERS = 6  # five convolutions and a fully connected layer
+WEIGHT_DECAY = 1e-4  # of the fine-tuning, as in RIB
 FIGURE = "toy_experiment.png"
 REGIONS = ("discriminative", "non_discriminative", "irrelevant")  # digit, shape, the rest
 # Read off Figure 1, within 0.02; nan where the curve is hidden behind others.
@@ -62,7 +54,6 @@ PUBLISHED = {
 }
 _DIAMOND, _SQUARE = 0.16, 0.13  # of the canvas' side: the shapes of a two and of an eight
 _TRAINED_SHARE = 0.8  # of the images
-_MAX_MNIST = 64 << 20  # bytes of a file; the largest of MNIST, unpacked, has 47 million
 _KEPT = 0.5  # grey value above which a pixel belongs to the digit's region
 _COLOURS = dict(zip(REGIONS, ("tab:red", "tab:blue", "tab:gray"), strict=True))
 
@@ -99,19 +90,117 @@ class Canvases(NamedTuple):
 
     def regions(self) -> dict[str, Tensor]:
         """N x H x W bool by name."""
-        return dict(
-            zip(REGIONS, (self.digits, self.shapes, ~(self.digits | self.shapes)), strict=True)
+        both = self.digits | self.shapes
+        return dict(zip(REGIONS, (self.digits, self.shapes, ~both), strict=True))
+
+
+class ToyNet(nn.Module):
+    """Five 3x3 convolutions without biases, ReLU after each, and a fully connected layer.
+
+    Padding is circular, so that the border of the canvas is like every other place of it.
+
+    side: height and width of the images. channels: of each convolution. strides: of the five.
+    """
+
+    def __init__(self, side: int, channels: int = 8, strides: tuple[int, ...] = (1,) * 5):
+        super().__init__()
+        inputs = (1, *[channels] * (len(strides) - 1))
+        kind = {"padding": 1, "padding_mode": "circular", "bias": False}
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inner, channels, 3, stride=stride, **kind)
+            for inner, stride in zip(inputs, strides, strict=True)
         )
+        for stride in strides:
+            side = (side - 1) // stride + 1
+        self.fc = nn.Linear(channels * side * side, len(DIGITS), bias=False)
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """N x 1 x H x W -> what each convolution gives, before its ReLU, and the logits N x C."""
+        outputs, features = [], images
+        for conv in self.convs:
+            outputs.append(conv(features))
+            features = F.relu(outputs[-1])
+        return [*outputs, self.fc(features.flatten(1))]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N x 1 x H x W -> logits, N x C."""
+        return self.layers(images)[-1]
 
 
-# --- data ---------------------------------------------------------------------------------------
+def gradient_maps(network: ToyNet, images: Tensor, labels: Tensor) -> Tensor:
+    """The maps G1 .. G6 of images: how strongly each pixel acts on each layer (paper, Sec. 3).
+
+    images: N x 1 x H x W. labels: N class indices. Returns N x 6 x H x W in 0..1: the absolute
+    gradient of a layer's summed features, for the last one of the logit of the image's class, over
+    its maximum.
+    """
+    images = images.detach().requires_grad_()
+    *features, logits = network.layers(images)
+    sums = [*(f.sum() for f in features), logits.gather(1, labels[:, None]).sum()]
+    gradients = [torch.autograd.grad(s, images, retain_graph=True)[0].abs().sum(1) for s in sums]
+    return normalized(torch.stack(gradients, dim=1))
 
 
-def read_mnist(root: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Twos and eights of MNIST in torchvision's layout: N x 28 x 28 uint8, and which they are.
+def normalized(maps: Tensor) -> Tensor:
+    """Maps ... x H x W over their maxima; maps of zeros stay so."""
+    return maps / maps.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
 
-    root/MNIST/raw/ has the training part, the test part or both, packed (.gz) or not. None where
-    there is neither; UserError for a damaged file.
+
+def high_gradient_ratio(maps: Tensor, region: Tensor, threshold: float = 0.3) -> Tensor:
+    """HGR: the share of a region's pixels whose map is above the threshold, mean over images.
+
+    maps: N x L x H x W in 0..1. region: N x H x W bool, no image without a pixel. Returns L values.
+    """
+    high = ((maps > threshold) & region[:, None]).sum((-2, -1))
+    return (high / region.sum((-2, -1))[:, None]).mean(0)
+
+
+def fine_tuned_gradients(
+    network: ToyNet, image: Tensor, label: int, others: list, rate: float, stop: float = np.inf
+) -> Iterator[Tensor]:
+    """RIB on the toy network: a copy is fine-tuned on one image by its logits alone.
+
+    image: 1 x H x W. others: of each iteration images B x 1 x H x W and labels B of other classes,
+    which keep all logits from growing together. stop: margin; the map whose logit is above it is
+    the last. Yields |gradient of the logit| H x W before each step, first that of `network` itself.
+    """
+    tuned, own = copy.deepcopy(network), torch.tensor([label])
+    optimizer = torch.optim.SGD(tuned.parameters(), rate, weight_decay=WEIGHT_DECAY)
+    for batch, labels in others:
+        yield _logit_gradient(tuned, image, label)
+        logits = tuned(torch.cat([image[None], batch]))
+        if not logits[0, label].abs() <= stop:
+            return
+        loss = -logits.gather(1, torch.cat([own, labels])[:, None]).sum()  # no final activation
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _logit_gradient(network: ToyNet, image: Tensor, label: int) -> Tensor:
+    image = image[None].detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(image)[0, label], image)
+    return gradient[0].abs().sum(0)
+
+
+def final_loss(logits: Tensor, labels: Tensor, activation: str) -> Tensor:
+    """Loss of a training whose last layer meets this activation: "sigmoid", "softmax", "none".
+
+    none: logits of the own class up, of others down, without an end.
+    """
+    if activation == "softmax":
+        return F.cross_entropy(logits, labels)
+    truth = F.one_hot(labels, logits.shape[1]).to(logits)
+    if activation == "sigmoid":
+        return F.multilabel_soft_margin_loss(logits, truth)
+    return -(logits * (2 * truth - 1)).mean()
+
+
+def read_mnist(root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Twos and eights of MNIST: N x 28 x 28 uint8, and which they are.
+
+    root/MNIST/raw/ has the training part, the test part or both, packed or not, where torchvision
+    wants all files and unpacks them.
     """
     folder, parts = root / "MNIST" / "raw", []
     for part in ("train", "t10k"):
@@ -122,46 +211,25 @@ def read_mnist(root: Path) -> tuple[np.ndarray, np.ndarray] | None:
                 raise UserError(f"{folder}: images and labels of {part} do not belong together")
             chosen = np.isin(labels, DIGITS)
             parts.append((images[chosen], labels[chosen]))
-    return tuple(map(np.concatenate, zip(*parts, strict=True))) if parts else None
+    if not parts:
+        raise UserError(f"--mnist_root {root}: has no MNIST/raw/; say --mnist_download")
+    return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray | None:
     """The array of one of MNIST's files; None where it is not there."""
     packed = path.with_name(f"{path.name}.gz")
-    if not path.is_file() and not packed.is_file():
-        return None
     found = path if path.is_file() else packed
+    if not found.is_file():
+        return None
     try:
-        data = read_bytes(found, _MAX_MNIST)
-        if found is packed:
-            with gzip.open(io.BytesIO(data)) as file:
-                data = file.read(_MAX_MNIST)
-        shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
+        data = gzip.decompress(found.read_bytes()) if found is packed else found.read_bytes()
         if data[:4] != bytes((0, 0, 8, dimensions)):
             raise ValueError
-        values = np.frombuffer(data, np.uint8, offset=4 * (1 + dimensions))
-        return values.reshape(shape)
+        shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
+        return np.frombuffer(data, np.uint8, offset=4 * (1 + dimensions)).reshape(shape)
     except (OSError, ValueError, EOFError, zlib.error):
-        raise UserError(
-            f"{found}: is damaged, or not a file of MNIST; remove it and download it again"
-        ) from None
-
-
-def digits_for(root: Path, toy: Toy) -> tuple[np.ndarray, np.ndarray, str]:
-    """MNIST's digits, or drawn ones where it is not there: as `read_mnist`, and what they are."""
-    found = read_mnist(root)
-    if found:
-        if len(found[0]) < toy.images:
-            raise UserError(
-                f"--images {toy.images}: {root} has {len(found[0])} twos and eights; give fewer"
-            )
-        return *found, "MNIST"
-    log.warning(
-        "no MNIST in %s: the digits are drawn, so numbers differ from those of MNIST "
-        "(--mnist_download fetches it, --mnist_root DIR says where it is)", root / "MNIST" / "raw",
-    )  # fmt: skip
-    drawn = importlib.import_module("Dataset.digits")  # found by name, as datasets are
-    return *drawn.draw_digits(np.random.default_rng(0), toy.images), "drawn digits"
+        raise UserError(f"{found}: is damaged, or no file of MNIST; download it again") from None
 
 
 def shape_mask(value: int, side: int) -> np.ndarray:
@@ -210,22 +278,6 @@ def _placed(rng: np.random.Generator, mask: np.ndarray, taken: np.ndarray) -> np
     return placed
 
 
-# --- experiment ---------------------------------------------------------------------------------
-
-
-def train(network: ToyNet, data: Canvases, toy: Toy, seed: int) -> None:
-    """Train in place, with Adam."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), toy.learning_rate)
-    for _ in range(toy.epochs):
-        for chosen in torch.randperm(len(data.labels), generator=generator).split(toy.batch_size):
-            logits = network(data.images[chosen])
-            loss = final_loss(logits, data.labels[chosen], toy.final_activation)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
 def trained(
     digits: np.ndarray, values: np.ndarray, toy: Toy, seed: int
 ) -> tuple[ToyNet, Canvases, Canvases]:
@@ -237,16 +289,28 @@ def trained(
     shown = compose(rng, digits[rest], values[rest], toy.side, 1.0)
     torch.manual_seed(seed)
     network = ToyNet(toy.side, toy.channels, toy.strides)
-    train(network, learned, toy, seed)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(network.parameters(), toy.learning_rate)
+    for _ in range(toy.epochs):
+        for chosen in torch.randperm(len(first), generator=generator).split(toy.batch_size):
+            logits = network(learned.images[chosen])
+            loss = final_loss(logits, learned.labels[chosen], toy.final_activation)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
     return network, learned, shown
 
 
 def measure(network: ToyNet, shown: Canvases, toy: Toy) -> dict[str, list[float]]:
     """HGR by region, one value for each of the six layers."""
     pairs = zip(shown.images.split(100), shown.labels.split(100), strict=True)
-    maps = torch.cat([gradient_maps(network, *pair) for pair in pairs])
+    return _by_region(torch.cat([gradient_maps(network, *pair) for pair in pairs]), shown, toy)
+
+
+def _by_region(maps: Tensor, shown: Canvases, toy: Toy) -> dict[str, list[float]]:
+    """HGR of maps N x L x H x W of the first canvases, L values by region."""
     return {
-        name: high_gradient_ratio(maps, region, toy.threshold).tolist()
+        name: high_gradient_ratio(maps, region[: len(maps)], toy.threshold).tolist()
         for name, region in shown.regions().items()
     }
 
@@ -271,19 +335,15 @@ def fine_tune_each(
         last, padding = len(steps), toy.rib_iter - len(steps)
         summed.append(torch.stack(steps).cumsum(0)[[*range(last), *[last - 1] * padding]])
         tuned.append(torch.stack([*steps, *[steps[-1]] * padding]))
-    kinds = {"tuned": normalized(torch.stack(tuned)), "summed": normalized(torch.stack(summed))}
-    return {
-        kind: {
-            name: high_gradient_ratio(of_kind, region[: len(tuned)], toy.threshold).tolist()
-            for name, region in shown.regions().items()
-        }
-        for kind, of_kind in kinds.items()
-    }
+    kinds = {"tuned": tuned, "summed": summed}
+    return {k: _by_region(normalized(torch.stack(maps)), shown, toy) for k, maps in kinds.items()}
 
 
 def experiment(root: Path, toy: Toy) -> tuple[dict, ToyNet, Canvases]:
     """All seeds: what scores.json holds, and a network and canvases to draw."""
-    digits, values, source = digits_for(root, toy)
+    digits, values = read_mnist(root)
+    if len(digits) < toy.images:
+        raise UserError(f"--images {toy.images}: {root} has {len(digits)} twos and eights")
     by_seed, tuned_by_seed, accuracies = [], [], []
     for seed in toy.seeds:
         network, learned, shown = trained(digits, values, toy, seed)
@@ -295,7 +355,7 @@ def experiment(root: Path, toy: Toy) -> tuple[dict, ToyNet, Canvases]:
         log.info("seed %d: accuracy %.3f%s", seed, accuracies[-1], _lines(by_seed[-1]))
     scores = {
         "made_by": "RIB, toy experiment",
-        "data": source,
+        "data": "MNIST",
         "settings": asdict(toy),
         "accuracy": accuracies,
         "hgr": _mean(by_seed),
@@ -312,12 +372,8 @@ def _mean(of_seeds: list[dict[str, list[float]]]) -> dict[str, list[float]]:
 
 
 def _lines(hgr: Mapping[str, list[float]]) -> str:
-    return "".join(
-        f"\n  {name:18s} " + " ".join(f"{value:.2f}" for value in hgr[name]) for name in REGIONS
-    )
-
-
-# --- what is written ----------------------------------------------------------------------------
+    rows = (f"{name:18s} " + " ".join(f"{h:.2f}" for h in hgr[name]) for name in REGIONS)
+    return "".join(f"\n  {row}" for row in rows)
 
 
 def draw(scores: dict, network: ToyNet, shown: Canvases) -> Figure:
@@ -368,120 +424,78 @@ def _draw_fine_tuning(axis, scores: dict) -> None:
 
 
 def check_output(out_dir: Path) -> None:
-    """Raise UserError where results cannot be written, or scores of something else are there."""
+    """Raise UserError where results cannot be written, or files of something else are there."""
     make_writable(out_dir, "--toy_out_dir")
     path = out_dir / "scores.json"
-    if path.exists():
-        try:
-            own = json.loads(read_bytes(path, 1 << 20))["made_by"].endswith("toy experiment")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            own = False
-        if not own:
-            raise UserError(
-                f"{path}: is not of a toy experiment and stays; give another --toy_out_dir"
-            )
+    if path.exists() and b'"RIB, toy experiment"' not in path.read_bytes()[:100]:
+        raise UserError(f"{path}: is not of a toy experiment; give another --toy_out_dir")
     if is_foreign(out_dir / FIGURE):
         raise UserError(foreign_line(out_dir / FIGURE))
-
-
-def save(scores: dict, figure: Figure, out_dir: Path) -> None:
-    """Write scores.json and the figure."""
-    save_figure(figure, out_dir / FIGURE)
-    with atomic_path(out_dir / "scores.json") as temporary:
-        temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
 
 def run_toy(root: Path, out_dir: Path, toy: Toy) -> dict:
     """The whole experiment; returns what scores.json holds. Raises UserError for bad input."""
     check_output(out_dir)
     scores, network, shown = experiment(root, toy)
-    save(scores, draw(scores, network, shown), out_dir)
+    save_figure(draw(scores, network, shown), out_dir / FIGURE)
+    with atomic_path(out_dir / "scores.json") as temporary:
+        temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     log.info("HGR of G1 .. G6, mean of %d seeds:%s", len(toy.seeds), _lines(scores["hgr"]))
     lost = scores["loss_at_last_layer"]
-    log.info(
-        "lost at the last layer: %.2f of the shapes, %.2f of the digits",
-        lost["non_discriminative"], lost["discriminative"],
-    )  # fmt: skip
+    log.info("lost at the last layer: %.2f of the shapes, %.2f of the digits",
+             lost["non_discriminative"], lost["discriminative"])  # fmt: skip
     for kind, text in (("tuned", "the last map"), ("summed", "the sum of all maps")):
-        ends = [scores["fine_tuned"][kind][name] for name in REGIONS[:2]]
-        log.info(
-            "fine-tuned without the final activation, HGR in %s: shapes %.2f -> %.2f, digits "
-            "%.2f -> %.2f", text, ends[1][0], ends[1][-1], ends[0][0], ends[0][-1],
-        )  # fmt: skip
+        digits, shapes = (scores["fine_tuned"][kind][name] for name in REGIONS[:2])
+        log.info("fine-tuned without the final activation, HGR in %s: shapes %.2f -> %.2f, digits "
+                 "%.2f -> %.2f", text, shapes[0], shapes[-1], digits[0], digits[-1])  # fmt: skip
     log.info("%s and %s", out_dir / "scores.json", FIGURE)
     return scores
-
-
-def run(args) -> None:
-    """The experiment as `run_sample.py --toy_experiment_pass` makes it."""
-    seeds = tuple(range(args.seed, args.seed + len(Toy().seeds)))
-    if args.num_threads:
-        torch.set_num_threads(args.num_threads)
-    run_toy(args.mnist_root, args.toy_out_dir, Toy(seeds=seeds))
 
 
 def _integers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-def _parsed(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m step.toy_experiment", description="The paper's toy experiment."
-    )
+def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, Toy]:
+    """The command line, and its settings; ends with exit code 2 where one is out of range."""
+    parser = argparse.ArgumentParser(prog="python -m Demo.toy_experiment")
     add = parser.add_argument
-    add("--mnist_root", type=Path, default=Path("Dataset"), metavar="DIR",
-        help="folder with MNIST/raw/, as torchvision has it (default: %(default)s)")  # fmt: skip
+    add("--mnist_root", type=Path, default=Path("Dataset"), help="folder with MNIST/raw/")
     add("--mnist_download", action="store_true", help="torchvision downloads MNIST there first")
-    add("--toy_out_dir", type=Path, default=Path("result/toy"), metavar="DIR",
-        help="scores.json and the figure (default: %(default)s)")  # fmt: skip
+    add("--toy_out_dir", type=Path, default=Path("result/toy"), help="scores.json and the figure")
     for field in fields(Toy):
-        default = field.default
-        kind = _integers if isinstance(default, tuple) else type(default)
+        kind = _integers if isinstance(field.default, tuple) else type(field.default)
         choices = ("sigmoid", "softmax", "none") if field.name == "final_activation" else None
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        add(f"--{field.name}", type=kind, choices=choices, default=default,
-            metavar=None if choices else "X", help=f"(default: {shown})")  # fmt: skip
-    return parser.parse_args(argv), parser
-
-
-def _checked(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Toy:
-    """The settings of the command line; ends with exit code 2 where one is out of range."""
+        add(f"--{field.name}", type=kind, choices=choices, default=field.default,
+            help="(default: %(default)s)")  # fmt: skip
+    args = parser.parse_args(argv)
     toy = Toy(**{field.name: getattr(args, field.name) for field in fields(Toy)})
-    for field in fields(Toy):
-        value = getattr(toy, field.name)
+    for name, value in asdict(toy).items():
         smallest = min(value) if isinstance(value, tuple) else value
-        low = 0 if field.name in ("seeds", "shape_share") else 1e-9
+        low = 0 if name in ("seeds", "shape_share") else 1e-9
         if not isinstance(smallest, str) and not low <= smallest < 1e9:
-            parser.error(f"argument --{field.name}: {smallest} is out of range")
+            parser.error(f"argument --{name}: {smallest} is out of range")
     if len(toy.strides) != NUM_LAYERS - 1:
         parser.error(f"argument --strides: give {NUM_LAYERS - 1} numbers with commas between them")
     if toy.images < 10 or toy.side < 30:
         parser.error("at least 10 --images, and a canvas (--side) of at least 30 pixels")
-    return toy
+    return args, toy
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    args, parser = _parsed(argv)
-    toy = _checked(args, parser)
+    args, toy = _parsed(argv)
 
     def work() -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         if args.mnist_download:
-            _download(args.mnist_root)
+            try:
+                MNIST(str(args.mnist_root), download=True)
+            except (OSError, RuntimeError) as error:
+                raise UserError(f"--mnist_download: MNIST could not be had ({error})") from None
         run_toy(args.mnist_root, args.toy_out_dir, toy)
 
     return said_plainly(work, ends_process=argv is None)
-
-
-def _download(root: Path) -> None:
-    datasets = importlib.import_module("torchvision.datasets")
-    try:
-        datasets.MNIST(str(root), download=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"--mnist_download: MNIST could not be had ({error}); without it digits are drawn"
-        ) from None
 
 
 if __name__ == "__main__":

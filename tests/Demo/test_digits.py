@@ -1,9 +1,9 @@
-"""Dataset/digits.py: what is drawn are twos and eights."""
+"""tests/Demo/digits.py: what is drawn are twos and eights."""
 
 import numpy as np
 from scipy import ndimage
 
-from Dataset.digits import draw_digits
+from tests.Demo.digits import draw_digits
 
 
 def test_an_eight_has_two_holes_and_a_two_has_none():

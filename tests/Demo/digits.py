@@ -1,4 +1,4 @@
-"""Drawn digits: the toy experiment's twos and eights where MNIST is not there."""
+"""Drawn twos and eights, for tests of the toy experiment without MNIST."""
 
 import numpy as np
 

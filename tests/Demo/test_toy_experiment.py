@@ -1,4 +1,4 @@
-"""step/toy_experiment.py: its data, what it writes, and the claim of the paper's Figure 1."""
+"""Demo/toy_experiment.py: its data, what it writes, and the claim of the paper's Figure 1."""
 
 import gzip
 import json
@@ -10,12 +10,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-import run_sample
-from Dataset.digits import draw_digits
-from misc.errors import UserError
-from net.toy import NUM_LAYERS
-from step import toy_experiment
-from step.toy_experiment import (
+from Demo import toy_experiment
+from Demo.toy_experiment import (
+    NUM_LAYERS,
     REGIONS,
     Canvases,
     Toy,
@@ -25,6 +22,8 @@ from step.toy_experiment import (
     shape_mask,
     trained,
 )
+from misc.errors import UserError
+from tests.Demo.digits import draw_digits
 
 TINY = ["--seeds", "0", "--images", "20", "--epochs", "1", "--rib_iter", "2", "--rib_images", "2",
         "--channels", "2"]  # fmt: skip
@@ -67,7 +66,8 @@ def test_twos_and_eights_of_both_parts_of_mnist_are_read(mnist):
     assert values.tolist() == [2, 8]
     np.testing.assert_array_equal(found, images[[2, 8]])
     shutil.rmtree(root / "MNIST")
-    assert read_mnist(root) is None
+    with pytest.raises(UserError, match="has no MNIST/raw/; say --mnist_download"):
+        read_mnist(root)
 
 
 @pytest.mark.parametrize("damage", ["cut", "magic", "not packed", "other labels"])
@@ -127,28 +127,37 @@ def test_claim_holds_with_a_final_activation_alone(activation, one_thread):
     assert claim_holds(hgr) == (activation == "sigmoid")
 
 
-def test_scores_and_figure_are_written_by_both_commands(tmp_path, monkeypatch, capsys):
-    words = ["--mnist_root", str(tmp_path), "--toy_out_dir", str(tmp_path / "toy")]
-    assert toy_experiment.main([*words, *TINY]) == 0
+@pytest.fixture
+def drawn(tmp_path):
+    """The options of a run on drawn digits."""
+    digits, values = draw_digits(np.random.default_rng(0), 30)
+    raw = tmp_path / "MNIST" / "raw"
+    save_idx(raw / "t10k-images-idx3-ubyte", digits, packed=True)
+    save_idx(raw / "t10k-labels-idx1-ubyte", values.astype(np.uint8), packed=True)
+    return ["--mnist_root", str(tmp_path), "--toy_out_dir", str(tmp_path / "toy"), *TINY]
+
+
+def test_scores_and_figure_are_written_and_written_again(drawn, tmp_path):
+    for _ in range(2):
+        assert toy_experiment.main(drawn) == 0
     scores = json.loads((tmp_path / "toy" / "scores.json").read_text())
-    assert set(scores["hgr"]) == set(REGIONS) and scores["data"] == "drawn digits"
+    assert set(scores["hgr"]) == set(REGIONS) and scores["data"] == "MNIST"
     assert all(len(values) == NUM_LAYERS for values in scores["hgr"].values())
     assert all(len(v) == 2 for kind in scores["fine_tuned"].values() for v in kind.values())
     assert (tmp_path / "toy" / "toy_experiment.png").is_file()
-    asked = []
-    monkeypatch.setattr(toy_experiment, "run_toy", lambda *given: asked.append(given))
-    assert run_sample.main(["--toy_experiment_pass", *words, "--seed", "4"]) == 0
-    assert asked == [(tmp_path, tmp_path / "toy", Toy(seeds=(4, 5, 6)))]
-    assert run_sample.main(["--toy_experiment_pass", "--make_cam_pass", *words]) == 2
-    assert "leave out --make_cam_pass" in capsys.readouterr().err
 
 
-def test_scores_of_others_stay(tmp_path, capsys):
-    (tmp_path / "scores.json").write_text('{"made_by": "RIB", "rows": {}}')
-    words = ["--mnist_root", str(tmp_path), "--toy_out_dir", str(tmp_path)]
-    assert toy_experiment.main([*words, *TINY]) == 2
+def test_scores_of_others_stay(drawn, tmp_path, capsys):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "scores.json").write_text('{"made_by": "RIB", "rows": {}}')
+    assert toy_experiment.main(drawn) == 2
     assert "give another --toy_out_dir" in capsys.readouterr().err
-    assert json.loads((tmp_path / "scores.json").read_text())["rows"] == {}
+    assert json.loads((tmp_path / "toy" / "scores.json").read_text())["rows"] == {}
+
+
+def test_more_images_than_there_are_end_it(drawn, capsys):
+    assert toy_experiment.main([*drawn, "--images", "31"]) == 2
+    assert "has 30 twos and eights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--strides", "1,1"], ["--side", "9"], ["--epochs", "0"],

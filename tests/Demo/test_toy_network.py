@@ -1,10 +1,10 @@
-"""net/toy.py against plain forms of what it says."""
+"""The network of Demo/toy_experiment.py against plain forms of what it says."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from net.toy import (
+from Demo.toy_experiment import (
     NUM_LAYERS,
     ToyNet,
     final_loss,
