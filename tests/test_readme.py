@@ -38,8 +38,8 @@ def test_every_option_that_is_named_exists():
     others = {"--nnodes", "--nproc-per-node", "--max-restarts", "--rdzv-backend", "--rdzv-endpoint",
               "--rdzv-id", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time",
               "--requeue", "--signal", "--out_dir", "--sizes", "--json", "--gpu_session", "--nodes",
-              "--NAME_root", "--mnist_root", "--mnist_download", "--final_activation", "--over", "--preset",
-              "--seeds", "--score", "--best", "--worst", "--shown", "--backbone",
+              "--NAME_root", "--mnist_root", "--mnist_download", "--final_activation", "--over",
+              "--preset", "--seeds", "--score", "--best", "--worst", "--shown", "--backbone",
               "--layout", "--out", "--pipeline", "--images", "--epochs",
               "--repeated"}  # fmt: skip
     named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", README))
