@@ -1,22 +1,26 @@
-"""RIB: a trained classifier is fine-tuned on a single image, and its maps are summed (RIB, Sec. 3).
+"""RIB: a trained classifier is fine-tuned on one image, and its maps are summed (RIB, Sec. 3).
 
-`fine_tune` is the algorithm. What computes maps and gradients is an engine (`net.engine.Engine`),
-which also sees to speed and memory. The same method without either is `rib_map_sums` in
-tests/references.py.
+>>> from net.resnet50_cam import CAM
+>>> pairs, label = [torch.rand(2, 3, 64, 64), torch.rand(2, 3, 32, 32)], torch.tensor([1.0, 0.0])
+>>> batch = (torch.rand(4, 3, 64, 64), torch.tensor([[0.0, 1.0]] * 4))  # of the other class
+>>> settings = RIBSettings(iterations=3, scales=(1.0, 0.5))
+>>> *_, last = fine_tune(CAM(2, width=8, stem=8), pairs, label, iter([batch] * 3), settings)
+>>> [tuple(of_scale.shape) for of_scale in last.map_sums]
+[(2, 4, 4), (2, 2, 2)]
 """
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from misc.cams import pair_map
+from misc.runtime.optimizer import PolyOptimizer, parameter_groups
 
 Maps = list[Tensor]  # C x h x w for each scale
-
-_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -24,45 +28,38 @@ class RIBSettings:
     """Numbers of the method; the values are the paper's for VOC."""
 
     iterations: int = 10  # K
-    learning_rate: float = 8e-6  # of the backbone; the classifier learns 10 times faster
+    learning_rate: float = 8e-6  # lambda, of the backbone; the classifier learns 10 times faster
     weight_decay: float = 1e-4
-    tau: float = 0.4  # pixels at or above this share of a map's peak do not enter the pooling
+    tau: float = 0.4  # pixels at or above this fraction of a map's peak do not enter the pooling
     margin: float = 600.0  # m: stop once the target logits sum to more
     explode_th: float = 0.3
     explode_ratio: float = 0.7
-    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)  # those below 1.0 make maps only
     num_pooled_classes: int | None = None  # None: all; see gndp2d
     final_activation: str = "none"  # or "sigmoid", which is what the paper argues against
 
 
-@dataclass
-class Iteration:
+class Iteration(NamedTuple):
     """State after one iteration."""
 
-    map_sums: Maps  # so far
-    loss: float | None  # None where the map exploded: there is no loss then, and no step
-    target_score: float | None  # sum of the target logits, from before the step
-    stopped: bool  # no iteration follows because of an early stop
+    map_sums: Maps  # A = sum of the maps of theta_0 .. theta_k
+    loss: float | None = None  # None where the map exploded: there is no loss then, and no step
+    target_score: float | None = None  # sum of the target logits, from before the step
+    stopped: bool = True  # no iteration follows because of an early stop
 
 
 def gndp2d(
-    x: Tensor,
-    present: Tensor,
-    score_th: float = 0.4,
-    num_pooled_classes: int | None = None,
+    x: Tensor, present: Tensor, score_th: float = 0.4, num_pooled_classes: int | None = None
 ) -> Tensor:
-    """Global non-discriminative region pooling (RIB, Sec. 3.2), B x C x H x W -> B x C.
+    """GNDRP, global non-discriminative region pooling (RIB, Sec. 3.2), B x C x H x W -> B x C.
 
-    x: raw class maps, negative scores included.
-    present: B x C, or C for all images alike, bool or 0/1: the classes whose discriminative pixels
-        are left out, i.e. count as zero in the average over the whole map. The others are averaged
-        in full.
-    score_th: threshold tau; a pixel is kept when its score divided by the map's maximum is strictly
-        below it. The choice of pixels carries no gradient. The maximum is taken with its sign: a
-        map that is negative everywhere keeps no pixel.
-    num_pooled_classes: leaves pixels out for the first so many classes only. 20 gives what the
-        original implementation does on COCO; None treats all classes alike, 0 leaves out nothing,
-        which is global average pooling.
+    Per class present the mean over all pixels of A where A / max A < tau, and of 0 elsewhere.
+    x: raw class maps A, negative scores included. present: B x C, or C for all images alike, bool
+    or 0/1: the classes of the image; the others are averaged in full. score_th: tau. The choice of
+    pixels carries no gradient. The maximum has its sign: a map that is negative everywhere keeps
+    no pixel. num_pooled_classes: leaves pixels out for the first so many classes only. 20 gives
+    what the original implementation does on COCO, None treats all classes alike, 0 is global
+    average pooling.
     """
     present = present.bool()
     if num_pooled_classes is not None:
@@ -70,121 +67,76 @@ def gndp2d(
         present = present & first
     with torch.no_grad():
         # With a maximum of 0 the quotient is -inf (kept) or, at the maximum itself, nan (left out).
-        left_out = (x / x.amax(dim=(2, 3), keepdim=True) < score_th).logical_not_()
-        left_out &= present[..., None, None]
+        kept = x / x.amax(dim=(2, 3), keepdim=True) < score_th
+        left_out = ~kept & present[..., None, None]
     return x.masked_fill(left_out, 0).mean(dim=(2, 3))
 
 
-def rib_loss(raw: Tensor, labels: Tensor, settings: RIBSettings) -> Tensor:
-    """Minus the sum of logits x labels: no sigmoid, so that nothing saturates (RIB, Sec. 3.1).
+def logit_sum(raw: Tensor, labels: Tensor, s: RIBSettings) -> Tensor:
+    """Sum over images and their classes of y^c = GNDRP(A^c), scalar: -L_RIB (RIB, Sec. 3.1).
 
-    With the final activation "sigmoid", for comparison, minus the sum of log(sigmoid(logits)) x
-    labels: the same but that a gradient fades as its logit grows.
-    raw: maps B x C x h x w, signed. labels: B x C multi-hot. Returns a scalar.
+    raw: signed maps, B x C x h x w. labels: B x C multi-hot. No final activation, so that nothing
+    saturates; with "sigmoid", for comparison, the sum of log(sigmoid(y^c)).
     """
-    logits = gndp2d(raw, labels, settings.tau, settings.num_pooled_classes)
-    if settings.final_activation == "sigmoid":
-        logits = torch.nn.functional.logsigmoid(logits)
-    return -(logits * labels).sum()
+    logits = gndp2d(raw, labels, s.tau, s.num_pooled_classes)
+    if s.final_activation == "sigmoid":
+        logits = F.logsigmoid(logits)
+    return (logits * labels).sum()
 
 
-def exploded(maps: Tensor, settings: RIBSettings) -> Tensor:
-    """Whether current maps, T x h x w, of the target's classes cover most of the image (bool)."""
-    peaks = maps.amax(dim=(1, 2), keepdim=True) + _EPSILON
-    covered = (maps / peaks > settings.explode_th).any(dim=0)
-    return covered.float().mean().double() > settings.explode_ratio
-
-
-class Engine(Protocol):
-    """What computes; see `net.engine.Engine`."""
-
-    def start(self, pairs: list[Tensor], label: Tensor, settings: RIBSettings) -> None:
-        """Return to the trained classifier, and get ready for one image."""
-
-    def target_pass(self, scale: int, loss) -> tuple[Tensor, Tensor]:
-        """Map of the image at a scale, and its loss, whose gradient is collected."""
-
-    def other_pass(self, images, labels: Tensor, loss) -> Tensor:
-        """Loss of other images, whose gradient is collected."""
-
-    def in_range(self, iteration):
-        """What `iteration` gives, called again in float32 where fewer bits have overflowed."""
-
-    def unless(self, stop: Tensor | None, work) -> tuple | None:
-        """What `work` gives, its numbers read; None where `stop` holds, with nothing collected."""
-
-    def step(self) -> None:
-        """Move the weights by the gradients collected since the last step."""
+def exploded(maps: Tensor, s: RIBSettings) -> bool:
+    """Return True where maps of the target's classes, T x h x w, cover most of the image."""
+    peaks = maps.amax(dim=(1, 2), keepdim=True) + 1e-5
+    covered = (maps / peaks > s.explode_th).any(dim=0)
+    return covered.float().mean().item() > s.explode_ratio
 
 
 def fine_tune(
-    engine: Engine,
+    model: nn.Module,
     pairs: list[Tensor],
     label: Tensor,
-    batches: Iterator[tuple],
-    settings: RIBSettings,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    s: RIBSettings,
 ) -> Iterator[Iteration]:
-    """RIB on one image: yields the sums of the maps after every iteration (RIB, Sec. 3).
+    """RIB on one image (RIB, Sec. 3): yields the sums of the maps after every iteration.
 
-    pairs: the image and its mirror image at each scale, 2 x 3 x h x w, the first at scale 1.0.
-    label: multi-hot C of the image, not all zero.
-    batches: other images, B x 3 x S x S, with labels B x C, that share no class with the image:
-    they keep the classifier from raising the target's logits for any input. One batch is taken for
-    each iteration that gets as far as its loss.
-    Raises RowTooLargeError where one image of a pass does not fit into memory.
+    theta_k = theta_{k-1} - lambda grad L_RIB(x; theta_{k-1}), A = sum over k of CAM(x; theta_k).
+    model: a CAM with its trained weights theta_0, which change. pairs: the image and its mirror
+    image at each scale, 2 x 3 x h x w, scale 1.0 first. label: multi-hot C, not all zero.
+    batches: normalised images B x 3 x S x S and labels B x C that share no class with the image,
+    one for each iteration: they keep the classifier from raising the target's logits for any input.
     """
-    classes = label.nonzero()[:, 0]
-    engine.start(pairs, label, settings)
-    sums = None
-    for _ in range(settings.iterations):
-        others = functools.cache(partial(next, batches))  # one batch, whoever asks again
-        passes = partial(_passes, engine, classes if sums else None, others, settings)
-        first, rest = engine.in_range(passes)
-        if rest is None:
-            # Scale 1.0 has been added then and the others have not, as in the original.
-            yield Iteration([sums[0] + first[0], *sums[1:]], None, None, stopped=True)
-            return
-        maps, (target_score, other_score) = rest
-        sums = maps if sums is None else [a + b for a, b in zip(sums, maps, strict=True)]
-        engine.step()
-        # The margin is compared with the score from before the step; the step counts.
-        stopped = abs(target_score) > settings.margin
-        yield Iteration(sums, -(target_score + other_score), target_score, stopped)
+    groups = parameter_groups(*model.trainable_parameters(), s.learning_rate, s.weight_decay)
+    optimizer = PolyOptimizer(groups, s.learning_rate, s.weight_decay, s.iterations)
+    frozen = [model.frozen_features(pair) for pair in pairs]  # the same in all iterations
+    sums: Maps = [0.0] * len(pairs)
+    for k in range(s.iterations):
+        optimizer.zero_grad()
+        target = torch.zeros((), dtype=torch.float64, device=label.device)
+        for i, (features, scale) in enumerate(zip(frozen, s.scales, strict=True)):
+            in_loss = scale >= 1.0  # smaller scales only make maps
+            with torch.set_grad_enabled(in_loss):
+                raw = model.maps(features)
+            current = pair_map(raw.detach())
+            sums[i] = sums[i] + current
+            if i == 0 and k > 0 and exploded(current[label.bool()], s):
+                # Scale 1.0 has been added and the others have not, as in the original.
+                yield Iteration(list(sums))
+                return
+            if in_loss:
+                score = logit_sum(raw, label.expand(2, -1), s)
+                (-score).backward()  # frees the activations of this scale
+                target += score.detach()
+        images, labels = next(batches, (None, None))
+        if images is None:
+            raise ValueError(
+                f"batches: fewer than the {s.iterations} iterations; give one for each"
+            )
+        others = logit_sum(model(images), labels, s)
+        (-others).backward()
+        optimizer.step()
+        score, of_others = torch.stack([target, others.detach()]).tolist()  # a GPU waits once
+        stopped = abs(score) > s.margin  # the score from before the step, which counts
+        yield Iteration(list(sums), -(score + of_others), score, stopped)
         if stopped:
             return
-
-
-def _passes(
-    engine: Engine,
-    classes: Tensor | None,
-    others: Callable[[], tuple],
-    settings: RIBSettings,
-) -> tuple[tuple[Tensor, Tensor], tuple | None]:
-    """Map and loss at scale 1.0, and what `_further_passes` gives; None where the map exploded.
-
-    classes: of the target, (K,) indices; None where it is too early to explode.
-    """
-    first = engine.target_pass(0, partial(rib_loss, settings=settings))
-    stop = None if classes is None else exploded(first[0][classes], settings)
-    rest = engine.unless(stop, partial(_further_passes, engine, first, others, settings))
-    return first, rest
-
-
-def _further_passes(
-    engine: Engine,
-    first: tuple[Tensor, Tensor],
-    others: Callable[[], tuple],
-    settings: RIBSettings,
-) -> tuple[Maps, Tensor]:
-    """The maps of all scales, C x h x w each, and the sums of target and of other logits (2,).
-
-    first: map and loss at scale 1.0. others: gives the iteration's batch.
-    """
-    loss = partial(rib_loss, settings=settings)
-    # The other images come first: a GPU is busy with them while the rest is prepared.
-    of_others = engine.other_pass(*others(), loss)
-    # The small scale makes maps only.
-    parts = [loss if scale >= 1.0 else None for scale in settings.scales[1:]]
-    further = [engine.target_pass(i, part) for i, part in enumerate(parts, start=1)]
-    maps, losses = zip(first, *further, strict=True)
-    return list(maps), -torch.stack([sum(losses), of_others])

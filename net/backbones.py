@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,6 +24,16 @@ class FixedBatchNorm(nn.BatchNorm2d):
         """B x C x H x W -> B x C x H x W."""
         statistics = (self.running_mean, self.running_var)
         return F.batch_norm(features, *statistics, self.weight, self.bias, False, eps=self.eps)
+
+
+def normalized(conv: nn.Conv2d, norm: FixedBatchNorm, features: Tensor) -> Tensor:
+    """`norm(conv(features))` as one convolution, since the statistics are fixed.
+
+    What lies between the two is neither computed nor kept for the gradient.
+    """
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return F.conv2d(features, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _conv3x3(
@@ -58,9 +69,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """B x in_channels x H x W -> B x width x ceil(H / stride) x ceil(W / stride)."""
-        shortcut = features if self.downsample is None else self.downsample(features)
-        features = self.relu(self.bn1(self.conv1(features)))
-        return self.relu(self.bn2(self.conv2(features)) + shortcut)
+        shortcut = normalized(*self.downsample, features) if self.downsample else features
+        features = self.relu(normalized(self.conv1, self.bn1, features))
+        return self.relu(normalized(self.conv2, self.bn2, features) + shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -95,10 +106,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """B x in_channels x H x W -> B x 4 width x ceil(H / stride) x ceil(W / stride)."""
-        shortcut = features if self.downsample is None else self.downsample(features)
-        features = self.relu(self.bn1(self.conv1(features)))
-        features = self.relu(self.bn2(self.conv2(features)))
-        return self.relu(self.bn3(self.conv3(features)) + shortcut)
+        shortcut = normalized(*self.downsample, features) if self.downsample else features
+        features = self.relu(normalized(self.conv1, self.bn1, features))
+        features = self.relu(normalized(self.conv2, self.bn2, features))
+        return self.relu(normalized(self.conv3, self.bn3, features) + shortcut)
 
 
 class Kind(NamedTuple):
@@ -176,7 +187,7 @@ class ResNet(nn.Module):
 
     def stem(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> B x stem x h x w after max pooling, stride 4."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.maxpool(self.relu(normalized(self.conv1, self.bn1, images)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Normalised RGB, B x 3 x H x W -> the outputs of the stem and layer1 .. layer4."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from misc.imutils import IMAGENET_MEAN, IMAGENET_STD
 from net.backbones import ResNet
-from net.folded import LiveFoldedConv, folded_copy
 
 RATES = (6, 12, 18, 24)  # dilations of the four classifiers
 SCALES = (1.0, 0.5, 0.75)  # of the input, the first one whole
@@ -70,7 +69,6 @@ class DeepLabV2(nn.Module):
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_("bn" not in name and "downsample.1" not in name)
         self.scale_by, self.colours = scale_by, colours
-        self._computed_by = (self.backbone,)  # in a tuple: not one more module
 
     @property
     def arch(self) -> dict:
@@ -78,13 +76,9 @@ class DeepLabV2(nn.Module):
         own = {"num_labels": self.aspp[0].out_channels, "colours": self.colours}
         return {**self.backbone.arch, **own}
 
-    def fold_backbone(self) -> None:
-        """Compute every convolution of the backbone and its normalisation as one from now on."""
-        self._computed_by = (folded_copy(self.backbone, LiveFoldedConv),)
-
     def scores(self, images: Tensor) -> Tensor:
         """Images of one scale, B x 3 x H x W -> logits B x L x h x w, stride 8."""
-        features = self._computed_by[0](images)[-1]
+        features = self.backbone(images)[-1]
         return sum(classifier(features) for classifier in self.aspp)
 
     def scaled(self, images: Tensor, scale: float) -> Tensor:

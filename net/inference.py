@@ -4,16 +4,16 @@ Images are H x W x 3 uint8 (RGB). Maps are dicts with `keys` (K,) int64, `cam` K
 `high_res` K x H x W, float32 in 0..1, as in the files that the steps write.
 """
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from misc.cams import label_map, merge_scales
+from misc.cams import label_map, merge_scales, pair_map
 from misc.data.datasets import multi_scale_pairs
 from misc.indexing import WalkSettings, walked_scores
 from misc.rib import Maps, RIBSettings, fine_tune
-from net.engine import Engine
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
 
@@ -24,8 +24,10 @@ def plain_maps(
     network: CAM, image: np.ndarray, scales: tuple[float, ...] = RIBSettings.scales
 ) -> Arrays:
     """Class activation maps of an image, of all classes of the classifier."""
-    engine, pairs = Engine(network), multi_scale_pairs(image, scales)
-    maps = [engine.plain_map(pair) for pair in pairs]
+    device = network.classifier.weight.device
+    with torch.no_grad():
+        pairs = [pair.to(device) for pair in multi_scale_pairs(image, scales)]
+        maps = [pair_map(network(pair)) for pair in pairs]
     return merged(maps, image, torch.arange(len(maps[0])))
 
 
@@ -39,24 +41,14 @@ def rib_maps(
     """RIB maps of an image, of the classes of its multi-hot label (C,), which has one at least.
 
     batches: normalised images B x 3 x S x S and labels B x C that share no class with the image,
-    one for each iteration. The network is left as it was. Raises ValueError where there are fewer
-    batches than iterations, and RowTooLargeError where the image does not fit into memory.
+    one for each iteration; ValueError where they are fewer. The network is left as it was.
     """
-    settings = settings or RIBSettings()
-    engine, target = Engine(network), torch.from_numpy(np.asarray(label, dtype=np.float32))
-    pairs = multi_scale_pairs(image, settings.scales)
-    others = _one_each(batches, settings.iterations)
-    try:
-        *_, last = fine_tune(engine, pairs, target.to(engine.device), others, settings)
-    finally:
-        engine.restore()
-    return merged(last.map_sums, image, target.nonzero()[:, 0])
-
-
-def _one_each(batches: Iterable, iterations: int) -> Iterator:
-    """The batches; ValueError where one is asked for after the last."""
-    yield from batches
-    raise ValueError(f"batches: fewer than the {iterations} iterations; give one for each")
+    settings, device = settings or RIBSettings(), network.classifier.weight.device
+    target = torch.from_numpy(np.asarray(label, dtype=np.float32)).to(device)
+    pairs = [pair.to(device) for pair in multi_scale_pairs(image, settings.scales)]
+    others = ((images.to(device), labels.to(device)) for images, labels in batches)
+    *_, last = fine_tune(copy.deepcopy(network), pairs, target, others, settings)
+    return merged(last.map_sums, image, target.nonzero()[:, 0].cpu())
 
 
 def merged(maps: Maps, image: np.ndarray, keys: torch.Tensor) -> Arrays:

@@ -28,16 +28,15 @@ class Net(nn.Module):
 
     def frozen_features(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> features of the part that never trains, stride 8."""
+        # On a CPU these layers are faster channels last, and the trained ones are not.
+        layout = torch.channels_last if images.is_cuda else torch.contiguous_format
         with torch.no_grad():
-            return self.backbone.frozen_features(images)
-
-    def trained_features(self, frozen: Tensor) -> Tensor:
-        """Features of the frozen part, B x C2 x h x w -> of the backbone, B x C4 x h x w."""
-        return self.backbone.trained_features(frozen)
+            images = images.contiguous(memory_format=torch.channels_last)
+            return self.backbone.frozen_features(images).contiguous(memory_format=layout)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> logits, B x C."""
-        features = self.trained_features(self.frozen_features(images))
+        features = self.backbone.trained_features(self.frozen_features(images))
         return self.classifier(gap2d(features)[..., None, None])[:, :, 0, 0]
 
     def trainable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -47,11 +46,29 @@ class Net(nn.Module):
 
 
 class CAM(Net):
-    """The same network, which returns a score for every position instead of one for the image."""
+    """The same network, which returns a score for every position instead of one for the image.
+
+    bf16: compute the backbone in bfloat16 where autocast finds that safe; the classifier, whose
+    scores are compared with thresholds, weights and gradients stay float32.
+    """
+
+    bf16 = False
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the backbone is computed."""
+        device = self.classifier.weight.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.bf16)
+
+    def frozen_features(self, images: Tensor) -> Tensor:
+        """Normalised RGB, B x 3 x H x W -> features of the part that never trains, stride 8."""
+        with self.autocast():
+            return super().frozen_features(images)
 
     def maps(self, frozen: Tensor) -> Tensor:
         """Features of the frozen part, B x C2 x h x w -> signed scores, B x C x h x w."""
-        return self.classifier(self.trained_features(frozen))
+        with self.autocast():
+            features = self.backbone.trained_features(frozen)
+        return self.classifier(features.to(self.classifier.weight.dtype))
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> signed scores (no ReLU), B x C x h x w, stride 16."""

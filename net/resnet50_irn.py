@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from misc.affinity_loss import Losses, PairLoss
 from misc.indexing import AffinityLabels, PathIndex
 from net.backbones import ResNet
-from net.folded import folded_copy
 
 
 class MeanShift(nn.Module):
@@ -59,8 +58,8 @@ class Net(nn.Module):
 
     def __init__(self, **arch):
         super().__init__()
-        self.backbone = ResNet(**arch).requires_grad_(False)
-        self._computed_by = (self.backbone,)  # in a tuple: not one more module
+        backbone = ResNet(**arch).requires_grad_(False)
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         c0, c1, c2, c3, c4 = self.backbone.out_channels
 
         self.fc_edge1 = _block(c0, 32, groups=4)
@@ -85,14 +84,6 @@ class Net(nn.Module):
         """Constructor values, as stored in a checkpoint."""
         return self.backbone.arch
 
-    def fold_backbone(self) -> None:
-        """Compute the backbone with its normalisations folded into its convolutions from now on.
-
-        To be called when it has its weights and is on its device: later changes are not followed.
-        """
-        folded = folded_copy(self.backbone)
-        self._computed_by = (folded.to(memory_format=torch.channels_last),)
-
     def _on_processor(self) -> bool:
         return self.fc_edge6.weight.device.type == "cpu"
 
@@ -112,10 +103,9 @@ class Net(nn.Module):
         What a layer has written is in the processor's cache then when the next one reads it, and
         the largest maps are held for one image only.
         """
-        (backbone,) = self._computed_by
         images = images.contiguous(memory_format=torch.channels_last)
         parts = images.split(1) if self._on_processor() else (images,)
-        outputs = [backbone(part) for part in parts]
+        outputs = [self.backbone(part) for part in parts]
         return [torch.cat(output) for output in zip(*outputs, strict=True)]
 
     def _boundary(self, features: list[Tensor]) -> Tensor:

@@ -59,7 +59,6 @@ class MakeInstances(ImageTask):
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
-        self.model.fold_backbone()
 
     def one(self, image_id: str) -> None:
         maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")

@@ -1,10 +1,11 @@
 """RIB maps: the classifier is fine-tuned on every image, the maps of all iterations are summed."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from misc.cli.options import Options
 from misc.cli.preflight import Preflight
@@ -14,26 +15,21 @@ from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime import distributed
 from misc.runtime.devices import pick_devices, read_ahead_workers
 from misc.runtime.memory import require_shared_memory
-from misc.torchutils import weights_in
-from net.checkpoint import load_classifier
-from net.engine import Engine
-from step.refine import Refiner, step_of
+from step.maps import MapMethod
 
 
-class MakeRIBCAM(Refiner):
+class MakeRIBCAM(MapMethod):
     """RIB on one image (RIB, Sec. 3): see `misc.rib.fine_tune`."""
 
-    name = "make_recam_with_RIB"
-    version = 3
+    name, version = "make_recam_with_RIB", 3
     options = (
         "cam_crop_size", "cam_long", "cam_weight_decay", "RIB_iter", "RIB_lr", "RIB_batch_size",
         "score_th", "stop_th", "explode_th", "explode_ratio", "disjoint_prob",
         "num_pooled_classes", "seed",
     )  # fmt: skip
-    # An option that has left the program; folders that were made with it off are continued.
-    recorded: ClassVar[dict] = {"RIB_climbed": False}
     lists = ("train", "infer", "labels")
     images_worth_a_process = 1
+    memory_options = ("--RIB_batch_size", "--max_long", "--cam_crop_size", "--num_processes")
     advice = "give a smaller --RIB_lr"
 
     def __init__(self, args: Options):
@@ -45,9 +41,12 @@ class MakeRIBCAM(Refiner):
         return args.RIB_iter
 
     @classmethod
-    def depends_on(cls, args: Options) -> tuple[str, ...]:
-        activation = ("RIB_final_activation",) if args.RIB_final_activation != "none" else ()
-        return (*cls.options, *activation)
+    def settings(cls, args: Options) -> dict:
+        # An option that has left the program; folders that were made with it off are continued.
+        recorded = super().settings(args) | {"RIB_climbed": False}
+        if args.RIB_final_activation != "none":
+            recorded |= args.settings("RIB_final_activation")
+        return recorded
 
     @classmethod
     def drawn_from(cls, args: Options) -> tuple[str, ...]:
@@ -55,15 +54,14 @@ class MakeRIBCAM(Refiner):
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
+        super().check(args, preflight)
         preflight.disjoint_images()
         preflight.images(args.image_ids("train", limited=False))
         preflight.collect(lambda: require_shared_memory(read_ahead_bytes(args)))
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
-        args, self.device = self.args, device
-        model = load_classifier(args.cam_weights_name, args.info.num_classes)
-        model = model.to(device, weights_in(args.precision))
-        self.engine = Engine(model, args.precision)
+        super().start(device, image_ids)
+        self.trained, args = copy.deepcopy(self.model.state_dict()), self.args
         self.batches = RIBBatches(
             CropSource(
                 args.info,
@@ -81,10 +79,10 @@ class MakeRIBCAM(Refiner):
             device,
         )
 
-    def maps(self, image_id: str, pairs: list[torch.Tensor]) -> Iterator[Maps]:
-        label = torch.from_numpy(self.labels[image_id]).to(self.device)
+    def maps(self, image_id: str, pairs: list[Tensor], label: Tensor) -> Iterator[Maps]:
+        self.model.load_state_dict(self.trained)
         with contextlib.closing(self.batches.of(image_id)) as batches:
-            for state in fine_tune(self.engine, pairs, label, batches, rib_settings(self.args)):
+            for state in fine_tune(self.model, pairs, label, batches, rib_settings(self.args)):
                 yield state.map_sums
 
 
@@ -111,7 +109,4 @@ def rib_settings(args: Options) -> RIBSettings:
     )
 
 
-_step = step_of(MakeRIBCAM)
-LISTS, settings, writes, check, run = (
-    _step.LISTS, _step.settings, _step.writes, _step.check, _step.run,
-)  # fmt: skip
+LISTS, settings, writes, check, run = MakeRIBCAM.as_step()

@@ -24,7 +24,6 @@ from misc.storage.manifest import OutputFolder, Sources, file_digest
 from misc.storage.outputs import Output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
-from step.train_seg import require_known_precision
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,6 @@ def check(args: Options, preflight: Preflight) -> None:
         preflight.output(out, settings(args, kind), args.image_ids("seg"))
     preflight.segmentation(args.seg_weights_name)
     preflight.images(args.image_ids("seg"))
-    preflight.collect(lambda: require_known_precision(args, "make_seg"))
     if args.seg_submission:
         preflight.collect(lambda: require_new(args))
 
@@ -93,7 +91,6 @@ class MakeSegmentation(ImageTask):
         scale_by = args.seg_settings.scale_by
         model = load_segmentation(args.seg_weights_name, args.info.num_labels, scale_by=scale_by)
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.model.fold_backbone()
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def one(self, image_id: str) -> None:

@@ -64,7 +64,6 @@ class MakePseudoMask(ImageTask):
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
-        self.model.fold_backbone()
 
     def one(self, image_id: str) -> None:
         image = image_of(self.args.info, image_id)

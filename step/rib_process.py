@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from misc.cams import load_cam
 from misc.cli.log import log_to_screen
 from misc.cli.options import Options, parse
-from misc.data.datasets import image_of, mask_of, multi_scale_pairs
+from misc.data.datasets import image_of, mask_of
 from misc.errors import UserError
 from misc.metrics import ThresholdScores
 from misc.runtime.devices import check_device, main_device, set_up_process, threads_per_process
@@ -36,7 +36,7 @@ from misc.storage.files import remove_leftovers
 from misc.storage.scores import load_scores
 from net.inference import merged
 from step.make_recam_with_RIB import MakeRIBCAM
-from step.refine import shown_path
+from step.maps import shown_path
 from step.visualize import coloured, heat_map, save_figure
 
 log = logging.getLogger("rib_process")
@@ -112,9 +112,8 @@ class Process:
             return [load_cam(path) for path in self._kept[image_id] if path.is_file()]
         image = image_of(self._args.info, image_id)
         keys = torch.from_numpy(self._refiner.labels[image_id]).nonzero()[:, 0]
-        pairs = multi_scale_pairs(image, self._args.cam_scales, self._args.max_long)
         after = {}
-        with contextlib.closing(self._refiner.maps(image_id, pairs)) as states:
+        with contextlib.closing(self._refiner.states(image_id)) as states:
             for k, state in enumerate(states, start=1):
                 after[k] = merged(state, image, keys)
         last = max(after)

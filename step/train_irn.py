@@ -83,7 +83,6 @@ def run(args: Options) -> None:
     model = on_backbone(Net, args.imagenet_weights)
     pair_loss = PairLoss(paths)
     model.to(device).train()
-    model.fold_backbone()
     dataset = AffinityDataset(
         args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed,
         as_bytes=device.type == "cuda",

@@ -10,7 +10,6 @@ from misc.cli.options import Options, as_plain
 from misc.cli.preflight import Preflight
 from misc.data.image_keys import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
-from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.training import (
@@ -58,7 +57,6 @@ def label_files(args: Options) -> dict[str, Path]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first batch."""
     preflight.output_file(target(args), settings(args))
-    preflight.collect(lambda: require_known_precision(args, "train_seg"))
     preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
     ids = args.image_ids("infer")
     batch = (args.seg_batch_size, len(ids), args.seg_settings.accumulate)
@@ -66,12 +64,6 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.images(ids)
     advice = "give the labels of all images, or an --infer_list of those that have one"
     preflight.label_maps(ids, args.seg_label_dir, advice, trained_on=True)
-
-
-def require_known_precision(args: Options, step: str) -> None:
-    """Raise UserError for a precision of maps alone."""
-    if args.precision in ("float64", "fp16"):
-        raise UserError(f"--precision {args.precision}: is for maps; leave it out for {step}")
 
 
 def run(args: Options) -> None:
@@ -92,7 +84,6 @@ def run(args: Options) -> None:
             "--seg_init is a %s; published results are those of %s", name, PUBLISHED_BACKBONE
         )
     model.to(device, memory_format=torch.channels_last).train()
-    model.fold_backbone()
     dataset = crops_of(args, files, model.colours)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 

@@ -22,7 +22,7 @@ from misc.storage.outputs import Output, foreign_line, is_foreign
 from misc.storage.scores import load_scores
 from misc.storage.seals import sealed
 from step.make_seg import folders
-from step.refine import SHOWN_ITERATIONS, shown_path
+from step.maps import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)
 

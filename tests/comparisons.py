@@ -43,8 +43,6 @@ from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
 from net.checkpoint import save_checkpoint
 from net.deeplab_v2 import DeepLabV2
-from net.engine import Engine
-from net.folded import frozen_copy
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
 from step.cam_to_ir_label import MakeIRLabel, confident_labels
@@ -431,7 +429,6 @@ class IRNStep(IRNLoss):
 
     def use(self, device: torch.device) -> None:
         super().use(device)
-        self.model.fold_backbone()
         self.parameters = [p for group in self.model.trainable_parameters() for p in group]
         # Rate 0: the work is the same, and so are the weights in all runs.
         self.optimizer = torch.optim.SGD(self.parameters, lr=0.0, momentum=1e-4, weight_decay=1e-4)
@@ -442,6 +439,7 @@ class IRNStep(IRNLoss):
         with freed_memory_kept():  # as the training loop does
             return self._step(lambda: self.model(self.inputs, labels))
 
+    @references.separate_normalisation()
     def plain(self) -> Results:
         made = references.pair_labels(self.label_maps.numpy(), self.paths, self.num_labels)
         labels = [label.to(self.device) for label in made]
@@ -476,7 +474,6 @@ class AdvCAMClimb(Comparison):
         self.label[[7, 11]] = 1
         self.model = CAM(20, width=width).requires_grad_(False)
         fill_by_recipe(self.model)
-        self.backbone = frozen_copy(self.model.backbone)
 
     def here(self) -> Results:
         weights = self.model.classifier.weight
@@ -485,8 +482,9 @@ class AdvCAMClimb(Comparison):
 
     def _scores(self, pair: torch.Tensor) -> torch.Tensor:
         pair = pair.contiguous(memory_format=torch.channels_last)  # as the step does
-        return self.model.classifier(self.backbone(pair)[-1])
+        return self.model.classifier(self.model.backbone(pair)[-1])
 
+    @references.separate_normalisation()
     def plain(self) -> Results:
         return references.advcam_maps(self.model, self.pairs, self.label, self.settings)
 
@@ -561,7 +559,6 @@ class SegStep(Comparison):
     def use(self, device: torch.device) -> None:
         super().use(device)
         self.model.to(memory_format=torch.channels_last)
-        self.model.fold_backbone()
         # Rate 0: the work is the same, and so are the weights in all runs.
         self.optimizers = [
             torch.optim.SGD(model.parameter_groups(0.0, 5e-4), lr=0.0, momentum=0.9)
@@ -573,6 +570,7 @@ class SegStep(Comparison):
         with freed_memory_kept():  # as the training loop does
             return self._step(0, lambda: scale_losses(self.model(images), self.labels))
 
+    @references.separate_normalisation()
     def plain(self) -> Results:
         return self._step(
             1, lambda: references.seg_losses(self.plain_model, self.crops, self.labels)
@@ -740,10 +738,6 @@ class PseudoMask(Comparison):
         with torch.no_grad():
             fill_by_recipe(self.model)
 
-    def use(self, device: torch.device) -> None:
-        super().use(device)
-        self.model.fold_backbone()
-
     @torch.no_grad()
     def here(self) -> Results:
         edge, _ = self.model(self.pair)
@@ -796,73 +790,18 @@ class RIBIterations(Comparison):
         super().use(device)
         self.pairs = [pair.to(device) for pair in self.pairs]
         self.batches = [tuple(part.to(device) for part in batch) for batch in self.batches]
-        self.engine = Engine(self.model)
 
     def here(self) -> Results:
+        self.model.load_state_dict(self.initial)
         batches = iter(self.batches)
-        for state in fine_tune(self.engine, self.pairs, self.label, batches, self.settings):
-            map_sums = state.map_sums
-        return map_sums
+        *_, last = fine_tune(self.model, self.pairs, self.label, batches, self.settings)
+        return last.map_sums
 
+    @references.separate_normalisation()
     def plain(self) -> Results:
         self.plain_model.load_state_dict(self.initial)
         return references.rib_map_sums(
             self.plain_model, self.settings, self.pairs, self.label, iter(self.batches)
-        )
-
-
-class RIBAsOnGPU(Comparison):
-    """RIB as it is computed on a GPU, against the processor's way: operations are counted.
-
-    What the project asked for before it saved any is recorded: of the iteration that is counted
-    here, at commit f173a03. Of the three waits the third was the copy of a table.
-    """
-
-    before = Launches(operations=2596, launches=1736, waits=3)
-
-    def __init__(self, size: Size, batch: int, crop: int, iterations: int, width: int):
-        self.what = f"RIB as on a GPU, {iterations} iterations, width {width}, {batch} x {crop}"
-        self.settings = RIBSettings(
-            iterations=iterations, learning_rate=1e-4, margin=float("inf"), explode_ratio=1.0
-        )
-        image, _, _ = photograph_and_cams(1, size)
-        self.pairs = multi_scale_pairs(image, self.settings.scales)
-        self.label = torch.eye(20)[7]
-        crops = [byte_crop(image, (crop // 2, crop * 2), crop, Random(i)) for i in range(batch)]
-        self.batch = Crops(*map(torch.stack, zip(*crops, strict=True)))
-        self.models = {True: CAM(20, width=width), False: CAM(20, width=width)}
-        with torch.no_grad():
-            for model in self.models.values():
-                fill_by_recipe(model)
-        self.found: Launches | None = None
-
-    def _run(self, for_gpu: bool) -> Results:
-        engine = Engine(self.models[for_gpu], for_gpu=for_gpu)
-        batch = (self.batch, torch.eye(20)[3].expand(len(self.batch.pixels), -1))
-        batches = iter([batch] * self.settings.iterations)
-        states = fine_tune(engine, self.pairs, self.label, batches, self.settings)
-        next(states)
-        with Counting() as counting:
-            last = next(states)
-        if for_gpu:
-            self.found = counting.found()
-        for last in states:  # noqa: B007
-            pass
-        return last.map_sums
-
-    def here(self) -> Results:
-        return self._run(for_gpu=True)
-
-    def plain(self) -> Results:
-        return self._run(for_gpu=False)
-
-    def remark(self) -> str:
-        """Operations and waits of an iteration."""
-        now, before = self.found, self.before
-        return (
-            f"an iteration of RIB on a GPU dispatches {now.operations} operations "
-            f"({before.operations} before, recorded), {now.launches} of which are no views "
-            f"({before.launches}), and waits {now.waits} time(s) for it ({before.waits})"
         )
 
 
@@ -1082,11 +1021,6 @@ COMPARISONS = {
         goal_ratio=1.1,
         goal_share=0.65,
         at=lambda side: {"size": photo_size(side), **_RIB},
-    ),
-    "rib_launches": Entry(
-        RIBAsOnGPU,
-        {"size": (120, 160), "batch": 20, "crop": 128, "iterations": 3, "width": 16},
-        {"size": (48, 64), "batch": 20, "crop": 32, "iterations": 2, "width": 8},
     ),
     "advcam": Entry(
         AdvCAMClimb,

@@ -8,6 +8,7 @@ script works and nothing else.
 """
 
 import contextlib
+import copy
 import json
 import time
 import traceback
@@ -31,8 +32,6 @@ from misc.runtime.devices import set_up_process
 from misc.runtime.machine import machine
 from misc.runtime.processes import in_processes
 from misc.runtime.resources import Resources
-from misc.torchutils import weights_in
-from net.engine import Engine
 from net.inference import pseudo_mask
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
@@ -40,7 +39,7 @@ from tests.launches import Counting
 from tests.weights import fill_by_recipe
 
 BUDGET = 40 * 60.0  # seconds after which no further part begins
-PRECISIONS = ("float32", "tf32", "fp16", "bf16")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -103,22 +102,28 @@ class RIBWork:
         model = CAM(20, width=sizes.width, stem=sizes.stem)
         with torch.no_grad():
             fill_by_recipe(model)
-        self.engine = Engine(model.to(session.device, weights_in(precision)), precision)
+        layout = torch.channels_last if session.on_gpu else torch.contiguous_format
+        self.model = model.to(session.device, memory_format=layout)
+        self.model.bf16 = precision == "bf16"
+        self.trained = copy.deepcopy(model.state_dict())
         image = photograph(sizes)
         self.settings = RIBSettings(
             iterations=sizes.iterations, margin=float("inf"), explode_ratio=1.0
         )
-        self.pairs = multi_scale_pairs(image, self.settings.scales)
+        pairs = multi_scale_pairs(image, self.settings.scales)
+        self.pairs = [pair.to(session.device) for pair in pairs]
         count, side = sizes.crops
         generator = torch.Generator().manual_seed(0)
         crops = torch.randn(count, 3, side, side, generator=generator)
-        self.batch = (crops, torch.eye(20)[5].expand(count, -1))
+        batch = (crops, torch.eye(20)[5].expand(count, -1))
+        self.batch = tuple(part.to(session.device) for part in batch)
 
     def __call__(self) -> list[torch.Tensor]:
         """The sums of the maps."""
         batches = iter([self.batch] * self.settings.iterations)
         label = torch.eye(20)[7].to(self.session.device)
-        *_, last = fine_tune(self.engine, self.pairs, label, batches, self.settings)
+        self.model.load_state_dict(self.trained)
+        *_, last = fine_tune(self.model, self.pairs, label, batches, self.settings)
         return [sums.float().cpu() for sums in last.map_sums]
 
 
@@ -186,27 +191,6 @@ def rib(session: Session) -> dict[str, dict[str, float]]:
     return rows
 
 
-def benchmarked_kernels(session: Session) -> dict[str, float]:
-    """RIB where cuDNN tries its kernels for the batches of other images, whose size is fixed."""
-    work = RIBWork(session, "tf32")
-    other_pass = work.engine.other_pass
-
-    def with_benchmark(*arguments: Any) -> torch.Tensor:
-        torch.backends.cudnn.benchmark = True
-        try:
-            return other_pass(*arguments)
-        finally:
-            torch.backends.cudnn.benchmark = False
-
-    rates = {}
-    for name, tried in (("as it is", other_pass), ("benchmarked", with_benchmark)):
-        work.engine.other_pass = tried
-        work()  # in which the kernels are tried
-        seconds, _ = session.timed(work, repeats=session.sizes.images)
-        rates[f"{name}, seconds per image"] = seconds
-    return rates
-
-
 def trace(session: Session) -> dict[str, Any]:
     """One image under the profiler: operations, waits, share of the time the GPU is busy."""
     work = RIBWork(session, "tf32")
@@ -253,7 +237,6 @@ def pseudo_masks(session: Session) -> dict[str, float]:
     with torch.no_grad():
         fill_by_recipe(model)
     model = model.to(session.device).eval()
-    model.fold_backbone()
     rng, image = np.random.default_rng(0), photograph(sizes)
     height, width = ((side - 1) // 4 + 1 for side in sizes.image)
     maps = {"keys": np.array([3, 7]), "cam": rng.random((2, height, width), dtype=np.float32)}
@@ -274,33 +257,14 @@ def deterministic(session: Session) -> dict[str, bool]:
     return {"equal": all(torch.equal(a, b) for a, b in zip(first, second, strict=True))}
 
 
-def short_memory(session: Session) -> dict[str, Any]:
-    """RIB with less than half of the memory that it takes: passes are halved, the maps stay."""
-    if not session.on_gpu:
-        return {"left out": "a processor has no such limit"}
-    work = RIBWork(session)
-    exact = work()
-    peak = torch.cuda.max_memory_allocated(session.device)
-    total = torch.cuda.get_device_properties(session.device).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 0.4 * peak / total), session.device)
-    try:
-        maps = RIBWork(session)()
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, session.device)
-    return {"from enough memory": apart(maps, exact)}
-
-
 PARTS = {
     "flags": flags,
     "matrix rates, TFLOP/s": matrix_rates,
     "RIB": rib,
-    "cuDNN's choice for the other images": benchmarked_kernels,
     "one image under the profiler": trace,
     "processes on one GPU, images per second": processes,
     "pseudo masks": pseudo_masks,
     "deterministic": deterministic,
-    "short memory": short_memory,
 }
 
 

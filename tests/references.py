@@ -5,6 +5,7 @@ functions in `misc` and `step` that do the same work.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -24,9 +25,21 @@ from misc.indexing import PathIndex, start_size
 from misc.instances import MIN_FRAGMENT, MOVES, WEAK
 from misc.palette import read_label_png
 from misc.rib import RIBSettings
-from net import resnet50_irn
+from net import backbones, resnet50_irn
 from net.deeplab_v2 import COLOURS, DeepLabV2, network_input
 from net.resnet50_cam import CAM
+
+
+@contextmanager
+def separate_normalisation() -> Iterator[None]:
+    """In the block every convolution and its normalisation are computed one after the other."""
+    together = backbones.normalized
+    backbones.normalized = lambda conv, norm, features: norm(conv(features))
+    try:
+        yield
+    finally:
+        backbones.normalized = together
+
 
 # --- random walk and affinity ---------------------------------------------------------------------
 
@@ -407,7 +420,9 @@ def rib_map_sums(
     for k in range(settings.iterations):
         raw_maps = []
         for i, pair in enumerate(pairs):
-            raw_maps.append(model(pair))
+            with torch.no_grad():
+                frozen = model.backbone.frozen_features(pair)
+            raw_maps.append(model.maps(frozen))
             image, mirrored = raw_maps[i].detach().clamp(min=0)
             current = image + mirrored.flip(-1)
             sums[i] = sums[i] + current

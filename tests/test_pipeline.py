@@ -14,6 +14,7 @@ from misc.cli.options import SEQUENCE, parse
 from misc.cli.steps import load_steps
 from misc.imutils import get_strided_size
 from misc.palette import read_label_png, voc_palette
+from misc.storage import contents
 from misc.storage.cam_files import load_label_dict
 from misc.storage.manifest import read_manifest
 from misc.storage.scores import load_scores
@@ -45,7 +46,9 @@ class Run:
         return {
             str(path.relative_to(self.folder)): path.stat().st_mtime_ns
             for path in sorted(self.folder.rglob("*"))
-            if path.suffix in (".npy", ".png", ".pth", ".txt") and (path.parent.name != "visualize")
+            if path.suffix in (".npy", ".png", ".pth", ".txt")
+            and path.parent.name != "visualize"
+            and path.name != contents.NAME
         }
 
 
@@ -166,7 +169,7 @@ FILES = {
     "cam_to_ir_label": ["ir_label/*.png"],
     "train_irn": ["res50_irn.pth"],
     "make_sem_seg_labels": ["sem_seg/*.png"],
-    "lists": ["lists/*.txt", "lists/*.npy"],
+    "lists": ["lists/[tv]*.txt", "lists/*.npy"],  # not contents.txt: it has times of change
 }
 
 

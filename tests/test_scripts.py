@@ -55,12 +55,13 @@ def test_batches_too_small_for_the_processes_are_one_line_before_any_starts(scri
         Image.new("RGB", (40, 30)).save(folder / f"{number}.png")
     weights = PROJECT / "Dataset" / "sample_classifier.pth"
     options = ("--device", "cpu", "--imagenet_weights", weights, "--seg_init", weights)
-    for flag in ("--irn_batch_size", "--seg_batch_size"):
-        given = (*options, "--with_seg", flag, 2)
-        code, _, lines = script("get_pseudo_gt.sh", "photos", *given, NPROC="3")
-        assert code == 2 and lines[-1].startswith(f"error: {flag} 2: leaves nothing to do")
-        assert sum(line.startswith("error") for line in lines) == 1
-        assert "NPROC=2" in lines[-1] and not (tmp_path / "result").exists()
+    flags = ("--irn_batch_size", "--seg_batch_size")
+    given = (*options, "--with_seg", flags[0], 2, flags[1], 2)
+    code, _, lines = script("get_pseudo_gt.sh", "photos", *given, NPROC="3")
+    said = [line for line in lines if line.startswith("error") and "nothing to do" in line]
+    assert code == 2 and not (tmp_path / "result").exists()
+    for flag, line in zip(flags, said, strict=True):
+        assert line.startswith(f"error: {flag} 2: leaves nothing to do") and "NPROC=2" in line
 
 
 @pytest.mark.parametrize(

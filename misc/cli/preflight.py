@@ -107,6 +107,8 @@ class Preflight:
         """
         if self.args.check and self.info.draws_masks:
             image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
+            if not image_ids:
+                return
         folders = [folder for folder in self.info.mask_dirs if folder.is_dir()]
         if self.info.mask_dirs and not folders:
             self._no_folder("mask", self.info.mask_dirs[0], "give the masks, or leave out scoring")

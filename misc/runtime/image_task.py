@@ -22,6 +22,7 @@ from misc.runtime.devices import (
     set_up_process,
     threads_per_process,
 )
+from misc.runtime.memory import memory_can_end
 from misc.runtime.processes import in_processes
 from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
@@ -42,6 +43,7 @@ class ImageTask:
 
     name = "step"
     images_worth_a_process = 4  # fewer are done sooner than another process has started
+    memory_options: tuple[str, ...] = ("--num_processes",)  # to lower where memory ends
     on_gpu = True  # False: computes without a network, in one process per core
 
     def outputs(self, image_id: str) -> list[Path]:
@@ -161,14 +163,16 @@ def _run_here(task: ImageTask, image_ids: list[str], device: torch.device, threa
 @contextmanager
 def named(task: ImageTask, image_id: str) -> Iterator[None]:
     """Puts step and image into the errors that do not name a file."""
+    where = f"{task.name}: image {image_id}"
     try:
-        yield
+        with memory_can_end(where, task.memory_options):
+            yield
     except (UserError, StoppedError):
         raise
     except OSError as error:  # a full disk, a folder that was removed
-        raise StoppedError(f"{task.name}: image {image_id}: {error}") from error
+        raise StoppedError(f"{where}: {error}") from error
     except Exception as error:
-        raise RuntimeError(f"{task.name}: image {image_id}: {error}") from error
+        raise RuntimeError(f"{where}: {error}") from error
 
 
 def _run_in_processes(task: ImageTask, image_ids: list[str], settings: list[tuple], bar) -> list:

@@ -12,7 +12,7 @@ class Resources:
     num_processes: int | None = None  # that share the images of a step
     num_workers: int | None = None  # that read ahead for each of these
     num_threads: int | None = None  # of each process
-    precision: str = "float32"  # of networks: float32, tf32, bf16, or float64 for maps
+    precision: str = "float32"  # of networks: float32, tf32 or bf16
     deterministic: bool = False  # kernels that give the same bits every time
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from misc.errors import StoppedError, UserError, counted
 from misc.runtime import distributed, interrupts
-from misc.runtime.memory import freed_memory_kept
+from misc.runtime.memory import freed_memory_kept, memory_can_end
 from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
 from misc.runtime.resources import announced_ranks
@@ -184,7 +184,9 @@ def train(
     network = distributed.data_parallel(model)
     saved = time.monotonic()
     bar = progress(total, training.name, "step", done, hidden=distributed.rank() > 0)
-    with bar, freed_memory_kept():
+    network_name = training.name.removeprefix("train_")
+    lower = (f"--{network_name}_batch_size", f"--{network_name}_crop_size")
+    with bar, freed_memory_kept(), memory_can_end(training.name, lower):
         while done < total:
             epoch, first = divmod(done, per_epoch)
             sums = sums if first else {}

@@ -1,7 +1,6 @@
 """Hashes of the contents of files, of which only those that changed are read again."""
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -9,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from misc.storage.files import atomic_path
+from misc.storage.manifest import file_digest
 from misc.storage.seals import Seal, require_own, seal_of, sealed
 
 NAME = "contents.tsv"  # size, time of change, hash and path of a file, one a line
-_BLOCK = 1 << 20
 _MISSING = "missing"
 
 
@@ -24,28 +23,30 @@ def content_digests(paths: Iterable[Path], folder: Path) -> list[str]:
     """
     names = [os.path.abspath(path) for path in paths]
     known = _load(folder / NAME)
+    states = {name: _state(name) for name in names}
+    new = [n for n, state in states.items() if not state or known.get(n, ("",))[0] != state]
     with ThreadPoolExecutor() as pool:  # reading and hashing leave Python to others
-        found = dict(zip(names, pool.map(lambda name: _digest(name, known), names), strict=True))
-    there = {name: entry for name, entry in found.items() if entry[1] != _MISSING}
-    if any(known.get(name) != entry for name, entry in there.items()):
-        _save(folder / NAME, {**known, **there})
-    return [found[name][1] for name in names]
+        found = dict(zip(new, pool.map(_digest, new), strict=True))
+    read = {name: (states[name], digest) for name, digest in found.items() if digest != _MISSING}
+    if read:
+        _save(folder / NAME, {**known, **read})
+    return [found.get(name) or known[name][1] for name in names]
 
 
-def _digest(name: str, known: dict[str, tuple[str, str]]) -> tuple[str, str]:
-    """State and hash of a file."""
+def _state(name: str) -> str:
+    """Size and time of change of a file; empty where there is none."""
     try:
         status = os.stat(name)
-        state = f"{status.st_size} {status.st_mtime_ns}"
-        if known.get(name, ("", ""))[0] == state:
-            return known[name]
-        digest = hashlib.sha256()
-        with open(name, "rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        return state, digest.hexdigest()[:16]
     except OSError:
-        return "", _MISSING
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _digest(name: str) -> str:
+    try:
+        return file_digest(Path(name))
+    except OSError:
+        return _MISSING
 
 
 def _load(path: Path) -> dict[str, tuple[str, str]]:

@@ -267,20 +267,6 @@ def test_outputs_are_those_of_concatenated_maps_of_the_whole_batch(size):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
-@torch.no_grad()
-def test_a_folded_backbone_gives_the_same_and_is_no_part_of_the_checkpoint():
-    model = thin(Net).eval()
-    fill_by_recipe(model)
-    images = torch.randn(3, 3, 61, 75, generator=torch.Generator().manual_seed(0))
-    before, names = model(images), list(model.state_dict())
-    model.fold_backbone()
-    assert list(model.state_dict()) == names and all(output.is_contiguous() for output in before)
-    model.backbone.conv1.weight.zero_()  # not what computes any more
-    for folded, plain in zip(model(images), before, strict=True):
-        assert folded.is_contiguous() and not torch.equal(folded, plain)
-        torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)
-
-
 def test_heads_follow_the_backbones_channels():
     model = Net(width=16, stem=24)
     assert model.fc_edge1[0].in_channels == 24 and model.fc_dp5[0].in_channels == 512

@@ -21,7 +21,7 @@ from misc.cli.options.values import (
     scales,
 )
 
-PRECISIONS = ("float32", "tf32", "fp16", "bf16", "float64")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 # fmt: off
@@ -52,10 +52,9 @@ def classifier_options(group: argparse._ArgumentGroup) -> None:
         "side (for CPUs); maps are still saved at the image's own size")
     add("--precision", choices=PRECISIONS,
         help="of the networks. float32: nowhere less; tf32: a GPU rounds what enters a convolution "
-        "to 10 bits; fp16: make_cam and 2 compute in float16 where that is safe, and an iteration "
-        "again in float32 where its range ends; bf16: in bfloat16 as in fp16, 8 too; weights and "
-        "maps stay float32; float64: maps, for comparisons (default: float32; on a GPU "
-        "tf32, which is PyTorch's own default there)")
+        "to 10 bits; bf16: the backbone computes in bfloat16 where autocast finds that safe, "
+        "weights and maps stay float32 (default: float32; on a GPU tf32, which is PyTorch's own "
+        "default there)")
 
 
 def rib_options(group: argparse._ArgumentGroup) -> None:

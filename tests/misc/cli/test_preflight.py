@@ -173,3 +173,14 @@ def test_checks_make_no_folder(begin, tmp_path):
         checks.output(OutputFolder("--cam_out_dir", path, ".npy"), {})
     checks.finish()
     assert (tmp_path / "there").is_dir() and not (tmp_path / "a").exists()
+
+
+def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for more, lacking in (("--check", False), ("--limit=1", True)):
+        checks = Preflight(parse(["--dataset", "coco14", f"--coco14_root={tmp_path}", more]), [])
+        checks.masks(("COCO_train2014_000000000009",))
+        if lacking:
+            assert "no such folder; give the masks" in lines_of(checks)[0]
+        else:
+            checks.finish()

@@ -10,6 +10,7 @@ from misc.errors import UserError
 from misc.storage.files import atomic_path
 from misc.storage.manifest import (
     OutputFolder,
+    Sources,
     check_folder,
     claim_folder,
     file_digest,
@@ -180,3 +181,40 @@ def test_digests_stand_for_content(tmp_path, full_folder):
     claim_folder(full_folder, {**OPTIONS, "limit": 3}, INPUTS, overwrite=True)
     assert folder_digest(full_folder.path) != before
     assert "no manifest" in folder_digest(tmp_path)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def test_files_of_images_that_changed_go_and_others_stay(full_folder):
+    first = Sources({"a": "1", "b": "1"})
+    claim_folder(full_folder, OPTIONS, INPUTS, False, first)
+    assert names(full_folder) == ["a.npy", "b.npy", "manifest.json", "notes.txt"]
+    digest = folder_digest(full_folder.path)
+    claim_folder(full_folder, OPTIONS, INPUTS, False, Sources({"b": "2", "c": "1"}))
+    assert names(full_folder) == ["a.npy", "manifest.json", "notes.txt"]
+    assert read_manifest(full_folder.path)["images"] == {"a": "1", "b": "2", "c": "1"}
+    assert folder_digest(full_folder.path) == digest  # what is made of the others stays, too
+
+
+def test_a_list_that_images_are_drawn_from_may_grow_and_not_shrink(full_folder):
+    claim_folder(full_folder, OPTIONS, INPUTS, False, Sources(drawn=("a", "b")))
+    claim_folder(full_folder, OPTIONS, INPUTS, False, Sources(drawn=("b", "c", "a")))
+    fewer = Sources(drawn=("a", "b"))
+    with pytest.raises(UserError, match=r"1 image of the train list that are not in it now \(c\)"):
+        claim_folder(full_folder, OPTIONS, INPUTS, False, fewer)
+    assert "a.npy" in names(full_folder)
+    claim_folder(full_folder, OPTIONS, INPUTS, True, fewer)
+    assert names(full_folder) == ["manifest.json", "notes.txt"]
+
+
+def test_images_that_differ_are_named():
+    noted = {"images": {"a": "1 0", "b": "1 0", "c": "1 0"}}
+    now = {"images": {"a": "2 0", "b": "1 1", "d": "1 0"}}
+    assert settings_difference(noted, now) == (
+        "1 image only now (d), 1 image only there (c), 1 image with another photograph (a), "
+        "1 image with other labels (b)"
+    )
+    assert settings_difference(noted, noted) == ""
+    turned = {"images": dict(reversed(noted["images"].items()))}
+    assert settings_difference(noted, turned) == "the images are in another order"

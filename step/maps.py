@@ -1,0 +1,173 @@
+"""Steps that make maps: files, resuming, pictures and checks, which are the same for all of them.
+
+A way to make maps is one class in a step module of its own: what the maps depend on, and the maps
+of one image. `step/make_cam.py` is the shortest.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from misc.cams import merge_scales, save_cam
+from misc.cli.options import Options
+from misc.cli.preflight import Preflight
+from misc.data.datasets import image_of, load_labels, multi_scale_pairs
+from misc.data.image_keys import labelled_keys
+from misc.data.label_rows import LabelsById
+from misc.errors import UserError
+from misc.rib import Maps
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.storage.files import remove_leftovers
+from misc.storage.manifest import OutputFolder, Sources, file_digest
+from misc.storage.outputs import Output
+from net.checkpoint import load_classifier
+
+# Iterations that --visualize draws (as far as an image gets there).
+SHOWN_ITERATIONS = (1, 5, 10)
+
+
+class MapMethod(ImageTask):
+    """Makes the maps of one image after the other; must be picklable until `start` was called.
+
+    A subclass sets `name` (its step), `flag` (the option of the folder that it fills), `version`
+    (raised when the same options give other maps) and `options` (names of those that its maps
+    depend on, beside the common ones), and overrides `maps`.
+    """
+
+    version = 1
+    options: tuple[str, ...] = ()
+    flag = "--cam_out_dir"
+    lists = ("infer", "labels")
+    advice = "give another classifier, or --precision float32"  # where maps are not finite
+    memory_options = ("--max_long", "--num_processes")
+
+    def __init__(self, args: Options):
+        image_ids = args.image_ids("infer")
+        labels = load_labels(args.cls_labels, image_ids, args.info)
+        self.args, self.labels = args, LabelsById(image_ids, labels)
+        self.shown = frozenset(image_ids[: args.visualize])
+
+    def start(self, device: torch.device, image_ids: list[str]) -> None:
+        model = load_classifier(self.args.cam_weights_name, self.args.info.num_classes)
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.device, self.model = device, model.to(device, memory_format=layout)
+        self.model.bf16 = self.args.precision == "bf16"
+
+    def maps(self, image_id: str, pairs: list[Tensor], label: Tensor) -> Iterator[Maps]:
+        """Yield the maps so far, C x h x w for each scale, after every iteration; the last count.
+
+        pairs: the image and its mirror image at each of --cam_scales, 2 x 3 x h x w. label:
+        multi-hot C, not all zero.
+        """
+        raise NotImplementedError
+
+    def states(self, image_id: str) -> Iterator[Maps]:
+        """`maps` of an image from its files; zeros of one without classes."""
+        label = torch.from_numpy(self.labels[image_id])
+        if not label.any():
+            return iter([[torch.zeros(len(label), 1, 1)]])
+        image = image_of(self.args.info, image_id)
+        pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long)
+        pairs = [pair.to(self.device) for pair in pairs]
+        return self.maps(image_id, pairs, label.to(self.device))
+
+    def outputs(self, image_id: str) -> list[Path]:
+        path = self.folder(self.args).path / f"{image_id}.npy"
+        return [path, *self._shown(image_id).values()]
+
+    def _shown(self, image_id: str) -> dict[int, Path]:
+        """The iterations to keep of an image, and where."""
+        last = self.iterations(self.args) if image_id in self.shown else 0
+        shown = [k for k in SHOWN_ITERATIONS if k <= last]
+        return {k: shown_path(self.args, self.name, image_id, k) for k in shown}
+
+    def one(self, image_id: str) -> None:
+        shown, kept = self._shown(image_id), {}
+        for k, maps in enumerate(self.states(image_id), start=1):
+            kept = {n: kept[n] for n in kept if n in shown} | {k: maps}
+        last = max(kept)  # it may have ended before an iteration that is shown
+        for k, path in shown.items():
+            self._save(image_id, path, kept[min(k, last)])
+        self._save(image_id, self.outputs(image_id)[0], kept[last])
+
+    def _save(self, image_id: str, path: Path, maps: Maps) -> None:
+        if not all(of_scale.isfinite().all() for of_scale in maps):
+            raise UserError(f"image {image_id}: its maps are not finite; {self.advice}")
+        keys = torch.from_numpy(self.labels[image_id]).nonzero()[:, 0]
+        size = self.args.info.image_size(image_id)
+        merged = merge_scales(maps, size, keys.to(maps[0].device))
+        save_cam(path, keys.numpy(), *(part.float().cpu().numpy() for part in merged))
+
+    # --- what a step module has -----------------------------------------------------------------
+
+    @classmethod
+    def as_step(cls) -> tuple[tuple[str, ...], Callable, Callable, Callable, Callable]:
+        """LISTS, settings, writes, check and run of a step module."""
+        return cls.lists, cls.settings, cls.writes, cls.check, cls.run
+
+    @classmethod
+    def place(cls, args: Options) -> tuple[str, Path]:
+        """The folder of the maps, behind the option that names it."""
+        return cls.flag, getattr(args, cls.flag.removeprefix("--"))
+
+    @classmethod
+    def folder(cls, args: Options) -> OutputFolder:
+        """Where the maps go."""
+        return OutputFolder(*cls.place(args), ".npy")
+
+    @classmethod
+    def iterations(cls, args: Options) -> int:
+        """After how many iterations the maps of an image are complete at the latest."""
+        return 0
+
+    @classmethod
+    def settings(cls, args: Options) -> dict:
+        """The options that the maps depend on, as the folder records them."""
+        own = args.settings("dataset", "cam_scales", "max_long", "precision", *cls.options)
+        return {"step": cls.name, "version": cls.version, **own}
+
+    @classmethod
+    def drawn_from(cls, args: Options) -> tuple[str, ...]:
+        """Other images that the maps of every image are made with."""
+        return ()
+
+    @classmethod
+    def sources(cls, args: Options) -> Sources:
+        """The images and labels that the maps are made from."""
+        return Sources(labelled_keys(args, args.image_ids("infer")), cls.drawn_from(args))
+
+    @classmethod
+    def writes(cls, args: Options) -> tuple[Output, ...]:
+        """Everything that the step writes."""
+        maps = Output(*cls.place(args))
+        kept = args.visualize and cls.iterations(args)
+        shown = shown_path(args, cls.name, "", 0).parent
+        return (maps, Output("--result_dir", shown)) if kept else (maps,)
+
+    @classmethod
+    def check(cls, args: Options, preflight: Preflight) -> None:
+        """Everything that can be known to be wrong before the first image."""
+        preflight.output(cls.folder(args), cls.settings(args))
+        preflight.classifier(args.cam_weights_name)
+        preflight.labels(args.image_ids("infer"))
+        preflight.images(args.image_ids("infer"))
+
+    @classmethod
+    def run(cls, args: Options) -> None:
+        """Make and save the maps of every image of the inference list."""
+        inputs = {"classifier": file_digest(args.cam_weights_name)}
+        sources = partial(cls.sources, args)
+        claim(cls.folder(args), cls.settings(args), inputs, args.overwrite, sources)
+        for shown in cls.writes(args)[1:]:
+            shown.path.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(shown.path)
+        run_over_images(cls(args), args.image_ids("infer"), args.resources)
+
+
+def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:
+    """Maps after some iterations, kept for the images that --visualize draws."""
+    name = f"{image_id}_{iteration}.npy"
+    return args.result_dir / "visualize" / "iterations" / step / name
