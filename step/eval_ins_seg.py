@@ -11,7 +11,7 @@ from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
 from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
-from misc.errors import UserError
+from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
 from misc.runtime import distributed
@@ -49,9 +49,10 @@ def require_objects(args: Options, ids: tuple[str, ...]) -> None:
     missing = [i for i in ids if not object_path(args, i).is_file()]
     if missing:
         raise UserError(
-            f"{object_path(args, missing[0])}: no mask of the objects, nor {len(missing) - 1} "
-            f"others; give an --eval_list of images that have one in {OBJECT_MASKS}/, or leave out "
-            "--eval_ins_seg_pass: instance labels are made without it"
+            f"{object_path(args, missing[0])}: no mask of the objects, as of "
+            f"{counted({'image': len(missing)})} in all; give an --eval_list of images that have "
+            f"one in {OBJECT_MASKS}/, or leave out --eval_ins_seg_pass: instance labels are made "
+            "without it"
         )
 
 

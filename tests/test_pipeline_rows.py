@@ -108,7 +108,7 @@ def test_a_root_without_objects_is_said_before_the_run(run, tiny_run, tmp_path, 
         assert tiny_run(*given, "--eval_ins_seg_pass") == 2
     finally:
         (tmp_path / "hidden").rename(hidden)
-    assert "no mask of the objects, nor 7 others" in capsys.readouterr().err
+    assert "no mask of the objects, as of 8 images in all" in capsys.readouterr().err
 
 
 def test_the_crf_of_a_seed_that_was_not_scored_is_at_its_best_threshold(run, tiny_run):

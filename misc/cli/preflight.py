@@ -275,9 +275,9 @@ class Preflight:
         missing = set(image_ids) - set(self.args.image_ids(role))
         if missing:
             message = (
-                f"--{role}_list {getattr(self.args, f'{role}_list')}: has no {min(missing)}, nor "
-                f"{len(missing) - 1} more images that are needed later; give lists that agree "
-                f"(--eval_list, --train_list)"
+                f"--{role}_list {getattr(self.args, f'{role}_list')}: lacks "
+                f"{counted({'image': len(missing)})} needed later, such as {min(missing)}; give "
+                "lists that agree (--eval_list, --train_list)"
             )
             self._problems.add("list", [message])
         return True

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from misc.data.dataset_info import DatasetInfo
 from misc.data.folder.scan import Walk
-from misc.errors import UserError
+from misc.errors import UserError, counted
 from misc.storage.foreign_files import SUFFIXES
 
 _FLAG = "--import_maps"
@@ -118,9 +118,9 @@ def _require_one_kind(
     where = f"{_FLAG} {root}"
     if not whole and not single and labels:
         raise UserError(
-            f"{where}: {labels[0].name} and {len(labels) - 1} more PNGs are called as images, "
-            f"without a class: {_FORMS}; label maps serve as they are, by --sem_seg_out_dir to be "
-            "scored and by --seg_label_dir to train on"
+            f"{where}: has {counted({'PNG': len(labels)})} called as images, without a class, such "
+            f"as {labels[0].name}: {_FORMS}; label maps serve as they are, by --sem_seg_out_dir to "
+            "be scored and by --seg_label_dir to train on"
         )
     if not whole and not single:
         seen = f"; {others[0].relative_to(root)} is of none of them" if others else ""
