@@ -16,7 +16,7 @@ PATHS = set(re.findall(r"`((?:misc|net|step|tests|voc12|coco14)/[\w/.]+)", READM
 
 
 def test_the_example_from_python_runs(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"^```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
     assert len(code.splitlines()) <= 15
     make_sample(tmp_path / "Dataset" / "sample_voc12", 1, 1)
     link = tmp_path / "Dataset" / "sample_classifier.pth"
