@@ -16,7 +16,6 @@ if __name__ == "__main__":
 import argparse
 import copy
 import gzip
-import json
 import logging
 import sys
 import zlib
@@ -34,9 +33,8 @@ from torchvision.datasets import MNIST
 
 from misc.errors import UserError
 from misc.runtime.programs import said_plainly
-from misc.storage.files import atomic_path
 from misc.storage.manifest import make_writable
-from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.outputs import require_own, write_json
 from step.visualize import save_figure
 
 log = logging.getLogger("toy_experiment")
@@ -429,8 +427,8 @@ def check_output(out_dir: Path) -> None:
     path = out_dir / "scores.json"
     if path.exists() and b'"RIB, toy experiment"' not in path.read_bytes()[:100]:
         raise UserError(f"{path}: is not of a toy experiment; give another --toy_out_dir")
-    if is_foreign(out_dir / FIGURE):
-        raise UserError(foreign_line(out_dir / FIGURE))
+    for name in (FIGURE, "scores.json"):
+        require_own(out_dir / name)
 
 
 def run_toy(root: Path, out_dir: Path, toy: Toy) -> dict:
@@ -438,8 +436,7 @@ def run_toy(root: Path, out_dir: Path, toy: Toy) -> dict:
     check_output(out_dir)
     scores, network, shown = experiment(root, toy)
     save_figure(draw(scores, network, shown), out_dir / FIGURE)
-    with atomic_path(out_dir / "scores.json") as temporary:
-        temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    write_json(out_dir / "scores.json", scores)
     log.info("HGR of G1 .. G6, mean of %d seeds:%s", len(toy.seeds), _lines(scores["hgr"]))
     lost = scores["loss_at_last_layer"]
     log.info("lost at the last layer: %.2f of the shapes, %.2f of the digits",

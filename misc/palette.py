@@ -8,8 +8,7 @@ from PIL import Image
 
 from misc.errors import UserError
 from misc.labels import undecided
-from misc.storage.files import atomic_path
-from misc.storage.seals import sealed
+from misc.storage.outputs import write_output
 from misc.storage.untrusted import WrongModeError, decode_image
 
 
@@ -75,5 +74,4 @@ def read_label_png(path: str | Path) -> np.ndarray:
 def _save_png(path: str | Path, image: Image.Image) -> None:
     stream = io.BytesIO()
     image.save(stream, format="PNG")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(sealed(stream.getvalue(), ".png"))
+    write_output(path, stream.getvalue())

@@ -31,6 +31,7 @@ def writes(args: Options) -> tuple[Output, ...]:
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
+    preflight.file(scores_file(args.result_dir))
     ids = args.scored_ids()
     for path in seed_folders(args, preflight.is_made).values():
         preflight.cams(ids, path)

@@ -1,6 +1,5 @@
 """Score the instance labels: average precision at IoU 0.5 and 0.75 (PASCAL VOC's protocol)."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -16,9 +15,8 @@ from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
-from misc.storage.files import atomic_path
 from misc.storage.npydict import load_dict
-from misc.storage.outputs import Output
+from misc.storage.outputs import Output, write_json
 from misc.storage.scores import save_score, scores_file
 from step.eval_cam import scored_images
 
@@ -38,6 +36,9 @@ def writes(args: Options) -> tuple[Output, ...]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     ids = args.scored_ids()
+    preflight.file(scores_file(args.result_dir))
+    if args.ins_seg_json:
+        preflight.file(Output("--ins_seg_json", args.ins_seg_json, True), noted=True)
     preflight.masks(ids)
     preflight.collect(lambda: require_objects(args, ids))
     if not preflight.is_made(args.ins_seg_out_dir):
@@ -139,6 +140,5 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
     description = f"instance pseudo labels of {info.name}"
     content = dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(args.ins_seg_json) as path:
-        path.write_text(json.dumps(content), encoding="utf-8")
+    write_json(args.ins_seg_json, content, noted=True)
     log.info("%s: %d instances of %d images", args.ins_seg_json, len(annotations), len(images))

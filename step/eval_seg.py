@@ -23,6 +23,7 @@ def writes(args: Options) -> tuple[Output, ...]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     ids = args.image_ids("seg")
+    preflight.file(scores_file(args.result_dir))
     preflight.images(ids)
     preflight.masks(ids)
     for folder in folders(args).values():

@@ -31,6 +31,7 @@ def writes(args: Options) -> tuple[Output, ...]:
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
+    preflight.file(scores_file(args.result_dir))
     ids = args.scored_ids()
     preflight.images(ids)
     preflight.masks(ids)

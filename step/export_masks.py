@@ -22,12 +22,13 @@ from misc.palette import read_label_png, voc_palette
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.foreign_files import read_arrays
-from misc.storage.outputs import Output
+from misc.storage.outputs import Output, link_new, write_new
 from net.checkpoint import original_state
 
 log = logging.getLogger(__name__)
 
 LISTS = ("infer", "labels")
+_ADVICE = "move it away, or give another --result_dir"
 
 
 def writes(args: Options) -> tuple[Output, ...]:
@@ -55,15 +56,19 @@ def check(args: Options, preflight: Preflight) -> None:
         preflight.labels(ids)
 
 
+def _write(path: Path, content: bytes) -> None:
+    write_new(path, content, _ADVICE)
+
+
 def _voc(args: Options, image_id: str, labels: np.ndarray) -> None:
     folder = args.export_dir / "voc"
-    exports.write_new(folder / "SegmentationClass" / f"{image_id}.png", _png(labels, True))
+    _write(folder / "SegmentationClass" / f"{image_id}.png", _png(labels, True))
     _photograph(args, image_id, folder / "JPEGImages")
 
 
 def _yolo(args: Options, image_id: str, labels: np.ndarray) -> None:
     folder, text = args.export_dir / "yolo", exports.yolo_text(labels)
-    exports.write_new(folder / "labels" / "train" / f"{image_id}.txt", text.encode())
+    _write(folder / "labels" / "train" / f"{image_id}.txt", text.encode())
     _photograph(args, image_id, folder / "images" / "train")
 
 
@@ -82,7 +87,7 @@ def _soft(args: Options, image_id: str) -> None:
     """`keys` (K,) classes from 0 and `maps` K x H x W float32 in 0..1, as npz."""
     content, stream = load_cam(args.cam_out_dir / f"{image_id}.npy"), io.BytesIO()
     np.savez_compressed(stream, keys=content["keys"], maps=content["high_res"])
-    exports.write_new(args.export_dir / "soft" / f"{image_id}.npz", stream.getvalue())
+    _write(args.export_dir / "soft" / f"{image_id}.npz", stream.getvalue())
 
 
 def _irn(args: Options, image_id: str) -> None:
@@ -96,7 +101,7 @@ def _irn(args: Options, image_id: str) -> None:
         maps = {"keys": maps["keys"]}
     if not _holds(path, maps):  # of tensors each pickle has other bytes
         as_tensors = {n: torch.from_numpy(maps[n]) for n in ("keys", "cam") if n in maps}
-        exports.write_new(path, _npy({**maps, **as_tensors}))
+        _write(path, _npy({**maps, **as_tensors}))
 
 
 def _holds(path: Path, arrays: dict[str, np.ndarray]) -> bool:
@@ -124,7 +129,7 @@ def _weights(args: Options) -> None:
             continue
         stream = io.BytesIO()
         torch.save(state, stream)
-        exports.write_new(args.export_dir / "irn" / name, stream.getvalue())
+        _write(args.export_dir / "irn" / name, stream.getvalue())
 
 
 def _npy(content: dict) -> bytes:
@@ -148,11 +153,11 @@ def _photograph(args: Options, image_id: str, folder: Path) -> None:
     """
     path, photograph = folder / f"{image_id}.jpg", args.info.image_path(image_id)
     if args.info.photo_long is None:
-        exports.link_photograph(path, photograph)
+        link_new(path, photograph, _ADVICE)
         return
     stream = io.BytesIO()
     Image.fromarray(image_of(args.info, image_id)).save(stream, format="JPEG", quality=95)
-    exports.write_new(path, stream.getvalue())
+    _write(path, stream.getvalue())
 
 
 class ExportImage(ImageTask):
@@ -204,9 +209,9 @@ def _write_whole(args: Options, ids: tuple[str, ...], entries: dict[str, tuple])
     }
     for name, (path, content) in files.items():
         if name in args.export:
-            exports.write_new(path, content().encode())
+            _write(path, content().encode())
     if "onehot" in args.export:
-        exports.write_new(root / "cls_labels_onehot.npy", _onehot(args, ids))
+        _write(root / "cls_labels_onehot.npy", _onehot(args, ids))
     if "irn" in args.export:
         _weights(args)
 

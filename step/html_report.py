@@ -21,10 +21,8 @@ from misc.report.pictures import SIZES, Size
 from misc.runtime.machine import machine
 from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.progress import progress
-from misc.storage.files import remove_leftovers
-from misc.storage.outputs import Output
+from misc.storage.outputs import Output, require_own
 from misc.storage.scores import load_scores
-from misc.storage.seals import require_own
 from step.make_seg import folders as seg_folders
 
 log = logging.getLogger(__name__)
@@ -65,7 +63,6 @@ def run(args: Options) -> None:
     start = time.perf_counter()
     runs = runs_of(args.log_name)
     args = remembered(args, runs[-1]["all_options"] if runs else {})
-    remove_leftovers(args.result_dir)
     sources, ids = sources_of(args), _ids(args)
     chosen = _spread(ids, MAX_IMAGES)
     with_truth = any(args.info.mask_path(image_id).is_file() for image_id in chosen)

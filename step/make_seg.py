@@ -19,9 +19,8 @@ from misc.labels import label_type
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.files import atomic_path
 from misc.storage.manifest import OutputFolder, Sources, file_digest
-from misc.storage.outputs import Output
+from misc.storage.outputs import Output, open_output, write_output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
 
@@ -58,18 +57,13 @@ def writes(args: Options) -> tuple[Output, ...]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     for kind, path in folders(args).items():
-        out = OutputFolder("--seg_out_dir", path, ".png")
-        preflight.output(out, settings(args, kind), args.image_ids("seg"))
+        for place in (path, path / "palette"):
+            out = OutputFolder("--seg_out_dir", place, ".png")
+            preflight.output(out, settings(args, kind), args.image_ids("seg"))
     preflight.segmentation(args.seg_weights_name)
     preflight.images(args.image_ids("seg"))
     if args.seg_submission:
-        preflight.collect(lambda: require_new(args))
-
-
-def require_new(args: Options) -> None:
-    """Raise UserError where an archive would be replaced."""
-    if args.seg_submission.exists() and not args.overwrite:
-        raise UserError(f"--seg_submission {args.seg_submission}: exists; give another name")
+        preflight.file(Output("--seg_submission", args.seg_submission, True), noted=True)
 
 
 class MakeSegmentation(ImageTask):
@@ -112,8 +106,7 @@ def save_prediction(
     if args.seg_scores:
         stream = io.BytesIO()
         np.savez_compressed(stream, probabilities=scores.astype(np.float16))
-        with atomic_path(folders["plain"] / f"{image_id}.npz") as path:
-            path.write_bytes(stream.getvalue())
+        write_output(folders["plain"] / f"{image_id}.npz", stream.getvalue())
 
 
 def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
@@ -143,7 +136,8 @@ def pack(args: Options, ids: tuple[str, ...]) -> None:
     """The predictions as the archive that the VOC test server takes."""
     folder = list(folders(args).values())[-1]
     args.seg_submission.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(args.seg_submission) as path, tarfile.open(path, "w:gz") as archive:
+    packed = open_output(args.seg_submission, noted=True)
+    with packed as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
         for image_id in ids:
             if read_label_png(folder / f"{image_id}.png").max() > args.info.num_classes:
                 raise UserError(f"{folder / image_id}.png: has a label beyond the classes")

@@ -27,6 +27,11 @@ def folder(args: Options) -> OutputFolder:
     return OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir, ".png")
 
 
+def palette(args: Options) -> OutputFolder:
+    """Where the coloured ones go."""
+    return OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir / "palette", ".png")
+
+
 def settings(args: Options) -> dict:
     """The options that the pseudo masks depend on."""
     names = (
@@ -44,7 +49,8 @@ def writes(args: Options) -> tuple[Output, ...]:
 
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
-    preflight.output(folder(args), settings(args))
+    for out_dir in (folder(args), palette(args)):
+        preflight.output(out_dir, settings(args))
     preflight.boundary_net(args.irn_weights_name)
     preflight.images(args.image_ids("infer"))
     preflight.cams(args.image_ids("infer"), args.cam_out_dir)
@@ -90,7 +96,6 @@ def walk_settings(args: Options) -> WalkSettings:
 def run(args: Options) -> None:
     """Make and save the pseudo mask of every image of the inference list."""
     inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
-    palette = OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir / "palette", ".png")
-    for out_dir in (folder(args), palette):
+    for out_dir in (folder(args), palette(args)):
         claim(out_dir, settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakePseudoMask(args), args.image_ids("infer"), args.resources)

@@ -15,12 +15,11 @@ from scipy import stats
 from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.data.datasets import mask_of
-from misc.errors import UserError
 from misc.metrics import ThresholdScores, counts_of, pseudo_mask_confusion
 from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
-from misc.storage.files import atomic_path, remove_leftovers
-from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.files import remove_leftovers
+from misc.storage.outputs import require_own, write_output
 from step.eval_cam import thresholds
 from step.visualize import save_figure
 
@@ -177,13 +176,8 @@ def bootstrapped(
 
 def check(folder: Path) -> None:
     """Raise UserError where a file in the way of the summary is not one of this program."""
-    path = folder / "sweep.csv"
-    if path.exists():
-        with open(path, encoding="utf-8", errors="replace") as file:
-            if file.readline().rstrip("\n") != ",".join(_HEADER):
-                raise UserError(f"{path}: was not made by this program; move it away")
-    if is_foreign(folder / "sweep.png"):
-        raise UserError(foreign_line(folder / "sweep.png"))
+    for name in ("sweep.csv", "sweep.png"):
+        require_own(folder / name)
 
 
 def summarize(
@@ -267,8 +261,7 @@ def _save_csv(path: Path, rows: Sequence[dict]) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
-    with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    write_output(path, text.getvalue().encode())
 
 
 def plot(rows: Sequence[dict], points: Sequence[Point]) -> Figure:

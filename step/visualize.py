@@ -11,16 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from misc.cams import load_cam
-from misc.cli.options import Options
+from misc.cli.options import Options, chosen_steps
 from misc.data.datasets import image_of, mask_of
-from misc.errors import UserError
 from misc.instance_metrics import RECALLS
 from misc.palette import label_colours, read_label_png
-from misc.storage.files import atomic_path, remove_leftovers
 from misc.storage.npydict import load_dict
-from misc.storage.outputs import Output, foreign_line, is_foreign
+from misc.storage.outputs import Output, require_places, write_output
 from misc.storage.scores import load_scores
-from misc.storage.seals import sealed
 from step.make_seg import folders
 from step.maps import SHOWN_ITERATIONS, shown_path
 
@@ -37,11 +34,21 @@ def writes(args: Options) -> tuple[Output, ...]:
     return (Output("--result_dir", args.result_dir / "visualize"),)
 
 
+def check(args: Options) -> None:
+    """Raise UserError where a file of others is in the way, or two pictures have one name."""
+    names = {f"picture of {i}": i for i in args.image_ids("infer")[: args.visualize]}
+    if args.seg_out_dir.is_dir() or "make_seg" in chosen_steps(args):
+        predicted = args.image_ids("seg")[: args.visualize]
+        names |= {f"picture of the segmentation of {i}": f"seg_{i}" for i in predicted}
+    names |= {"curves of the seeds": "miou_over_threshold", "curves of objects": "precision_recall"}
+    out_dir = args.result_dir / "visualize"
+    require_places({what: out_dir / f"{name}.png" for what, name in names.items()})
+
+
 def run(args: Options) -> None:
     """One strip for each of the first images, and the curves, from the files that are there."""
     out_dir, scores = args.result_dir / "visualize", load_scores(args.result_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out_dir)
     for image_id in args.image_ids("infer")[: args.visualize]:
         save_figure(strip(args, image_id, scores), out_dir / f"{image_id}.png")
     if args.seg_out_dir.is_dir() and args.seg_list.is_file():
@@ -208,11 +215,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
     Its words are the user's, such as names of classes: a "$" in them begins no formula.
     """
-    if is_foreign(path):
-        raise UserError(foreign_line(path))
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(sealed(stream.getvalue(), ".png"))
+    write_output(path, stream.getvalue())

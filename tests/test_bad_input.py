@@ -298,6 +298,7 @@ def test_mask_of_colours_and_no_mask(scored, info):
     path = info.mask_path(SECOND)
     Image.open(path).convert("RGB").save(path)
     assert f"{path} is an image of mode RGB" in scored()
+    path.unlink()
     save_palette_png(path, np.zeros(info.image_size(SECOND), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[:200])
     assert f"{path} cannot be read as an image" in scored()

@@ -134,15 +134,14 @@ def test_a_mask_that_was_corrected_by_hand_stays(call, refused, result_dir, boun
     assert f"{path}: was not made by this program, or was changed since" in line
 
 
-def test_a_picture_of_others_stays_and_a_damaged_one_is_drawn_again(call, refused, result_dir):
+def test_a_picture_of_others_stays_be_it_readable_or_not(call, refused, result_dir):
     assert call("--make_cam_pass", "--visualize", 1)[0] == 0
     path = result_dir / "visualize" / f"{FIRST}.png"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:100])
-    assert call("--make_cam_pass", "--visualize", 1)[0] == 0 and path.read_bytes() == whole
-    Image.new("RGB", (3, 3)).save(path)
-    line = refused("--make_cam_pass", "--visualize", 1)
-    assert f"{path}: was not made by this program" in line
+    path.write_bytes(path.read_bytes()[:100])
+    for _ in range(2):
+        line = refused("--make_cam_pass", "--visualize", 1)
+        assert f"{path}: was not made by this program" in line
+        Image.new("RGB", (3, 3)).save(path)
 
 
 def test_a_flipped_byte_in_a_map_is_found_by_every_reader(call, refused, result_dir):
@@ -192,7 +191,7 @@ def test_a_hand_written_list_is_never_replaced(call, refused, info, result_dir):
     mine.write_text(f"{SECOND}\n")
     path.write_text(f"{SECOND}\n")
     line = refused("--make_cam_pass", "--overwrite", "--skip_mismatched")
-    assert f"{path}: was not made by this program and stays as it is" in line
+    assert f"{path}: was not made by this program, or was changed since" in line
     path.unlink()
     assert call("--make_cam_pass", "--overwrite", "--skip_mismatched")[0] == 0
     assert mine.read_text() == f"{SECOND}\n" and FIRST in path.read_text()

@@ -69,7 +69,7 @@ def test_masks_have_the_names_folders_and_sizes_of_the_photographs(own, result):
     photos = [path.relative_to(own / "photos") for path in (own / "photos").rglob("*.*")]
     masks = {path.relative_to(result / "masks") for path in (result / "masks").rglob("*.png")}
     assert masks == {path.with_suffix(".png") for path in photos} and len(masks) == len(IDS)
-    classes = (result / "lists" / "classes.txt").read_text().splitlines()[1:]
+    classes = (result / "lists" / "classes.txt").read_text().splitlines()
     table = dict(csv.reader(open(own / "labels.csv")))
     for path in photos:
         with Image.open(result / "masks" / path.with_suffix(".png")) as mask:

@@ -24,8 +24,7 @@ from misc.storage.manifest import (
     read_manifest,
     settings_of,
 )
-from misc.storage.outputs import Output
-from misc.storage.seals import require_own
+from misc.storage.outputs import Output, require_own
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 from misc.cli.lists import written_lists
-from misc.cli.log import log_file
+from misc.cli.log import log_file, require_log
 from misc.cli.options import Options
 from misc.cli.steps import load_steps
 from misc.data.registry import preparation
 from misc.errors import raise_problems
-from misc.storage.files import no_folder_left
+from misc.storage.files import no_folder_left, remove_leftovers
 from misc.storage.lock import locked
 from misc.storage.manifest import make_writable
 from misc.storage.outputs import Output
@@ -48,6 +48,12 @@ def claimed(args: Options, steps: Mapping[str, ModuleType]) -> Iterator[None]:
         yield
 
 
+def remove_unfinished(outputs: tuple[Output, ...]) -> None:
+    """Remove what killed writers left, on this machine, wherever these outputs go."""
+    for output in outputs:
+        remove_leftovers(output.folder, below=not output.is_file)
+
+
 def check_places(args: Options, steps: Mapping[str, ModuleType]) -> None:
     """Raise UserError where what exists would be lost; called before anything is written."""
     outputs = (Output("--result_dir", args.result_dir), *written(args, steps))
@@ -62,6 +68,7 @@ def check_places(args: Options, steps: Mapping[str, ModuleType]) -> None:
                 f"{output.flag} {output.path}: is written by {other.flag} too; give another one"
             )
     raise_problems("output", messages)
+    require_log(args.log_name)
 
 
 def _in_dataset(args: Options, outputs: tuple[Output, ...]) -> dict[Path, str]:

@@ -32,7 +32,7 @@ from misc.storage.manifest import (
     require_writable,
     weights_name,
 )
-from misc.storage.outputs import foreign_line, is_foreign
+from misc.storage.outputs import Output, foreign_line, is_foreign, require_own
 from misc.storage.untrusted import check_jpeg, is_rotated
 from net.checkpoint import (
     backbone_arch,
@@ -110,7 +110,7 @@ class Preflight:
             if not image_ids:
                 return
         folders = [folder for folder in self.info.mask_dirs if folder.is_dir()]
-        if self.info.mask_dirs and not folders:
+        if self.info.mask_dirs and not folders and not self.info.draws_masks:
             self._no_folder("mask", self.info.mask_dirs[0], "give the masks, or leave out scoring")
             return
         flag = "--masks " if "masks" in self.args.given else ""
@@ -210,6 +210,12 @@ class Preflight:
         ids = self.args.image_ids("infer") if image_ids is None else image_ids
         self.collect(lambda: self._check_own(folder, ids), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
+
+    def file(self, output: Output, noted: bool = False) -> None:
+        """A file can be written, and replaces none but this program's; noted: see `require_own`."""
+        advice = f"move it away, or give another {output.flag}"
+        self.collect(lambda: require_own(output.path, advice, noted), "output")
+        self.collect(lambda: require_writable(output.folder, output.flag), "output")
 
     def _check_own(self, folder: OutputFolder, image_ids: Iterable[str]) -> None:
         paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]

@@ -20,7 +20,7 @@ from misc.cli.lists import (
 )
 from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import OBJECT_MASKS, STEPS, Options, chosen_steps, unread_lists
-from misc.cli.places import check_places, claimed
+from misc.cli.places import check_places, claimed, remove_unfinished, written
 from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
 from misc.cli.steps import load_steps
@@ -73,6 +73,7 @@ def run(args: Options) -> None:
         return
     with contextlib.ExitStack() as stack:
         first(lambda: stack.enter_context(claimed(args, steps)))
+        remove_unfinished(written(args, steps))  # by every rank: those of its machine
         start_log(args, distributed.rank() == 0)
         first(args.info.log_contents)
         first(lambda: prepare_lists(args, steps))
@@ -107,6 +108,11 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     if args.report_html:
         page = importlib.import_module("step.html_report")
         preflight.collect(partial(page.check, args), "output")
+    if args.visualize:
+        pictures = importlib.import_module("step.visualize")
+        preflight.collect(partial(pictures.check, args), "output")
+    if "make_sem_seg_labels" in steps and hasattr(preparation(args.dataset), "finish"):
+        preflight.collect(partial(preparation(args.dataset).check, args), "output")
     if unread := unread_lists(args, steps):
         log.warning("%s: no step of this run reads it", ", ".join(unread))
     if "threshold_from" in args.said:
@@ -124,8 +130,10 @@ def show_report(args: Options) -> None:
     """
     if load_scores(args.result_dir) or not args.report_html:
         print_report(args)
+        pictures = importlib.import_module("step.visualize")
         try:
-            importlib.import_module("step.visualize").save_curves(args)
+            remove_unfinished(pictures.writes(args))
+            pictures.save_curves(args)
         except OSError as error:
             log.warning("--result_dir %s: cannot be written (%s); no curves are drawn",
                         args.result_dir, error.strerror)  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from misc.errors import UserError
 from misc.storage.manifest import state_digest
+from misc.storage.outputs import is_changed
 from misc.storage.seals import Seal, seal_of
 from misc.storage.untrusted import image_size, read_bytes, reason
 
@@ -217,7 +218,7 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
 def _numbered_lines(path: Path) -> Iterable[tuple[int, str]]:
     try:
         content = read_bytes(path, _MAX_LIST)
-        if seal_of(content) is Seal.BROKEN:
+        if seal_of(content) is Seal.BROKEN or is_changed(path):
             raise UserError(
                 f"{path}: was changed since this program made it; save a list of your own under "
                 "another name, or remove this one to have it made again"

@@ -1,7 +1,5 @@
 """Label maps and maps in the forms that other programs of the field read."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,47 +8,11 @@ import numpy as np
 
 from misc.data.coco_json import annotation
 from misc.data.dataset_info import DatasetInfo
-from misc.errors import UserError
 from misc.labels import classes_in
-from misc.storage.files import atomic_path
 
 # Where a pixel's point is written. Ultralytics' reader cuts numbers to whole pixels, others round:
 # both find the pixel.
 _IN_PIXEL = 0.49
-
-
-def write_new(path: Path, content: bytes) -> None:
-    """Write a file that is not there yet; UserError where another one is in its place.
-
-    These files have no seal, which their readers would stumble over, so none is ever replaced.
-    """
-    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
-        return
-    if os.path.lexists(path):
-        raise UserError(
-            f"{path}: is there with other content and stays as it is; move it away, or give "
-            "another --result_dir"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def link_photograph(path: Path, photograph: Path) -> None:
-    """A link to a photograph, or a copy where there are no links; UserError as of `write_new`."""
-    target = photograph.resolve()
-    if path.is_symlink() and path.resolve() == target:
-        return
-    if not os.path.lexists(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            path.symlink_to(target)
-            return
-        except OSError:  # a file system without links
-            with atomic_path(path) as temporary:
-                shutil.copyfile(target, temporary)
-            return
-    write_new(path, target.read_bytes())
 
 
 def regions(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

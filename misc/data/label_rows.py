@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from misc.errors import UserError
-from misc.storage.files import atomic_path
-from misc.storage.seals import Seal, seal_of, sealed
+from misc.storage.outputs import write_output
+from misc.storage.seals import Seal, seal_of
 from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
 
 _MAX_FILE = 1 << 30  # bytes
@@ -96,8 +96,7 @@ def save_label_rows(path: Path, image_ids: Sequence[str], rows: LabelRows) -> No
     names = np.frombuffer("\n".join(image_ids).encode(), np.uint8)
     starts, classes = rows._starts, rows._classes
     np.savez(stream, names=names, starts=starts, classes=classes, num_classes=rows.num_classes)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(sealed(stream.getvalue(), ".npz"))
+    write_output(path, stream.getvalue())
 
 
 def load_label_rows(path: Path) -> tuple[list[str], LabelRows] | None:

@@ -11,8 +11,7 @@ import numpy as np
 from misc.data.dataset_info import DatasetInfo
 from misc.runtime.programs import said_plainly
 from misc.storage.cam_files import save_label_dict
-from misc.storage.files import atomic_path
-from misc.storage.seals import require_own, sealed
+from misc.storage.outputs import require_own, write_output
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def save_labels(folder: Path, info: DatasetInfo, labels: Mapping[str, np.ndarray
 
 
 def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
-    """Write each list of image ids under its name, with a seal; say how long they are.
+    """Write each list of image ids under its name; say how long they are.
 
     Raises UserError, before anything is written, where such a file is not one of this program.
     """
@@ -49,8 +48,7 @@ def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
     for path in contents:
         require_own(path, "give it with --train_list, --infer_list or --eval_list")
     for path, content in contents.items():
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(sealed(content.encode("utf-8"), ".txt"))
+        write_output(path, content.encode("utf-8"))
     counts = (f"{Path(name).stem} {len(image_ids)}" for name, image_ids in lists.items())
     log.info("%s: images in %s", folder, ", ".join(counts))
 

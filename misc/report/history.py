@@ -64,6 +64,8 @@ def _parsed(text: str) -> dict:
 
 
 def _lines(path: Path) -> list[str]:
+    if not path.is_file():  # of a pipe nothing could be read, and it would be waited for
+        return []
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)

@@ -2,20 +2,18 @@
 
 import itertools
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from misc.report.embedding import embedded
 from misc.report.images import Shown
-from misc.storage.files import atomic_path
-from misc.storage.seals import trailer_of
+from misc.storage.outputs import open_output
 
 FIRST = 24  # images before the page's program: the first screen waits for no others
 _HERE = Path(__file__).parent
 _PROGRAM = ("data.js", "charts.js", "gallery.js", "viewer.js")
-_END = b"</body>\n</html>\n<!-- "  # the seal follows, in a comment
+_END = b"</body>\n</html>\n<!-- "  # its checksum follows, in a comment
 
 
 class Spool:
@@ -55,7 +53,7 @@ class Spool:
 
 
 def write_page(path: Path, title: str, data: dict, spool: Spool) -> int:
-    """Write the page with a seal, complete or not at all; returns its size in bytes.
+    """Write the page, complete or not at all; returns its size in bytes.
 
     data: what the page's program shows beside the images; `images` is added.
     """
@@ -65,13 +63,11 @@ def write_page(path: Path, title: str, data: dict, spool: Spool) -> int:
         "keys": [spool.keys[n] for n in order],
         "scores": [spool.scores[n] for n in order],
     }
-    checksum = size = 0
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    size = 0
+    with open_output(path) as stream:
         for part in _parts(title, {**data, "images": images}, spool, order):
-            file.write(part)
-            checksum = zlib.crc32(part, checksum)
+            stream.write(part)
             size += len(part)
-        file.write(trailer_of(checksum))
     return size
 
 

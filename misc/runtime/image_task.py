@@ -26,7 +26,6 @@ from misc.runtime.memory import memory_can_end
 from misc.runtime.processes import in_processes
 from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
-from misc.storage.files import remove_leftovers
 from misc.storage.manifest import OutputFolder, Sources, claim_folder
 from misc.storage.outputs import State, foreign_line, output_state
 
@@ -70,7 +69,6 @@ def claim(
     sources: Callable[[], Sources] = Sources,
 ) -> None:
     """`claim_folder` by the first rank, which looks at the sources; every rank has to call it."""
-    remove_leftovers(folder.path)  # those of this machine
     distributed.on_first_rank(lambda: claim_folder(folder, options, inputs, overwrite, sources()))
 
 

@@ -19,9 +19,8 @@ from misc.runtime.memory import freed_memory_kept, memory_can_end
 from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
 from misc.runtime.resources import announced_ranks
-from misc.storage.files import remove_leftovers
 from misc.storage.manifest import IMAGES, settings_difference, settings_of
-from misc.storage.outputs import Output
+from misc.storage.outputs import Output, remove_output, require_own
 from misc.storage.torch_files import read_torch, write_torch
 
 log = logging.getLogger(__name__)
@@ -84,15 +83,25 @@ def check_target(file: CheckpointFile, options: dict, overwrite: bool) -> None:
     """
     if file.path.is_dir():
         raise UserError(f"{file.flag} {file.path}: is a folder; give the name of a file")
-    if file.path.exists():
+    complete = file.path.exists()
+    if complete:
         noted = _noted(file, options["step"])
-    elif state := _read_state(file.partial):
-        noted = state["settings"]
     else:
+        _require_own(file)
+        noted = (_read_state(file.partial) or {}).get("settings")
+    if not noted:
         return
+    settings = {**settings_of(options, noted.get("inputs")), IMAGES: noted.get(IMAGES) or {}}
     if not overwrite:
-        settings = settings_of(options, noted.get("inputs"))
-        _require_same(file, noted, {**settings, IMAGES: noted.get(IMAGES) or {}})
+        _require_same(file, noted, settings)
+    elif complete and settings_difference(noted, settings):
+        _require_own(file)
+
+
+def _require_own(file: CheckpointFile) -> None:
+    """Raise UserError where a checkpoint or the state of a training would replace another file."""
+    for output in file.outputs:
+        require_own(output.path, f"move it away, or give another {file.flag}")
 
 
 def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) -> None:
@@ -116,19 +125,18 @@ def is_trained(training: Training) -> bool:
 
     Raises UserError where there is one of other settings, or of another origin, and no `overwrite`.
     """
-    remove_leftovers(training.file.path.parent)
     return distributed.on_first_rank(lambda: _is_trained(training))
 
 
 def _is_trained(training: Training) -> bool:
     file = training.file
-    if not file.path.exists():
-        return False
-    noted = _noted(file, training.settings["step"])
-    if training.overwrite and settings_difference(noted, training.settings):
+    noted = _noted(file, training.settings["step"]) if file.path.exists() else None
+    redone = noted and training.overwrite and settings_difference(noted, training.settings)
+    if redone or not noted:
+        _require_own(file)
         return False
     _require_same(file, noted, training.settings)
-    file.partial.unlink(missing_ok=True)  # a run was ended between the two
+    remove_output(file.partial)  # a run was ended between the two
     log.info("%s is complete already", file.path)
     return True
 
@@ -250,7 +258,7 @@ def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable
                 "finite; give a lower learning rate"
             )
         save_checkpoint(training.file.path, model, settings=training.settings)
-        training.file.partial.unlink(missing_ok=True)
+        remove_output(training.file.partial)
 
     distributed.on_first_rank(save)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from misc.errors import UserError
 from misc.storage.npydict import load_dict, save_dict
-from misc.storage.seals import is_own
+from misc.storage.outputs import is_own
 from misc.storage.untrusted import MAX_PIXELS
 
 CAM_FIX = "run make_cam or make_recam_with_RIB first or set --cam_out_dir"

@@ -1,17 +1,16 @@
 """Hashes of the contents of files, of which only those that changed are read again."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from misc.storage.files import atomic_path
 from misc.storage.manifest import file_digest
-from misc.storage.seals import Seal, require_own, seal_of, sealed
+from misc.storage.outputs import State, output_state, write_json
+from misc.storage.seals import JSON_KEY
 
-NAME = "contents.tsv"  # size, time of change, hash and path of a file, one a line
+NAME = "contents.json"  # by path of a file: its size and time of change, and its hash
 _MISSING = "missing"
 
 
@@ -51,19 +50,12 @@ def _digest(name: str) -> str:
 
 def _load(path: Path) -> dict[str, tuple[str, str]]:
     """What is kept; nothing where the file is damaged or is not there."""
-    known = {}
-    with contextlib.suppress(OSError, ValueError):
-        content = path.read_bytes()
-        if seal_of(content) is Seal.WHOLE:
-            for line in content.decode("ascii").splitlines()[1:]:
-                size, time, digest, name = line.split(" ", 3)
-                known[json.loads(name)] = (f"{size} {time}", digest)
-    return known
+    if output_state(path) is not State.WHOLE:
+        return {}
+    content = json.loads(path.read_bytes())
+    return {name: tuple(entry) for name, entry in content.items() if name != JSON_KEY}
 
 
 def _save(path: Path, known: dict[str, tuple[str, str]]) -> None:
-    require_own(path, "move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (f"{state} {digest} {json.dumps(name)}\n" for name, (state, digest) in known.items())
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(sealed("".join(lines).encode("ascii"), ".txt"))
+    write_json(path, known)

@@ -1,6 +1,7 @@
 """Writing files so that a reader never meets half of one, whatever ends the writer."""
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
@@ -17,13 +18,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there becomes `path` at the end.
 
     When the block raises, the temporary file is removed and an older `path` stays as it was. What a
-    killed process leaves is found by `remove_leftovers`. The temporary name keeps the suffix, by
-    which writers such as `np.save` and Pillow go. The folder has to exist.
+    killed process leaves is found by `remove_leftovers`. The folder has to exist. Outputs are
+    opened by `misc.storage.outputs`, which looks at what would be replaced.
     """
     path = Path(path)
-    # Not tempfile.mkstemp: its files are readable by their owner alone, and so would the result be.
-    writer = f"{_host()}-{os.getpid()}-{next(_numbers)}"
-    temporary = path.with_name(f".{path.name}.{writer}.tmp{path.suffix}")
+    temporary = _temporary(path.parent, path.suffix)
     try:
         yield temporary
         _to_disk(temporary)
@@ -32,8 +31,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _temporary(folder: Path, suffix: str = "") -> Path:
+    """A path that no file has, whose name says the writing process and that it is of this program.
+
+    Not tempfile.mkstemp: its files are readable by their owner alone, and so would the result be.
+    """
+    writer = f"{_host()}-{os.getpid()}-{next(_numbers)}"
+    return folder / f".{writer}.{_token(writer)}.tmp{suffix}"
+
+
+def _token(writer: str) -> str:
+    """Which names are temporary ones of this program: no file of the user has it by chance."""
+    return hashlib.sha256(f"RIB temporary file of {writer}".encode()).hexdigest()[:16]
+
+
 def _host() -> str:
-    return re.sub(r"\W", "_", socket.gethostname())
+    return re.sub(r"\W", "_", socket.gethostname())[:64]
 
 
 def _to_disk(path: Path) -> None:
@@ -42,13 +55,28 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files in a folder whose writer was killed on this machine."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for path in folder.iterdir():
-            writer = re.search(r"^\..+\.(\w+)-(\d+)-\d+\.tmp(\.\w+)?$", path.name)
-            if writer and writer[1] == _host() and not _is_alive(int(writer[2])):
-                path.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, below: bool = False) -> None:
+    """Remove temporary files in a folder whose writer was killed on this machine.
+
+    below: also in the folders below it.
+    """
+    for where, folders, names in os.walk(folder):
+        for name in names:
+            found = re.fullmatch(r"\.((\w+)-(\d+)-\d+)\.(\w+)\.tmp(\.\w+)?", name)
+            own = found and found[4] == _token(found[1]) and found[2] == _host()
+            if own and not _is_alive(int(found[3])):
+                Path(where, name).unlink(missing_ok=True)
+        folders[:] = folders if below else []
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether the file system of a folder takes two names for one that differ in case only."""
+    probe = _temporary(folder)
+    probe.touch(exist_ok=False)
+    try:
+        return probe.with_name(probe.name.upper()).exists()
+    finally:
+        probe.unlink()
 
 
 def _is_alive(pid: int) -> bool:

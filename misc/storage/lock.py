@@ -1,7 +1,6 @@
 """One run at a time in a folder: a lock that ends with its process, whatever ends that."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import socket
@@ -9,13 +8,15 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from misc.errors import UserError
 
-NAME = ".lock"
+NAME = ".rib.lock"
 _PATIENCE = 5.0  # seconds; a killed run may still be ending
 _POLL = 0.1
+_MARK = b"process "  # a lock begins with it
 
 log = logging.getLogger(__name__)
 
@@ -34,53 +35,45 @@ def locked(folders: Iterable[Path]) -> Iterator[None]:
 
 @contextmanager
 def _one_locked(folder: Path) -> Iterator[None]:
-    file = _taken(folder)
-    if file is None:
+    path = folder / NAME
+    holder, lock = _holder(path), FileLock(path)
+    try:
+        lock.acquire(timeout=_PATIENCE, poll_interval=_POLL)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another run writes here ({_holder(path) or holder or 'its name is unknown'}"
+            "); wait for its end, or give another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or "no locks"
+        log.warning("%s: two runs at once are not noticed here (%s)", folder, reason)
         yield
         return
     try:
+        _write_holder(path)
         yield
     finally:
         # The name goes before the lock does, so that nobody locks a file that is about to go.
         with contextlib.suppress(OSError):
-            (folder / NAME).unlink()
-        file.close()
+            path.unlink()
+        lock.release()
 
 
-def _taken(folder: Path) -> BinaryIO | None:
-    """The locked file, or None where the file system has no locks; UserError after a while."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        file = open(folder / NAME, "a+b")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_named(file, folder):
-                _write_holder(file)
-                return file
-        except (BlockingIOError, PermissionError):
-            if time.monotonic() > deadline:
-                file.seek(0)
-                holder = file.read(200).decode(errors="replace").strip() or "its name is unknown"
-                raise UserError(
-                    f"{folder}: another run writes here ({holder}); wait for its end, or give "
-                    "another folder"
-                ) from None
-            time.sleep(_POLL)
-        except OSError as error:
-            log.warning("%s: two runs at once are not noticed here (%s)", folder, error.strerror)
-            return None
-        file.close()
+def _holder(path: Path) -> str:
+    """What a lock says of the run that holds it; UserError where the file is not a lock."""
+    text = b""
+    with contextlib.suppress(FileNotFoundError):  # it ends meanwhile
+        text = path.read_bytes()[:200] if path.is_file() else b""
+    foreign = path.is_symlink() or (path.exists() and not path.is_file())
+    if foreign or not (text or _MARK).startswith(_MARK):
+        raise UserError(f"{path}: is not a lock of this program and stays as it is; move it away")
+    return text.decode(errors="replace").strip()
 
 
-def _is_named(file: BinaryIO, folder: Path) -> bool:
-    """Whether the file still has its name: an ending run removes it before it lets go."""
-    with contextlib.suppress(OSError):
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(folder / NAME))
-    return False
-
-
-def _write_holder(file: BinaryIO) -> None:
-    file.truncate(0)
+def _write_holder(path: Path) -> None:
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode())
-    file.flush()
+    text = f"{_MARK.decode()}{os.getpid()} on {socket.gethostname()} since {started}\n"
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0))
+        with open(file, "w") as stream:
+            stream.write(text)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,24 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from misc.errors import UserError, counted, some
-from misc.storage.files import atomic_path, remove_leftovers
-from misc.storage.seals import is_own
+from misc.storage.outputs import (
+    MANIFEST as NAME,
+)
+from misc.storage.outputs import (
+    foreign_line,
+    is_foreign,
+    is_own,
+    manifest_content,
+    noted_files,
+    remove_output,
+    with_noted_files,
+    write_json,
+)
+from misc.storage.seals import JSON_KEY, Seal, seal_of
 from misc.storage.untrusted import read_bytes, reason
 
 log = logging.getLogger(__name__)
 
-NAME = "manifest.json"
 _MAX_BYTES = 256 << 20
 IMAGES = "images"  # in a manifest: what the files of each image depend on, by image id
 DRAWN = "drawn from"  # in a manifest: images that others are made with, of which more may come
@@ -70,7 +82,6 @@ def claim_folder(
     Files without a manifest, and those of another step, are always a UserError.
     Of several ranks the first one calls it.
     """
-    remove_leftovers(folder.path)
     settings = settings_of(options, inputs)
     noted = read_manifest(folder.path) or {}
     gone = _gone(folder, noted.get(DRAWN) or (), sources.drawn, overwrite)
@@ -79,7 +90,8 @@ def claim_folder(
     known = {} if redone else noted.get(IMAGES) or {}
     if redone:
         # The manifest last: if this is cut short, what is left still belongs to the old one.
-        own = [path for path in folder.path.iterdir() if is_own(path)]
+        files = (path for path in folder.path.iterdir() if path.name != NAME)
+        own = [path for path in files if is_own(path)]
         for path in own:
             path.unlink()
         log.info("%s %s: %s removed, made with other settings", folder.flag, folder.path,
@@ -98,8 +110,7 @@ def _remove_changed(folder: OutputFolder, known: dict[str, str], sources: Source
     changed = [i for i, key in sources.images.items() if known.get(i, key) != key]
     path_of = sources.path_of or (lambda image_id: folder.path / f"{image_id}{folder.suffix}")
     for path in map(path_of, changed):
-        if is_own(path):
-            path.unlink()
+        remove_output(path)
     if changed:
         images = counted({"image": len(changed)})
         log.warning("%s %s: %s made again, whose photograph, labels or maps changed: %s",
@@ -133,11 +144,10 @@ def check_folder(folder: OutputFolder, options: dict, overwrite: bool = False) -
 
 def make_writable(folder: Path, flag: str) -> None:
     """Create a folder and try it; UserError naming the flag where nothing can be written."""
-    probe = folder / ".probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UserError(
             f"{flag} {folder}: cannot be written ({error.strerror}); give another folder"
@@ -153,14 +163,20 @@ def require_writable(folder: Path, flag: str) -> None:
 
 def write_manifest(folder: Path, settings: dict) -> None:
     """Note in a folder what its files were made with."""
-    with atomic_path(folder / NAME) as path:
-        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    content = json.loads(json.dumps(with_noted_files(settings, noted_files(folder))))
+    before = manifest_content(folder)
+    before.pop(JSON_KEY, None)
+    if content != before:
+        write_json(folder / NAME, content)
 
 
 def read_manifest(folder: Path) -> dict | None:
     """Settings that a folder's files were made with; None where nothing is noted."""
     try:
-        noted = json.loads(read_bytes(folder / NAME, _MAX_BYTES).decode("utf-8"))
+        content = read_bytes(folder / NAME, _MAX_BYTES)
+        noted = json.loads(content.decode("utf-8"))
+        if seal_of(content) is Seal.BROKEN:
+            raise ValueError(Seal.BROKEN.value)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):
@@ -168,7 +184,9 @@ def read_manifest(folder: Path) -> dict | None:
             f"{folder / NAME}: is damaged, so nothing says what made the files beside it; remove "
             f"the folder {folder} to have them made again"
         ) from None
-    return _plain(noted)
+    settings = _plain(noted)
+    settings.pop(JSON_KEY, None)
+    return settings if settings or not noted_files(folder) else None
 
 
 def folder_digest(folder: Path) -> str:
@@ -306,6 +324,8 @@ def _difference(folder: OutputFolder, settings: dict, overwrite: bool) -> str:
         step = reason(noted.get("step", "another program"))
         raise UserError(f"{where}: holds the files of {step}; give another {folder.flag}")
     difference = settings_difference(_without_images(noted), settings)
+    if difference and is_foreign(folder.path / NAME):
+        raise UserError(foreign_line(folder.path / NAME))
     if difference and not overwrite:
         raise UserError(
             f"{where}: was made with other settings ({difference}); give --overwrite to redo it, "

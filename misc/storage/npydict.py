@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from misc.errors import UserError
-from misc.storage.files import atomic_path
+from misc.storage.outputs import write_output
 from misc.storage.pickles import PlainUnpickler
-from misc.storage.seals import Seal, seal_of, sealed
+from misc.storage.seals import Seal, seal_of
 from misc.storage.untrusted import read_bytes, reason
 
 _MAX_FILE = 4 << 30  # bytes; maps of ten classes on an image of 100 megapixels
@@ -33,11 +33,10 @@ _HEADER = re.compile(
 
 
 def save_dict(path: str | Path, content: Mapping[Hashable, np.ndarray]) -> None:
-    """Writes a dict of arrays as `np.save` does, with a seal behind: numpy can read it, too."""
+    """Writes a dict of arrays as `np.save` does, with its checksum behind; numpy reads it too."""
     stream = io.BytesIO()
     np.save(stream, dict(content), allow_pickle=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(sealed(stream.getvalue(), ".npy"))
+    write_output(path, stream.getvalue())
 
 
 def load_dict(

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from misc.errors import UserError
-from misc.storage.files import atomic_path
-from misc.storage.outputs import Output
+from misc.storage.outputs import Output, write_json
 from misc.storage.untrusted import read_bytes
 
 NAME = "scores.json"
@@ -72,9 +71,7 @@ def save_score(folder: Path, row: str, score: dict) -> None:
     of them. Values that are not a number are kept as null.
     """
     rows = {**load_scores(folder), row: _plain(score)}
-    with atomic_path(folder / NAME) as path:
-        text = json.dumps({"made_by": _MADE_BY, "rows": rows}, indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / NAME, {"made_by": _MADE_BY, "rows": rows})
 
 
 def _plain(value: object) -> object:

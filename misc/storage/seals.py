@@ -1,88 +1,122 @@
-"""Seals: checksums inside the files of this program, by which it knows them and finds damage.
+"""Embedded checksums, by which this program knows its files and finds damage.
 
-A sealed file is an ordinary one of its format: the seal of a `.npy` follows the pickle, where
-readers have stopped; that of a PNG is a chunk of its own before the last one; a list begins with it
-as a comment. File and seal are written in one go, and a copied file keeps its seal.
+A file with one is an ordinary file of its format: in a PNG it is a chunk of its own before the last
+one, in a JSON object the last key, in SVG and HTML a comment; behind a `.npy`, an archive (`.npz`,
+`.pth`) or a GIF it follows where readers have stopped. Which of these a file takes is said by its
+first bytes. Lists, tables and compressed archives take none: see `misc.storage.outputs`.
 """
 
 import enum
-import os
+import re
 import struct
 import zlib
-from pathlib import Path
-
-from misc.errors import UserError
+from collections.abc import Callable
+from typing import BinaryIO
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _CHUNK = b"\0\0\0\4riBC"  # four bytes of data; by its letters others may pass over it
 _TRAILER = b"RIB crc32 "
-_COMMENT = b"# RIB list, crc32 "
+_BEHIND = (b"\x93NUMPY", b"PK\3\4", b"GIF8")
+_HTML = b"<!doctype html"
+_SVG = (b"<?xml", b"<svg")
+_SVG_SEAL = b"<!-- RIB crc32 "
+_JSON_SEAL = b',\n "RIB crc32": "'
+JSON_KEY = "RIB crc32"
+_OLD_LIST = b"# RIB list, crc32 "  # lists of earlier versions begin with it as a comment
 _LONGEST = 64  # bytes, more than any seal
+_BLOCK = 1 << 20
+
+_Make = Callable[[int], bytes]  # the seal of content with this CRC-32
 
 
 class Seal(enum.Enum):
-    """What a file's seal says."""
+    """What a file's embedded checksum says."""
 
-    NONE = "not made by this program"
+    NONE = "has none"
     WHOLE = "as it was written"
     BROKEN = "damaged: its checksum is another one"
 
 
-def sealed(content: bytes, suffix: str) -> bytes:
-    """The bytes of a file with a seal, by the suffix of its name: .png, .txt or another."""
-    if suffix == ".txt":
-        return _comment(content) + content
-    if suffix == ".png":
-        body = content.removesuffix(_PNG_END)
-        return body + _chunk(body)
-    return content + _trailer(content)
+def is_text(start: bytes) -> bool:
+    """Whether a file that begins so is one that a person may edit."""
+    return start.startswith((b"{", *_SVG, _OLD_LIST)) or start[:14].lower() == _HTML
+
+
+def _form(start: bytes) -> tuple[bytes, _Make] | None:
+    """By the first bytes of a file: how its seal begins, and the whole of it; None without one."""
+    if start.startswith(_PNG):
+        return _CHUNK, _chunk
+    if start.startswith(b"{"):
+        return _JSON_SEAL, lambda crc: _JSON_SEAL + b'%08x"\n}\n' % crc
+    if start.startswith(_SVG):
+        return _SVG_SEAL, lambda crc: _SVG_SEAL + b"%08x -->\n" % crc
+    if start.startswith(_BEHIND) or start[:14].lower() == _HTML:
+        return _TRAILER, lambda crc: _TRAILER + b"%08x\n" % crc
+    return None
+
+
+def _chunk(crc: int) -> bytes:
+    checked = _CHUNK[4:] + struct.pack(">I", crc)
+    return _CHUNK[:4] + checked + struct.pack(">I", zlib.crc32(checked)) + _PNG_END
+
+
+def _cut(end: bytes) -> int:
+    """Bytes at the end of a file that come again with its seal."""
+    if end.endswith(_PNG_END):
+        return len(_PNG_END)
+    closed = re.search(rb"\s*\}\s*\Z", end)
+    return len(closed[0]) if closed else 0
+
+
+def crc_of(file: BinaryIO, length: int | None = None) -> int:
+    """CRC-32 of the first bytes of an opened file, or of all."""
+    crc, left = 0, file.seek(0, 2) if length is None else length
+    file.seek(0)
+    while block := file.read(min(left, _BLOCK)):
+        crc, left = zlib.crc32(block, crc), left - len(block)
+    return crc
+
+
+def seal(file: BinaryIO) -> bool:
+    """Give a file, opened for both, its checksum; False where its kind cannot carry one."""
+    size = file.seek(0, 2)
+    start, end = ends(file)
+    form = _form(start)
+    if not form:
+        return False
+    length = size - (_cut(end) if start.startswith((_PNG, b"{")) else 0)
+    checksum = form[1](crc_of(file, length))
+    file.seek(length)
+    file.truncate()
+    file.write(checksum)
+    return True
+
+
+def ends(file: BinaryIO) -> tuple[bytes, bytes]:
+    """The first and the last bytes of an opened file, which tell its kind and have its seal."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(_LONGEST)
+    file.seek(max(0, size - _LONGEST))
+    return start, file.read()
+
+
+def has_seal(start: bytes, end: bytes) -> bool:
+    """Whether a file with these ends has a seal, damaged or not."""
+    form = _form(start)
+    return start.startswith(_OLD_LIST) or (form is not None and form[0] in end)
 
 
 def seal_of(content: bytes) -> Seal:
-    """Whether the bytes of a file have a seal, and whether they are those that were sealed."""
-    view = memoryview(content)
-    if content.startswith(_COMMENT):
+    """What the seal in the bytes of a file says."""
+    view, form = memoryview(content), _form(content[:_LONGEST])
+    if content.startswith(_OLD_LIST):
         end = content.find(b"\n") + 1
-        whole = content[:end] == _comment(view[end:])
-    else:
-        mark, made = (_CHUNK, _chunk) if content.startswith(_PNG) else (_TRAILER, _trailer)
-        start = content.rfind(mark, max(0, len(content) - _LONGEST))
-        if start < 0:
-            return Seal.NONE
-        whole = content[start:] == made(view[:start])
+        whole = content[:end] == _OLD_LIST + b"%08x\n" % zlib.crc32(view[end:])
+        return Seal.WHOLE if whole else Seal.BROKEN
+    start = content.rfind(form[0], max(0, len(content) - _LONGEST)) if form else -1
+    if start < 0:
+        return Seal.NONE
+    whole = content[start:] == form[1](zlib.crc32(view[:start]))
     return Seal.WHOLE if whole else Seal.BROKEN
-
-
-def is_own(path: Path) -> bool:
-    """Whether a file has a seal, damaged or not; only its first and last bytes are read."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        start = file.read(_LONGEST)
-        file.seek(max(len(start), file.seek(0, os.SEEK_END) - _LONGEST))
-        return seal_of(start + file.read()) is not Seal.NONE
-
-
-def require_own(path: Path, advice: str) -> None:
-    """Raise UserError where a file that is to be replaced or removed has no seal."""
-    if os.path.lexists(path) and not is_own(path):
-        raise UserError(f"{path}: was not made by this program and stays as it is; {advice}")
-
-
-def _comment(content: bytes | memoryview) -> bytes:
-    return _COMMENT + b"%08x\n" % zlib.crc32(content)
-
-
-def trailer_of(checksum: int) -> bytes:
-    """The seal that follows content with this CRC-32, of files written part by part."""
-    return _TRAILER + b"%08x\n" % checksum
-
-
-def _trailer(content: bytes | memoryview) -> bytes:
-    return trailer_of(zlib.crc32(content))
-
-
-def _chunk(content: bytes | memoryview) -> bytes:
-    checked = _CHUNK[4:] + struct.pack(">I", zlib.crc32(content))
-    return _CHUNK[:4] + checked + struct.pack(">I", zlib.crc32(checked)) + _PNG_END

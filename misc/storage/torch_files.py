@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from misc.errors import UserError
-from misc.storage.files import atomic_path
+from misc.storage.outputs import open_output
 from misc.storage.pickles import PlainUnpickler, is_key
 from misc.storage.untrusted import read_bytes, reason
 
@@ -66,7 +66,7 @@ def write_torch(path: Path, content: dict) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # An opened file: torch would note the name, which is another one in every run.
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        with open_output(path) as stream:
             torch.save(content, stream)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise UserError(

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from array import array
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,7 +303,7 @@ def test_lists_are_sorted_and_have_images_without_objects(coco):
 def test_lists_without_labels(coco):
     prepare(coco.info, coco.root / "lists", with_labels=False)
     names = {path.name for path in (coco.root / "lists").iterdir()}
-    assert names == {"train14.txt", "val14.txt"}
+    assert names == {"train14.txt", "val14.txt", "manifest.json"}
 
 
 def test_categories_count_by_name(coco):
@@ -447,10 +446,10 @@ def test_masks_that_are_there_stay_and_damaged_ones_are_drawn_again(coco, caplog
 def test_complete_masks_need_no_writable_root(coco, monkeypatch):
     coco.prepare()
 
-    def fail(*_):
+    def fail(**_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "touch", fail)
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
     coco.prepare()
     shutil.rmtree(coco.root / "lists")
     coco.info.mask_path(NINE).unlink()

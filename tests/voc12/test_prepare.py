@@ -119,7 +119,7 @@ def test_missing_annotations_are_counted(info, tmp_path):
     assert not list((tmp_path / "out").iterdir())
     prepare(info, tmp_path / "out", with_labels=False)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"train.txt", "val.txt", "train_aug.txt"}
+    assert names == {"train.txt", "val.txt", "train_aug.txt", "manifest.json"}
 
 
 def test_without_annotations_labels_come_from_the_masks(info, tmp_path, caplog):

@@ -13,12 +13,18 @@ from misc.data.image_keys import keys_in
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, Sources, folder_digest, read_manifest
-from misc.storage.outputs import Output
-from misc.storage.seals import is_own
+from misc.storage.manifest import (
+    OutputFolder,
+    Sources,
+    check_folder,
+    folder_digest,
+    read_manifest,
+)
+from misc.storage.outputs import Output, remove_output, require_places
 from misc.storage.untrusted import MAX_PIXELS
 
-_VERSION = 1  # raised when the same masks give other files
+# The version is raised when the same masks give other files.
+_SETTINGS = {"step": "masks", "version": 1}
 _BAND = 1 << 22  # pixels of a large mask that are enlarged at a time
 
 
@@ -55,13 +61,25 @@ def own_size_masks(args: SimpleNamespace) -> Output:
     return Output("--result_dir", args.result_dir / "masks")
 
 
+def _folder(args: SimpleNamespace) -> OutputFolder:
+    output = own_size_masks(args)
+    return OutputFolder(output.flag, output.path, ".png")
+
+
+def check_own_size(args: SimpleNamespace) -> None:
+    """Raise UserError where `save_own_size` would; called before the first step."""
+    folder, ids = _folder(args), args.image_ids("infer")
+    check_folder(folder, _SETTINGS, overwrite=True)
+    task = OwnSizeMasks(args.info, ids, args.sem_seg_out_dir, folder.path)
+    require_places({str(args.info.image_path(i)): task.outputs(i)[0] for i in ids})
+
+
 def save_own_size(args: SimpleNamespace) -> None:
     """Write RESULT_DIR/masks from the pseudo masks; every rank calls it.
 
     args: the options of a run.
     """
-    folder = OutputFolder(own_size_masks(args).flag, own_size_masks(args).path, ".png")
-    settings = {"step": "masks", "version": _VERSION}
+    folder = _folder(args)
     inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
     distributed.on_first_rank(lambda: _remove_older(folder, inputs))
     image_ids = args.image_ids("infer")
@@ -71,7 +89,7 @@ def save_own_size(args: SimpleNamespace) -> None:
         keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
         return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
 
-    claim(folder, settings, inputs, True, sources)
+    claim(folder, _SETTINGS, inputs, True, sources)
     run_over_images(task, image_ids, args.resources)
 
 
@@ -80,8 +98,7 @@ def _remove_older(folder: OutputFolder, inputs: dict) -> None:
     noted = read_manifest(folder.path)
     if noted and noted.get("inputs") != inputs:
         for path in folder.path.rglob("*.png"):
-            if is_own(path):
-                path.unlink()
+            remove_output(path)
 
 
 def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -14,13 +14,12 @@ from misc.data.folder import names
 from misc.data.folder.copies import warn_of_copies
 from misc.data.folder.dataset import HELD_OUT, FolderInfo
 from misc.data.folder.masks import masked
-from misc.data.folder.own_size import own_size_masks, save_own_size
+from misc.data.folder.own_size import check_own_size, own_size_masks, save_own_size
 from misc.data.label_rows import LabelRows, rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
 from misc.errors import UserError, counted
-from misc.storage.files import atomic_path
-from misc.storage.outputs import Output
-from misc.storage.seals import require_own, sealed
+from misc.storage.files import ignores_case
+from misc.storage.outputs import Output, require_own, write_output
 
 LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
          "photographs.txt")  # fmt: skip
@@ -82,6 +81,11 @@ def writes(args: SimpleNamespace) -> tuple[Output, ...]:
     return (own_size_masks(args),)
 
 
+def check(args: SimpleNamespace) -> None:
+    """Raise UserError where `finish` would find files of others, or one name for two masks."""
+    check_own_size(args)
+
+
 def finish(args: SimpleNamespace) -> None:
     """Write the pseudo masks with the names, folders and sizes of the photographs."""
     save_own_size(args)
@@ -136,11 +140,7 @@ def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:
         other = alike.setdefault(names.normalised(image_id).casefold(), image_id)
         if other == image_id:
             continue
-        probe = folder / ".Probe"
-        probe.touch()
-        same = (folder / ".pROBE").exists()
-        probe.unlink()
-        if same:
+        if ignores_case(folder):
             raise UserError(
                 f"{names.path_of(other)} and {names.path_of(image_id)} differ in case only, and "
                 f"the file system of {folder} takes them for one; rename one, or give a "
@@ -150,6 +150,4 @@ def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:
 
 
 def _save_text(path: Path, text: str) -> None:
-    require_own(path, "move it away")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(sealed(text.encode(errors="replace"), ".txt"))
+    write_output(path, text.encode(errors="replace"))

@@ -51,6 +51,7 @@ def test_instances_which_do_not_say_their_dataset_are_judged_too(args, tmp_path)
     path.write_text(json.dumps(content))
     expects(args, RIB_seed=0.5185, instances_AP50=0.2)
     assert expect.run(args) == ""
+    path.unlink()  # as it is now, it is no longer of this program
     scored(tmp_path, instances_AP50=0.9)
     assert "not reproduced: instances AP50" in expect.run(args)
 

@@ -34,7 +34,7 @@ def test_with_all_lists_and_labels_given_the_dataset_is_asked_for_none(tiny_run,
     assert tiny_run(*words(given), "--check") == 0
     assert tiny_run(*words(given), "--train_cam_pass", "--visualize", 0) == 0
     made = {path.name for path in (given["--result_dir"] / "lists").iterdir()}
-    assert made == {"manifest.json", "contents.tsv"}  # what was read, and of which dataset
+    assert made == {"manifest.json", "contents.json"}  # what was read, and of which dataset
 
 
 @pytest.mark.parametrize(

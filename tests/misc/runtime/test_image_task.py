@@ -96,16 +96,25 @@ def test_complete_images_are_left_and_damaged_ones_redone(tmp_path):
     for path in paths:
         os.utime(path, (1, 1))
     paths[0].unlink()
-    paths[1].write_bytes(b"")
-    paths[2].write_bytes(paths[2].read_bytes()[:-3])
-    flipped = bytearray(paths[3].read_bytes())
-    flipped[len(flipped) // 2] ^= 1
-    paths[3].write_bytes(flipped)
-    os.utime(paths[3], (1, 1))
+    for path, place in zip(paths[1:4], (0.3, 0.5, 0.7), strict=True):
+        flipped = bytearray(path.read_bytes())
+        flipped[int(place * len(flipped))] ^= 1
+        path.write_bytes(flipped)
+        os.utime(path, (1, 1))
     assert run_over_images(WriteNumber(tmp_path), IDS, options(1)) == [list(IDS[:4])]
     assert files(tmp_path) == whole
     assert [path.stat().st_mtime == 1 for path in paths] == [False] * 4 + [True] * 3
     assert run_over_images(WriteNumber(tmp_path), IDS, options(1)) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"mine", "array"])
+def test_a_file_that_is_not_ours_is_no_damaged_one(tmp_path, content):
+    path = tmp_path / f"{IDS[2]}.npy"
+    np.save(path, np.arange(3)) if content == "array" else path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=f"{path}: was not made by this program"):
+        run_over_images(WriteNumber(tmp_path), IDS, options(1))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 
 
 def test_an_image_is_complete_when_all_its_outputs_are(tmp_path):

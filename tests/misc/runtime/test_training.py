@@ -19,6 +19,7 @@ from misc.runtime.training import (
     train,
 )
 from misc.storage.manifest import settings_of
+from misc.storage.torch_files import write_torch
 from misc.torchutils import PolyOptimizer
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
@@ -268,10 +269,24 @@ def test_a_damaged_state_is_left(run, tmp_path):
     path = tmp_path / "cam.pth"
     run(Numbers(4), interrupt_at=3, path=path)
     state = training(path).file.partial
-    state.write_bytes(state.read_bytes()[:-50])
+    whole = bytearray(state.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    state.write_bytes(whole)
     check_target(training(path).file, OPTIONS, overwrite=False)
     _, seen = run(Numbers(4), path=path)
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("content", [b"mine", b""])
+def test_a_file_of_the_user_in_the_place_of_the_state_stays(tmp_path, content, overwrite):
+    job = training(tmp_path / "cam.pth")
+    job.file.partial.write_bytes(content)
+    for refuse in (lambda: check_target(job.file, OPTIONS, overwrite), lambda: is_trained(job)):
+        with pytest.raises(UserError, match="cam.partial.pth: was not made by this program"):
+            refuse()
+    save_trained(job, Net(3, **THIN), save_checkpoint)  # that would end an unfinished training
+    assert job.file.partial.read_bytes() == content
 
 
 def test_a_state_of_another_network_is_refused(run, tmp_path):
@@ -279,20 +294,20 @@ def test_a_state_of_another_network_is_refused(run, tmp_path):
     run(Numbers(4), interrupt_at=3, path=path)
     file = training(path).file
     state = torch.load(file.partial, weights_only=True)
-    torch.save({**state, "model": {"other": torch.zeros(3)}}, file.partial)
+    write_torch(file.partial, {**state, "model": {"other": torch.zeros(3)}})
     with pytest.raises(UserError, match="cam.partial.pth: is of another network .*remove it"):
         run(Numbers(4), path=path)
-    torch.save({**state, "done": "three"}, file.partial)
+    write_torch(file.partial, {**state, "done": "three"})
     _, seen = run(Numbers(4), path=path)
     assert len(seen) == 6
 
 
 def test_the_state_goes_when_the_checkpoint_is_there(tmp_path):
     job = training(tmp_path / "cam.pth")
-    job.file.partial.write_bytes(b"state")
+    write_torch(job.file.partial, {"done": 1})
     save_trained(job, Net(3, **THIN), save_checkpoint)
     assert is_trained(job) and [path.name for path in tmp_path.iterdir()] == ["cam.pth"]
-    job.file.partial.write_bytes(b"state")  # a run was ended between the two
+    write_torch(job.file.partial, {"done": 1})  # a run was ended between the two
     assert is_trained(job) and [path.name for path in tmp_path.iterdir()] == ["cam.pth"]
 
 

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from misc.storage.files import _host, atomic_path, remove_leftovers
+from misc.storage.files import _host, _token, atomic_path, ignores_case, remove_leftovers
 
 
 def test_file_appears_at_the_end(tmp_path):
@@ -77,7 +77,8 @@ def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path
     left, busy = killed.stdout.readline().strip(), living.stdout.readline().strip()
     killed.wait()
     elsewhere = left.replace(os.uname().nodename.replace("-", "_"), "another_host")
-    names = {".hidden.npy", "b.npy", ".a.npy.tmp.npy", elsewhere}
+    users = f".{_host()}-{killed.pid}-0.0123456789abcdef.tmp.npy", f".a.{left.removeprefix('.')}"
+    names = {".hidden.npy", "b.npy", ".a.npy.tmp.npy", elsewhere, *users}
     for name in names:
         (tmp_path / name).write_bytes(b"")
     assert {left, busy} <= set(os.listdir(tmp_path))
@@ -91,7 +92,8 @@ def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
 def test_what_a_killed_process_left_goes_before_its_parent_has_noticed(tmp_path):
     writer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    left = tmp_path / f".a.npy.{_host()}-{writer.pid}-0.tmp.npy"
+    name = f"{_host()}-{writer.pid}-0"
+    left = tmp_path / f".{name}.{_token(name)}.tmp.npy"
     left.touch()
     remove_leftovers(tmp_path)
     assert left.exists()
@@ -101,3 +103,25 @@ def test_what_a_killed_process_left_goes_before_its_parent_has_noticed(tmp_path)
     remove_leftovers(tmp_path)
     assert not left.exists()
     writer.wait()
+
+
+def test_leftovers_below_a_folder_go_where_all_of_it_is_of_the_run(tmp_path):
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    writer = start_writer(tmp_path / "labels" / "train", "killed")
+    left = tmp_path / "labels" / "train" / writer.stdout.readline().strip()
+    writer.wait()
+    remove_leftovers(tmp_path)
+    assert left.exists()
+    remove_leftovers(tmp_path, below=True)
+    assert not left.exists()
+
+
+def test_a_file_system_is_asked_by_a_name_that_nobody_has(tmp_path, monkeypatch):
+    for name in (".Probe", ".pROBE", ".probe"):
+        (tmp_path / name).write_text("mine")
+    assert not ignores_case(tmp_path)
+    monkeypatch.setattr("pathlib.Path.exists", lambda path: True)
+    assert ignores_case(tmp_path)
+    monkeypatch.undo()
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+    assert len(list(tmp_path.iterdir())) == 3

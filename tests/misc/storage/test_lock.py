@@ -9,6 +9,7 @@ import pytest
 from misc.errors import UserError
 from misc.storage import lock
 from misc.storage.lock import NAME, locked
+from misc.storage.manifest import make_writable
 from tests.conftest import PROJECT
 
 HOLDER = """
@@ -70,9 +71,47 @@ def test_several_folders_are_free_again_when_one_is_held(holder, tmp_path, monke
 
 
 def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    monkeypatch.setattr(lock.FileLock, "acquire", refuse)
     with locked([tmp_path]):
         assert "two runs at once are not noticed here (Operation not supported)" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "mine"])
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path, content):
+    target = tmp_path / "thesis.txt"
+    target.write_text(content)
+    (tmp_path / NAME).symlink_to(target)
+    with (
+        pytest.raises(UserError, match=f"{NAME}: is not a lock of this program"),
+        locked([tmp_path]),
+    ):
+        pass
+    assert target.read_text() == content and (tmp_path / NAME).is_symlink()
+
+
+def test_a_file_of_the_user_in_the_place_of_the_lock_stays(tmp_path):
+    (tmp_path / NAME).write_text("mine")
+    with pytest.raises(UserError, match="move it away"), locked([tmp_path]):
+        pass
+    assert (tmp_path / NAME).read_text() == "mine"
+
+
+def test_locks_and_probes_of_other_programs_do_not_matter(tmp_path):
+    for name in (".lock", ".probe"):
+        (tmp_path / name).write_text("mine")
+    make_writable(tmp_path, "--result_dir")
+    with locked([tmp_path]):
+        pass
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        ".lock": "mine", ".probe": "mine"
+    }  # fmt: skip
+
+
+def test_the_holder_is_known_to_every_run_that_asks(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE", 0.0)
+    for _ in range(3):
+        with pytest.raises(UserError, match=f"process {holder.pid} on"), locked([tmp_path]):
+            pass

@@ -1,13 +1,11 @@
 """misc/storage/manifest.py: results of different settings never mix in one folder."""
 
-import contextlib
 import json
 
 import numpy as np
 import pytest
 
 from misc.errors import UserError
-from misc.storage.files import atomic_path
 from misc.storage.manifest import (
     OutputFolder,
     Sources,
@@ -80,18 +78,6 @@ def test_other_settings_are_refused_or_redone(full_folder, options, inputs, word
     assert names(full_folder) == ["manifest.json", "notes.txt"]
     assert read_manifest(full_folder.path)["inputs"] == inputs
     check_folder(full_folder, options)
-
-
-def test_what_a_killed_run_left_half_written_goes(full_folder, monkeypatch):
-    monkeypatch.setattr("os.getpid", lambda: 2**22 + 1)  # above any process number
-    with contextlib.suppress(KeyboardInterrupt), atomic_path(full_folder.path / "c.npy") as path:
-        monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # killed
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-    monkeypatch.undo()
-    assert path.name in names(full_folder)
-    claim_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
-    assert names(full_folder) == ["a.npy", "b.npy", "manifest.json", "notes.txt"]
 
 
 def test_inputs_may_still_be_made_when_a_folder_is_checked(full_folder):

@@ -1,8 +1,13 @@
-"""misc/storage/seals.py, outputs.py: own files are known, no change in them goes unnoticed."""
+"""misc/storage/seals.py: own files are known, no change in them goes unnoticed."""
+
+import json
+import zlib
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from misc.cams import load_cam, save_cam
@@ -11,8 +16,9 @@ from misc.data.preparation import save_lists
 from misc.errors import UserError
 from misc.palette import read_label_png, save_label_png, save_palette_png
 from misc.storage.files import is_whole_png
-from misc.storage.outputs import State, is_foreign, output_state
-from misc.storage.seals import Seal, is_own, require_own, seal_of, sealed
+from misc.storage.outputs import State, is_own, output_state, write_output
+from misc.storage.seals import Seal, seal_of
+from misc.storage.torch_files import read_torch, write_torch
 from voc12.dataset import describe
 
 IDS = ("2012_000001", "2012_000002")
@@ -30,7 +36,7 @@ def written(folder):
 
 def test_every_kind_of_file_is_known_as_own(tmp_path):
     for path in written(tmp_path):
-        assert is_own(path) and seal_of(path.read_bytes()) is Seal.WHOLE
+        assert is_own(path) and output_state(path) is State.WHOLE
     assert not is_own(tmp_path) and not is_own(tmp_path / "none.npy")
 
 
@@ -41,7 +47,50 @@ def test_a_single_flipped_bit_anywhere_is_found(tmp_path, number):
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
-        assert seal_of(bytes(damaged)) is not Seal.WHOLE
+        path.write_bytes(damaged)
+        assert output_state(path) is not State.WHOLE
+
+
+CONTENTS = {
+    "a.json": b'{"a": [1, 2],\n "b": {}}\n',
+    "b.svg": b"<?xml version='1.0'?>\n<svg><g/></svg>\n",
+    "c.html": b"<!DOCTYPE html>\n<html></html>\n<!-- ",
+    "d.gif": b"GIF89a and so on",
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_texts_carry_their_checksum_where_their_readers_pass_over_it(tmp_path, name):
+    path = tmp_path / name
+    write_output(path, CONTENTS[name])
+    assert seal_of(path.read_bytes()) is Seal.WHOLE and is_own(path)
+    if name == "a.json":
+        assert json.loads(path.read_bytes()).items() >= {"a": [1, 2], "b": {}}.items()
+    if name == "b.svg":
+        assert ElementTree.fromstring(path.read_bytes()).tag == "svg"
+    path.write_bytes(path.read_bytes()[:16] + b" " + path.read_bytes()[16:])
+    assert seal_of(path.read_bytes()) is Seal.BROKEN
+    # A person edits a text; other bytes change by damage alone.
+    assert output_state(path) is (State.DAMAGED if name == "d.gif" else State.FOREIGN)
+
+
+def test_weights_carry_their_checksum_and_torch_reads_them(tmp_path):
+    path = tmp_path / "a.pth"
+    write_torch(path, {"a": torch.arange(4)})
+    assert seal_of(path.read_bytes()) is Seal.WHOLE
+    for content in (read_torch(path), torch.load(path, weights_only=True, mmap=True)):
+        assert content["a"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_list_of_an_earlier_version_is_read_and_known(tmp_path):
+    ids = "".join(f"{image_id}\n" for image_id in IDS).encode()
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"# RIB list, crc32 %08x\n" % zlib.crc32(ids) + ids)
+    assert is_own(path) and read_image_list(path, describe(tmp_path)) == IDS
+    path.write_bytes(path.read_bytes().replace(b"1\n", b"3\n"))
+    assert output_state(path) is State.FOREIGN
+    with pytest.raises(UserError, match="was changed since"):
+        read_image_list(path, describe(tmp_path))
 
 
 def test_no_reader_takes_a_damaged_file(tmp_path):
@@ -62,37 +111,17 @@ def test_readers_of_others_do_not_see_the_seal(tmp_path):
     assert (np.array(Image.open(palette)) == LABELS).all()
     assert (cv2.imread(str(grey), cv2.IMREAD_UNCHANGED) == LABELS).all()
     assert np.load(cam, allow_pickle=True).item()["keys"].tolist() == [3]
-    assert tuple(np.loadtxt(listed, dtype=str, ndmin=1)) == IDS
+    assert tuple(listed.read_text().split()) == IDS  # line by line, as other programs read it
 
 
 def test_files_of_others_have_no_seal(tmp_path):
-    for name in ("a.png", "b.npy", "c.txt", "empty"):
-        assert seal_of(sealed(b"", name[-4:])) is Seal.WHOLE or name == "a.png"
     Image.fromarray(LABELS).save(tmp_path / "a.png")
     np.save(tmp_path / "b.npy", LABELS)
-    (tmp_path / "c.txt").write_text("2012_000001\n")
-    (tmp_path / "empty").touch()
+    torch.save({}, tmp_path / "c.pth")
+    for name, content in {**CONTENTS, "e.txt": b"2012_000001\n", "empty": b""}.items():
+        (tmp_path / name).write_bytes(content)
     for path in tmp_path.iterdir():
         assert seal_of(path.read_bytes()) is Seal.NONE and not is_own(path)
-        with pytest.raises(UserError, match="was not made by this program and stays"):
-            require_own(path, "move it")
-    require_own(tmp_path / "new", "move it")
-
-
-def test_state_of_an_output(tmp_path):
-    grey, _, cam, _ = written(tmp_path)
-    for path in (grey, cam):
-        whole = path.read_bytes()
-        assert output_state(path) is State.WHOLE and not is_foreign(path)
-        for kept in (0, 1, len(whole) // 2, len(whole) - 1):
-            path.write_bytes(whole[:kept])
-            assert output_state(path) is State.DAMAGED and not is_foreign(path)
-        path.unlink()
-        assert output_state(path) is State.MISSING and not is_foreign(path)
-    Image.fromarray(LABELS).save(grey)
-    np.save(cam, {"keys": np.arange(3)})
-    for path in (grey, cam):
-        assert output_state(path) is State.FOREIGN and is_foreign(path)
 
 
 def test_a_whole_png_is_known_by_its_end(tmp_path):

@@ -1,0 +1,186 @@
+"""misc/storage/outputs.py: only this program's own files are ever replaced."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misc.cams import save_cam
+from misc.errors import UserError
+from misc.palette import save_label_png
+from misc.storage import outputs
+from misc.storage.manifest import OutputFolder, claim_folder, read_manifest
+from misc.storage.outputs import (
+    State,
+    is_changed,
+    is_foreign,
+    is_own,
+    link_new,
+    open_output,
+    output_state,
+    remove_output,
+    write_json,
+    write_new,
+    write_output,
+)
+
+MAP = np.full((1, 3, 5), 0.5)
+WRITERS = {
+    "a.png": lambda path: save_label_png(path, np.zeros((3, 5), np.uint8)),
+    "a.npy": lambda path: save_cam(path, [3], MAP, MAP),
+    "a.json": lambda path: write_json(path, {"a": 1}),
+    "a.txt": lambda path: write_output(path, b"2012_000001\n"),
+}
+
+
+def not_ours(folder):
+    """Contents that a user may have under such names: readable as their kind, or not at all."""
+    np.save(folder / "array", np.arange(3))
+    Image.new("L", (3, 3)).save(folder / "picture.png")
+    contents = [b"", b"mine", b"{}", (folder / "array.npy").read_bytes()]
+    return [*contents, (folder / "picture.png").read_bytes(), b'{"inputs": 1, "a": 2}']
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_without_a_checksum_is_somebody_elses_whatever_is_in_it(tmp_path, name):
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / name
+    for content in not_ours(tmp_path):
+        path.write_bytes(content)
+        assert output_state(path) is State.FOREIGN and is_foreign(path)
+        with pytest.raises(UserError, match=f"{path}: was not made by this program, or was chang"):
+            WRITERS[name](path)
+        remove_output(path)
+        assert path.read_bytes() == content
+    assert [other.name for other in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_own_files_are_replaced_and_removed(tmp_path, name):
+    path = tmp_path / name
+    for _ in range(3):
+        WRITERS[name](path)
+        assert output_state(path) is State.WHOLE and is_own(path)
+    remove_output(path)
+    assert output_state(path) is State.MISSING and not is_foreign(path)
+
+
+def test_a_cut_file_is_nobodys_any_more_and_a_changed_byte_is_damage(tmp_path):
+    for name in ("a.png", "a.npy"):
+        path = tmp_path / name
+        WRITERS[name](path)
+        whole = path.read_bytes()
+        for kept in (0, 1, len(whole) // 2):
+            path.write_bytes(whole[:kept])
+            assert output_state(path) is State.FOREIGN
+        path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+        if name == "a.npy":  # in the last bytes of a PNG stands the checksum itself
+            assert output_state(path) is State.DAMAGED
+            WRITERS[name](path)
+            assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling"])
+def test_what_is_no_file_stays(tmp_path, kind):
+    path = tmp_path / "a.txt"
+    path.mkdir() if kind == "folder" else path.symlink_to(tmp_path / "none")
+    with pytest.raises(UserError, match="was not made by this program"):
+        write_output(path, b"1\n")
+    assert path.is_dir() or path.is_symlink()
+
+
+def test_a_list_holds_ids_only_and_the_manifest_its_checksum(tmp_path):
+    path = tmp_path / "train.txt"
+    write_output(path, b"2012_000001\n")
+    assert path.read_bytes() == b"2012_000001\n" and not is_changed(path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(manifest["files"]) == ["train.txt"] and read_manifest(tmp_path) is None
+    path.write_bytes(b"2012_000002\n")
+    assert is_changed(path) and not is_own(path)
+
+
+def test_settings_and_checksums_share_a_manifest(tmp_path):
+    folder = OutputFolder("--result_dir", tmp_path, ".txt")
+    claim_folder(folder, {"version": 1, "a": 1}, {}, False)
+    write_output(tmp_path / "train.txt", b"1\n")
+    assert read_manifest(tmp_path) == {"version": 1, "a": 1, "inputs": {}}
+    claim_folder(folder, {"version": 1, "a": 1}, {}, False)
+    assert is_own(tmp_path / "train.txt")
+    (tmp_path / "mine.txt").write_text("1\n")
+    claim_folder(folder, {"version": 1, "a": 2}, {}, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "mine.txt"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_manifest_of_the_user_stays(tmp_path, overwrite):
+    path = tmp_path / "manifest.json"
+    path.write_text('{"name": "my application"}')
+    with pytest.raises(UserError, match=f"{path}: was not made by this program"):
+        write_output(tmp_path / "train.txt", b"1\n")
+    folder = OutputFolder("--result_dir", tmp_path, ".txt")
+    with pytest.raises(UserError, match="manifest.json: was not made by this program"):
+        claim_folder(folder, {"version": 1}, {}, overwrite)
+    assert path.read_text() == '{"name": "my application"}'
+    assert [other.name for other in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_whenever_a_writer_is_killed_its_file_is_known(tmp_path, monkeypatch):
+    path = tmp_path / "train.txt"
+    write_output(path, b"1\n")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_output(path, b"2\n")
+    assert path.read_bytes() == b"1\n" and is_own(path)
+    replace = outputs.atomic_path.__globals__["os"].replace
+
+    def all_but_lists(source, target):
+        killed() if target.suffix == ".txt" else replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", all_but_lists)
+        with pytest.raises(KeyboardInterrupt):
+            write_output(path, b"2\n")
+    assert path.read_bytes() == b"1\n" and is_own(path)
+    write_output(path, b"2\n")
+    assert path.read_bytes() == b"2\n" and is_own(path)
+
+
+def test_a_file_whose_name_is_given_replaces_no_result_of_another_step(tmp_path):
+    path = tmp_path / "a.npy"
+    save_cam(path, [3], MAP, MAP)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="was not made by this program"):
+        write_json(path, {"a": 1}, noted=True)
+    assert path.read_bytes() == before
+    for number in range(2):
+        write_json(tmp_path / "b.json", {"a": number}, noted=True)
+    assert json.loads((tmp_path / "b.json").read_text()) == {"a": 1}
+
+
+def test_a_failing_writer_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="half way"), open_output(tmp_path / "a.txt") as stream:
+        stream.write(b"half")
+        raise ValueError("half way")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_for_other_programs_are_never_replaced(tmp_path):
+    path = tmp_path / "deep" / "a.png"
+    write_new(path, b"one", "move it")
+    write_new(path, b"one", "move it")
+    with pytest.raises(UserError, match="is there with other content and stays as it is; move it"):
+        write_new(path, b"two", "move it")
+    target = tmp_path / "photo.jpg"
+    target.write_bytes(b"photograph")
+    for _ in range(2):
+        link_new(tmp_path / "deep" / "a.jpg", target, "move it")
+    assert (tmp_path / "deep" / "a.jpg").resolve() == target
+    with pytest.raises(UserError, match="move it"):
+        link_new(path, target, "move it")
+    assert path.read_bytes() == b"one"
