@@ -102,7 +102,7 @@ def test_rotated_photographs_are_counted_in_a_warning(call, info, classifier_fil
         image.save(info.image_path(image_id), exif=exif)
     given = ("--check", "--make_cam_pass", "--cam_weights_name", classifier_file)
     code, _, said = call(*given)
-    assert code == 0 and "2 photographs have an EXIF rotation" in said
+    assert code == 0 and "2 photographs with an EXIF rotation" in said
     assert f"the first: {FIRST}, {SECOND}" in said
 
 

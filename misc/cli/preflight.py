@@ -45,7 +45,7 @@ from net.checkpoint import (
 log = logging.getLogger(__name__)
 
 # Masks belong to the pixels as they are stored, so these are what the networks see.
-_ROTATED = "photographs have an EXIF rotation, which is not applied: masks are of the stored pixels"
+_ROTATED = "with an EXIF rotation, which is not applied: masks are of the stored pixels"
 _CHUNK = 64  # files that a process looks at before it reports
 # Below this many files, at a millisecond each, one process is faster than the start of others.
 _WORTH_PROCESSES = 4_000
@@ -342,7 +342,10 @@ def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
     for image_id, text in found.items():
         if isinstance(text, str):
             by_text.setdefault(text, []).append(image_id)
-    lines = (f"{len(ids)} {text}; the first: {', '.join(ids[:3])}" for text, ids in by_text.items())
+    lines = (
+        f"{counted({'photograph': len(ids)})} {text}; the first: {', '.join(ids[:3])}"
+        for text, ids in by_text.items()
+    )
     return [], list(lines)
 
 

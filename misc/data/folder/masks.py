@@ -27,11 +27,13 @@ def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
     others = sorted(path for path in Walk(folder).files() if folder / path not in used)
     if not found:
         names = [reason(path.relative_to(folder)) for path in info.mask_paths(image_ids[0])]
-        there = f"it has {counted({'file': len(others)})}, such as {reason(others[0])}"
+        there = "it has no files"
+        if others:
+            there = f"it has {counted({'file': len(others)})}, such as {reason(others[0])}"
         raise UserError(
             f"--masks {folder}: has no mask of {info.image_path(image_ids[0])}, nor of any other "
             f"photograph with a label; looked for were {', '.join(dict.fromkeys(names))}; "
-            f"{there if others else 'it has no files'}: give the masks the photographs' names"
+            f"{there}: give the masks the photographs' names"
         )
     _require_one_each(info, found)
     if others := [path for path in others if path.lower().endswith(".png")]:

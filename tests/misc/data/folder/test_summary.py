@@ -68,6 +68,14 @@ def test_masks_with_other_names_are_about_the_masks(described, photos, tmp_path)
     assert not (tmp_path / "lists").exists()
 
 
+def test_an_empty_folder_of_masks_is_said(described, photos, tmp_path):
+    from misc.data.folder.prepare import prepare
+
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(UserError, match="it has no files: give the masks"):
+        prepare(described(TABLE, masks=tmp_path / "masks"), tmp_path / "lists")
+
+
 def test_masks_of_no_photograph_are_said(described, tmp_path, caplog):
     from misc.data.folder.prepare import prepare
 
