@@ -92,7 +92,9 @@ def test_a_classifier_loads_strictly_and_gives_the_same_scores(tmp_path):
     original = Classifier().eval()
     original.load_state_dict(original_state(tmp_path / "cam.pth"), strict=True)
     images = torch.randn(2, 3, 40, 56)
-    assert torch.equal(original(images), own(images)) and own(images).any()
+    # Up to rounding: here the memory format may be another one.
+    torch.testing.assert_close(original(images), own(images), rtol=1e-5, atol=1e-5)
+    assert own(images).any()
 
 
 def test_a_boundary_net_loads_with_all_its_layers(tmp_path):
