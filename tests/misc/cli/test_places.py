@@ -8,6 +8,7 @@ from PIL import Image
 from misc.cli.options import build_parser, parse
 from misc.cli.places import check_places, written
 from misc.cli.steps import load_steps
+from misc.data.folder.prepare import check, prepare
 from misc.errors import UserError
 
 PATHS = {action.dest for action in build_parser()._actions if action.type is Path}
@@ -92,3 +93,15 @@ def test_everything_around_the_steps_is_known_too(project):
     names = {output.path.name for output in written(args, load_steps(["make_sem_seg_labels"]))}
     expected = {"run.log", "lists", "sem_seg", "palette", "masks", "visualize", "report.html"}
     assert names == expected
+
+
+def test_three_photographs_never_share_two_masks(project):
+    for path in (project / "photos").iterdir():
+        path.unlink()
+    for name in ("a.jpg", "a.png", "a.jpg.png"):
+        Image.new("RGB", (32, 24)).save(project / "photos" / name)
+    (project / "labels.csv").write_text("image,label\na.jpg,cat\na.png,dog\na.jpg.png,cat\n")
+    args = parse([str(word) for word in words(project, "--result_dir", project / "r")])
+    prepare(args.info, args.list_dir)
+    with pytest.raises(UserError, match="would both be written to .*a.jpg.png; rename one"):
+        check(args)
