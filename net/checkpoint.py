@@ -4,7 +4,6 @@ A checkpoint is a dict with `arch` (constructor values of the network), `state_d
 the backbone under torchvision's names, a head under its own) and any further plain values.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,78 +18,21 @@ from misc.storage.manifest import weights_name
 from misc.storage.torch_files import read_torch, write_torch
 from net.backbones import KINDS, ResNet, inferred_arch
 from net.deeplab_v2 import COLOURS, DeepLabV2
+from net.names import is_deeplab, original_names, plain_names
 from net.published import FITTING, TIMM, require_same_features, timm_network, torchvision_weights
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# The published networks register layers several times. These are the repeated names.
-_REPEATS = ("stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "backbone.", "newly_added.")
-_REPEATS += ("edge_layers.", "dp_layers.", "fc_dp7.4.")
-# Where the backbone is in a network; the published ones have groups of layers as backbone.0, ...
-_BACKBONE = re.compile(r"^(module\.)?((resnet50|backbone)\.(?=[a-z]))?")
-# ImageNet's classes; the pixel pairs of a training, which are buffers of IRN's training network.
-_UNUSED = ("fc.", "path_indices", "disp_target", *_REPEATS)
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which others save weights
 _HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.", "aspp.")
 _ARCH = ("name", "width", "stem", "stride_in_1x1")  # of a backbone
-# deeplab-pytorch's names of the layers in a block, and torchvision's.
-_OF_DEEPLAB = {"reduce": "conv1", "conv3x3": "conv2", "increase": "conv3"}
+# What the originals build: they have no option for it, and would load others without a word.
+_OF_IRN = {"name": "resnet50", "stride_in_1x1": False}
+_OF_DEEPLAB = {"name": "resnet101", "stride_in_1x1": True, "colours": "caffe"}
 _MAX_CHANNELS = 1 << 16  # of a layer, above all classes
 _SHOWN = 3  # differing names of each kind in a message
-
-
-def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that are used, once each, under names without the prefix of a wrapper."""
-    state = {_BACKBONE.sub("", name): tensor for name, tensor in state.items()}
-    if _is_deeplab(state):
-        state = {_name_in_deeplab(name): tensor for name, tensor in state.items()}
-    elif "conv1.weight" not in state:
-        state = _names_of_stages(state)
-    return {
-        name: tensor
-        for name, tensor in state.items()
-        if not name.startswith(_UNUSED) and not name.endswith("num_batches_tracked")
-    }
-
-
-def _is_deeplab(state: Mapping[str, Tensor]) -> bool:
-    """Whether a file is one of deeplab-pytorch: what it starts from, or a trained network."""
-    return any(name.removeprefix("base.") == "layer1.conv1.conv.weight" for name in state)
-
-
-def _name_in_deeplab(name: str) -> str:
-    """torchvision's name for one of deeplab-pytorch, which has aspp or (COCO) fc as its head."""
-    name = re.sub(r"^(aspp|fc)\.c(\d)", r"aspp.\2", name.removeprefix("base."))
-    name = re.sub(r"^layer1\.conv1\.", "stem.conv1.", name)
-    if found := re.match(r"^(stem|layer(\d)\.block(\d+))\.(\w+)\.(conv|bn)\.(.*)", name):
-        part, layer, block, kind, module, rest = found.groups()
-        if kind == "shortcut":
-            own = "downsample.0" if module == "conv" else "downsample.1"
-        else:
-            own = _OF_DEEPLAB.get(kind, kind).replace("conv", module)
-        prefix = "" if part == "stem" else f"layer{int(layer) - 1}.{int(block) - 1}."
-        name = f"{prefix}{own}.{rest}"
-    return name
-
-
-def _names_of_stages(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the backbone's layers for files that have those of IRN's groups of layers alone."""
-    by_stage = {
-        re.sub(r"^backbone\.(\d)\.", lambda m: f"stage{int(m[1]) + 1}.", name): tensor
-        for name, tensor in state.items()
-    }
-    # The boundary network has layer1 in a stage of its own, the classifier after the stem.
-    first = 1 if any(name.startswith("stage5.") for name in by_stage) else 0
-    renamed = {}
-    for name, tensor in by_stage.items():
-        name = re.sub(r"^stage1\.0\.", "conv1.", name)
-        name = re.sub(r"^stage1\.1\.", "bn1.", name)
-        name = re.sub(r"^stage1\.4\.", "layer1.", name)
-        name = re.sub(r"^stage([2-5])\.0\.", lambda m: f"layer{int(m[1]) - first}.", name)
-        renamed[name] = tensor
-    return renamed
 
 
 def save_checkpoint(
@@ -105,10 +47,26 @@ def save_checkpoint(
     for name, value in extra.items():
         if not _is_plain(value):
             raise TypeError(f"{name} is a {type(value).__name__} and not plain data")
-    state = _plain_names(model.state_dict())
+    state = plain_names(model.state_dict())
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
     with shielded():
         write_torch(Path(path), {**extra, "arch": dict(model.arch), "state_dict": state})
+
+
+def original_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint as IRN, RIB and, of a segmentation network, deeplab-pytorch
+    load it. Raises UserError for a network of another kind than theirs.
+    """
+    checkpoint = read_checkpoint(path)
+    arch, state = checkpoint["arch"], checkpoint["state_dict"]
+    wanted = _OF_DEEPLAB if "aspp.0.weight" in state else _OF_IRN
+    found = {key: arch[key] for key in wanted}
+    if found != wanted:
+        raise UserError(
+            f"{path}: is a network of {found}, and the original code builds one of {wanted}, which "
+            "would compute something else with these weights; they are not exported"
+        )
+    return original_names(state)
 
 
 def _is_plain(value: Any) -> bool:
@@ -138,9 +96,9 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
         given, state = {}, content
     if not _is_state_dict(state) or not isinstance(given, Mapping):
         raise UserError(f"{path} holds no network weights; give a ResNet checkpoint")
-    if _is_deeplab({_BACKBONE.sub("", name): None for name in state}):
+    if is_deeplab(state):
         given = {"stride_in_1x1": True, "colours": "caffe", **given}
-    state = _plain_names(state)
+    state = plain_names(state)
     # Many names may stand for one tensor; each becomes one of its own.
     if sum(tensor.numel() for tensor in state.values()) > path.stat().st_size:
         raise UserError(f"{path} has more weights than bytes; give a ResNet checkpoint")
@@ -231,7 +189,7 @@ def _load(
 ) -> Network:
     """Copies the tensors into the network, which is returned in evaluation mode."""
     with torch.device("meta"):  # a network of any size needs no memory there
-        wanted = _plain_names(build().state_dict())
+        wanted = plain_names(build().state_dict())
     _check_fit(path, state, wanted, advice)
     model = build()
     backbone = {name: t for name, t in state.items() if not name.startswith(_HEADS)}
@@ -343,7 +301,7 @@ def backbone_arch(path: str | Path | None, flag: str = "--imagenet_weights") -> 
     name = weights_name(path)
     if name.startswith(TIMM):
         network = timm_network(name.removeprefix(TIMM), pretrained=False)
-        return inferred_arch(_plain_names(network.state_dict()))
+        return inferred_arch(plain_names(network.state_dict()))
     if name in KINDS:
         return {"name": name}
     return load_backbone(path, flag)[0] if path else {}
@@ -353,14 +311,14 @@ def _published(name: str, flag: str) -> tuple[dict, dict[str, Tensor]]:
     """Arch and state dict of torchvision's or timm's weights of this name."""
     if name in KINDS:
         arch = {"name": name, "width": 64, "stem": 64, "stride_in_1x1": False}
-        return arch, _plain_names(torchvision_weights(name))
+        return arch, plain_names(torchvision_weights(name))
     if not name.startswith(TIMM):
         raise UserError(
             f"{flag} {name}: is neither a file nor a name of published weights; give a file, "
             f"one of {FITTING}, or {TIMM}NAME"
         )
     network = timm_network(name.removeprefix(TIMM))
-    state = _plain_names(network.state_dict())
+    state = plain_names(network.state_dict())
     arch = {"stride_in_1x1": False, **inferred_arch(state)}
     _check_fit(name, state, _wanted(arch), f"give one of timm's {FITTING}")
     require_same_features(name.removeprefix(TIMM), network, arch, state)
@@ -370,4 +328,4 @@ def _published(name: str, flag: str) -> tuple[dict, dict[str, Tensor]]:
 def _wanted(arch: Mapping) -> dict[str, Tensor]:
     """Names and shapes of the tensors of a backbone."""
     with torch.device("meta"):
-        return _plain_names(ResNet(**arch).state_dict())
+        return plain_names(ResNet(**arch).state_dict())

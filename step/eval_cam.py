@@ -110,6 +110,22 @@ def run(args: Options) -> dict[str, ThresholdScores]:
     return results
 
 
+def scored_images(args: Options, role: str = "eval") -> dict[str, object]:
+    """The images of a score, as scores.json keeps them. role: of their list."""
+    info = args.info
+    ids = args.scored_ids() if role == "eval" else args.image_ids(role)
+    split = info.eval_split if role == "eval" else info.seg_split
+    official = info.is_official(split, ids) and args.infer_list.is_file()
+    official = official and info.is_official(info.train_split, args.image_ids("infer"))
+    return {
+        "dataset": info.name,
+        "list": str(getattr(args, f"{role}_list")),
+        "list_digest": ids_digest(ids),
+        "images": len(ids),
+        "official": official,
+    }
+
+
 def save_row(
     args: Options,
     row: str,
@@ -127,17 +143,10 @@ def save_row(
     """
     info = args.info
     ids = args.scored_ids() if role == "eval" else args.image_ids(role)
-    split = info.eval_split if role == "eval" else info.seg_split
     kept = score_of(confusions, at, info.label_names)
     best = kept["best"]
-    official = info.is_official(split, ids) and args.infer_list.is_file()
-    official = official and info.is_official(info.train_split, args.image_ids("infer"))
     kept |= {
-        "dataset": info.name,
-        "list": str(getattr(args, f"{role}_list")),
-        "list_digest": ids_digest(ids),
-        "images": len(ids),
-        "official": official,
+        **scored_images(args, role),
         "options": args.changed_plainly(),
         **entry,
         "seconds": round(time.perf_counter() - start, 3),

@@ -15,10 +15,10 @@ from misc.instance_metrics import InstanceScores, objects_of
 from misc.palette import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
-from misc.storage.manifest import ids_digest
 from misc.storage.npydict import load_dict
 from misc.storage.outputs import Output, write_json
 from misc.storage.scores import save_score, scores_file
+from step.eval_cam import scored_images
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def run(args: Options) -> None:
         log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * mean)
         log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in by_class.items()))
         entry = {"thresholds": [threshold], "miou": [mean], "best": 0, "ap": by_class}
-        entry |= {"images": len(ids), "list": str(args.eval_list), "list_digest": ids_digest(ids)}
+        entry |= scored_images(args)
         kinds = first.curves(which).items()
         entry["precision_at_recall"] = {
             args.info.class_names[k]: p.round(4).tolist() for k, p in kinds

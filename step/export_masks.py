@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from misc.cams import load_cam
@@ -20,7 +21,9 @@ from misc.labels import MOST_OF_8_BITS, label_type
 from misc.palette import read_label_png, voc_palette
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
+from misc.storage.foreign_files import read_arrays
 from misc.storage.outputs import Output, link_new, write_new
+from net.checkpoint import original_state
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def check(args: Options, preflight: Preflight) -> None:
     preflight.images(ids)
     if set(args.export) & set(_OF_MASKS):
         preflight.label_maps(ids, args.export_from, "give the folder of the masks: --export_from")
-    if "soft" in args.export:
+    if {"soft", "irn"} & set(args.export):
         preflight.cams(ids, args.cam_out_dir)
     if "onehot" in args.export:
         preflight.labels(ids)
@@ -85,6 +88,54 @@ def _soft(args: Options, image_id: str) -> None:
     content, stream = load_cam(args.cam_out_dir / f"{image_id}.npy"), io.BytesIO()
     np.savez_compressed(stream, keys=content["keys"], maps=content["high_res"])
     _write(args.export_dir / "soft" / f"{image_id}.npz", stream.getvalue())
+
+
+def _irn(args: Options, image_id: str) -> None:
+    """Maps as IRN and RIB save them: `keys` and `cam` as tensors, `high_res` as an array.
+
+    An image without classes has `keys` alone.
+    """
+    path = args.export_dir / "irn" / "cam" / f"{image_id}.npy"
+    maps = load_cam(args.cam_out_dir / f"{image_id}.npy")
+    if not len(maps["keys"]):
+        maps = {"keys": maps["keys"]}
+    if not _holds(path, maps):  # of tensors each pickle has other bytes
+        as_tensors = {n: torch.from_numpy(maps[n]) for n in ("keys", "cam") if n in maps}
+        _write(path, _npy({**maps, **as_tensors}))
+
+
+def _holds(path: Path, arrays: dict[str, np.ndarray]) -> bool:
+    """Whether a file is there with these arrays or tensors."""
+    try:
+        found = read_arrays(path)
+    except UserError:
+        return False
+    same = isinstance(found, dict) and found.keys() == arrays.keys()
+    return same and all(np.array_equal(found[name], arrays[name]) for name in arrays)
+
+
+def _weights(args: Options) -> None:
+    """The networks that are there, under the names of the original code."""
+    files = {"res50_cam.pth": args.cam_weights_name, "res50_irn.pth": args.irn_weights_name,
+             "deeplab_v2.pth": args.seg_weights_name}  # fmt: skip
+    for name, path in files.items():
+        if not path.is_file():
+            log.info("%s: is not there, and not exported", path)
+            continue
+        try:
+            state = original_state(path)
+        except UserError as error:
+            log.warning("%s", error)
+            continue
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        _write(args.export_dir / "irn" / name, stream.getvalue())
+
+
+def _npy(content: dict) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, content, allow_pickle=True)
+    return stream.getvalue()
 
 
 def _png(labels: np.ndarray, palette: bool = False) -> bytes:
@@ -131,6 +182,8 @@ class ExportImage(ImageTask):
                 self.entries[image_id] = entry
         if "soft" in args.export:
             _soft(args, image_id)
+        if "irn" in args.export:
+            _irn(args, image_id)
 
     def finish(self) -> dict[str, tuple[dict, list[dict]]]:
         return self.entries
@@ -159,6 +212,8 @@ def _write_whole(args: Options, ids: tuple[str, ...], entries: dict[str, tuple])
             _write(path, content().encode())
     if "onehot" in args.export:
         _write(root / "cls_labels_onehot.npy", _onehot(args, ids))
+    if "irn" in args.export:
+        _weights(args)
 
 
 def _coco_json(args: Options, ids: tuple[str, ...], entries: dict[str, tuple]) -> str:
@@ -182,7 +237,4 @@ def _onehot(args: Options, ids: tuple[str, ...]) -> bytes:
     rows = load_labels(args.cls_labels, ids, args.info)
     stems = [args.info.image_path(image_id).stem for image_id in ids]
     stems = stems if len(set(stems)) == len(stems) else ids
-    content = {s: np.asarray(row, np.float32) for s, row in zip(stems, rows, strict=True)}
-    stream = io.BytesIO()
-    np.save(stream, content, allow_pickle=True)
-    return stream.getvalue()
+    return _npy({s: np.asarray(row, np.float32) for s, row in zip(stems, rows, strict=True)})

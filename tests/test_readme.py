@@ -16,7 +16,7 @@ PATHS = set(re.findall(r"`((?:misc|net|step|tests|voc12|coco14)/[\w/.]+)", READM
 
 
 def test_the_example_from_python_runs(tmp_path, monkeypatch):
-    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(r"^```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
     assert len(code.splitlines()) <= 15
     make_sample(tmp_path / "Dataset" / "sample_voc12", 1, 1)
     link = tmp_path / "Dataset" / "sample_classifier.pth"
@@ -38,8 +38,8 @@ def test_every_option_that_is_named_exists():
     others = {"--nnodes", "--nproc-per-node", "--max-restarts", "--rdzv-backend", "--rdzv-endpoint",
               "--rdzv-id", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time",
               "--requeue", "--signal", "--out_dir", "--sizes", "--json", "--gpu_session", "--nodes",
-              "--NAME_root", "--mnist_download", "--final_activation", "--over", "--preset",
-              "--seeds", "--score", "--best", "--worst", "--shown", "--backbone",
+              "--NAME_root", "--mnist_root", "--mnist_download", "--final_activation", "--over",
+              "--preset", "--seeds", "--score", "--best", "--worst", "--shown", "--backbone",
               "--layout", "--out", "--pipeline", "--images", "--epochs",
               "--repeated"}  # fmt: skip
     named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", README))

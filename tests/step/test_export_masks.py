@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -18,6 +19,10 @@ from misc.data.exports import outline, regions, yolo_config, yolo_text
 from misc.data.label_file import load_label_file
 from misc.imutils import get_strided_size
 from misc.palette import read_label_png, save_label_png
+from net.checkpoint import save_checkpoint
+from net.deeplab_v2 import DeepLabV2
+from net.resnet50_cam import CAM
+from net.resnet50_irn import EdgeDisplacement
 
 
 @pytest.fixture
@@ -161,6 +166,53 @@ def test_nothing_that_is_there_is_replaced(exported, tiny_run, capsys):
     assert tiny_run(*given, "--export", "yolo") == 2
     assert f"{changed}: is there with other content" in capsys.readouterr().err
     assert changed.read_text() == "0 0.5 0.5\n"
+
+
+@pytest.fixture
+def for_irn(sample, tmp_path, tiny_run):
+    """Folder of `--export irn`, and the maps that were exported, the first without classes."""
+    folder, random, maps = tmp_path / "result", np.random.default_rng(0), {}
+    for image_id in (sample.root / "ImageSets/Segmentation/train.txt").read_text().split():
+        keys, size = np.array([3, 7] if maps else [], int), sample.image_size(image_id)
+        sizes = (get_strided_size(size, 4), size) if maps else ((0, 0), (0, 0))
+        cams = [random.random((len(keys), *one), np.float32) for one in sizes]
+        maps[image_id] = (keys, *cams)
+        save_cam(_there(folder / "cam" / f"{image_id}.npy"), *maps[image_id])
+    save_checkpoint(folder / "res50_cam.pth", CAM(20, width=8, stem=16))
+    save_checkpoint(folder / "res50_irn.pth", EdgeDisplacement(width=8, stem=16))
+    save_checkpoint(
+        folder / "deeplab_v2.pth", DeepLabV2(21, "size", "torchvision", width=8, stem=8)
+    )
+    assert tiny_run("--result_dir", folder, "--voc12_root", sample.root, "--export_masks_pass",
+                    "--export", "irn") == 0  # fmt: skip
+    return folder / "export/irn", maps
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__")
+def test_the_original_walk_reads_the_exported_maps(for_irn):
+    """The steps of IRN and RIB between a file and its label map, which call `.cuda()` on cam."""
+    folder, maps = for_irn
+    for image_id, (keys, cam, high_res) in maps.items():
+        found = np.load(folder / "cam" / f"{image_id}.npy", allow_pickle=True).item()
+        if "cam" not in found:
+            assert set(found) == {"keys"} and len(keys) == 0 == len(found["keys"])
+            continue
+        powered = np.power(found["cam"], 1.3)
+        assert isinstance(powered.cpu(), torch.Tensor)
+        np.testing.assert_allclose(powered.numpy(), cam**1.3, rtol=1e-5)
+        np.testing.assert_array_equal(np.pad(found["keys"] + 1, (1, 0)), [0, *(keys + 1)])
+        confident = np.argmax(np.pad(found["high_res"], ((1, 0), (0, 0), (0, 0))), axis=0)
+        np.testing.assert_array_equal(confident, 1 + high_res.argmax(axis=0))
+
+
+def test_weights_are_exported_but_for_networks_of_another_kind(for_irn):
+    folder, maps = for_irn
+    assert {path.name for path in folder.iterdir()} == {"cam", "res50_cam.pth", "res50_irn.pth"}
+    names = torch.load(folder / "res50_irn.pth", weights_only=True)
+    assert {"stage1.0.weight", "fc_dp7.4.running_mean", "mean_shift.running_mean"} <= set(names)
+    log = (folder.parents[1] / "run.log").read_text()
+    assert "deeplab_v2.pth: is a network of" in log and "they are not exported" in log
+    assert len(list((folder / "cam").iterdir())) == len(maps)
 
 
 def test_forms_are_checked(tiny_run, sample, tmp_path, capsys):

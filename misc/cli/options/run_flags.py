@@ -144,8 +144,9 @@ def exchange_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--export", type=exports, default=(), metavar="FORM,...",
         help=f"write the masks as {', '.join(EXPORTS)}, or all: VOC's tree with palette PNGs, "
-        "COCO's JSON, YOLO's outlines; soft has the maps "
-        "of --cam_out_dir, onehot the labels as AFA and ToCo read them")
+        "COCO's JSON, YOLO's polygons; soft has the maps "
+        "of --cam_out_dir, onehot the labels as AFA and ToCo read them, irn maps and weights as "
+        "IRN, RIB and deeplab-pytorch do")
     add("--export_from", type=Path, metavar="DIR",
         help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
     add("--import_maps", type=Path, metavar="DIR",

@@ -2,7 +2,7 @@
 
 import argparse
 
-EXPORTS = ("voc", "coco", "yolo", "soft", "onehot")
+EXPORTS = ("voc", "coco", "yolo", "soft", "onehot", "irn")
 
 
 def number(kind: type, low: float, high: float = 1e9, *, open_low: bool = False):

@@ -71,6 +71,18 @@ def test_the_papers_ranges_are_for_the_official_lists_alone():
     assert expect.judged({**score, "dataset": "coco14"}, "RIB seed", expected)[1]["high"] < 40
 
 
+@pytest.mark.parametrize(
+    ("row", "figures"),
+    [("pseudo masks, CAM", (66.3, 66.0, 65.9, 64.9)), ("pseudo masks", (69.0, 69.9)),
+     ("instances AP50, CAM", (37.7, 35.7, 32.4)), ("segmentation + CRF", (65.3, 68.3))],
+)  # fmt: skip
+def test_the_ranges_hold_what_faithful_runs_of_others_gave(row, figures):
+    for figure in figures:
+        score = {"miou": [figure / 100], "best": 0, "dataset": "voc12", "official": True}
+        _, wanted = expect.judged(score, row, expect.load_expected(EXPECTED))
+        assert wanted["low"] <= figure <= wanted["high"], figure
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"made_by": "RIB expected scores"}', '{"made_by": 3}'])
 def test_another_file_says_nothing_of_scores(args, text):
     args.expect.write_text(text)
