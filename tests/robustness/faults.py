@@ -18,9 +18,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from misc.cli.options import build_parser
+from misc.storage.files import _host
+from misc.storage.lock import NAME as LOCK
 from tests.robustness.fault_runs import (
     PRODUCTS,
     SPLIT,
@@ -287,8 +290,13 @@ def damaged(bench: Bench) -> str:
     """Files are cut, emptied or lose their manifest."""
     result = bench.copy("damaged")
     with bench.trial("maps and masks"):
-        for path in _two_of_each_folder(bench, result):
+        cut = _two_of_each_folder(bench, result)
+        for path in cut:  # what is cut has no checksum any more, and so is nobody's
             os.truncate(path, bench.rng.choice((0, path.stat().st_size // 2)))
+        with bench.start(result) as run:
+            run.require(run.end() == 2 and run.lines("error"), "cut files are taken")
+        for path in cut:
+            path.unlink()
         bench.finish(result)
     said = 0
     # The list of val, which no step reads here, stays as it is until one does.
@@ -342,6 +350,68 @@ def redo_beside_foreign_files(bench: Bench, result: Path) -> int:
             path.unlink()
         bench.finish(result, "--overwrite")
     return len(mine)
+
+
+def named_alike(bench: Bench) -> str:
+    """Files of the user's called like temporary, lock and probe files stand in every folder."""
+    result = bench.copy("alike")
+    return f"{keep_files_named_alike(bench, result)} files of others stayed"
+
+
+def keep_files_named_alike(bench: Bench, result: Path) -> int:
+    """Run beside the user's files, and with one in the place of the lock; how many stayed."""
+    folders = [path for path in (result, *result.rglob("*")) if path.is_dir()]
+    names = (".lock", ".probe", ".Probe", ".x.npy.tmp.npy", ".host-1-0.0123456789abcdef.tmp.npy",
+             f".{_host()}-{2**22 + 1}-0.0123456789abcdef.tmp.png", "mine.partial.pth")  # fmt: skip
+    mine = {folder / name: f"mine: {name}" for folder in folders for name in names}
+    with bench.trial("beside files of the user"):
+        for path, text in mine.items():
+            path.write_text(text)
+        bench.remove(result, next(iter(bench.products)))
+        with bench.start(result) as run:
+            run.require(run.end() == 0, "the run fails")
+        _require_same(mine)
+        for path in mine:
+            path.unlink()
+        bench.compare(result)
+    with bench.trial("a file in the place of the lock"):
+        path = result / LOCK
+        path.write_text("mine")
+        with bench.start(result, screen="lock") as run:
+            run.require(run.end() == 2 and len(run.lines("error")) == 1, "not one line")
+        _require_same({path: "mine"})
+        path.unlink()
+    return len(mine) + 1
+
+
+def named_options(bench: Bench) -> str:
+    """Every option that names a file is pointed at files of the user's."""
+    names = [a.dest for a in build_parser()._actions if a.type is Path and "FILE" in a.metavar]
+    return f"{point_at_files_of_the_user(bench, bench.copy('named'), names)} files stayed"
+
+
+def point_at_files_of_the_user(bench: Bench, result: Path, names: Sequence[str]) -> int:
+    """Run with each option naming an annotation and a table; how many runs there were."""
+    table, runs = bench.folder / "labels.csv", 0
+    annotation = next((bench.folder / "sample" / "Annotations").glob("*.xml"))
+    table.write_text("image,label\n2012_000001.jpg,cat\n")
+    kept = {path: path.read_text() for path in (table, annotation)}
+    passes = ("--eval_ins_seg_pass", "--make_seg_pass", "--train_seg_pass", "--train_cam_pass",
+              "--train_irn_pass", "--overwrite")  # fmt: skip
+    for name in names:
+        for path in kept:
+            runs += 1
+            with bench.trial(f"--{name} {path.name}"):
+                with bench.start(result, *passes, f"--{name}", path, screen="named") as run:
+                    _clear_end(run)
+                _require_same(kept)
+    return runs
+
+
+def _require_same(kept: Mapping[Path, str]) -> None:
+    lost = [str(p) for p, text in kept.items() if not p.exists() or p.read_text() != text]
+    if lost:
+        raise FaultError(f"lost: {lost}")
 
 
 def two_at_once(bench: Bench) -> str:
@@ -485,6 +555,8 @@ SCENARIOS = {
     "damaged": damaged,
     "flipped": flipped,
     "foreign": foreign,
+    "named alike": named_alike,
+    "named options": named_options,
     "two at once": two_at_once,
     "neighbour": neighbour,
     "processes": processes,

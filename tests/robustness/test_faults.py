@@ -14,8 +14,10 @@ from tests.robustness.fault_runs import (
 )
 from tests.robustness.faults import (
     flip_bits,
+    keep_files_named_alike,
     kill_often,
     kill_workers,
+    point_at_files_of_the_user,
     redo_beside_foreign_files,
     send_signals,
     start_twice,
@@ -37,6 +39,9 @@ def test_no_result_is_lost(tmp_path):
     bench.finish(tmp_path / "result")
     for disturb in (flip_bits, redo_beside_foreign_files):
         disturb(bench, tmp_path / "result")
+    keep_files_named_alike(bench, tmp_path / "result")
+    options = ("ins_seg_json", "seg_submission", "cam_weights_name")
+    point_at_files_of_the_user(bench, tmp_path / "result", options)
     start_twice(bench, tmp_path / "two")
     assert not bench.problems, bench.problems
 
@@ -77,8 +82,12 @@ def test_a_run_that_was_cut_short_may_lack_files_but_not_have_half_ones(results)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_said_in_one_line(tiny_run, sample, tmp_path, capsys):
-    (tmp_path / "run.log").symlink_to("/dev/full")
+def test_a_full_disk_is_said_in_one_line(tiny_run, sample, tmp_path, capsys, monkeypatch):
+    def on_a_full_disk(handler):
+        Path(handler.baseFilename).touch()
+        return open("/dev/full", "w")
+
+    monkeypatch.setattr("misc.cli.log._LogFile._open", on_a_full_disk)
     assert tiny_run("--voc12_root", sample.root, "--result_dir", tmp_path) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("stopped: ") and "No space left" in line and "same command" in line
