@@ -37,7 +37,6 @@ from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import cpu_count
 from misc.runtime.threads import SPINS
 from misc.seg_loss import scale_losses
-from misc.storage.files import atomic_path
 from misc.storage.outputs import State, output_state
 from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
@@ -613,7 +612,7 @@ class SegPrediction(Comparison):
         save_checkpoint(self.args.seg_weights_name, self.model)
 
     def here(self) -> Results:
-        task = MakeSegmentation(self.args, run=0)
+        task = MakeSegmentation(self.args)
         for folder in task.folders.values():
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "palette").mkdir(parents=True)
@@ -713,9 +712,9 @@ class Safeguards(Comparison):
     def plain(self) -> Results:
         content = {"keys": self.keys, "cam": self.small, "high_res": self.cams}
         for path in self.paths:
-            with atomic_path(path) as temporary:
-                np.save(temporary, content, allow_pickle=True)
-        return [np.load(path, allow_pickle=True).item()["high_res"] for path in self.paths]
+            np.save(path.with_name(f"plain_{path.name}"), content, allow_pickle=True)
+        paths = [path.with_name(f"plain_{path.name}") for path in self.paths]
+        return [np.load(path, allow_pickle=True).item()["high_res"] for path in paths]
 
     def close(self) -> None:
         self.folder.cleanup()

@@ -12,10 +12,12 @@ import argparse
 import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import mean
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,8 @@ from Dataset import voc_layout
 from Dataset.make_sample import choose_objects
 from Dataset.scene import draw_scene
 from misc.cli.lists import prepare_lists
-from misc.cli.options import chosen_steps, parse
-from misc.cli.run import check_steps, run_steps
+from misc.cli.options import Options, chosen_steps, parse
+from misc.cli.run import check_steps
 from misc.cli.steps import load_steps
 from misc.runtime.devices import main_device, set_up_process, training_threads
 from misc.runtime.machine import machine
@@ -97,7 +99,7 @@ def measured(words: Sequence[str], images: int, width: int = 64) -> dict[str, di
         prepare_lists(args, steps)
         check_steps(args, steps)
         with use_of(device) as samples:
-            seconds = run_steps(args, steps)
+            seconds = {name: seconds_of(step, args) for name, step in steps.items()}
     rows, begun = {}, 0.0
     for name, lasted in (*seconds.items(), ("all", sum(seconds.values()))):
         begun = 0.0 if name == "all" else begun
@@ -106,6 +108,13 @@ def measured(words: Sequence[str], images: int, width: int = 64) -> dict[str, di
             row["busy"] = mean(part)
         begun += lasted
     return rows
+
+
+def seconds_of(step: ModuleType, args: Options) -> float:
+    """Seconds that a step takes."""
+    start = time.perf_counter()
+    step.run(args)
+    return time.perf_counter() - start
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

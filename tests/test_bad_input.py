@@ -400,7 +400,8 @@ def test_maps_that_this_run_will_not_make(refused, tmp_path, classifier_file):
     """Scores need a map of every image of the evaluation list."""
     some = write_list(tmp_path, SECOND)
     given = ("--cam_weights_name", classifier_file, "--make_recam_pass", "--eval_cam_pass")
-    assert f"--infer_list {some}: has no {FIRST}" in refused(*given, "--infer_list", some)
+    said = refused(*given, "--infer_list", some)
+    assert f"--infer_list {some}: lacks 7 images needed later, such as {FIRST}" in said
 
 
 # --- several problems at once -------------------------------------------------------------------

@@ -42,16 +42,6 @@ def test_rib_iterations_differ_by_more_than_the_tolerance():
     assert apart > 10 * entry.kind.tolerance
 
 
-def test_a_gpu_is_asked_for_half_as_much_and_waits_once():
-    entry = COMPARISONS["rib_launches"]
-    comparison = entry.kind(**entry.toy_sizes)
-    comparison.here()
-    found, before = comparison.found, comparison.before
-    assert 2 * found.operations <= before.operations and 2 * found.launches <= before.launches
-    assert found.waits == 1
-    assert f"waits 1 time(s) for it ({before.waits})" in comparison.remark()
-
-
 def test_a_gpu_is_asked_for_few_operations_by_the_loss_of_irn():
     entry = COMPARISONS["irn_launches"]
     comparison = entry.kind(batch=1, side=24, radius=10)

@@ -120,7 +120,7 @@ def test_nothing_to_run_is_said(call):
     steps += ("train_irn", "make_sem_seg_labels", "eval_sem_seg")
     words = [word for step in steps for word in (f"--{step}_pass", "False")]
     code, (line,), _ = call(*words)
-    assert code == 2 and "there is nothing to run" in line
+    assert code == 2 and "all steps are disabled" in line
 
 
 @pytest.mark.parametrize(

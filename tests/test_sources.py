@@ -66,7 +66,7 @@ SCORE = ("--eval_sem_seg_pass", "--sem_seg_out_dir")
 def test_ground_truth_of_0_and_255_is_refused_before_anything_is_scored(own, call, check):
     write_masks(own / "masks", lambda n: (0, 255))
     code, (line,), _ = call(*SCORE, own / "predicted", *check)
-    assert code == 2 and f"--masks {own / 'masks'}: none of 8 label maps has a pixel" in line
+    assert code == 2 and f"--masks {own / 'masks'}: no label map (8 read) has a pixel" in line
     assert "0 and 255 alone, and 255 is ignored here" in line and "1 = 'cat', 2 = 'dog'" in line
     assert not (own / "r" / "scores.json").exists()
 
@@ -93,7 +93,7 @@ def test_masks_of_1_for_every_class_are_warned_of_with_their_names(own, call):
 def test_label_maps_of_0_and_255_are_not_scored_and_not_trained_on(own, call, classifier_file):
     write_masks(own / "predicted", lambda n: (0, 255))
     code, (line,), _ = call(*SCORE, own / "predicted")
-    assert code == 2 and f"{own / 'predicted'}: none of 8 label maps" in line
+    assert code == 2 and f"{own / 'predicted'}: no label map (8 read)" in line
     train = ("--train_seg_pass", "--seg_init", classifier_file, "--seg_crop_size", "33")
     train += ("--seg_batch_size", "2", "--seg_iterations", "1", "--seg_label_dir")
     code, (line,), _ = call(*train, own / "predicted")

@@ -190,9 +190,7 @@ class Preflight:
         Not under --check, which writes nothing: there it is only said.
         """
         if self.args.check and (path is None or weights_name(path)):
-            asked = f"{flag} {path}" if path else f"{flag} is not given"
-            log.info("%s: a run takes %s, from the network", asked, path or "torchvision's")
-            self.collect(lambda: backbone_arch(path, flag), "checkpoint")
+            self._checkpoint((flag, path), lambda: _announce_download(path, flag))
             return
         self._checkpoint((network, path), partial(load_backbone, path, flag, network))
 
@@ -347,6 +345,12 @@ def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
         for text, ids in by_text.items()
     )
     return [], list(lines)
+
+
+def _announce_download(path: Path | None, flag: str) -> None:
+    asked = f"{flag} {path}" if path else f"{flag} is not given"
+    log.info("%s: a run takes %s, from the network", asked, path or "torchvision's")
+    backbone_arch(path, flag)
 
 
 def check_mask(info: DatasetInfo, image_id: str) -> Content:

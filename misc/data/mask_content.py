@@ -115,13 +115,13 @@ class Compared:
         if ignored:
             value = max(ignored)
             return (
-                f"{self.where}: none of {len(self.found)} label maps has a pixel of a class: they "
+                f"{self.where}: no label map ({len(self.found)} read) has a pixel of a class: they "
                 f"hold 0 and {value} alone, and {value} is ignored here; {self._numbers()}, "
                 f"{_ONE_LINE.format(value=value)}"
             )
         return (
-            f"{self.where}: none of {len(self.found)} label maps has a pixel of a class: they hold "
-            f"0 (background) alone; {self._numbers()}"
+            f"{self.where}: no label map ({len(self.found)} read) has a pixel of a class: they "
+            f"hold 0 (background) alone; {self._numbers()}"
         )
 
     def _numbers(self) -> str:

@@ -181,6 +181,6 @@ def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
         checks = Preflight(parse(["--dataset", "coco14", f"--coco14_root={tmp_path}", more]), [])
         checks.masks(("COCO_train2014_000000000009",))
         if lacking:
-            assert "no such folder; give the masks" in lines_of(checks)[0]
+            assert "no ground truth mask of COCO_train2014" in lines_of(checks)[0]
         else:
             checks.finish()

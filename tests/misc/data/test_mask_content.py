@@ -25,7 +25,7 @@ def compared(masks, classes, follows_labels=True, dtype=np.uint8):
 @pytest.mark.parametrize("follows_labels", [True, False])
 def test_masks_of_0_and_255_are_named_as_what_they_are(masks, known, follows_labels):
     (line,) = compared(masks, [known] * len(masks), follows_labels).problems()
-    assert line.startswith(f"--masks DIR: none of {len(masks)} label maps has a pixel of a class")
+    assert line.startswith(f"--masks DIR: no label map ({len(masks)} read) has a pixel of a class")
     assert "they hold 0 and 255 alone, and 255 is ignored here" in line
     assert "1 = 'aeroplane', 2 = 'bicycle'" in line and "== 255).astype('uint8') * NUMBER" in line
 
