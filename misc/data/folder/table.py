@@ -35,7 +35,10 @@ class Table:
     def __init__(self, path: Path):
         self.path = path
         self.encoding, self.lines, lines = _looked_at(path)
-        self.separator, self.head = _columns(lines[0])
+        try:
+            self.separator, self.head = _columns(lines[0])
+        except csv.Error as error:
+            raise UserError(f"{path}, line 1: cannot be read ({reason(error)}). {FORM}") from None
         names = [name.strip().lower() for name in self.head]
         self.form = f"The head is {reason(lines[0])!r}. {FORM}"
         images = [number for number, name in enumerate(names) if name in _IMAGE]

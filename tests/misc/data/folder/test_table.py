@@ -78,6 +78,11 @@ def test_rows_that_say_the_same_are_counted(read):
     assert read("image,label\na.jpg,cat;dog\na.jpg,dog;cat\n").repeated == 1
 
 
+def test_a_head_longer_than_a_cell_may_be_is_refused(refused):
+    (line,) = refused("image," + "a" * 200_000 + "\na.jpg,1\n")
+    assert "t.csv, line 1: cannot be read (field larger than" in line and FORM in line
+
+
 HEADS = [
     ("a.jpg,cat\nb.png,dog\n", "no column is called image"),
     ("Datei,Klasse\na.jpg,cat\n", "no column is called image"),
