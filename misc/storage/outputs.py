@@ -90,10 +90,12 @@ def require_own(path: Path, advice: str = _ADVICE, noted: bool = False) -> None:
     """Raise UserError where a file that is to be replaced is not this program's.
 
     noted: it has to be one whose checksum the manifest has, as of files whose name the user chose:
-    among those with an embedded one are the results of other steps.
+    among those with an embedded one are the results of other steps. That manifest is ours, too.
     """
     if os.path.lexists(path) and not (_is_noted(path) if noted else is_own(path)):
         raise UserError(foreign_line(path, advice))
+    if noted:
+        require_own(path.with_name(MANIFEST), advice)
 
 
 def require_places(paths: Mapping[str, Path]) -> None:

@@ -20,6 +20,7 @@ from misc.storage.outputs import (
     open_output,
     output_state,
     remove_output,
+    require_own,
     write_json,
     write_new,
     write_output,
@@ -161,6 +162,15 @@ def test_a_file_whose_name_is_given_replaces_no_result_of_another_step(tmp_path)
     for number in range(2):
         write_json(tmp_path / "b.json", {"a": number}, noted=True)
     assert json.loads((tmp_path / "b.json").read_text()) == {"a": 1}
+
+
+def test_a_file_goes_nowhere_beside_a_manifest_of_the_user(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="manifest.json: was not made by this program"):
+        require_own(tmp_path / "b.json", noted=True)  # before hours of computing
+    with pytest.raises(UserError, match="manifest.json: was not made by this program"):
+        write_json(tmp_path / "b.json", {"a": 1}, noted=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_a_failing_writer_leaves_nothing(tmp_path):
