@@ -52,13 +52,18 @@ def prepare_lists(args: Options, steps: Steps) -> None:
     if outdated:
         claim_folder(*list_folder(args), overwrite=True)
     if drawn or (outdated and made_by_name(args, steps)):
-        make_lists(args, any("eval" in step.LISTS for step in steps.values()))
+        make_lists(args, "eval" in roles_read(steps))
         say_differences(args, before)
+
+
+def roles_read(steps: Steps) -> set[str]:
+    """The roles of lists that steps read ("train", "eval", ...), and "labels"."""
+    return {role for step in steps.values() for role in step.LISTS}
 
 
 def made_by_name(args: Options, steps: Steps) -> list[Path]:
     """The lists and labels that these steps read and that were not given."""
-    read = {role for step in steps.values() for role in step.LISTS}
+    read = roles_read(steps)
     if args.limit or args.visualize or args.ins_seg_json:
         read.add("infer")
     options = ("cls_labels" if role == "labels" else f"{role}_list" for role in read)
@@ -73,7 +78,7 @@ def written_lists(args: Options) -> tuple[Output, ...]:
 
 def masks_are_missing(args: Options, steps: Steps) -> bool:
     """Whether ground truth that these steps read has to be drawn."""
-    read = {role for step in steps.values() for role in step.LISTS}
+    read = roles_read(steps)
     if not args.info.draws_masks or "eval" not in read:
         return False
     roles = [r for r in ("eval", "seg") if r in read and getattr(args, f"{r}_list").is_file()]
