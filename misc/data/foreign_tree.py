@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from misc.data.dataset_info import DatasetInfo
-from misc.data.folder.scan import Walk
+from misc.data.folder.photographs import files_below
 from misc.errors import UserError, counted
 from misc.storage.foreign_files import SUFFIXES
 
@@ -71,7 +71,7 @@ def _plain(name: str) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for path in map(Path, sorted(Walk(root).files())):
+    for path in map(Path, sorted(files_below(root))):
         if path.suffix in (*SUFFIXES, ".png"):
             yield root / path
 

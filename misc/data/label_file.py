@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from misc.data.dataset_info import DatasetInfo
-from misc.data.folder.classes import shown
+from misc.data.folder.names import shown
 from misc.data.folder.table import Table
 from misc.errors import UserError
 from misc.storage.npydict import load_dict
@@ -68,25 +68,17 @@ def _from_npz(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
 def _from_csv(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
     table = Table(path)
     by_id: dict[object, np.ndarray] = {}
-    for line, cells in table.rows():
-        where = table.place(line, cells)
-        try:
-            indices = [_class_index(name, info) for name in (*table.classes, *table.labels(cells))]
-        except ValueError as error:
-            raise UserError(f"{where}: {error}. {table.form}") from None
-        image_id = cells[table.image].strip()
-        if image_id in by_id:
+    known = {name.lower(): index for index, name in enumerate(info.class_names)}
+    for where, image_id, names in table.rows():
+        for name in (*table.classes, *names):
+            if name.lower() not in known:
+                raise UserError(f"{where}: {shown(name)} is not a class of {info.name}. "
+                                f"{table.form}")  # fmt: skip
+        if image_id.strip() in by_id:
             raise UserError(f"{where}: {reason(image_id)!r} is there already; keep one of the two")
-        by_id[image_id] = np.zeros(info.num_classes)
-        by_id[image_id][indices[len(table.classes) :]] = 1
+        by_id[image_id.strip()] = np.zeros(info.num_classes)
+        by_id[image_id.strip()][[known[name.lower()] for name in names]] = 1
     return _vectors(by_id)
-
-
-def _class_index(name: str, info: DatasetInfo) -> int:
-    names = [class_name.lower() for class_name in info.class_names]
-    if name.lower() not in names:
-        raise ValueError(f"{shown(name)} is not a class of {info.name}")
-    return names.index(name.lower())
 
 
 def _vectors(by_id: Mapping[object, object]) -> dict[object, np.ndarray]:

@@ -1,9 +1,11 @@
 """Make the lists and image-level labels of a folder of photographs."""
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,18 +13,31 @@ import numpy as np
 
 from misc.data.dataset_info import read_image_list
 from misc.data.folder import names
-from misc.data.folder.copies import warn_of_copies
-from misc.data.folder.dataset import HELD_OUT, FolderInfo
-from misc.data.folder.masks import masked
-from misc.data.folder.own_size import check_own_size, own_size_masks, save_own_size
-from misc.data.label_rows import LabelRows, rows_of, save_label_rows
+from misc.data.folder.dataset import FolderInfo
+from misc.data.folder.masks import enlarged, masked
+from misc.data.folder.photographs import own_size
+from misc.data.image_keys import keys_in
+from misc.data.label_rows import rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
-from misc.errors import UserError, counted
+from misc.errors import UserError, counted, some
+from misc.palette import read_label_png, save_label_png, save_palette_png
+from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.files import ignores_case
-from misc.storage.outputs import Output, require_own, write_output
+from misc.storage.manifest import (
+    OutputFolder,
+    Sources,
+    check_folder,
+    file_digest,
+    folder_digest,
+    read_manifest,
+)
+from misc.storage.outputs import Output, remove_output, require_own, require_places, write_output
 
 LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
          "photographs.txt")  # fmt: skip
+_VAL_EVERY = 10  # every so many images of a class one is of the validation split
+# The version is raised when the same masks give other files.
+_SETTINGS = {"step": "masks", "version": 1}
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +51,24 @@ def prepare(
 ) -> None:
     """Write the lists and, `with_labels`, the label file into `out_dir`.
 
-    all.txt has the images with labels, val.txt those held out of the trainings (all, where no class
-    has images to spare), train.txt the others. With ground truth, eval.txt has the images that are
-    scored: those of val, and where that has none, all. photographs.txt says which file an id stands
-    for. skip_mismatched leaves images out of eval whose mask has another size.
+    all.txt has the images with labels, val.txt the validation split (all, where no class has images
+    to spare), train.txt the others. With ground truth, eval.txt has the images that are scored:
+    those of val, and where that has none, all. photographs.txt says which file an id stands for.
+    skip_mismatched leaves images out of eval whose mask has another size.
     """
     scan = info.scan()
-    image_ids = {path: names.id_of(path) for path in sorted(scan.labels.of)}
-    rows = rows_of([scan.labels.of[path] for path in image_ids], info.num_classes)
-    ids = list(image_ids.values())
-    val = set(_val(info, ids, rows))
-    train = [i for i in ids if i not in val]
-    if not train:
-        raise UserError(f"--val_list {info.source.val_list}: has every image that has a label, so "
-                        "that none is left to train on; take some out")  # fmt: skip
+    paths = {names.id_of(path): path for path in sorted(scan.labels.of)}
+    ids, classes = list(paths), {i: scan.labels.of[path] for i, path in paths.items()}
+    val = set(_val(info, classes))
     warn_of_copies(info, scan.labels.of)
     with_mask = masked(info, ids)
     if skip_mismatched:
         with_mask = matched(with_mask, info)
-    scored = [i for i in with_mask if i in val] or with_mask
     lists = {
         "all": ids,
-        "train": train,
+        "train": [i for i in ids if i not in val],
         "val": [i for i in ids if i in val] or ids,
-        "eval": scored,
+        "eval": [i for i in with_mask if i in val] or with_mask,
         "unlabelled": [names.id_of(path) for path in scan.unlabelled],
     }
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -67,87 +76,146 @@ def prepare(
     if with_labels:
         path = out_dir / info.label_file
         require_own(path, "give it with --cls_labels from another folder")
-        save_label_rows(path, ids, rows)
-    table = (f"{i}\t{os.fsencode(p).decode(errors='replace')}" for p, i in image_ids.items())
-    _save_text(out_dir / "photographs.txt", "\n".join(table) + "\n")
-    _save_text(out_dir / "classes.txt", "\n".join(info.class_names) + "\n")
+        save_label_rows(path, ids, rows_of(list(classes.values()), info.num_classes))
+    table = (f"{i}\t{os.fsencode(path).decode(errors='replace')}" for i, path in paths.items())
+    for name, lines in (("photographs", table), ("classes", info.class_names)):
+        text = "\n".join(lines) + "\n"
+        write_output(out_dir / f"{name}.txt", text.encode(errors="replace"))
     save_lists(out_dir, {f"{name}.txt": of_list for name, of_list in lists.items()})
-    log.info("%s", f"{len(val)} held out of the trainings" if val else
-             "none held out of the trainings: no class has ten images")  # fmt: skip
+    log.info("%s", f"{len(val)} in the validation split, not trained on" if val else
+             "no validation split: no class has ten images")  # fmt: skip
 
 
 def writes(args: SimpleNamespace) -> tuple[Output, ...]:
-    """What `finish` writes."""
-    return (own_size_masks(args),)
+    """The outputs of `finish`."""
+    return (Output("--result_dir", args.result_dir / "masks"),)
 
 
 def check(args: SimpleNamespace) -> None:
     """Raise UserError where `finish` would find files of others, or one name for two masks."""
-    check_own_size(args)
+    folder, task = _own_size(args)
+    check_folder(folder, _SETTINGS, overwrite=True)
+    require_places({str(args.info.image_path(i)): task.outputs(i)[0] for i in task.names})
 
 
 def finish(args: SimpleNamespace) -> None:
-    """Write the pseudo masks with the names, folders and sizes of the photographs."""
-    save_own_size(args)
+    """Write the pseudo masks with the names, folders and sizes of the photographs.
+
+    Every rank calls it. Masks made from other pseudo masks are removed first.
+    """
+    folder, task = _own_size(args)
+    image_ids = tuple(task.names)
+    inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
+
+    def sources() -> Sources:
+        noted = read_manifest(folder.path)
+        if noted and noted.get("inputs") != inputs:
+            for path in folder.path.rglob("*.png"):
+                remove_output(path)
+        keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
+        return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
+
+    claim(folder, _SETTINGS, inputs, True, sources)
+    run_over_images(task, image_ids, args.resources)
 
 
-def _val(info: FolderInfo, image_ids: list[str], rows: LabelRows) -> list[str]:
-    if not info.source.val_list:
-        return held_out(image_ids, rows)
-    given = read_image_list(info.source.val_list, info)
-    known = set(image_ids)
-    if unknown := [i for i in given if i not in known]:
+class OwnSizeMasks(ImageTask):
+    """The mask of a photograph at its own size, in the same folders as the photograph."""
+
+    name = "masks at the photographs' size"
+    images_worth_a_process = 200
+    on_gpu = False
+
+    def __init__(self, info: FolderInfo, image_ids: Sequence[str], source: Path, out_dir: Path):
+        self.info, self.source, self.out_dir = info, source, out_dir
+        paths = {i: info.image_path(i).relative_to(info.root) for i in image_ids}
+        alike = Counter(path.with_suffix("") for path in paths.values())
+        self.names = {
+            i: path.with_suffix(".png") if alike[path.with_suffix("")] == 1
+            else path.with_name(f"{path.name}.png")
+            for i, path in paths.items()
+        }  # fmt: skip
+
+    def outputs(self, image_id: str) -> list[Path]:
+        return [self.out_dir / self.names[image_id]]
+
+    def one(self, image_id: str) -> None:
+        mask = read_label_png(self.source / f"{image_id}.png")
+        mask = enlarged(mask, own_size(self.info.image_path(image_id)))
+        path = self.out_dir / self.names[image_id]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
+
+
+def _own_size(args: SimpleNamespace) -> tuple[OutputFolder, OwnSizeMasks]:
+    (output,) = writes(args)
+    ids = args.image_ids("infer")
+    task = OwnSizeMasks(args.info, ids, args.sem_seg_out_dir, output.path)
+    return OutputFolder(output.flag, output.path, ".png"), task
+
+
+def _val(info: FolderInfo, classes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    path = info.source.val_list
+    given = list(read_image_list(path, info)) if path else validation_split(classes)
+    if unknown := [i for i in given if i not in classes]:
         lack = counted({"photograph": len(unknown)})
-        raise UserError(
-            f"--val_list {info.source.val_list}: has {lack} without a label, such as "
-            f"{info.image_path(unknown[0])}; take them out, or add them to --labels"
-        )
-    return list(given)
+        raise UserError(f"--val_list {path}: has {lack} without a label, such as "
+                        f"{info.image_path(unknown[0])}; take them out, or add them to --labels"
+                        )  # fmt: skip
+    if len(set(given)) == len(classes):
+        raise UserError(f"--val_list {path}: has every image with a label, so that none is left to "
+                        "train on; take some out")  # fmt: skip
+    return given
 
 
-def held_out(image_ids: Sequence[str], rows: LabelRows) -> list[str]:
+def validation_split(classes: Mapping[str, Sequence[int]]) -> list[str]:
     """A tenth of the images of every class that has ten or more, the same ones every time.
 
-    An image with several classes is held out where each of them has one to spare. The order in
-    which images are looked at is that of a digest of their ids, so that it does not depend on how
-    they are called or which others there are.
+    classes: of each image. An image with several is taken where each of them has one to spare. The
+    order in which images are looked at is that of a hash of their ids, so that it does not depend
+    on how they are called or which others there are.
     """
-    counts = np.bincount(rows.nonzero()[1], minlength=rows.num_classes)
-    spare = counts // HELD_OUT
-    without = sum(len(rows.classes_of(row)) == 0 for row in range(len(rows))) // HELD_OUT
-    order = sorted(range(len(rows)), key=lambda row: _digest(image_ids[row]))
+    of_image = {i: of or (-1,) for i, of in classes.items()}  # -1: without any class
+    counts = Counter(index for of in of_image.values() for index in of)
+    spare = Counter({index: count // _VAL_EVERY for index, count in counts.items()})
     chosen = []
-    for row in order:
-        classes = rows.classes_of(row)
-        if not len(classes):
-            if without:
-                chosen.append(image_ids[row])
-            without = max(0, without - 1)
-        elif spare[classes].min() > 0:
-            spare[classes] -= 1
-            chosen.append(image_ids[row])
+    for image_id in sorted(of_image, key=lambda i: hashlib.sha256(i.encode()).digest()):
+        if all(spare[index] > 0 for index in of_image[image_id]):
+            spare.subtract(of_image[image_id])
+            chosen.append(image_id)
     return chosen
 
 
-def _digest(image_id: str) -> bytes:
-    return hashlib.sha256(image_id.encode()).digest()
+def warn_of_copies(info: FolderInfo, labels: Mapping[str, tuple[int, ...]]) -> None:
+    """Log photographs with the same bytes whose labels differ; only files of one size are read.
+
+    labels: class indices by path below the root.
+    """
+    groups = [list(labels)]
+    for key_of in (os.path.getsize, file_digest):
+        parts = defaultdict(list)
+        for number, group in enumerate(groups):
+            for path in group:
+                with contextlib.suppress(OSError):  # said where the photographs are checked
+                    parts[number, key_of(info.root / path)].append(path)
+        groups = [part for part in parts.values() if len({labels[path] for path in part}) > 1]
+    lines = []
+    for first, *others in groups:
+        other = next(path for path in others if labels[path] != labels[first])
+        here, there = (some([info.class_names[c] for c in labels[path]]) or "none"
+                       for path in (first, other))  # fmt: skip
+        lines.append(f"{first} and {other} are the same photograph with other labels: {here} and "
+                     f"{there}; correct one")  # fmt: skip
+    if lines:
+        log.warning("%s: %s", info.root, some(lines))
 
 
 def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:
     """Raise UserError where files would replace each other, as a file system ignores case."""
     alike: dict[str, str] = {}
-    for image_id in image_ids:
-        other = alike.setdefault(names.normalised(image_id).casefold(), image_id)
-        if other == image_id:
-            continue
-        if ignores_case(folder):
-            raise UserError(
-                f"{names.path_of(other)} and {names.path_of(image_id)} differ in case only, and "
-                f"the file system of {folder} takes them for one; rename one, or give a "
-                "--result_dir elsewhere"
-            )
-        return
-
-
-def _save_text(path: Path, text: str) -> None:
-    write_output(path, text.encode(errors="replace"))
+    pairs = ((alike.setdefault(names.normalised(i).casefold(), i), i) for i in image_ids)
+    two = next((map(names.path_of, pair) for pair in pairs if pair[0] != pair[1]), None)
+    if two and ignores_case(folder):
+        raise UserError(f"{' and '.join(two)} differ in case only, and the file system of {folder} "
+                        "takes them for one; rename one, or give a --result_dir elsewhere"
+                        )  # fmt: skip
