@@ -1,4 +1,4 @@
-"""What `tests/benchmark.py` compares: made-up input, the project's way and the plain way."""
+"""What `tests/tools/benchmark.py` compares: made-up input, the project's way and the plain way."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ from step.cam_to_ir_label import MakeIRLabel, confident_labels
 from step.make_recam_with_RIB import MakeRIBCAM
 from step.make_seg import MakeSegmentation
 from tests import references
-from tests.launches import Counting, Launches
+from tests.tools.launches import Counting, Launches
 from tests.weights import fill_by_recipe
 from voc12.prepare import prepare
 
@@ -642,7 +642,7 @@ class Neighbour(Comparison):
         for briefly in (True, False):
             environment = {k: v for k, v in os.environ.items() if k not in _WAITING}
             environment |= {"GOMP_SPINCOUNT": SPINS} if briefly else {}
-            words = ["-m", "tests.neighbour_steps", *map(str, (crop, width, threads))]
+            words = ["-m", "tests.tools.neighbour_steps", *map(str, (crop, width, threads))]
             process = subprocess.Popen(
                 [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 env=environment,
