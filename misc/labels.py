@@ -35,7 +35,9 @@ def of_type(labels: np.ndarray, num_labels: int) -> np.ndarray:
     """An unsigned label map H x W in the type of its dataset, itself where it has that."""
     if labels.dtype != np.uint8 or label_type(num_labels) is np.uint8:
         return labels
-    return np.where(labels == IGNORED, IGNORED_OF_16_BITS, labels).astype(np.uint16)
+    wide = labels.astype(np.uint16)
+    wide[labels == IGNORED] = IGNORED_OF_16_BITS
+    return wide
 
 
 def classes_in(labels: np.ndarray) -> list[int]:
