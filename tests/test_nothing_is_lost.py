@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from misc.cams import load_cam
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.storage.lock import NAME as LOCK
 from misc.storage.lock import locked
 from misc.storage.manifest import read_manifest

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from misc.cams import save_cam
 from misc.cli.options import parse
-from misc.palette import read_label_png, save_label_png
+from misc.labels import read_label_png, save_label_png
 from misc.report.images import shown_images
 from misc.report.page import Spool, write_page
 from misc.report.pictures import SIZES

@@ -29,8 +29,8 @@ from misc.cli.options import parse
 from misc.data.datasets import Crops, byte_crop, multi_scale_pairs, read_image
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge, upsampled_walk
+from misc.labels import read_label_png, save_label_png
 from misc.metrics import ThresholdScores
-from misc.palette import read_label_png, save_label_png
 from misc.rib import RIBSettings, fine_tune
 from misc.runtime.image_task import run_over_images
 from misc.runtime.memory import freed_memory_kept
@@ -320,7 +320,7 @@ class Pooling(Comparison):
 
 
 def made_up_label_maps(batch: int, side: int) -> torch.Tensor:
-    """Labels of blocks of pixels, B x side x side uint8: background, two classes, undecided."""
+    """Labels of blocks of pixels, B x side x side uint8: background, two classes, ignored."""
     generator = torch.Generator().manual_seed(0)
     block = max(side // 12, 1)
     coarse = torch.randint(0, 4, (batch, side, side), generator=generator)

@@ -10,7 +10,7 @@ from misc.cli import preflight
 from misc.cli.options import parse
 from misc.cli.preflight import Preflight, check_mask
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from misc.storage.manifest import OutputFolder
 from voc12.dataset import describe
 
