@@ -12,7 +12,7 @@ from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.npydict import load_dict

@@ -12,7 +12,7 @@ from misc.cams import load_cam
 from misc.cli import lists
 from misc.cli.options import SEQUENCE, parse
 from misc.imutils import get_strided_size
-from misc.palette import read_label_png, voc_palette
+from misc.labels import read_label_png, voc_palette
 from misc.storage import contents
 from misc.storage.cam_files import load_label_dict
 from misc.storage.manifest import read_manifest

@@ -20,7 +20,7 @@ from misc.data.mask_content import Compared, Content, content_of
 from misc.data.rib_batches import DisjointIndex
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.progress import progress
 from misc.runtime.training import CheckpointFile, check_target

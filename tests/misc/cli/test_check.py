@@ -10,7 +10,7 @@ from misc.cli import check
 from misc.cli.check import Preflight, check_mask
 from misc.cli.options import parse
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from misc.storage.manifest import OutputFolder
 from step import all_steps
 from voc12.dataset import describe

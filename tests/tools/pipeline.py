@@ -1,6 +1,6 @@
 """The whole pipeline on drawn photographs of VOC's size, end to end: seconds of every step.
 
-    python -m tests.benchmark --pipeline N [--width 64] [--json FILE] [options of run_sample.py]
+    python -m tests.tools.benchmark --pipeline N [--width 64] [--json FILE] [run_sample's]
 
 Draws N training images of 375 x 500 pixels as JPEG files and a quarter as many for validation, and
 runs the steps (all that a run without options has) at the published settings, from a backbone whose
@@ -128,7 +128,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Measures and prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmark", add_help=False)
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.benchmark", add_help=False)
     parser.add_argument("--pipeline", type=int, required=True, metavar="N")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--json", type=Path)
