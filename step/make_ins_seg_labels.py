@@ -24,7 +24,7 @@ LISTS = ("infer",)
 
 def folder(args: Options) -> OutputFolder:
     """Where the instance labels go."""
-    return OutputFolder("--ins_seg_out_dir", args.ins_seg_out_dir, ".npy")
+    return OutputFolder("--result_dir", args.ins_seg_out_dir, ".npy")
 
 
 def settings(args: Options) -> dict:
@@ -35,7 +35,7 @@ def settings(args: Options) -> dict:
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
-    return (Output("--ins_seg_out_dir", args.ins_seg_out_dir),)
+    return (Output("--result_dir", args.ins_seg_out_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
