@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.image_keys import keys_in
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers

@@ -3,12 +3,11 @@
 import numpy as np
 
 from misc.cams import key_labels, label_map, load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.crf import refine_label_maps
 from misc.data.datasets import image_of
-from misc.labels import of_type, undecided
-from misc.palette import save_label_png
+from misc.labels import ignored_value, of_type, save_label_png
 from misc.storage.manifest import folder_digest
 from step.base import FolderStep
 
@@ -55,7 +54,7 @@ def confident_labels(
     label_maps = np.stack([label_map(cams, local, threshold) for threshold in (fg_th, bg_th)])
     foreground, background = refine_label_maps(image, label_maps, n_labels=len(keys) + 1)
     labels = key_labels(keys)[foreground]
-    labels[foreground == 0] = undecided(labels)
+    labels[foreground == 0] = ignored_value(labels)
     labels[(foreground == 0) & (background == 0)] = 0
     return labels
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from misc.cli.check import Preflight
 from misc.cli.options import Options, as_plain
-from misc.cli.preflight import Preflight
 from misc.data.image_keys import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.seg_loss import scale_losses, stepwise_poly

@@ -17,8 +17,7 @@ from misc.data.folder.photographs import fitted_mask, read_photograph
 from misc.data.label_file import load_label_file
 from misc.data.label_rows import LabelRows, load_label_rows
 from misc.errors import UserError, counted, raise_problems
-from misc.labels import undecided
-from misc.palette import read_label_png
+from misc.labels import ignored_value, read_label_png
 from misc.storage.untrusted import decode_image
 from misc.torchutils import worker_rng
 
@@ -276,7 +275,7 @@ class ClassificationDataset(EpochDataset):
 class AffinityDataset(EpochDataset):
     """Random crops with confident labels for IRN: (3 x S x S float, S/4 x S/4 uint8).
 
-    255 in the labels is "undecided"; labels of 16 bits are int32, with 65535. Image and label are
+    255 in the labels is "ignored"; labels of 16 bits are int32, with 65535. Image and label are
     scaled together by 0.5..1.5, mirrored and cropped; then the label is shrunk to stride 4 by
     its nearest pixel (IRN, Sec. 4.2).
     as_bytes: gives `Crops`, which a GPU normalises to the same bits.
@@ -298,7 +297,7 @@ class AffinityDataset(EpochDataset):
         box = imutils.get_random_crop_box(label.shape, self.crop_size, rng)
         image, label = (
             imutils.cut(part, box, self.crop_size, outside)
-            for part, outside in ((image, 0), (label, undecided(label)))
+            for part, outside in ((image, 0), (label, ignored_value(label)))
         )
         small = label_tensor(imutils.pil_rescale(label, 0.25, 0))
         if self.as_bytes:

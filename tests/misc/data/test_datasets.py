@@ -19,7 +19,7 @@ from misc.data.datasets import (
     read_image,
 )
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from misc.storage.cam_files import save_label_dict
 from tests.misc.data.conftest import IDS
 
