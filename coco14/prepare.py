@@ -24,7 +24,7 @@ from coco14.masks import make_masks
 from misc.data.dataset_info import DatasetInfo
 from misc.data.preparation import command_line, matched, save_labels, save_lists
 from misc.errors import UserError, counted
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.storage.files import is_whole_png
 from misc.storage.manifest import make_writable
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from misc.cams import strongest_class
 from misc.errors import UserError
-from misc.labels import label_type, of_type, undecided
+from misc.labels import ignored_value, label_type, of_type
 
 _MOST_BYTES = 8 << 30  # that a confusion matrix may take
 
@@ -31,12 +31,12 @@ def require_few_labels(num_labels: int) -> None:
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
     """Counts pixels by truth and prediction: num_labels x num_labels int64.
 
-    truth, prediction: H x W integers, 0 is background; pixels whose truth is undecided (255, of
+    truth, prediction: H x W integers, 0 is background; pixels whose truth is ignored (255, of
     uint16 arrays 65535) are left out.
     Raises UserError when the sizes differ or another label is num_labels or above.
     """
     _check_sizes(truth.shape, prediction.shape)
-    valid = truth != undecided(truth)
+    valid = truth != ignored_value(truth)
     truth, prediction = truth[valid].astype(np.intp), prediction[valid].astype(np.intp)
     _check_range(truth, num_labels, "truth")
     _check_range(prediction, num_labels, "prediction")
@@ -45,8 +45,8 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int)
 
 
 def pseudo_mask_confusion(truth: np.ndarray, mask: np.ndarray, num_labels: int) -> np.ndarray:
-    """`confusion_matrix` of a pseudo mask, whose undecided pixels count as background."""
-    return confusion_matrix(truth, np.where(mask == undecided(mask), 0, mask), num_labels)
+    """`confusion_matrix` of a pseudo mask, whose ignored pixels count as background."""
+    return confusion_matrix(truth, np.where(mask == ignored_value(mask), 0, mask), num_labels)
 
 
 def iou(confusion: np.ndarray | Counts) -> np.ndarray:
@@ -174,7 +174,7 @@ class ThresholdScores:
         if truth.dtype != np.uint16 and label_type(self.num_labels) is np.uint8:
             return truth, 256
         truth = of_type(truth, self.num_labels)
-        left_out = truth == undecided(truth)
+        left_out = truth == ignored_value(truth)
         _check_range(truth[~left_out], self.num_labels, "truth")
         return np.where(left_out, self.num_labels, truth), self.num_labels + 1
 

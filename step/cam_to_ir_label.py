@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import key_labels, label_map, load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.crf import refine_label_maps
 from misc.data.datasets import image_of
 from misc.data.image_keys import keys_in
-from misc.labels import of_type, undecided
-from misc.palette import save_label_png
+from misc.labels import ignored_value, of_type, save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, Sources, folder_digest
 from misc.storage.outputs import Output
@@ -46,9 +45,9 @@ def check(args: Options, preflight: Preflight) -> None:
 def confident_labels(
     image: np.ndarray, cams: np.ndarray, keys: np.ndarray, fg_th: float, bg_th: float
 ) -> np.ndarray:
-    """Labels that both thresholds agree on, H x W: 0 background, class + 1, 255 undecided.
+    """Labels that both thresholds agree on, H x W: 0 background, class + 1, 255 ignored.
 
-    Of classes beyond 8 bits they are uint16, with 65535 for undecided.
+    Of classes beyond 8 bits they are uint16, with 65535 for ignored.
 
     image: H x W x 3 uint8; cams: K x H x W in 0..1; keys: K classes, 0-based.
     """
@@ -60,7 +59,7 @@ def confident_labels(
     label_maps = np.stack([label_map(cams, local, threshold) for threshold in (fg_th, bg_th)])
     foreground, background = refine_label_maps(image, label_maps, n_labels=len(keys) + 1)
     labels = key_labels(keys)[foreground]
-    labels[foreground == 0] = undecided(labels)
+    labels[foreground == 0] = ignored_value(labels)
     labels[(foreground == 0) & (background == 0)] = 0
     return labels
 

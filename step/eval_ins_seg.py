@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from misc.cli.check import Preflight
 from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
-from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.npydict import load_dict

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from misc.cli.check import Preflight
 from misc.cli.options import ROW_ENDING, Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_of
 from misc.errors import about
+from misc.labels import read_label_png
 from misc.metrics import false_positive_negative, pseudo_mask_confusion, require_few_labels
-from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import folder_digest, read_manifest
 from misc.storage.outputs import Output

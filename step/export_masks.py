@@ -11,15 +11,14 @@ import torch
 from PIL import Image
 
 from misc.cams import load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import EXPORTS, Options
-from misc.cli.preflight import Preflight
 from misc.data import exports
 from misc.data.coco_json import dataset
 from misc.data.datasets import image_of
 from misc.data.label_file import load_labels
 from misc.errors import UserError
-from misc.labels import MOST_OF_8_BITS, label_type
-from misc.palette import read_label_png, voc_palette
+from misc.labels import MOST_OF_8_BITS, label_type, read_label_png, voc_palette
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
 from misc.storage.foreign_files import read_arrays

@@ -13,7 +13,7 @@ import numpy as np
 from misc.cli.options import IMPORTED, RECAM, Options
 from misc.cli.report import ordered, score_line
 from misc.errors import counted
-from misc.palette import voc_palette
+from misc.labels import voc_palette
 from misc.report.history import runs_of
 from misc.report.images import MapFolder, Sources, shown_images
 from misc.report.page import Spool, write_page

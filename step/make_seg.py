@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.crf import dense_crf, wrapped_image
 from misc.data.datasets import image_of
 from misc.data.image_keys import photograph_keys
 from misc.errors import UserError
-from misc.labels import label_type
-from misc.palette import read_label_png, save_label_png, save_palette_png
+from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, Sources, file_digest

@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 
 from misc.cams import load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of
 from misc.indexing import WalkSettings
-from misc.labels import of_type
-from misc.palette import save_label_png, save_palette_png
+from misc.labels import of_type, save_label_png, save_palette_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.manifest import OutputFolder, file_digest, folder_digest
 from misc.storage.outputs import Output

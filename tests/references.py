@@ -1,6 +1,6 @@
-"""Plain forms of the method: the formulas written down, without regard to time and memory.
+"""Reference implementations: the formulas written down, without regard to time and memory.
 
-They are what `tests/benchmark.py` compares the project with. Shapes and units are those of the
+`tests/tools/benchmark.py` times the project against them. Shapes and units are those of the
 functions in `misc` and `step` that do the same work.
 """
 
@@ -23,7 +23,7 @@ from misc.advcam import AdvCAMSettings
 from misc.imutils import IMAGENET_MEAN, IMAGENET_STD, random_crop
 from misc.indexing import PathIndex, start_size
 from misc.instances import MIN_FRAGMENT, MOVES, WEAK
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.rib import RIBSettings
 from net import backbones, resnet50_irn
 from net.deeplab_v2 import COLOURS, DeepLabV2, network_input

@@ -11,7 +11,7 @@ from PIL import Image
 from misc.cams import load_cam
 from misc.cli.options import parse
 from misc.data.folder.dataset import ADVCAM_DEFAULTS
-from misc.palette import read_label_png, save_label_png, voc_palette
+from misc.labels import read_label_png, save_label_png, voc_palette
 from misc.storage.scores import load_scores
 from tests.conftest import PROJECT
 from voc12.dataset import CLASS_NAMES

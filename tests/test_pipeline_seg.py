@@ -10,7 +10,7 @@ from PIL import Image
 
 from misc.cli.options import SEG_PRESETS, parse
 from misc.errors import UserError
-from misc.palette import read_label_png, save_label_png
+from misc.labels import read_label_png, save_label_png
 from misc.runtime import interrupts
 from misc.storage.scores import load_scores
 from net.backbones import ResNet

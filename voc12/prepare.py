@@ -20,7 +20,7 @@ from defusedxml import ElementTree
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.preparation import command_line, matched, save_labels, save_lists
 from misc.errors import UserError, raise_problems
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.storage.untrusted import read_bytes, reason
 from voc12.dataset import describe
 

@@ -14,8 +14,7 @@ from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.folder.photographs import fitted_mask, read_photograph
 from misc.data.label_file import Labels
 from misc.errors import UserError, counted
-from misc.labels import undecided
-from misc.palette import read_label_png
+from misc.labels import ignored_value, read_label_png
 from misc.storage.untrusted import decode_image
 from misc.torchutils import worker_rng
 
@@ -156,7 +155,7 @@ class AffinityDataset(EpochDataset):
         label = read_label_png(self.label_dir / f"{self.image_ids[index]}.png")
         pair = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng)
         image, label = imutils.random_lr_flip(pair, rng)
-        pair, outside = (image.astype(np.int16), label), (OUTSIDE, undecided(label))
+        pair, outside = (image.astype(np.int16), label), (OUTSIDE, ignored_value(label))
         image, label = imutils.random_crop(pair, self.crop_size, outside, rng)
         return torch.from_numpy(image), label_tensor(imutils.pil_rescale(label, 0.25, 0))
 

@@ -15,7 +15,7 @@ CAM_FIX = "run make_cam or make_recam_with_RIB first or set --cam_out_dir"
 _IMPORT_FIX = "maps of other programs, also as tensors, are read by --import_maps DIR"
 LABEL_FIX = "make the label file again or check its path"
 
-MAX_CLASSES = 65_534  # label = class + 1 of 16 bits, and 65535 means "undecided"
+MAX_CLASSES = 65_534  # label = class + 1 of 16 bits, and 65535 means "ignored"
 _SLACK = 1e-3  # beyond 0..1, of maps that others have made in half precision
 
 

@@ -87,7 +87,7 @@ def test_hand_made_confusion():
     np.testing.assert_allclose(false_negative, [1 / 3, 0, 1 / 2, np.nan])
 
 
-def test_undecided_pixels_of_a_pseudo_mask_are_background():
+def test_ignored_pixels_of_a_pseudo_mask_are_background():
     truth = np.array([[0, 1, 255]], dtype=np.uint8)
     mask = np.array([[255, 255, 255]], dtype=np.uint8)
     assert metrics.pseudo_mask_confusion(truth, mask, 2).tolist() == [[1, 0], [1, 0]]

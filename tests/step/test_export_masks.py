@@ -18,7 +18,7 @@ from misc.cli.options import EXPORTS, parse
 from misc.data.exports import outline, regions, yolo_config, yolo_text
 from misc.data.label_file import load_label_file
 from misc.imutils import get_strided_size
-from misc.palette import read_label_png, save_label_png
+from misc.labels import read_label_png, save_label_png
 from net.checkpoint import save_checkpoint
 from net.deeplab_v2 import DeepLabV2
 from net.resnet50_cam import CAM

@@ -20,7 +20,7 @@ from misc.data.datasets import (
     training_crop,
 )
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from tests import references
 from tests.misc.data.conftest import IDS
 

@@ -79,7 +79,10 @@ def test_no_batch_shares_a_class_with_its_target(source, labels):
         assert len(batches) == 4
         for images, batch_labels in batches:
             assert images.shape == (3, 3, 32, 32) and batch_labels.shape == (3, 20)
-            assert not (batch_labels.numpy() * labels[target_id]).any() and batch_labels.any(dim=1).all()
+            assert (
+                not (batch_labels.numpy() * labels[target_id]).any()
+                and batch_labels.any(dim=1).all()
+            )
 
 
 def test_batches_show_the_images_that_their_labels_are_of(source, labels):

@@ -11,8 +11,8 @@ from PIL import Image
 
 from misc.cams import load_cam
 from misc.errors import UserError
+from misc.labels import read_label_png
 from misc.metrics import mean_iou, pseudo_mask_confusion
-from misc.palette import read_label_png
 from misc.report.embedding import embedded
 from misc.report.history import runs_of
 from misc.report.pictures import SIZES, map_levels, reduced

@@ -8,7 +8,7 @@ from PIL import Image
 
 from misc.cams import save_cam
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from misc.storage import outputs
 from misc.storage.manifest import OutputFolder, claim_folder, read_manifest
 from misc.storage.outputs import (

@@ -14,7 +14,7 @@ from misc.cams import load_cam, save_cam
 from misc.data.dataset_info import read_image_list
 from misc.data.preparation import save_lists
 from misc.errors import UserError
-from misc.palette import read_label_png, save_label_png, save_palette_png
+from misc.labels import read_label_png, save_label_png, save_palette_png
 from misc.storage.files import is_whole_png
 from misc.storage.outputs import State, is_own, output_state, write_output
 from misc.storage.seals import Seal, seal_of

@@ -12,7 +12,7 @@ from misc.data.folder.dataset import defaults_for, describe
 from misc.data.folder.prepare import held_out, prepare
 from misc.data.label_file import load_labels, rows_of
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from tests.misc.data.folder.conftest import save_photo
 
 TABLE = "image,labels\na.jpg,cat\nb.png,dog\nx/c.webp,cat;dog\nx/d e.tif,\nx/y/ä#%1.JPG,cat\n"

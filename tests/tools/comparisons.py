@@ -1,4 +1,4 @@
-"""What `tests/benchmark.py` compares: made-up input, the project's way and the plain way."""
+"""What `tests/tools/benchmark.py` compares: made-up input, the project's way and the plain way."""
 
 import contextlib
 import os
@@ -29,8 +29,8 @@ from misc.cli.options import parse
 from misc.data.datasets import multi_scale_pairs, normalized, read_image, training_crop
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge, upsampled_walk
+from misc.labels import read_label_png, save_label_png
 from misc.metrics import ThresholdScores
-from misc.palette import read_label_png, save_label_png
 from misc.rib import RIBSettings, fine_tune
 from misc.runtime.image_task import run_over_images
 from misc.runtime.memory import freed_memory_kept
@@ -48,7 +48,7 @@ from step.cam_to_ir_label import MakeIRLabel, confident_labels
 from step.make_recam_with_RIB import MakeRIBCAM
 from step.make_seg import MakeSegmentation
 from tests import references
-from tests.launches import Counting, Launches
+from tests.tools.launches import Counting, Launches
 from tests.weights import fill_by_recipe
 from voc12.prepare import prepare
 
@@ -320,7 +320,7 @@ class Pooling(Comparison):
 
 
 def made_up_label_maps(batch: int, side: int) -> torch.Tensor:
-    """Labels of blocks of pixels, B x side x side uint8: background, two classes, undecided."""
+    """Labels of blocks of pixels, B x side x side uint8: background, two classes, ignored."""
     generator = torch.Generator().manual_seed(0)
     block = max(side // 12, 1)
     coarse = torch.randint(0, 4, (batch, side, side), generator=generator)
@@ -642,7 +642,7 @@ class Neighbour(Comparison):
         for briefly in (True, False):
             environment = {k: v for k, v in os.environ.items() if k not in _WAITING}
             environment |= {"GOMP_SPINCOUNT": SPINS} if briefly else {}
-            words = ["-m", "tests.neighbour_steps", *map(str, (crop, width, threads))]
+            words = ["-m", "tests.tools.neighbour_steps", *map(str, (crop, width, threads))]
             process = subprocess.Popen(
                 [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 env=environment,
