@@ -161,11 +161,13 @@ def _from_csv(path: Path, info: DatasetInfo) -> Labels:
     table, by_id = Table(path), {}
     names = [class_name.lower() for class_name in info.class_names]
     for line, cells in table.rows():
-        where, own = table.place(line, cells), table.labels(cells)
-        for name in (*table.classes, *own):
-            if name.lower() not in names:
-                problem = f"{shown(name)} is not a class of {info.name}"
-                raise UserError(f"{where}: {problem}. {table.form}") from None
+        where = table.place(line, cells)
+        try:
+            own = table.labels(cells)
+            if unknown := [n for n in (*table.classes, *own) if n.lower() not in names]:
+                raise ValueError(f"{shown(unknown[0])} is not a class of {info.name}")
+        except ValueError as error:
+            raise UserError(f"{where}: {error}. {table.form}") from None
         image_id = cells[table.image].strip()
         if image_id in by_id:
             raise UserError(f"{where}: {reason(image_id)!r} is there already; keep one of the two")
