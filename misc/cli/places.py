@@ -12,8 +12,7 @@ from misc.cli.options import Options
 from misc.cli.steps import load_steps
 from misc.data.registry import preparation
 from misc.errors import raise_problems
-from misc.storage.files import no_folder_left, remove_leftovers
-from misc.storage.lock import locked
+from misc.storage.files import locked, no_folder_left, remove_leftovers
 from misc.storage.manifest import make_writable
 from misc.storage.outputs import Output
 

@@ -18,7 +18,7 @@ from misc.data.label_file import load_label_file
 from misc.data.label_rows import LabelRows, load_label_rows
 from misc.errors import UserError, counted, raise_problems
 from misc.labels import ignored_value, read_label_png
-from misc.storage.untrusted import decode_image
+from misc.storage.images import decode_image
 from misc.torchutils import worker_rng
 
 

@@ -10,8 +10,8 @@ from misc.data.dataset_info import DatasetInfo
 from misc.data.folder.classes import shown
 from misc.data.folder.table import Table
 from misc.errors import UserError
-from misc.storage.npydict import load_dict
-from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
+from misc.storage.cam_files import load_dict
+from misc.storage.files import read_bytes, reason, require_unpacked_size
 
 _MAX_FILE = 256 << 20  # bytes, also of what a .npz unpacks to
 _EXPECTED = (

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from misc.errors import UserError
+from misc.storage.checksums import Checksum, checksum_of
+from misc.storage.files import read_bytes, reason, require_unpacked_size
 from misc.storage.outputs import write_output
-from misc.storage.seals import Seal, seal_of
-from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
 
 _MAX_FILE = 1 << 30  # bytes
 _ARRAYS = {"names", "starts", "classes", "num_classes"}
@@ -112,8 +112,8 @@ def load_label_rows(path: Path) -> tuple[list[str], LabelRows] | None:
             if set(file.files) != _ARRAYS:
                 return None
             require_unpacked_size(content, len(content))  # own files are not compressed
-            if seal_of(content) is Seal.BROKEN:
-                raise ValueError(Seal.BROKEN.value)
+            if checksum_of(content) is Checksum.BROKEN:
+                raise ValueError(Checksum.BROKEN.value)
             arrays = {name: file[name] for name in file.files}
         return _checked(arrays)
     except Exception as error:  # damaged archives raise almost anything
