@@ -13,11 +13,11 @@ import numpy as np
 from misc.cams import CAM_STRIDE, load_cam
 from misc.cli.options import RECAM, STEPS, Options
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
-from misc.data.datasets import known_classes, load_labels, mask_of
+from misc.data.datasets import mask_of
 from misc.data.folder.photographs import check_photograph
-from misc.data.label_rows import LabelRows
+from misc.data.label_file import Labels, known_classes, load_labels
 from misc.data.mask_content import Compared, Content, content_of
-from misc.data.rib_batches import DisjointIndex
+from misc.data.rib_batches import disjoint
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
@@ -280,20 +280,23 @@ class Preflight:
         return True
 
     def _check_disjoint(self, drawn: tuple[str, ...], targets: tuple[str, ...]) -> None:
-        labels = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
-        index = DisjointIndex(labels[: len(drawn)])
-        self._require_no_common_class(labels[: len(drawn)])
+        known = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
+        labels, alike = known.of(drawn), {}
+        self._require_no_common_class(labels)
+        for image_id in targets:  # images of the same classes together
+            alike.setdefault(tuple(known.classes_of(image_id).tolist()), []).append(image_id)
         messages = [
             f"{self.args.train_list}: every image shares a class with {image_id}, so RIB can draw "
             f"no batches for it; give a --train_list with other classes too"
-            for image_id, label in zip(targets, labels[len(drawn) :], strict=True)
-            if label.any() and not index.disjoint(label).size
+            for ids in alike.values()
+            if known[ids[0]].any() and not disjoint(labels.rows, known[ids[0]]).size
+            for image_id in ids
         ]
         raise_problems("RIB target", messages)
 
-    def _require_no_common_class(self, labels: np.ndarray | LabelRows) -> None:
+    def _require_no_common_class(self, labels: Labels) -> None:
         """Raise UserError where all training images show one class: none of them has a batch."""
-        counts = np.bincount(labels.nonzero()[1], minlength=self.info.num_classes)
+        counts = labels.rows.sum(axis=0)
         if len(labels) and counts.max() == len(labels):
             name = self.info.class_names[int(counts.argmax())]
             raise UserError(
