@@ -26,7 +26,7 @@ from misc.runtime.training import (
     save_trained,
     train,
 )
-from misc.storage.manifest import IMAGES, OutputFolder, Sources, settings_of
+from misc.storage.manifest import IMAGES, Sources, settings_of
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import save_checkpoint
@@ -90,10 +90,12 @@ class FolderStep(Step, ImageTask):
         return [folder.path / f"{image_id}{folder.suffix}" for folder, _ in folders]
 
     @classmethod
-    def folders(cls, args: Options) -> list[tuple[OutputFolder, dict]]:
+    def folders(cls, args: Options) -> list[tuple[Output, dict]]:
         """The folders that the step fills, each with its settings."""
         place, settings = cls.place(args), cls.settings(args)
-        return [(OutputFolder(cls.flag, place / s, cls.suffix), settings) for s in cls.subfolders]
+        return [
+            (Output(cls.flag, place / name, suffix=cls.suffix), settings) for name in cls.subfolders
+        ]
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
@@ -103,7 +105,7 @@ class FolderStep(Step, ImageTask):
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
         """Everything that the step writes."""
-        return tuple(Output(folder.flag, folder.path) for folder, _ in cls.folders(args))
+        return tuple(folder for folder, _ in cls.folders(args))
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
@@ -174,7 +176,7 @@ class TrainStep(Step):
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
         """Losses by name; "total" is minimised.
 
-        images: B x 3 x H x W. part: the share of a batch that these images are.
+        images, labels: of the dataset. part: the fraction of a batch that they are.
         """
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from misc.cli.options import Options
 from misc.crf import refine_label_maps
 from misc.data.datasets import image_of
 from misc.labels import ignored_value, of_type, save_label_png
-from misc.storage.manifest import folder_digest
+from misc.storage.manifest import folder_hash
 from step.base import FolderStep
 
 
@@ -21,7 +21,7 @@ class MakeIRLabel(FolderStep):
 
     @classmethod
     def inputs(cls, args: Options) -> dict:
-        return {"maps": folder_digest(args.cam_out_dir)}
+        return {"maps": folder_hash(args.cam_out_dir)}
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from misc.cams import load_cam
 from misc.data.datasets import image_of
 from misc.instances import Detections, instances
-from misc.storage.npydict import save_dict
+from misc.storage.cam_files import save_dict
 from net.inference import boundaries
 from step.make_sem_seg_labels import MakePseudoMask
 

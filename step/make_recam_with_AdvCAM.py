@@ -8,7 +8,7 @@ from torch import Tensor
 from misc.advcam import AdvCAMSettings, advcam
 from misc.cli.options import Options
 from misc.rib import Maps
-from misc.storage.manifest import OutputFolder
+from misc.storage.outputs import Output
 from step.maps import MapMethod
 
 
@@ -20,9 +20,9 @@ class MakeAdvCAM(MapMethod):
     images_worth_a_process = 1
 
     @classmethod
-    def folders(cls, args: Options) -> list[tuple[OutputFolder, dict]]:
+    def folders(cls, args: Options) -> list[tuple[Output, dict]]:
         flag = "--cam_out_dir" if args.recam == "advcam" else "--result_dir"
-        return [(OutputFolder(flag, args.adv_cam_out_dir, ".npy"), cls.settings(args))]
+        return [(Output(flag, args.adv_cam_out_dir, suffix=".npy"), cls.settings(args))]
 
     @classmethod
     def iterations(cls, args: Options) -> int:

@@ -16,7 +16,7 @@ from misc.data.image_keys import photograph_keys
 from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
-from misc.storage.manifest import OutputFolder, Sources, file_digest
+from misc.storage.manifest import Sources, file_hash
 from misc.storage.outputs import Output, open_output, write_output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
@@ -41,12 +41,12 @@ class MakeSegmentation(FolderStep):
         return {**super().settings(args), **own}
 
     @classmethod
-    def folders(cls, args: Options) -> list[tuple[OutputFolder, dict]]:
+    def folders(cls, args: Options) -> list[tuple[Output, dict]]:
         found = super().folders(args)
         if crf := folders(args).get("crf"):
             settings = {**cls.settings(args), "seg_crf": args.seg_crf}
             places = [crf / name for name in cls.subfolders]
-            found += [(OutputFolder(cls.flag, place, cls.suffix), settings) for place in places]
+            found += [(Output(cls.flag, place, suffix=cls.suffix), settings) for place in places]
         return found
 
     def outputs(self, image_id: str) -> list[Path]:
@@ -61,7 +61,7 @@ class MakeSegmentation(FolderStep):
 
     @classmethod
     def inputs(cls, args: Options) -> dict:
-        return {"network": file_digest(args.seg_weights_name)}
+        return {"network": file_hash(args.seg_weights_name)}
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
@@ -72,7 +72,7 @@ class MakeSegmentation(FolderStep):
         super().check(args, preflight)
         preflight.segmentation(args.seg_weights_name)
         for packed in (output for output in cls.writes(args) if output.is_file):
-            preflight.file(packed, noted=True)
+            preflight.file(packed, in_manifest=True)
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         args = self.args
@@ -124,7 +124,7 @@ def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
 def pack(args: Options, ids: tuple[str, ...]) -> None:
     """The predictions as the archive that the VOC test server takes."""
     folder = list(folders(args).values())[-1]
-    packed = open_output(args.seg_submission, noted=True)
+    packed = open_output(args.seg_submission, in_manifest=True)
     with packed as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
         for image_id in ids:
             if read_label_png(folder / f"{image_id}.png").max() > args.info.num_classes:

@@ -8,7 +8,7 @@ from misc.cli.options import Options
 from misc.data.datasets import image_of
 from misc.indexing import WalkSettings
 from misc.labels import of_type, save_label_png, save_palette_png
-from misc.storage.manifest import file_digest, folder_digest
+from misc.storage.manifest import file_hash, folder_hash
 from net.checkpoint import load_boundary_net
 from net.inference import pseudo_mask
 from step.base import FolderStep
@@ -24,7 +24,7 @@ class MakePseudoMask(FolderStep):
 
     @classmethod
     def inputs(cls, args: Options) -> dict:
-        maps, network = folder_digest(args.cam_out_dir), file_digest(args.irn_weights_name)
+        maps, network = folder_hash(args.cam_out_dir), file_hash(args.irn_weights_name)
         return {"maps": maps, "IRN": network}
 
     @classmethod

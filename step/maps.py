@@ -13,12 +13,12 @@ from torch import Tensor
 from misc.cams import merge_scales, save_cam
 from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.data.datasets import image_of, load_labels, multi_scale_pairs
+from misc.data.datasets import image_of, multi_scale_pairs
 from misc.data.image_keys import labelled_keys
-from misc.data.label_rows import LabelsById
+from misc.data.label_file import load_labels
 from misc.errors import UserError
 from misc.rib import Maps
-from misc.storage.manifest import Sources, file_digest
+from misc.storage.manifest import Sources, file_hash
 from misc.storage.outputs import Output
 from net.checkpoint import load_classifier
 from step.base import FolderStep
@@ -44,7 +44,7 @@ class MapMethod(FolderStep):
     def __init__(self, args: Options):
         super().__init__(args)
         ids = self.ids(args)
-        self.labels = LabelsById(ids, load_labels(args.cls_labels, ids, args.info))
+        self.labels = load_labels(args.cls_labels, ids, args.info)
         self.shown = frozenset(ids[: args.visualize])
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
@@ -108,7 +108,7 @@ class MapMethod(FolderStep):
 
     @classmethod
     def inputs(cls, args: Options) -> dict:
-        return {"classifier": file_digest(args.cam_weights_name)}
+        return {"classifier": file_hash(args.cam_weights_name)}
 
     @classmethod
     def drawn_from(cls, args: Options) -> tuple[str, ...]:

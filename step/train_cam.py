@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from misc import imutils
 from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.data.datasets import ClassificationDataset, image_of, load_labels
+from misc.data.datasets import ClassificationDataset, image_of, normalized
 from misc.data.image_keys import labelled_keys
+from misc.data.label_file import load_labels
 from misc.metrics import average_precision
 from misc.runtime import distributed
-from misc.storage.manifest import weights_digest
+from misc.storage.manifest import weights_hash
 from net.checkpoint import on_backbone
 from net.resnet50_cam import Net
 from step.base import TrainStep
@@ -35,16 +36,14 @@ class TrainCAM(TrainStep):
     def __init__(self, args: Options, device: torch.device):
         super().__init__(args, device)
         self.model = on_backbone(Net, args.imagenet_weights, args.info.num_classes).to(device)
-        ids = self.ids(args)
-        labels = load_labels(args.cls_labels, ids, args.info)
+        labels = load_labels(args.cls_labels, self.ids(args), args.info)
         self.dataset = ClassificationDataset(
-            args.info, ids, labels, args.cam_long, args.cam_crop_size, args.seed,
-            as_bytes=device.type == "cuda",
-        )  # fmt: skip
+            args.info, labels, args.cam_long, args.cam_crop_size, args.seed
+        )
 
     @classmethod
     def inputs(cls, args: Options) -> dict:
-        return {"imagenet weights": weights_digest(args.imagenet_weights)}
+        return {"imagenet weights": weights_hash(args.imagenet_weights)}
 
     @classmethod
     def keys(cls, args: Options) -> dict[str, str]:
@@ -57,7 +56,8 @@ class TrainCAM(TrainStep):
         preflight.labels(cls.ids(args))
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
-        return {"total": part * F.multilabel_soft_margin_loss(network(images), labels)}
+        scores = network(normalized(images, self.device))
+        return {"total": part * F.multilabel_soft_margin_loss(scores, labels)}
 
     @classmethod
     def run(cls, args: Options) -> None:
@@ -72,7 +72,7 @@ def say_precision(args: Options, model: Net, image_ids: tuple[str, ...]) -> np.n
 
     Returns the average precision of each class, (C,), nan where none of the images shows it.
     """
-    labels = np.stack(list(load_labels(args.cls_labels, image_ids, args.info)))
+    labels = load_labels(args.cls_labels, image_ids, args.info).rows.toarray()
     device, longer = next(model.parameters()).device, sum(args.cam_long) // 2
     model.eval()
     scores = []

@@ -8,14 +8,14 @@ from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE
 from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.data.datasets import AffinityDataset, TopLeftDataset
+from misc.data.datasets import AffinityDataset, TopLeftDataset, normalized
 from misc.data.image_keys import keys_in
 from misc.indexing import PathIndex, affinity_labels
 from misc.runtime import distributed
 from misc.runtime.devices import read_ahead_workers
 from misc.runtime.processes import set_up_reader
 from misc.runtime.progress import progress
-from misc.storage.manifest import folder_digest, weights_digest
+from misc.storage.manifest import folder_hash, weights_hash
 from net.checkpoint import on_backbone
 from net.resnet50_irn import Net
 from step.base import TrainStep
@@ -36,15 +36,14 @@ class TrainIRN(TrainStep):
         self.pair_loss = PairLoss(self.paths)
         self.model = on_backbone(Net, args.imagenet_weights).to(device)
         self.dataset = AffinityDataset(
-            args.info, self.ids(args), args.ir_label_out_dir, args.irn_crop_size, args.seed,
-            as_bytes=device.type == "cuda",
-        )  # fmt: skip
+            args.info, self.ids(args), args.ir_label_out_dir, args.irn_crop_size, args.seed
+        )
 
     @classmethod
     def inputs(cls, args: Options) -> dict:
         return {
-            "imagenet weights": weights_digest(args.imagenet_weights),
-            "IR labels": folder_digest(args.ir_label_out_dir),
+            "imagenet weights": weights_hash(args.imagenet_weights),
+            "IR labels": folder_hash(args.ir_label_out_dir),
         }
 
     @classmethod
@@ -61,7 +60,7 @@ class TrainIRN(TrainStep):
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
         pairs = affinity_labels(labels, self.paths, self.args.info.num_labels)
-        return self.pair_loss(*network(images), pairs)._asdict()
+        return self.pair_loss(*network(normalized(images, self.device)), pairs)._asdict()
 
     @torch.no_grad()
     def finish(self) -> None:

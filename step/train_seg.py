@@ -13,7 +13,7 @@ from misc.cli.options import Options, as_plain
 from misc.data.image_keys import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.seg_loss import scale_losses, stepwise_poly
-from misc.storage.manifest import folder_digest, weights_digest
+from misc.storage.manifest import folder_hash, weights_hash
 from net.checkpoint import segmentation_on
 from net.deeplab_v2 import COLOURS, network_input
 from step.base import TrainStep
@@ -52,8 +52,8 @@ class TrainSegmentation(TrainStep):
     @classmethod
     def inputs(cls, args: Options) -> dict:
         return {
-            "init": weights_digest(args.seg_init),
-            "labels": folder_digest(args.seg_label_dir),
+            "init": weights_hash(args.seg_init),
+            "labels": folder_hash(args.seg_label_dir),
         }
 
     @classmethod

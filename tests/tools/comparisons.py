@@ -26,7 +26,7 @@ from misc.advcam import AdvCAMSettings, advcam
 from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE, label_map, load_cam, save_cam
 from misc.cli.options import parse
-from misc.data.datasets import Crops, byte_crop, multi_scale_pairs, read_image
+from misc.data.datasets import multi_scale_pairs, normalized, read_image, training_crop
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge, upsampled_walk
 from misc.labels import read_label_png, save_label_png
@@ -37,8 +37,8 @@ from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import cpu_count
 from misc.runtime.threads import SPINS
 from misc.seg_loss import scale_losses
+from misc.storage.images import check_jpeg
 from misc.storage.outputs import State, output_state
-from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
 from net.checkpoint import save_checkpoint
 from net.deeplab_v2 import DeepLabV2
@@ -822,11 +822,12 @@ class CropLoading(Comparison):
     def here(self) -> Results:
         crops = []
         for number, path in enumerate(self.paths):
-            crops.append(byte_crop(read_image(path), self.long_range, self.crop, Random(number)))
-        return Crops(*map(torch.stack, zip(*crops, strict=True)))
+            image, rng = read_image(path), Random(number)
+            crops.append(training_crop(image, self.long_range, self.crop, rng))
+        return torch.stack(crops)
 
-    def here_results(self, outcome: Crops) -> Results:
-        return [outcome.to(self.device)]
+    def here_results(self, outcome: torch.Tensor) -> Results:
+        return [normalized(outcome, self.device)]
 
     def plain(self) -> Results:
         crops = [
