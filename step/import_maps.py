@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from misc.cams import save_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
-from misc.data.datasets import load_labels
 from misc.data.foreign_maps import UnclearChannelsError, converted, numbering_of, read_maps
 from misc.data.foreign_tree import MapFile, Tree, find_maps
 from misc.data.image_keys import joined, labelled_keys
-from misc.data.label_rows import LabelsById
+from misc.data.label_file import load_labels
 from misc.errors import UserError, about, some
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
@@ -122,7 +121,7 @@ class ImportMaps(ImageTask):
         """found: the files and how their classes are numbered; without it that is looked for."""
         ids = args.image_ids("infer")
         self.args = args
-        self.labels = LabelsById(ids, load_labels(args.cls_labels, ids, args.info))
+        self.labels = load_labels(args.cls_labels, ids, args.info)
         self.tree, self.numbering = found or self._look(ids)
 
     def _look(self, ids: tuple[str, ...]) -> tuple[Tree, str]:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from misc.cams import merge_scales, save_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
-from misc.data.datasets import image_of, load_labels, multi_scale_pairs
+from misc.data.datasets import image_of, multi_scale_pairs
 from misc.data.image_keys import labelled_keys
-from misc.data.label_rows import LabelsById
+from misc.data.label_file import load_labels
 from misc.errors import UserError
 from misc.rib import Maps
 from misc.runtime.image_task import ImageTask, claim, run_over_images
@@ -46,8 +46,7 @@ class MapMethod(ImageTask):
 
     def __init__(self, args: Options):
         image_ids = args.image_ids("infer")
-        labels = load_labels(args.cls_labels, image_ids, args.info)
-        self.args, self.labels = args, LabelsById(image_ids, labels)
+        self.args, self.labels = args, load_labels(args.cls_labels, image_ids, args.info)
         self.shown = frozenset(image_ids[: args.visualize])
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:

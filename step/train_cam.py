@@ -7,10 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from misc import imutils
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
-from misc.data.datasets import ClassificationDataset, image_of, load_labels
+from misc.data.datasets import ClassificationDataset, image_of, normalized
 from misc.data.image_keys import labelled_keys
+from misc.data.label_file import load_labels
 from misc.metrics import average_precision
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
@@ -82,12 +83,11 @@ def run(args: Options) -> None:
     model.to(device).train()
     labels = load_labels(args.cls_labels, image_ids, args.info)
     dataset = ClassificationDataset(
-        args.info, image_ids, labels, args.cam_long, args.cam_crop_size, args.seed,
-        as_bytes=device.type == "cuda",
+        args.info, labels, args.cam_long, args.cam_crop_size, args.seed
     )  # fmt: skip
 
     def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
-        images, present = (tensor.to(device, non_blocking=True) for tensor in batch)
+        images, present = normalized(batch[0], device), batch[1].to(device, non_blocking=True)
         return {"total": part * F.multilabel_soft_margin_loss(network(images), present)}
 
     rate, decay = args.cam_learning_rate, args.cam_weight_decay
@@ -106,7 +106,7 @@ def say_precision(args: Options, model: Net, image_ids: tuple[str, ...]) -> np.n
 
     Returns the average precision of each class, (C,), nan where none of the images shows it.
     """
-    labels = np.stack(list(load_labels(args.cls_labels, image_ids, args.info)))
+    labels = load_labels(args.cls_labels, image_ids, args.info).rows.toarray()
     device, longer = next(model.parameters()).device, sum(args.cam_long) // 2
     model.eval()
     scores = []

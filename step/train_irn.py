@@ -5,9 +5,9 @@ from torch.utils.data import DataLoader, Subset
 
 from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
-from misc.data.datasets import AffinityDataset, TopLeftDataset
+from misc.data.datasets import AffinityDataset, TopLeftDataset, normalized
 from misc.data.image_keys import keys_in
 from misc.indexing import PathIndex, affinity_labels
 from misc.runtime import distributed
@@ -84,12 +84,11 @@ def run(args: Options) -> None:
     pair_loss = PairLoss(paths)
     model.to(device).train()
     dataset = AffinityDataset(
-        args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed,
-        as_bytes=device.type == "cuda",
-    )  # fmt: skip
+        args.info, image_ids, args.ir_label_out_dir, args.irn_crop_size, args.seed
+    )
 
     def losses_of(network, batch: list[torch.Tensor], part: float) -> dict[str, torch.Tensor]:
-        images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+        images, labels = normalized(batch[0], device), batch[1].to(device, non_blocking=True)
         pairs = affinity_labels(labels, paths, args.info.num_labels)
         return pair_loss(*network(images), pairs)._asdict()
 

@@ -1,6 +1,6 @@
-"""Plain forms of the method: the formulas written down, without regard to time and memory.
+"""Reference implementations: the formulas written down, without regard to time and memory.
 
-They are what `tests/benchmark.py` compares the project with. Shapes and units are those of the
+`tests/tools/benchmark.py` times the project against them. Shapes and units are those of the
 functions in `misc` and `step` that do the same work.
 """
 

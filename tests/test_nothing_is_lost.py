@@ -15,7 +15,7 @@ from misc.storage.manifest import read_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
 from tests.conftest import THIN
-from tests.robustness.fault_runs import digests
+from tests.tools.fault_runs import digests
 from voc12.dataset import describe
 
 FIRST, SECOND = "2012_000001", "2012_000002"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from misc.data.datasets import known_classes
+from misc.data.label_file import known_classes
 from misc.storage.contents import content_digests
 from misc.storage.manifest import IMAGES, read_manifest
 

@@ -2,22 +2,22 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
 from misc.cams import CAM_STRIDE, load_cam
-from misc.cli.options import Options
-from misc.cli.steps import makers
+from misc.cli.options import RECAM, STEPS, Options
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
-from misc.data.datasets import known_classes, load_labels, mask_of
+from misc.data.datasets import mask_of
 from misc.data.folder.photographs import check_photograph
-from misc.data.label_rows import LabelRows
+from misc.data.label_file import Labels, known_classes, load_labels
 from misc.data.mask_content import Compared, Content, content_of
-from misc.data.rib_batches import DisjointIndex
+from misc.data.rib_batches import disjoint
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
@@ -68,12 +68,14 @@ class Files(NamedTuple):
 class Preflight:
     """Checks shared by the steps' `check` functions; each is made once, problems are collected.
 
-    planned: names of the steps of this run. What one of them will make is not asked for.
+    steps: those of this run, by name; what one of them will make is not asked for. known: all.
     """
 
-    def __init__(self, args: Options, planned: list[str]):
-        self.args, self.info = args, args.info
-        self._makers, self._planned = makers(args), makers(args, planned)
+    def __init__(
+        self, args: Options, steps: Mapping[str, ModuleType], known: Mapping[str, ModuleType]
+    ):
+        self.args, self.info, self._known = args, args.info, known
+        self._planned = makers(args, steps)
         self._problems = Problems()
         self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
         # Kind of file -> check of one image and the images, for `finish`. The photographs come
@@ -252,7 +254,7 @@ class Preflight:
 
     def _advice(self, folder: Path, otherwise: str) -> str:
         """What to do where the files of a folder are not there."""
-        made_by = self._makers.get(folder.resolve())
+        made_by = makers(self.args, self._known).get(folder.resolve())
         return f"run --{made_by}_pass first" if made_by else otherwise
 
     def _no_folder(self, kind: str, folder: Path, advice: str) -> None:
@@ -287,20 +289,23 @@ class Preflight:
         return True
 
     def _check_disjoint(self, drawn: tuple[str, ...], targets: tuple[str, ...]) -> None:
-        labels = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
-        index = DisjointIndex(labels[: len(drawn)])
-        self._require_no_common_class(labels[: len(drawn)])
+        known = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
+        labels, alike = known.of(drawn), {}
+        self._require_no_common_class(labels)
+        for image_id in targets:  # images of the same classes together
+            alike.setdefault(tuple(known.classes_of(image_id).tolist()), []).append(image_id)
         messages = [
             f"{self.args.train_list}: every image shares a class with {image_id}, so RIB can draw "
             f"no batches for it; give a --train_list with other classes too"
-            for image_id, label in zip(targets, labels[len(drawn) :], strict=True)
-            if label.any() and not index.disjoint(label).size
+            for ids in alike.values()
+            if known[ids[0]].any() and not disjoint(labels.rows, known[ids[0]]).size
+            for image_id in ids
         ]
         raise_problems("RIB target", messages)
 
-    def _require_no_common_class(self, labels: np.ndarray | LabelRows) -> None:
+    def _require_no_common_class(self, labels: Labels) -> None:
         """Raise UserError where all training images show one class: none of them has a batch."""
-        counts = np.bincount(labels.nonzero()[1], minlength=self.info.num_classes)
+        counts = labels.rows.sum(axis=0)
         if len(labels) and counts.max() == len(labels):
             name = self.info.class_names[int(counts.argmax())]
             raise UserError(
@@ -309,6 +314,17 @@ class Preflight:
                 "else (without any class is fine, also for a classifier that has to tell "
                 f"{name!r} from the rest), or give --recam none"
             )
+
+
+def makers(args: Options, steps: Mapping[str, ModuleType]) -> dict[Path, str]:
+    """The step that makes each folder and file that these steps would write with these options."""
+    # Of two the first counts, and that of --recam before others that make such maps.
+    others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
+    found = {}
+    for name in sorted(STEPS, key=lambda name: name in others):
+        for output in steps[name].writes(args) if name in steps else ():
+            found.setdefault(output.path.resolve(), name)
+    return found
 
 
 def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:

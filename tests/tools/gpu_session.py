@@ -1,6 +1,6 @@
 """What to measure when a GPU is at hand: one script, at most 40 minutes, one JSON and one page.
 
-    python -m tests.benchmark --gpu_session OUT [--device cuda]
+    python -m tests.tools.benchmark --gpu_session OUT [--device cuda]
 
 Writes OUT/session.json and OUT/session.md. Every part is measured by itself: one that fails is
 noted with its error and the others go on. On a processor the sizes are toys, which shows that the
@@ -35,7 +35,7 @@ from misc.runtime.resources import Resources
 from net.inference import pseudo_mask
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
-from tests.launches import Counting
+from tests.tools.launches import Counting
 from tests.weights import fill_by_recipe
 
 BUDGET = 40 * 60.0  # seconds after which no further part begins

@@ -1,4 +1,4 @@
-"""How long report.html takes, and how large it is: python -m tests.benchmark_report --root TREE.
+"""Times report.html: python -m tests.tools.benchmark_report --root TREE.
 
 The photographs and masks of the tree stand for any number of images, by links; maps are made from
 the masks. --browser also opens the page in Chromium and tells when its first picture is there.

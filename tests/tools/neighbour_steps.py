@@ -1,6 +1,6 @@
-"""IRN training steps in a process of its own, for `tests.comparisons.Neighbour`.
+"""IRN training steps in a process of its own, for `tests.tools.comparisons.Neighbour`.
 
-    python -m tests.neighbour_steps CROP WIDTH THREADS
+    python -m tests.tools.neighbour_steps CROP WIDTH THREADS
 
 For every number on stdin so many steps are taken; their seconds and the loss go to stdout.
 """
@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from tests.comparisons import CPU, IRNStep
+from tests.tools.comparisons import CPU, IRNStep
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The whole pipeline on drawn photographs of VOC's size, end to end: seconds of every step.
 
-    python -m tests.benchmark --pipeline N [--width 64] [--json FILE] [options of run_sample.py]
+    python -m tests.tools.benchmark --pipeline N [--width 64] [--json FILE] [run_sample's]
 
 Draws N training images of 375 x 500 pixels as JPEG files and a quarter as many for validation, and
 runs the steps (all that a run without options has) at the published settings, from a backbone whose
@@ -27,13 +27,13 @@ from Dataset import voc_layout
 from Dataset.make_sample import choose_objects
 from Dataset.scene import draw_scene
 from misc.cli.lists import prepare_lists
-from misc.cli.options import Options, chosen_steps, parse
-from misc.cli.run import check_steps
-from misc.cli.steps import load_steps
+from misc.cli.options import Options, parse
+from misc.cli.run import check_steps, parts_of
 from misc.runtime.devices import main_device, set_up_process, training_threads
 from misc.runtime.machine import machine
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
+from step import all_steps
 from tests.weights import fill_by_recipe
 
 SIZE = (375, 500)
@@ -94,12 +94,12 @@ def measured(words: Sequence[str], images: int, width: int = 64) -> dict[str, di
         start_weights(weights, width)
         own = ("--voc12_root", root, "--imagenet_weights", weights, "--result_dir", scratch)
         args = parse([*map(str, own), *_OPTIONS, *words])
-        steps, device = load_steps(chosen_steps(args)), main_device(args.resources)
+        parts, device = parts_of(args, all_steps()), main_device(args.resources)
         set_up_process(device, training_threads(args.resources), args.resources)
-        prepare_lists(args, steps)
-        check_steps(args, steps)
+        prepare_lists(args, parts.steps)
+        check_steps(args, parts)
         with use_of(device) as samples:
-            seconds = {name: seconds_of(step, args) for name, step in steps.items()}
+            seconds = {name: seconds_of(step, args) for name, step in parts.steps.items()}
     rows, begun = {}, 0.0
     for name, lasted in (*seconds.items(), ("all", sum(seconds.values()))):
         begun = 0.0 if name == "all" else begun
@@ -128,7 +128,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Measures and prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmark", add_help=False)
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.benchmark", add_help=False)
     parser.add_argument("--pipeline", type=int, required=True, metavar="N")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--json", type=Path)

@@ -1,6 +1,6 @@
 """Times parts of the project against plain forms of the same formulas (`tests/references.py`).
 
-    python -m tests.benchmark [names ...] [--repeats 5] [--sizes 128 320 ...] [--device cuda]
+    python -m tests.tools.benchmark [names ...] [--repeats 5] [--sizes 128 320 ...] [--device cuda]
                               [--full] [--json FILE] [--gpu_session DIR]
 
 Both forms get the same made-up input and take turns in one process, and their results are compared.
@@ -26,8 +26,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from misc.runtime.processes import cpu_count
-from tests import gpu_session, pipeline
-from tests.comparisons import (
+from tests.tools import gpu_session, pipeline
+from tests.tools.comparisons import (
     COMPARISONS,
     CPU,
     Comparison,
@@ -381,7 +381,7 @@ def at_sizes(
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmark",
+        prog="python -m tests.tools.benchmark",
         description="Times parts of the project against plain forms of the same formulas.",
     )
     add = parser.add_argument
@@ -399,7 +399,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "session.json and session.md there; without one, toys are run through")  # fmt: skip
     add("--pipeline", type=int, metavar="N",
         help="run the whole pipeline on N drawn photographs of 375 x 500 pixels and time its "
-        "steps; takes the options of run_sample.py, too (tests/pipeline.py)")  # fmt: skip
+        "steps; takes the options of run_sample.py, too (tests/tools/pipeline.py)")  # fmt: skip
     args = parser.parse_args(argv)
     unknown = sorted(set(args.names) - set(COMPARISONS))
     if unknown:

@@ -1,4 +1,4 @@
-"""What `tests/benchmark.py` compares: made-up input, the project's way and the plain way."""
+"""What `tests/tools/benchmark.py` compares: made-up input, the project's way and the plain way."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ from misc.advcam import AdvCAMSettings, advcam
 from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE, label_map, load_cam, save_cam
 from misc.cli.options import parse
-from misc.data.datasets import Crops, byte_crop, multi_scale_pairs, read_image
+from misc.data.datasets import multi_scale_pairs, normalized, read_image, training_crop
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge, upsampled_walk
 from misc.labels import read_label_png, save_label_png
@@ -48,7 +48,7 @@ from step.cam_to_ir_label import MakeIRLabel, confident_labels
 from step.make_recam_with_RIB import MakeRIBCAM
 from step.make_seg import MakeSegmentation
 from tests import references
-from tests.launches import Counting, Launches
+from tests.tools.launches import Counting, Launches
 from tests.weights import fill_by_recipe
 from voc12.prepare import prepare
 
@@ -642,7 +642,7 @@ class Neighbour(Comparison):
         for briefly in (True, False):
             environment = {k: v for k, v in os.environ.items() if k not in _WAITING}
             environment |= {"GOMP_SPINCOUNT": SPINS} if briefly else {}
-            words = ["-m", "tests.neighbour_steps", *map(str, (crop, width, threads))]
+            words = ["-m", "tests.tools.neighbour_steps", *map(str, (crop, width, threads))]
             process = subprocess.Popen(
                 [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 env=environment,
@@ -822,11 +822,12 @@ class CropLoading(Comparison):
     def here(self) -> Results:
         crops = []
         for number, path in enumerate(self.paths):
-            crops.append(byte_crop(read_image(path), self.long_range, self.crop, Random(number)))
-        return Crops(*map(torch.stack, zip(*crops, strict=True)))
+            image, rng = read_image(path), Random(number)
+            crops.append(training_crop(image, self.long_range, self.crop, rng))
+        return torch.stack(crops)
 
-    def here_results(self, outcome: Crops) -> Results:
-        return [outcome.to(self.device)]
+    def here_results(self, outcome: torch.Tensor) -> Results:
+        return [normalized(outcome, self.device)]
 
     def plain(self) -> Results:
         crops = [

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from tests import benchmark, comparisons, gpu_session, pipeline
-from tests.comparisons import COMPARISONS, CPU
 from tests.conftest import TINY
+from tests.tools import benchmark, comparisons, gpu_session, pipeline
+from tests.tools.comparisons import COMPARISONS, CPU
 
 WAYS = ("plain", "here")
 

@@ -1,6 +1,6 @@
 """Times the preparation of COCO on made-up annotations, and watches its memory.
 
-    python -m tests.benchmark_prepare [--annotations 20000] [--image_size 640,480]
+    python -m tests.tools.benchmark_prepare [--annotations 20000] [--image_size 640,480]
 
 Made up are instances files with as many objects and points per object as the official ones have on
 average, and empty photographs. What is printed is projected to all of COCO 2014.
