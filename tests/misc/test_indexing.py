@@ -11,6 +11,7 @@ from misc.errors import UserError
 from misc.indexing import PathIndex, affinity_labels, path_maximum, propagate_to_edge
 from tests.references import IndexArrays, PairIndices, dense_walk, gathered_maximum
 
+
 def random_map(*shape, seed=0, dtype=torch.float64):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
