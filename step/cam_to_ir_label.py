@@ -13,15 +13,15 @@ from misc.data.datasets import image_of
 from misc.data.image_keys import keys_in
 from misc.labels import ignored_value, of_type, save_label_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, Sources, folder_digest
+from misc.storage.manifest import Sources, folder_hash
 from misc.storage.outputs import Output
 
 LISTS = ("infer",)
 
 
-def folder(args: Options) -> OutputFolder:
+def folder(args: Options) -> Output:
     """Where the labels go."""
-    return OutputFolder("--ir_label_out_dir", args.ir_label_out_dir, ".png")
+    return Output("--ir_label_out_dir", args.ir_label_out_dir, suffix=".png")
 
 
 def settings(args: Options) -> dict:
@@ -93,6 +93,6 @@ def sources(args: Options) -> Sources:
 
 def run(args: Options) -> None:
     """Make and save the confident labels of every image of the inference list."""
-    inputs = {"maps": folder_digest(args.cam_out_dir)}
+    inputs = {"maps": folder_hash(args.cam_out_dir)}
     claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakeIRLabel(args), args.image_ids("infer"), args.resources)

@@ -15,7 +15,7 @@ from misc.errors import about
 from misc.metrics import Counts, ThresholdScores, false_foreground, require_few_labels, score_of
 from misc.runtime import distributed
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
-from misc.storage.manifest import ids_digest, read_manifest
+from misc.storage.manifest import ids_hash, read_manifest
 from misc.storage.outputs import Output
 from misc.storage.scores import save_score, scores_file
 
@@ -120,7 +120,7 @@ def scored_images(args: Options, role: str = "eval") -> dict[str, object]:
     return {
         "dataset": info.name,
         "list": str(getattr(args, f"{role}_list")),
-        "list_digest": ids_digest(ids),
+        "list_digest": ids_hash(ids),
         "images": len(ids),
         "official": official,
     }

@@ -21,8 +21,8 @@ from misc.errors import UserError
 from misc.labels import MOST_OF_8_BITS, label_type, read_label_png, voc_palette
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
-from misc.storage.foreign_files import read_arrays
 from misc.storage.outputs import Output, link_new, write_new
+from misc.storage.torch_files import read_arrays
 from net.checkpoint import original_state
 
 log = logging.getLogger(__name__)

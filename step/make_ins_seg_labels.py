@@ -12,8 +12,8 @@ from misc.cli.options import Options
 from misc.data.datasets import image_of
 from misc.instances import Detections, instances
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, file_digest, folder_digest
-from misc.storage.npydict import save_dict
+from misc.storage.cam_files import save_dict
+from misc.storage.manifest import file_hash, folder_hash
 from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
 from net.inference import boundaries
@@ -22,9 +22,9 @@ from step.cam_to_ir_label import sources
 LISTS = ("infer",)
 
 
-def folder(args: Options) -> OutputFolder:
+def folder(args: Options) -> Output:
     """Where the instance labels go."""
-    return OutputFolder("--ins_seg_out_dir", args.ins_seg_out_dir, ".npy")
+    return Output("--ins_seg_out_dir", args.ins_seg_out_dir, suffix=".npy")
 
 
 def settings(args: Options) -> dict:
@@ -85,6 +85,6 @@ class MakeInstances(ImageTask):
 
 def run(args: Options) -> None:
     """Make and save the instance labels of every image of the inference list."""
-    inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
+    inputs = {"maps": folder_hash(args.cam_out_dir), "IRN": file_hash(args.irn_weights_name)}
     claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakeInstances(args), args.image_ids("infer"), args.resources)

@@ -18,7 +18,7 @@ from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, Sources, file_digest
+from misc.storage.manifest import Sources, file_hash
 from misc.storage.outputs import Output, open_output, write_output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
@@ -57,12 +57,12 @@ def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     for kind, path in folders(args).items():
         for place in (path, path / "palette"):
-            out = OutputFolder("--seg_out_dir", place, ".png")
+            out = Output("--seg_out_dir", place, suffix=".png")
             preflight.output(out, settings(args, kind), args.image_ids("seg"))
     preflight.segmentation(args.seg_weights_name)
     preflight.images(args.image_ids("seg"))
     if args.seg_submission:
-        preflight.file(Output("--seg_submission", args.seg_submission, True), noted=True)
+        preflight.file(Output("--seg_submission", args.seg_submission, True), in_manifest=True)
 
 
 class MakeSegmentation(ImageTask):
@@ -121,10 +121,10 @@ def sources(args: Options) -> Sources:
 
 def run(args: Options) -> None:
     """Predict every image of --seg_list."""
-    ids, inputs = args.image_ids("seg"), {"network": file_digest(args.seg_weights_name)}
+    ids, inputs = args.image_ids("seg"), {"network": file_hash(args.seg_weights_name)}
     for kind, path in folders(args).items():
         for place in (path, path / "palette"):
-            folder = OutputFolder("--seg_out_dir", place, ".png")
+            folder = Output("--seg_out_dir", place, suffix=".png")
             claim(folder, settings(args, kind), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakeSegmentation(args), ids, args.resources)
     if args.seg_submission:
@@ -135,7 +135,7 @@ def pack(args: Options, ids: tuple[str, ...]) -> None:
     """The predictions as the archive that the VOC test server takes."""
     folder = list(folders(args).values())[-1]
     args.seg_submission.parent.mkdir(parents=True, exist_ok=True)
-    packed = open_output(args.seg_submission, noted=True)
+    packed = open_output(args.seg_submission, in_manifest=True)
     with packed as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
         for image_id in ids:
             if read_label_png(folder / f"{image_id}.png").max() > args.info.num_classes:

@@ -12,7 +12,7 @@ from misc.data.datasets import image_of
 from misc.indexing import WalkSettings
 from misc.labels import of_type, save_label_png, save_palette_png
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, file_digest, folder_digest
+from misc.storage.manifest import file_hash, folder_hash
 from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
 from net.inference import pseudo_mask
@@ -21,14 +21,14 @@ from step.cam_to_ir_label import sources
 LISTS = ("infer",)
 
 
-def folder(args: Options) -> OutputFolder:
+def folder(args: Options) -> Output:
     """Where the pseudo masks go; coloured ones go to `palette/` in it."""
-    return OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir, ".png")
+    return Output("--sem_seg_out_dir", args.sem_seg_out_dir, suffix=".png")
 
 
-def palette(args: Options) -> OutputFolder:
+def palette(args: Options) -> Output:
     """Where the coloured ones go."""
-    return OutputFolder("--sem_seg_out_dir", args.sem_seg_out_dir / "palette", ".png")
+    return Output("--sem_seg_out_dir", args.sem_seg_out_dir / "palette", suffix=".png")
 
 
 def settings(args: Options) -> dict:
@@ -94,7 +94,7 @@ def walk_settings(args: Options) -> WalkSettings:
 
 def run(args: Options) -> None:
     """Make and save the pseudo mask of every image of the inference list."""
-    inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
+    inputs = {"maps": folder_hash(args.cam_out_dir), "IRN": file_hash(args.irn_weights_name)}
     for out_dir in (folder(args), palette(args)):
         claim(out_dir, settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakePseudoMask(args), args.image_ids("infer"), args.resources)

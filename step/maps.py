@@ -21,7 +21,7 @@ from misc.errors import UserError
 from misc.rib import Maps
 from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.files import remove_leftovers
-from misc.storage.manifest import OutputFolder, Sources, file_digest
+from misc.storage.manifest import Sources, file_hash
 from misc.storage.outputs import Output
 from net.checkpoint import load_classifier
 
@@ -113,9 +113,9 @@ class MapMethod(ImageTask):
         return cls.flag, getattr(args, cls.flag.removeprefix("--"))
 
     @classmethod
-    def folder(cls, args: Options) -> OutputFolder:
+    def folder(cls, args: Options) -> Output:
         """Where the maps go."""
-        return OutputFolder(*cls.place(args), ".npy")
+        return Output(*cls.place(args), suffix=".npy")
 
     @classmethod
     def iterations(cls, args: Options) -> int:
@@ -157,7 +157,7 @@ class MapMethod(ImageTask):
     @classmethod
     def run(cls, args: Options) -> None:
         """Make and save the maps of every image of the inference list."""
-        inputs = {"classifier": file_digest(args.cam_weights_name)}
+        inputs = {"classifier": file_hash(args.cam_weights_name)}
         sources = partial(cls.sources, args)
         claim(cls.folder(args), cls.settings(args), inputs, args.overwrite, sources)
         for shown in cls.writes(args)[1:]:

@@ -23,7 +23,7 @@ from misc.runtime.training import (
     save_trained,
     train,
 )
-from misc.storage.manifest import IMAGES, settings_of, weights_digest
+from misc.storage.manifest import IMAGES, settings_of, weights_hash
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
@@ -68,7 +68,7 @@ def check(args: Options, preflight: Preflight) -> None:
 def run(args: Options) -> None:
     """Train from ImageNet weights and save the checkpoint."""
     image_ids = args.image_ids("train")
-    inputs = {"imagenet weights": weights_digest(args.imagenet_weights)}
+    inputs = {"imagenet weights": weights_hash(args.imagenet_weights)}
     images = distributed.on_first_rank(lambda: labelled_keys(args, image_ids))
     noted = {**settings_of(settings(args), inputs), IMAGES: images}
     readers = read_ahead_workers(args.resources)

@@ -22,7 +22,7 @@ from misc.runtime.training import (
     save_trained,
     train,
 )
-from misc.storage.manifest import IMAGES, folder_digest, settings_of, weights_digest
+from misc.storage.manifest import IMAGES, folder_hash, settings_of, weights_hash
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import on_backbone, save_checkpoint
@@ -64,8 +64,8 @@ def run(args: Options) -> None:
     """Train the two heads on the confident labels, store the mean displacement, save."""
     image_ids = args.image_ids("train")
     inputs = {
-        "imagenet weights": weights_digest(args.imagenet_weights),
-        "IR labels": folder_digest(args.ir_label_out_dir),
+        "imagenet weights": weights_hash(args.imagenet_weights),
+        "IR labels": folder_hash(args.ir_label_out_dir),
     }
     read = tuple(dict.fromkeys((*image_ids, *args.image_ids("infer"))))
     images = distributed.on_first_rank(lambda: keys_in(args, args.ir_label_out_dir, ".png", read))

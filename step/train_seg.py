@@ -21,7 +21,7 @@ from misc.runtime.training import (
     train,
 )
 from misc.seg_loss import scale_losses, stepwise_poly
-from misc.storage.manifest import IMAGES, folder_digest, settings_of, weights_digest
+from misc.storage.manifest import IMAGES, folder_hash, settings_of, weights_hash
 from misc.storage.outputs import Output
 from net.checkpoint import save_checkpoint, segmentation_on
 from net.deeplab_v2 import COLOURS, network_input
@@ -104,8 +104,8 @@ def run(args: Options) -> None:
 def training_of(args: Options, files: dict[str, Path]) -> Training:
     """The training on these label maps."""
     inputs = {
-        "init": weights_digest(args.seg_init),
-        "labels": folder_digest(args.seg_label_dir),
+        "init": weights_hash(args.seg_init),
+        "labels": folder_hash(args.seg_label_dir),
     }
     ids = tuple(files)
     images = distributed.on_first_rank(lambda: keys_in(args, args.seg_label_dir, ".png", ids))

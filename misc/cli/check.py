@@ -24,16 +24,9 @@ from misc.labels import read_label_png
 from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.progress import progress
 from misc.runtime.training import CheckpointFile, check_target
-from misc.storage.manifest import (
-    NAME,
-    OutputFolder,
-    check_folder,
-    read_manifest,
-    require_writable,
-    weights_name,
-)
-from misc.storage.outputs import Output, foreign_line, is_foreign, require_own
-from misc.storage.untrusted import check_jpeg, is_rotated
+from misc.storage.images import check_jpeg, is_rotated
+from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
+from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
 from net.checkpoint import (
     backbone_arch,
     load_backbone,
@@ -202,24 +195,22 @@ class Preflight:
         self.labels((*drawn, *targets))
         self.collect(lambda: self._check_disjoint(drawn, targets), "label")
 
-    def output(
-        self, folder: OutputFolder, options: dict, image_ids: Iterable[str] | None = None
-    ) -> None:
+    def output(self, folder: Output, options: dict, image_ids: Iterable[str] | None = None) -> None:
         """An output folder can be written and does not hold foreign files, or of other options."""
         self.collect(lambda: check_folder(folder, options, self.args.overwrite), "output")
         ids = self.args.image_ids("infer") if image_ids is None else image_ids
         self.collect(lambda: self._check_own(folder, ids), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
 
-    def file(self, output: Output, noted: bool = False) -> None:
-        """A file can be written, and replaces none but this program's; noted: see `require_own`."""
+    def file(self, output: Output, in_manifest: bool = False) -> None:
+        """A file can be written, replacing none but this program's; see `require_own`."""
         advice = f"move it away, or give another {output.flag}"
-        self.collect(lambda: require_own(output.path, advice, noted), "output")
+        self.collect(lambda: require_own(output.path, advice, in_manifest), "output")
         self.collect(lambda: require_writable(output.folder, output.flag), "output")
 
-    def _check_own(self, folder: OutputFolder, image_ids: Iterable[str]) -> None:
+    def _check_own(self, folder: Output, image_ids: Iterable[str]) -> None:
         paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]
-        raise_problems("output", [foreign_line(path) for path in paths if is_foreign(path)])
+        raise_problems("output", [not_ours_line(path) for path in paths if is_not_ours(path)])
 
     def output_file(self, file: CheckpointFile, options: dict) -> None:
         """A checkpoint can be written and replaces none that was trained otherwise."""

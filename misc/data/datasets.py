@@ -15,7 +15,7 @@ from misc.data.folder.photographs import fitted_mask, read_photograph
 from misc.data.label_file import Labels
 from misc.errors import UserError, counted
 from misc.labels import ignored_value, read_label_png
-from misc.storage.untrusted import decode_image
+from misc.storage.images import decode_image
 from misc.torchutils import worker_rng
 
 OUTSIDE = 256  # in the place of bytes: pixels of a crop beyond its image

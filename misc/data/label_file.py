@@ -11,10 +11,10 @@ from misc.data.dataset_info import DatasetInfo
 from misc.data.folder.classes import shown
 from misc.data.folder.table import Table
 from misc.errors import UserError, raise_problems, some
-from misc.storage.npydict import load_dict
+from misc.storage.cam_files import load_dict
+from misc.storage.checksums import Checksum, checksum_of
+from misc.storage.files import read_bytes, reason, require_unpacked_size
 from misc.storage.outputs import is_own, write_output
-from misc.storage.seals import Seal, seal_of
-from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
 
 _MAX_FILE = 256 << 20  # bytes, also of what a .npz unpacks to
 _MAX_OWN = 1 << 30  # bytes of a .npz, which is not compressed where this project wrote it
@@ -127,8 +127,8 @@ def _from_npz(path: Path, info: DatasetInfo) -> Labels:
     content = read_bytes(path, _MAX_OWN)
     try:
         require_unpacked_size(content, max(_MAX_FILE, len(content)))
-        if seal_of(content) is Seal.BROKEN:
-            raise ValueError(Seal.BROKEN.value)
+        if checksum_of(content) is Checksum.BROKEN:
+            raise ValueError(Checksum.BROKEN.value)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if set(arrays) == {"names", "starts", "classes", "num_classes"}:
@@ -161,11 +161,13 @@ def _from_csv(path: Path, info: DatasetInfo) -> Labels:
     table, by_id = Table(path), {}
     names = [class_name.lower() for class_name in info.class_names]
     for line, cells in table.rows():
-        where, own = table.place(line, cells), table.labels(cells)
-        for name in (*table.classes, *own):
-            if name.lower() not in names:
-                problem = f"{shown(name)} is not a class of {info.name}"
-                raise UserError(f"{where}: {problem}. {table.form}") from None
+        where = table.place(line, cells)
+        try:
+            own = table.labels(cells)
+            if unknown := [n for n in (*table.classes, *own) if n.lower() not in names]:
+                raise ValueError(f"{shown(unknown[0])} is not a class of {info.name}")
+        except ValueError as error:
+            raise UserError(f"{where}: {error}. {table.form}") from None
         image_id = cells[table.image].strip()
         if image_id in by_id:
             raise UserError(f"{where}: {reason(image_id)!r} is there already; keep one of the two")

@@ -37,8 +37,8 @@ from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import cpu_count
 from misc.runtime.threads import SPINS
 from misc.seg_loss import scale_losses
+from misc.storage.images import check_jpeg
 from misc.storage.outputs import State, output_state
-from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
 from net.checkpoint import save_checkpoint
 from net.deeplab_v2 import DeepLabV2
