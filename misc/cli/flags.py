@@ -300,6 +300,7 @@ def _rib(add: Add) -> None:
 def _advcam(add: Add) -> None:
     add("--adv_iter", type=count, default=27, metavar="N",
         help="iterations; below scale 1.0 half as many")
+    add("--AD_stepsize", type=_positive, default=0.08, metavar="X", help="size of a step")
 
 
 def _scores(add: Add) -> None:
@@ -362,7 +363,6 @@ def _segmentation(add: Add) -> None:
     add("--seg_learning_rate", type=_rate, metavar="X",
         help="backbone; the classifiers' weights learn 10 times and their biases 20 times faster")
     add("--seg_crop_size", type=number(int, 16), metavar="PX", help="crop of training images")
-    add("--seg_flip", **_BOOL, help="8 averages with the mirror image")
     add("--seg_crf", choices=("none", "proper", "wrapped"), default="proper",
         help="dense CRF of 8, written beside the predictions without it; wrapped: on the colours "
         "that deeplab-pytorch's evaluation hands over")

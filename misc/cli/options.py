@@ -16,15 +16,15 @@ from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.registry import dataset_names, describe, own_options
 from misc.errors import UserError
 from misc.runtime.resources import Resources, announced_ranks
+from misc.storage.files import reason
 from misc.storage.manifest import read_manifest
-from misc.storage.untrusted import reason
 
 LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset the results are of
 OBJECT_MASKS = "SegmentationObject"  # folder of the root with masks of the objects
 # Numbers of the papers that no flag changes; manifests have them all the same.
 _PUBLISHED = {
     "cam_weight_decay": 1e-4, "irn_weight_decay": 1e-4, "walk_radius": 5, "ins_seg_bg_thres": 0.25,
-    "AD_coeff": 7.0, "AD_stepsize": 0.08, "AD_score_th": 0.5,
+    "seg_flip": False, "AD_coeff": 7.0, "AD_score_th": 0.5,
 }  # fmt: skip
 # Steps that run where they are asked for, by name or all together by --with_seg, ...
 CRF_STEPS, INS_STEPS = ("eval_seed_crf",), ("make_ins_seg_labels", "eval_ins_seg")
@@ -129,16 +129,6 @@ class Options(SimpleNamespace):
     def resources(self) -> Resources:
         """What the run may use of the machine."""
         return _resources(self)
-
-    def training(self, prefix: str) -> dict[str, object]:
-        """Return values of a `Training`: --PREFIX_num_epoches and the like."""
-        return {
-            "name": f"train_{prefix}",
-            "epochs": getattr(self, f"{prefix}_num_epoches"),
-            "batch_size": getattr(self, f"{prefix}_batch_size"),
-            "seed": self.seed,
-            "overwrite": self.overwrite,
-        }
 
 
 @functools.lru_cache

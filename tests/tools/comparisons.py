@@ -26,7 +26,7 @@ from misc.advcam import AdvCAMSettings, advcam
 from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE, label_map, load_cam, save_cam
 from misc.cli.options import parse
-from misc.data.datasets import Crops, byte_crop, multi_scale_pairs, read_image
+from misc.data.datasets import multi_scale_pairs, normalized, read_image, training_crop
 from misc.imutils import get_strided_size
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge, upsampled_walk
 from misc.labels import read_label_png, save_label_png
@@ -37,8 +37,8 @@ from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import cpu_count
 from misc.runtime.threads import SPINS
 from misc.seg_loss import scale_losses
+from misc.storage.images import check_jpeg
 from misc.storage.outputs import State, output_state
-from misc.storage.untrusted import check_jpeg
 from misc.torchutils import gndp2d
 from net.checkpoint import save_checkpoint
 from net.deeplab_v2 import DeepLabV2
@@ -48,7 +48,6 @@ from step.cam_to_ir_label import MakeIRLabel, confident_labels
 from step.make_recam_with_RIB import MakeRIBCAM
 from step.make_seg import MakeSegmentation
 from tests import references
-from tests.tools.launches import Counting, Launches
 from tests.weights import fill_by_recipe
 from voc12.prepare import prepare
 
@@ -370,45 +369,6 @@ class IRNLoss(Comparison):
         losses = torch.stack(list(losses_of(*outputs)))
         losses[-1].backward()
         return [losses.detach(), *(output.grad for output in outputs)]
-
-
-class IRNLossAsOnGPU(IRNLoss):
-    """The loss as it is computed on a GPU, against the processor's way: operations are counted."""
-
-    with_memory = on_gpu = False
-    tolerance = 0
-    note = ""
-
-    def __init__(self, batch: int, side: int, radius: int):
-        super().__init__(batch, side, radius)
-        self.what = f"IRN loss as on a GPU, batch {batch} x {side} x {side}, radius {radius}"
-        self.found: dict[bool, Launches] = {}
-
-    def _run(self, at_once: bool) -> Results:
-        self.loss = PairLoss(self.paths, at_once)
-        super().here()  # its tables are kept for the next steps
-        with Counting() as counting:
-            results = super().here()
-        self.found[at_once] = counting.found()
-        return results
-
-    def here(self) -> Results:
-        return self._run(at_once=True)
-
-    def plain(self) -> Results:
-        return self._run(at_once=False)
-
-    def prepare_plain(self) -> None:
-        """Nothing: the plain way is the processor's."""
-
-    def remark(self) -> str:
-        """Operations of a step's labels, loss and gradient."""
-        now, before = self.found[True], self.found[False]
-        return (
-            f"labels, loss and gradient dispatch {now.operations} operations on a GPU "
-            f"({before.operations} by the processor's way), {now.launches} of which are no views "
-            f"({before.launches})"
-        )
 
 
 class IRNStep(IRNLoss):
@@ -822,11 +782,12 @@ class CropLoading(Comparison):
     def here(self) -> Results:
         crops = []
         for number, path in enumerate(self.paths):
-            crops.append(byte_crop(read_image(path), self.long_range, self.crop, Random(number)))
-        return Crops(*map(torch.stack, zip(*crops, strict=True)))
+            image, rng = read_image(path), Random(number)
+            crops.append(training_crop(image, self.long_range, self.crop, rng))
+        return torch.stack(crops)
 
-    def here_results(self, outcome: Crops) -> Results:
-        return [outcome.to(self.device)]
+    def here_results(self, outcome: torch.Tensor) -> Results:
+        return [normalized(outcome, self.device)]
 
     def plain(self) -> Results:
         crops = [
@@ -1007,11 +968,6 @@ COMPARISONS = {
         goal_ratio=2,
         goal_memory=2,
         at=_irn_at(width=16),
-    ),
-    "irn_launches": Entry(
-        IRNLossAsOnGPU,
-        {"batch": 4, "side": 128, "radius": 10},
-        {"batch": 2, "side": 20, "radius": 4},
     ),
     "rib": Entry(
         RIBIterations,
