@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import IMPORTED, Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import about
 from misc.metrics import Counts, ThresholdScores, false_foreground, require_few_labels, score_of

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from misc.cli.check import Preflight
 from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
-from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import UserError, counted

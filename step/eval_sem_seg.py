@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from misc.cli.check import Preflight
 from misc.cli.options import ROW_ENDING, Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_of
 from misc.errors import about
 from misc.labels import read_label_png

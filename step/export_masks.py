@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from misc.cams import load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import EXPORTS, Options
-from misc.cli.preflight import Preflight
 from misc.data import exports
 from misc.data.coco_json import dataset
 from misc.data.datasets import image_of, load_labels

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from misc.cams import save_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
 from misc.data.foreign_maps import UnclearChannelsError, converted, numbering_of, read_maps
 from misc.data.foreign_tree import MapFile, Tree, find_maps

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from misc.cams import load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of
 from misc.instances import Detections, instances
 from misc.runtime.image_task import ImageTask, claim, run_over_images

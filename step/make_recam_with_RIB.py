@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import load_labels
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.crf import dense_crf, wrapped_image
 from misc.data.datasets import image_of
 from misc.data.image_keys import photograph_keys

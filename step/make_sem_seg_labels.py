@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from misc.cams import load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of
 from misc.indexing import WalkSettings
 from misc.labels import of_type, save_label_png, save_palette_png

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from misc.cams import merge_scales, save_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of, load_labels, multi_scale_pairs
 from misc.data.image_keys import labelled_keys
 from misc.data.label_rows import LabelsById

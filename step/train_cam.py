@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from misc import imutils
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import ClassificationDataset, image_of, load_labels
 from misc.data.image_keys import labelled_keys
 from misc.metrics import average_precision

@@ -5,8 +5,8 @@ from torch.utils.data import DataLoader, Subset
 
 from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import AffinityDataset, TopLeftDataset
 from misc.data.image_keys import keys_in
 from misc.indexing import PathIndex, affinity_labels

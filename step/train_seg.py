@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from misc.cli.check import Preflight
 from misc.cli.options import Options, as_plain
-from misc.cli.preflight import Preflight
 from misc.data.image_keys import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.runtime import distributed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from misc.cli.options import STEPS, parse
-from misc.cli.steps import load_steps
+from step import all_steps
 from tests.conftest import PROJECT
 
 # Parts from the ground up; each may import itself and what stands before it.
@@ -98,7 +98,7 @@ def test_every_option_is_in_the_settings_of_a_step_or_changes_no_file():
     recorded = set()
     # An experiment is in the settings where it is made, so that those of others stay as they were.
     for words in ([], ["--RIB_final_activation", "sigmoid"]):
-        for step in load_steps().values():
+        for step in all_steps().values():
             if hasattr(step, "settings"):
                 recorded |= set(step.settings(parse(words)))
     assert names - recorded - WITHOUT_EFFECT == set()
@@ -106,7 +106,9 @@ def test_every_option_is_in_the_settings_of_a_step_or_changes_no_file():
 
 
 def test_every_step_has_what_a_run_asks_for():
-    for name, step in load_steps(STEPS).items():
+    known = all_steps()
+    for name in STEPS:
+        step = known[name]
         assert step.__doc__, name
         assert all(hasattr(step, what) for what in ("LISTS", "writes", "check", "run")), name
 

@@ -140,7 +140,7 @@ class Run:
         text = self.screen()
         if _REPORTED.search(text):
             return "end"
-        if " drawing pictures" in text:
+        if " making the pictures" in text:
             return "pictures"
         steps = re.findall(r"^[\d:]+ \[\d+/\d+\] (\w+):", text, re.MULTILINE)
         return steps[-1] if steps else "start"

@@ -25,13 +25,13 @@ from Dataset import voc_layout
 from Dataset.make_sample import choose_objects
 from Dataset.scene import draw_scene
 from misc.cli.lists import prepare_lists
-from misc.cli.options import chosen_steps, parse
-from misc.cli.run import check_steps
-from misc.cli.steps import load_steps
+from misc.cli.options import parse
+from misc.cli.run import check_steps, parts_of
 from misc.runtime.devices import main_device, set_up_process, training_threads
 from misc.runtime.machine import machine
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
+from step import all_steps
 from tests.weights import fill_by_recipe
 
 SIZE = (375, 500)
@@ -85,12 +85,12 @@ def measured(
         save_checkpoint(weights, model)
         own = ("--voc12_root", root, "--imagenet_weights", weights, "--result_dir", scratch)
         args = parse([*map(str, own), *_OPTIONS, *words])
-        steps, device = load_steps(chosen_steps(args)), main_device(args.resources)
+        parts, device = parts_of(args, all_steps()), main_device(args.resources)
         set_up_process(device, training_threads(args.resources), args.resources)
-        prepare_lists(args, steps)
-        check_steps(args, steps)
+        prepare_lists(args, parts.steps)
+        check_steps(args, parts)
         with busy_samples(device) as samples:
-            for name, step in steps.items():
+            for name, step in parts.steps.items():
                 start = time.perf_counter()
                 step.run(args)
                 seconds[name] = time.perf_counter() - start
@@ -110,7 +110,7 @@ def _rows(seconds: dict[str, float], images: int, samples: list[float]) -> dict[
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table in Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.pipeline")
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.pipeline", allow_abbrev=False)
     parser.add_argument("images", type=int, metavar="N")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--json", type=Path)

@@ -56,25 +56,25 @@ class OwnSizeMasks(ImageTask):
         (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
 
 
-def own_size_masks(args: SimpleNamespace) -> Output:
-    """Where the masks go."""
-    return Output("--result_dir", args.result_dir / "masks")
+def writes(args: SimpleNamespace) -> tuple[Output, ...]:
+    """Return where the masks go."""
+    return (Output("--result_dir", args.result_dir / "masks"),)
 
 
 def _folder(args: SimpleNamespace) -> OutputFolder:
-    output = own_size_masks(args)
+    (output,) = writes(args)
     return OutputFolder(output.flag, output.path, ".png")
 
 
-def check_own_size(args: SimpleNamespace) -> None:
-    """Raise UserError where `save_own_size` would; called before the first step."""
+def check(args: SimpleNamespace) -> None:
+    """Raise UserError where `run` would; called before the first step."""
     folder, ids = _folder(args), args.image_ids("infer")
     check_folder(folder, _SETTINGS, overwrite=True)
     task = OwnSizeMasks(args.info, ids, args.sem_seg_out_dir, folder.path)
     require_places({str(args.info.image_path(i)): task.outputs(i)[0] for i in ids})
 
 
-def save_own_size(args: SimpleNamespace) -> None:
+def run(args: SimpleNamespace) -> None:
     """Write RESULT_DIR/masks from the pseudo masks; every rank calls it.
 
     args: the options of a run.

@@ -5,24 +5,23 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from misc.data.dataset_info import read_image_list
-from misc.data.folder import names
+from misc.data.folder import names, own_size
 from misc.data.folder.copies import warn_of_copies
 from misc.data.folder.dataset import HELD_OUT, FolderInfo
 from misc.data.folder.masks import masked
-from misc.data.folder.own_size import check_own_size, own_size_masks, save_own_size
 from misc.data.label_rows import LabelRows, rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
 from misc.errors import UserError, counted
 from misc.storage.files import ignores_case
-from misc.storage.outputs import Output, require_own, write_output
+from misc.storage.outputs import require_own, write_output
 
 LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
          "photographs.txt")  # fmt: skip
+MASKS = own_size  # follows the step that makes pseudo masks
 
 log = logging.getLogger(__name__)
 
@@ -74,21 +73,6 @@ def prepare(
     save_lists(out_dir, {f"{name}.txt": of_list for name, of_list in lists.items()})
     log.info("%s", f"{len(val)} held out of the trainings" if val else
              "none held out of the trainings: no class has ten images")  # fmt: skip
-
-
-def writes(args: SimpleNamespace) -> tuple[Output, ...]:
-    """What `finish` writes."""
-    return (own_size_masks(args),)
-
-
-def check(args: SimpleNamespace) -> None:
-    """Raise UserError where `finish` would find files of others, or one name for two masks."""
-    check_own_size(args)
-
-
-def finish(args: SimpleNamespace) -> None:
-    """Write the pseudo masks with the names, folders and sizes of the photographs."""
-    save_own_size(args)
 
 
 def _val(info: FolderInfo, image_ids: list[str], rows: LabelRows) -> list[str]:

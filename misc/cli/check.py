@@ -2,16 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
 from misc.cams import CAM_STRIDE, load_cam
-from misc.cli.options import Options
-from misc.cli.steps import makers
+from misc.cli.options import RECAM, STEPS, Options
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.datasets import known_classes, load_labels, mask_of
 from misc.data.folder.photographs import check_photograph
@@ -68,12 +68,14 @@ class Files(NamedTuple):
 class Preflight:
     """Checks shared by the steps' `check` functions; each is made once, problems are collected.
 
-    planned: names of the steps of this run. What one of them will make is not asked for.
+    steps: those of this run, by name; what one of them will make is not asked for. known: all.
     """
 
-    def __init__(self, args: Options, planned: list[str]):
-        self.args, self.info = args, args.info
-        self._makers, self._planned = makers(args), makers(args, planned)
+    def __init__(
+        self, args: Options, steps: Mapping[str, ModuleType], known: Mapping[str, ModuleType]
+    ):
+        self.args, self.info, self._known = args, args.info, known
+        self._planned = makers(args, steps)
         self._problems = Problems()
         self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
         # Kind of file -> check of one image and the images, for `finish`. The photographs come
@@ -252,7 +254,7 @@ class Preflight:
 
     def _advice(self, folder: Path, otherwise: str) -> str:
         """What to do where the files of a folder are not there."""
-        made_by = self._makers.get(folder.resolve())
+        made_by = makers(self.args, self._known).get(folder.resolve())
         return f"run --{made_by}_pass first" if made_by else otherwise
 
     def _no_folder(self, kind: str, folder: Path, advice: str) -> None:
@@ -309,6 +311,17 @@ class Preflight:
                 "else (without any class is fine, also for a classifier that has to tell "
                 f"{name!r} from the rest), or give --recam none"
             )
+
+
+def makers(args: Options, steps: Mapping[str, ModuleType]) -> dict[Path, str]:
+    """The step that makes each folder and file that these steps would write with these options."""
+    # Of two the first counts, and that of --recam before others that make such maps.
+    others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
+    found = {}
+    for name in sorted(STEPS, key=lambda name: name in others):
+        for output in steps[name].writes(args) if name in steps else ():
+            found.setdefault(output.path.resolve(), name)
+    return found
 
 
 def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:
