@@ -14,7 +14,7 @@ from misc.errors import UserError, raise_problems
 from misc.labels import save_palette_png
 from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.progress import progress
-from misc.storage.untrusted import reason
+from misc.storage.files import reason
 
 VOID = 255
 # Pixels on all outlines of an annotation, and distance of its points: far more than in any image.

@@ -12,8 +12,8 @@ from PIL import Image
 
 from misc.errors import UserError
 from misc.storage.cam_files import MAX_CLASSES
+from misc.storage.images import WrongModeError, decode_image
 from misc.storage.outputs import write_output
-from misc.storage.untrusted import WrongModeError, decode_image
 
 MOST_CLASSES = MAX_CLASSES  # of a dataset
 MOST_OF_8_BITS = 254

@@ -15,7 +15,7 @@ from misc.cli.options import Options, chosen_steps
 from misc.data.datasets import image_of, mask_of
 from misc.instance_metrics import RECALLS
 from misc.labels import label_colours, read_label_png
-from misc.storage.npydict import load_dict
+from misc.storage.cam_files import load_dict
 from misc.storage.outputs import Output, require_places, write_output
 from misc.storage.scores import load_scores
 from step.make_seg import folders

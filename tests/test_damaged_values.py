@@ -13,9 +13,9 @@ from coco14.dataset import describe as describe_coco
 from misc.cams import load_cam, save_cam
 from misc.cli.options import parse
 from misc.errors import UserError
-from misc.storage.cam_files import save_label_dict
-from misc.storage.npydict import save_dict
-from misc.storage.untrusted import MAX_PIXELS, check_jpeg, read_bytes
+from misc.storage.cam_files import save_dict, save_label_dict
+from misc.storage.files import read_bytes
+from misc.storage.images import MAX_PIXELS, check_jpeg
 from net.checkpoint import read_checkpoint, save_checkpoint
 from net.resnet50_cam import Net
 from step.visualize import save_figure, strip

@@ -9,8 +9,7 @@ from PIL import Image
 
 from misc.cams import load_cam
 from misc.labels import read_label_png
-from misc.storage.lock import NAME as LOCK
-from misc.storage.lock import locked
+from misc.storage.files import LOCK, locked
 from misc.storage.manifest import read_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net

@@ -13,9 +13,8 @@ from misc.cli import lists
 from misc.cli.options import SEQUENCE, parse
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png, voc_palette
-from misc.storage import contents
 from misc.storage.cam_files import load_label_dict
-from misc.storage.manifest import read_manifest
+from misc.storage.manifest import CONTENTS, read_manifest
 from misc.storage.scores import load_scores
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
 from step import all_steps
@@ -48,7 +47,7 @@ class Run:
             for path in sorted(self.folder.rglob("*"))
             if path.suffix in (".npy", ".png", ".pth", ".txt")
             and path.parent.name != "visualize"
-            and path.name != contents.NAME
+            and path.name != CONTENTS
         }
 
 

@@ -13,27 +13,20 @@ import numpy as np
 from misc.cams import CAM_STRIDE, load_cam
 from misc.cli.options import RECAM, STEPS, Options
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
-from misc.data.datasets import known_classes, load_labels, mask_of
+from misc.data.datasets import mask_of
 from misc.data.folder.photographs import check_photograph
-from misc.data.label_rows import LabelRows
+from misc.data.label_file import Labels, known_classes, load_labels
 from misc.data.mask_content import Compared, Content, content_of
-from misc.data.rib_batches import DisjointIndex
+from misc.data.rib_batches import disjoint
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
 from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.progress import progress
 from misc.runtime.training import CheckpointFile, check_target
-from misc.storage.manifest import (
-    NAME,
-    OutputFolder,
-    check_folder,
-    read_manifest,
-    require_writable,
-    weights_name,
-)
-from misc.storage.outputs import Output, foreign_line, is_foreign, require_own
-from misc.storage.untrusted import check_jpeg, is_rotated
+from misc.storage.images import check_jpeg, is_rotated
+from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
+from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
 from net.checkpoint import (
     backbone_arch,
     load_backbone,
@@ -202,24 +195,22 @@ class Preflight:
         self.labels((*drawn, *targets))
         self.collect(lambda: self._check_disjoint(drawn, targets), "label")
 
-    def output(
-        self, folder: OutputFolder, options: dict, image_ids: Iterable[str] | None = None
-    ) -> None:
+    def output(self, folder: Output, options: dict, image_ids: Iterable[str] | None = None) -> None:
         """An output folder can be written and does not hold foreign files, or of other options."""
         self.collect(lambda: check_folder(folder, options, self.args.overwrite), "output")
         ids = self.args.image_ids("infer") if image_ids is None else image_ids
         self.collect(lambda: self._check_own(folder, ids), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
 
-    def file(self, output: Output, noted: bool = False) -> None:
-        """A file can be written, and replaces none but this program's; noted: see `require_own`."""
+    def file(self, output: Output, in_manifest: bool = False) -> None:
+        """A file can be written, replacing none but this program's; see `require_own`."""
         advice = f"move it away, or give another {output.flag}"
-        self.collect(lambda: require_own(output.path, advice, noted), "output")
+        self.collect(lambda: require_own(output.path, advice, in_manifest), "output")
         self.collect(lambda: require_writable(output.folder, output.flag), "output")
 
-    def _check_own(self, folder: OutputFolder, image_ids: Iterable[str]) -> None:
+    def _check_own(self, folder: Output, image_ids: Iterable[str]) -> None:
         paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]
-        raise_problems("output", [foreign_line(path) for path in paths if is_foreign(path)])
+        raise_problems("output", [not_ours_line(path) for path in paths if is_not_ours(path)])
 
     def output_file(self, file: CheckpointFile, options: dict) -> None:
         """A checkpoint can be written and replaces none that was trained otherwise."""
@@ -289,20 +280,23 @@ class Preflight:
         return True
 
     def _check_disjoint(self, drawn: tuple[str, ...], targets: tuple[str, ...]) -> None:
-        labels = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
-        index = DisjointIndex(labels[: len(drawn)])
-        self._require_no_common_class(labels[: len(drawn)])
+        known = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
+        labels, alike = known.of(drawn), {}
+        self._require_no_common_class(labels)
+        for image_id in targets:  # images of the same classes together
+            alike.setdefault(tuple(known.classes_of(image_id).tolist()), []).append(image_id)
         messages = [
             f"{self.args.train_list}: every image shares a class with {image_id}, so RIB can draw "
             f"no batches for it; give a --train_list with other classes too"
-            for image_id, label in zip(targets, labels[len(drawn) :], strict=True)
-            if label.any() and not index.disjoint(label).size
+            for ids in alike.values()
+            if known[ids[0]].any() and not disjoint(labels.rows, known[ids[0]]).size
+            for image_id in ids
         ]
         raise_problems("RIB target", messages)
 
-    def _require_no_common_class(self, labels: np.ndarray | LabelRows) -> None:
+    def _require_no_common_class(self, labels: Labels) -> None:
         """Raise UserError where all training images show one class: none of them has a batch."""
-        counts = np.bincount(labels.nonzero()[1], minlength=self.info.num_classes)
+        counts = labels.rows.sum(axis=0)
         if len(labels) and counts.max() == len(labels):
             name = self.info.class_names[int(counts.argmax())]
             raise UserError(

@@ -10,8 +10,7 @@ from misc.cli.lists import written_lists
 from misc.cli.log import log_file, require_log
 from misc.cli.options import Options
 from misc.errors import raise_problems
-from misc.storage.files import no_folder_left, remove_leftovers
-from misc.storage.lock import locked
+from misc.storage.files import locked, no_folder_left, remove_leftovers
 from misc.storage.manifest import make_writable
 from misc.storage.outputs import Output
 

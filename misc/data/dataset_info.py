@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from misc.errors import UserError
-from misc.storage.manifest import state_digest
+from misc.storage.checksums import Checksum, checksum_of
+from misc.storage.files import read_bytes, reason
+from misc.storage.images import image_size
+from misc.storage.manifest import state_hash
 from misc.storage.outputs import is_changed
-from misc.storage.seals import Seal, seal_of
-from misc.storage.untrusted import image_size, read_bytes, reason
 
 IMAGE_FORMATS = ("JPEG", "PNG")  # as Pillow names them; masks are PNG
 _MAX_LIST = 64 << 20  # bytes; the longest official list has 1 MiB
@@ -91,7 +92,7 @@ class DatasetInfo:
 
     def made_from(self) -> dict[str, object]:
         """What its lists and labels depend on, beside the root, as plain data for a manifest."""
-        return {"files": state_digest(self.list_sources)}
+        return {"files": state_hash(self.list_sources)}
 
     def read_as(self) -> dict[str, object]:
         """Options that what the steps see of an image depends on, as plain data for a manifest."""
@@ -218,7 +219,7 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
 def _numbered_lines(path: Path) -> Iterable[tuple[int, str]]:
     try:
         content = read_bytes(path, _MAX_LIST)
-        if seal_of(content) is Seal.BROKEN or is_changed(path):
+        if checksum_of(content) is Checksum.BROKEN or is_changed(path):
             raise UserError(
                 f"{path}: was changed since this program made it; save a list of your own under "
                 "another name, or remove this one to have it made again"

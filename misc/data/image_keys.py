@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from misc.data.datasets import known_classes
-from misc.storage.contents import content_digests
-from misc.storage.manifest import IMAGES, read_manifest
+from misc.data.label_file import known_classes
+from misc.storage.manifest import IMAGES, content_hashes, read_manifest
 
 Keys = dict[str, str]  # by image id
 
@@ -18,7 +17,7 @@ Keys = dict[str, str]  # by image id
 def photograph_keys(args: SimpleNamespace, image_ids: Sequence[str]) -> Keys:
     """Hashes of the photographs. args: the options of a run."""
     paths = [args.info.image_path(image_id) for image_id in image_ids]
-    return dict(zip(image_ids, content_digests(paths, args.list_dir), strict=True))
+    return dict(zip(image_ids, content_hashes(paths, args.list_dir), strict=True))
 
 
 def labelled_keys(args: SimpleNamespace, image_ids: Sequence[str]) -> Keys:
@@ -34,7 +33,7 @@ def keys_in(args: SimpleNamespace, folder: Path, suffix: str, image_ids: Sequenc
     """What the files of a folder depend on, by its manifest; of others, their own hashes too."""
     known = (read_manifest(folder) or {}).get(IMAGES) or {}
     others = [image_id for image_id in image_ids if image_id not in known]
-    files = content_digests([folder / f"{i}{suffix}" for i in others], args.list_dir)
+    files = content_hashes([folder / f"{i}{suffix}" for i in others], args.list_dir)
     found = joined(photograph_keys(args, others), dict(zip(others, files, strict=True)))
     return {image_id: known.get(image_id) or found[image_id] for image_id in image_ids}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from Dataset.make_sample import make_sample
 from Dataset.train_sample_classifier import SAMPLES
 from misc.cli.options import STEPS
-from misc.storage.lock import NAME as LOCK
+from misc.storage.files import LOCK
 from tests.conftest import PROJECT
 
 CHECKPOINT = PROJECT / SAMPLES["voc"].checkpoint

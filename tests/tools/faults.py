@@ -22,8 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from misc.cli.options import build_parser
-from misc.storage.files import _host
-from misc.storage.lock import NAME as LOCK
+from misc.storage.files import LOCK, _host
 from tests.tools.fault_runs import (
     PRODUCTS,
     SPLIT,

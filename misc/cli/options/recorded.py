@@ -7,8 +7,8 @@ from misc.cli.options.namespace import Options
 from misc.data.dataset_info import DatasetInfo
 from misc.data.registry import dataset_names, own_options
 from misc.errors import UserError
+from misc.storage.files import reason
 from misc.storage.manifest import read_manifest
-from misc.storage.untrusted import reason
 
 LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset the results are of
 

@@ -13,15 +13,9 @@ from misc.data.image_keys import keys_in
 from misc.labels import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import (
-    OutputFolder,
-    Sources,
-    check_folder,
-    folder_digest,
-    read_manifest,
-)
+from misc.storage.images import MAX_PIXELS
+from misc.storage.manifest import Sources, check_folder, folder_hash, read_manifest
 from misc.storage.outputs import Output, remove_output, require_places
-from misc.storage.untrusted import MAX_PIXELS
 
 # The version is raised when the same masks give other files.
 _SETTINGS = {"step": "masks", "version": 1}
@@ -61,9 +55,9 @@ def writes(args: SimpleNamespace) -> tuple[Output, ...]:
     return (Output("--result_dir", args.result_dir / "masks"),)
 
 
-def _folder(args: SimpleNamespace) -> OutputFolder:
+def _folder(args: SimpleNamespace) -> Output:
     (output,) = writes(args)
-    return OutputFolder(output.flag, output.path, ".png")
+    return Output(output.flag, output.path, suffix=".png")
 
 
 def check(args: SimpleNamespace) -> None:
@@ -80,7 +74,7 @@ def run(args: SimpleNamespace) -> None:
     args: the options of a run.
     """
     folder = _folder(args)
-    inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
+    inputs = {"pseudo masks": folder_hash(args.sem_seg_out_dir)}
     distributed.on_first_rank(lambda: _remove_older(folder, inputs))
     image_ids = args.image_ids("infer")
     task = OwnSizeMasks(args.info, image_ids, args.sem_seg_out_dir, folder.path)
@@ -93,7 +87,7 @@ def run(args: SimpleNamespace) -> None:
     run_over_images(task, image_ids, args.resources)
 
 
-def _remove_older(folder: OutputFolder, inputs: dict) -> None:
+def _remove_older(folder: Output, inputs: dict) -> None:
     """Remove the masks that were made from other pseudo masks, in all folders below."""
     noted = read_manifest(folder.path)
     if noted and noted.get("inputs") != inputs:

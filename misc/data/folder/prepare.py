@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from misc.data.dataset_info import read_image_list
 from misc.data.folder import names, own_size
 from misc.data.folder.copies import warn_of_copies
 from misc.data.folder.dataset import HELD_OUT, FolderInfo
 from misc.data.folder.masks import masked
-from misc.data.label_rows import LabelRows, rows_of, save_label_rows
+from misc.data.label_file import row_classes, rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
 from misc.errors import UserError, counted
 from misc.storage.files import ignores_case
@@ -75,7 +76,7 @@ def prepare(
              "none held out of the trainings: no class has ten images")  # fmt: skip
 
 
-def _val(info: FolderInfo, image_ids: list[str], rows: LabelRows) -> list[str]:
+def _val(info: FolderInfo, image_ids: list[str], rows: csr_array) -> list[str]:
     if not info.source.val_list:
         return held_out(image_ids, rows)
     given = read_image_list(info.source.val_list, info)
@@ -89,20 +90,20 @@ def _val(info: FolderInfo, image_ids: list[str], rows: LabelRows) -> list[str]:
     return list(given)
 
 
-def held_out(image_ids: Sequence[str], rows: LabelRows) -> list[str]:
+def held_out(image_ids: Sequence[str], rows: csr_array) -> list[str]:
     """A tenth of the images of every class that has ten or more, the same ones every time.
 
     An image with several classes is held out where each of them has one to spare. The order in
     which images are looked at is that of a digest of their ids, so that it does not depend on how
     they are called or which others there are.
     """
-    counts = np.bincount(rows.nonzero()[1], minlength=rows.num_classes)
+    counts = rows.sum(axis=0)
     spare = counts // HELD_OUT
-    without = sum(len(rows.classes_of(row)) == 0 for row in range(len(rows))) // HELD_OUT
-    order = sorted(range(len(rows)), key=lambda row: _digest(image_ids[row]))
+    without = int((np.diff(rows.indptr) == 0).sum()) // HELD_OUT
+    order = sorted(range(len(image_ids)), key=lambda row: _digest(image_ids[row]))
     chosen = []
     for row in order:
-        classes = rows.classes_of(row)
+        classes = row_classes(rows, row)
         if not len(classes):
             if without:
                 chosen.append(image_ids[row])

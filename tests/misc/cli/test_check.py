@@ -11,7 +11,7 @@ from misc.cli.check import Preflight, check_mask
 from misc.cli.options import parse
 from misc.errors import UserError
 from misc.labels import save_label_png
-from misc.storage.manifest import OutputFolder
+from misc.storage.outputs import Output
 from step import all_steps
 from voc12.dataset import describe
 
@@ -83,7 +83,7 @@ def test_nothing_is_raised_before_the_end(begin, tmp_path):
     (tmp_path / "result" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
     checks = begin("make_cam")
     checks.classifier(tmp_path / "none.pth")
-    checks.output(OutputFolder("--cam_out_dir", tmp_path / "file" / "below", ".npy"), {})
+    checks.output(Output("--cam_out_dir", tmp_path / "file" / "below", suffix=".npy"), {})
     checks.cams(IDS + NOWHERE, checks.args.plain_cam_out_dir)
     checks.collect(lambda: checks.args.image_ids("eval"))
     checks.labels(IDS)
@@ -173,7 +173,7 @@ def test_checks_make_no_folder(begin, tmp_path):
     (tmp_path / "there" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
     checks = begin(result_dir=tmp_path / "there")
     for path in (tmp_path / "there", tmp_path / "a" / "b"):
-        checks.output(OutputFolder("--cam_out_dir", path, ".npy"), {})
+        checks.output(Output("--cam_out_dir", path, suffix=".npy"), {})
     checks.finish()
     assert (tmp_path / "there").is_dir() and not (tmp_path / "a").exists()
 
