@@ -10,8 +10,7 @@ from misc import imutils
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.datasets import ClassificationDataset, image_of, normalized
-from misc.data.image_keys import labelled_keys
-from misc.data.label_file import load_labels
+from misc.data.label_file import labelled_keys, load_labels
 from misc.metrics import average_precision
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers

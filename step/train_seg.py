@@ -8,7 +8,7 @@ import torch
 
 from misc.cli.check import Preflight
 from misc.cli.options import Options, as_plain
-from misc.data.image_keys import keys_in
+from misc.data.dataset_info import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
