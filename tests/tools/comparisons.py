@@ -48,7 +48,6 @@ from step.cam_to_ir_label import MakeIRLabel, confident_labels
 from step.make_recam_with_RIB import MakeRIBCAM
 from step.make_seg import MakeSegmentation
 from tests import references
-from tests.tools.launches import Counting, Launches
 from tests.weights import fill_by_recipe
 from voc12.prepare import prepare
 
@@ -370,45 +369,6 @@ class IRNLoss(Comparison):
         losses = torch.stack(list(losses_of(*outputs)))
         losses[-1].backward()
         return [losses.detach(), *(output.grad for output in outputs)]
-
-
-class IRNLossAsOnGPU(IRNLoss):
-    """The loss as it is computed on a GPU, against the processor's way: operations are counted."""
-
-    with_memory = on_gpu = False
-    tolerance = 0
-    note = ""
-
-    def __init__(self, batch: int, side: int, radius: int):
-        super().__init__(batch, side, radius)
-        self.what = f"IRN loss as on a GPU, batch {batch} x {side} x {side}, radius {radius}"
-        self.found: dict[bool, Launches] = {}
-
-    def _run(self, at_once: bool) -> Results:
-        self.loss = PairLoss(self.paths, at_once)
-        super().here()  # its tables are kept for the next steps
-        with Counting() as counting:
-            results = super().here()
-        self.found[at_once] = counting.found()
-        return results
-
-    def here(self) -> Results:
-        return self._run(at_once=True)
-
-    def plain(self) -> Results:
-        return self._run(at_once=False)
-
-    def prepare_plain(self) -> None:
-        """Nothing: the plain way is the processor's."""
-
-    def remark(self) -> str:
-        """Operations of a step's labels, loss and gradient."""
-        now, before = self.found[True], self.found[False]
-        return (
-            f"labels, loss and gradient dispatch {now.operations} operations on a GPU "
-            f"({before.operations} by the processor's way), {now.launches} of which are no views "
-            f"({before.launches})"
-        )
 
 
 class IRNStep(IRNLoss):
@@ -1008,11 +968,6 @@ COMPARISONS = {
         goal_ratio=2,
         goal_memory=2,
         at=_irn_at(width=16),
-    ),
-    "irn_launches": Entry(
-        IRNLossAsOnGPU,
-        {"batch": 4, "side": 128, "radius": 10},
-        {"batch": 2, "side": 20, "radius": 4},
     ),
     "rib": Entry(
         RIBIterations,

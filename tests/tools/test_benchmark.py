@@ -42,15 +42,6 @@ def test_rib_iterations_differ_by_more_than_the_tolerance():
     assert apart > 10 * entry.kind.tolerance
 
 
-def test_a_gpu_is_asked_for_few_operations_by_the_loss_of_irn():
-    entry = COMPARISONS["irn_launches"]
-    comparison = entry.kind(batch=1, side=24, radius=10)
-    assert benchmark.difference(comparison.here(), comparison.plain()) == 0
-    ours, plain = comparison.found[True], comparison.found[False]
-    assert 5 * ours.launches < plain.launches and ours.waits == plain.waits == 0
-    assert f"dispatch {ours.operations} operations on a GPU" in comparison.remark()
-
-
 def test_difference_is_a_share_of_the_largest_value():
     first, second = [np.array([1.0, -4.0])], [np.array([1.0, -5.0])]
     assert benchmark.difference(first, second) == pytest.approx(0.2)

@@ -108,16 +108,6 @@ class Options(argparse.Namespace):
         """What the run may use of the machine."""
         return Resources(**{f.name: getattr(self, f.name) for f in fields(Resources)})
 
-    def training(self, prefix: str) -> dict[str, object]:
-        """Values of a `Training`: --PREFIX_num_epoches, --PREFIX_batch_size and the common ones."""
-        return {
-            "name": f"train_{prefix}",
-            "epochs": getattr(self, f"{prefix}_num_epoches"),
-            "batch_size": getattr(self, f"{prefix}_batch_size"),
-            "seed": self.seed,
-            "overwrite": self.overwrite,
-        }
-
     def settings(self, *names: str) -> dict[str, object]:
         """The named options as plain data for a folder's manifest.
 
