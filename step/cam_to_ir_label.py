@@ -6,7 +6,6 @@ from misc.cams import key_labels, label_map, load_cam
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.crf import refine_label_maps
-from misc.data.dataset_info import keys_in
 from misc.data.datasets import image_of
 from misc.labels import ignored_value, of_type, save_label_png
 from misc.storage.manifest import folder_hash
