@@ -11,8 +11,8 @@ import torch
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.crf import dense_crf, wrapped_image
+from misc.data.dataset_info import photograph_keys
 from misc.data.datasets import image_of
-from misc.data.image_keys import photograph_keys
 from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
