@@ -17,8 +17,9 @@ def main(argv: list[str] | None = None, ends_process: bool = False) -> int:
     """
     args = parse(argv)  # before torch is loaded, which takes seconds
     from misc.cli.run import execute
+    from step import all_steps
 
-    return execute(args, ends_process)
+    return execute(args, all_steps(), ends_process)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import IMPORTED, Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import about
 from misc.metrics import Counts, ThresholdScores, false_foreground, require_few_labels, score_of
 from misc.runtime import distributed
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
-from misc.storage.manifest import ids_digest, read_manifest
+from misc.storage.manifest import ids_hash, read_manifest
 from misc.storage.outputs import Output
 from misc.storage.scores import save_score, scores_file
 
@@ -105,7 +105,7 @@ def run(args: Options) -> dict[str, ThresholdScores]:
         start = time.perf_counter()
         results[row] = scores = score(args, cam_dir)
         entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}
-        entry["false_foreground"] = scores.false_foreground().tolist()
+        entry["false_foreground"] = false_foreground(scores.counts).tolist()
         save_row(args, row, scores.counts, scores.thresholds, start, entry)
     return results
 
@@ -120,7 +120,7 @@ def scored_images(args: Options, role: str = "eval") -> dict[str, object]:
     return {
         "dataset": info.name,
         "list": str(getattr(args, f"{role}_list")),
-        "list_digest": ids_digest(ids),
+        "list_digest": ids_hash(ids),
         "images": len(ids),
         "official": official,
     }
@@ -147,7 +147,7 @@ def save_row(
     best = kept["best"]
     kept |= {
         **scored_images(args, role),
-        "options": args.changed_plainly(),
+        "options": args.changed(),
         **entry,
         "seconds": round(time.perf_counter() - start, 3),
     }

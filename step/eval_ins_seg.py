@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from misc.cli.check import Preflight
 from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
-from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
-from misc.storage.npydict import load_dict
+from misc.storage.cam_files import load_dict
 from misc.storage.outputs import Output, write_json
 from misc.storage.scores import save_score, scores_file
 from step.eval_cam import scored_images
@@ -23,7 +23,7 @@ from step.eval_cam import scored_images
 log = logging.getLogger(__name__)
 
 LISTS = ("eval",)
-ROW, FIX = "instances AP", "run --make_ins_seg_pass first or give --ins_seg_out_dir"
+ROW, FIX = "instances AP", "run --make_ins_seg_pass first"
 
 
 def writes(args: Options) -> tuple[Output, ...]:
@@ -38,7 +38,7 @@ def check(args: Options, preflight: Preflight) -> None:
     ids = args.scored_ids()
     preflight.file(scores_file(args.result_dir))
     if args.ins_seg_json:
-        preflight.file(Output("--ins_seg_json", args.ins_seg_json, True), noted=True)
+        preflight.file(Output("--ins_seg_json", args.ins_seg_json, True), in_manifest=True)
     preflight.masks(ids)
     preflight.collect(lambda: require_objects(args, ids))
     if not preflight.is_made(args.ins_seg_out_dir):
@@ -140,5 +140,5 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
     description = f"instance pseudo labels of {info.name}"
     content = dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.ins_seg_json, content, noted=True)
+    write_json(args.ins_seg_json, content, in_manifest=True)
     log.info("%s: %d instances of %d images", args.ins_seg_json, len(annotations), len(images))

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import key_labels, label_map, load_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.crf import refine_label_maps
 from misc.data.datasets import image_of, mask_of
 from misc.metrics import confusion_matrix

@@ -2,8 +2,8 @@
 
 import time
 
+from misc.cli.check import Preflight
 from misc.cli.options import ROW_ENDING, Options
-from misc.cli.preflight import Preflight
 from misc.cli.report import BOUND
 from misc.runtime.image_task import run_over_images
 from misc.storage.outputs import Output

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from misc.cli.check import Preflight
 from misc.cli.options import ROW_ENDING, Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import mask_of
 from misc.errors import about
+from misc.labels import read_label_png
 from misc.metrics import false_positive_negative, pseudo_mask_confusion, require_few_labels
-from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
-from misc.storage.manifest import folder_digest, read_manifest
+from misc.storage.manifest import folder_hash, read_manifest
 from misc.storage.outputs import Output
 from misc.storage.scores import scores_file
 from step.eval_cam import save_row
@@ -72,7 +72,7 @@ def row_of(args: Options) -> tuple[str, float | None]:
     threshold = noted.get("sem_seg_bg_thres")
     threshold = threshold if isinstance(threshold, (int, float)) else None
     beside = args.sem_seg_out_dir.resolve().parent == args.result_dir.resolve()
-    if beside or (noted.get("inputs") or {}).get("maps") == folder_digest(args.cam_out_dir):
+    if beside or (noted.get("inputs") or {}).get("maps") == folder_hash(args.cam_out_dir):
         return f"pseudo masks{ROW_ENDING[args.recam]}", threshold
     return f"masks of {args.sem_seg_out_dir}", threshold
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
-from misc.data.datasets import load_labels
+from misc.data.label_file import load_labels
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime import distributed
@@ -65,13 +65,12 @@ class MakeRIBCAM(MapMethod):
         self.batches = RIBBatches(
             CropSource(
                 args.info,
-                self.train_ids,
                 load_labels(args.cls_labels, self.train_ids, args.info),
                 args.cam_long,
                 args.cam_crop_size,
                 args.seed,
             ),
-            self.labels.with_classes(image_ids),
+            self.labels.of(i for i in image_ids if len(self.labels.classes_of(i))),
             args.RIB_iter,
             args.RIB_batch_size,
             args.disjoint_prob,
@@ -90,7 +89,7 @@ def read_ahead_bytes(args: Options) -> int:
     """What the processes that read ahead hold at most: each has two batches ready and makes one."""
     processes = len(pick_devices(args.resources, len(args.image_ids("infer"))))
     readers = processes * distributed.local_size() * read_ahead_workers(args.resources)
-    return 3 * readers * args.RIB_batch_size * 3 * args.cam_crop_size**2
+    return 3 * readers * args.RIB_batch_size * 2 * 3 * args.cam_crop_size**2  # of 16 bits
 
 
 def rib_settings(args: Options) -> RIBSettings:

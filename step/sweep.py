@@ -23,15 +23,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from misc.cli.flags import count, numbers
 from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options, build_parser, parse
-from misc.cli.options.values import count, numbers
 from misc.cli.run import run as run_pipeline
-from misc.cli.steps import load_steps
 from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
 from misc.runtime.programs import said_plainly
+from step import all_steps
 from step.sweep_scores import Point, check, counts_of_maps, counts_of_masks, summarize
 
 log = logging.getLogger("sweep")
@@ -138,8 +138,8 @@ def _current_value(name: str, word: str, base: Options) -> str:
 def _swept(base: Options, score: str = "masks") -> set[str]:
     """Names of the options that the maps or masks of a sweep depend on; see _STEPS_OF."""
     names = [RECAM[base.recam][0] if name == "maps" else name for name in _STEPS_OF[score]]
-    steps = load_steps([name for name in names if name]).values()
-    recorded = {name for step in steps for name in step.settings(base)}
+    known = all_steps()
+    recorded = {option for name in names if name for option in known[name].settings(base)}
     return recorded.union(_UNRECORDED, _CONDITIONAL if base.recam == "rib" else ())
 
 
@@ -200,8 +200,8 @@ class Planner:
 
     def _unrecorded(self, chosen: dict[str, str]) -> bool:
         """Whether a swept option is in no step's settings, so that nothing says what it changes."""
-        steps = load_steps([name for name in map(self._module, self._steps(chosen)) if name])
-        recorded = {n for step in steps.values() for n in step.settings(self.base)}
+        names, known = filter(None, map(self._module, self._steps(chosen))), all_steps()
+        recorded = {option for name in names for option in known[name].settings(self.base)}
         return not set(chosen).difference(_CONDITIONAL) <= recorded
 
     def _shared(self, chosen: dict[str, str], values: Options) -> list[str]:
@@ -213,7 +213,7 @@ class Planner:
             module = self._module(name)
             if not module:
                 continue
-            step = load_steps([module])[module]
+            step = all_steps()[module]
             recorded = {*step.settings(self.base), *step.settings(values)}
             upstream = [changed_by.get(other, set()) for other in _UPSTREAM[name]]
             changed = {n for n in chosen if getattr(values, n) != getattr(self.base, n)}
@@ -252,7 +252,7 @@ def run_sweep(
         for args in runs:
             log_to_screen()
             log.info("point %d of %d: %s", number, len(plans), args.result_dir)
-            run_pipeline(args)
+            run_pipeline(args, all_steps())
         if not runs[0].check:
             points.append(_point(chosen, runs, planner.base, score))
     if not points:

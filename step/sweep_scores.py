@@ -15,8 +15,8 @@ from scipy import stats
 from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.data.datasets import mask_of
+from misc.labels import read_label_png
 from misc.metrics import ThresholdScores, counts_of, pseudo_mask_confusion
-from misc.palette import read_label_png
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.files import remove_leftovers
 from misc.storage.outputs import require_own, write_output

@@ -26,8 +26,8 @@ from misc.runtime.memory import memory_can_end
 from misc.runtime.processes import in_processes
 from misc.runtime.progress import progress
 from misc.runtime.resources import Resources
-from misc.storage.manifest import OutputFolder, Sources, claim_folder
-from misc.storage.outputs import State, foreign_line, output_state
+from misc.storage.manifest import Sources, prepare_folder
+from misc.storage.outputs import Output, State, not_ours_line, output_state
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +62,14 @@ class ImageTask:
 
 
 def claim(
-    folder: OutputFolder,
+    folder: Output,
     options: dict,
     inputs: dict,
     overwrite: bool,
     sources: Callable[[], Sources] = Sources,
 ) -> None:
-    """`claim_folder` by the first rank, which looks at the sources; every rank has to call it."""
-    distributed.on_first_rank(lambda: claim_folder(folder, options, inputs, overwrite, sources()))
+    """`prepare_folder` by the first rank, which looks at the sources; every rank has to call it."""
+    distributed.on_first_rank(lambda: prepare_folder(folder, options, inputs, overwrite, sources()))
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def not_complete(task: ImageTask, image_ids: tuple[str, ...]) -> list[str]:
     with ThreadPoolExecutor() as pool:  # reading and checksums leave Python to others
         found = dict(zip(image_ids, pool.map(states, image_ids), strict=True))
     pairs = [pair for of_image in found.values() for pair in of_image.items()]
-    raise_problems("output", [foreign_line(p) for p, state in pairs if state is State.FOREIGN])
+    raise_problems("output", [not_ours_line(p) for p, state in pairs if state is State.NOT_OURS])
     for path, state in pairs:
         if state is State.DAMAGED:
             log.warning("%s: is damaged; it is made again", path)

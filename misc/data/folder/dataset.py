@@ -16,8 +16,8 @@ from misc.data.folder.labels import Found, Scan, from_sub_folders, log_contents,
 from misc.data.folder.photographs import Tree, own_size, require_names, size_as_shown
 from misc.data.folder.table import read_table
 from misc.errors import UserError, counted
-from misc.storage.manifest import file_digest, ids_digest, state_digest
-from misc.storage.untrusted import reason
+from misc.storage.files import reason
+from misc.storage.manifest import file_hash, ids_hash, state_hash
 
 log = logging.getLogger(__name__)
 
@@ -136,10 +136,10 @@ class FolderInfo(DatasetInfo):
         labels = "\n".join(scan.labels.classes)
         labels += "".join(f"\n{path!r}{of}" for path, of in sorted(scan.labels.of.items()))
         return {
-            "photographs": ids_digest((*scan.tree.photographs, "", *scan.unlabelled)),
+            "photographs": ids_hash((*scan.tree.photographs, "", *scan.unlabelled)),
             "labels": hashlib.sha256(labels.encode()).hexdigest()[:16],
-            "masks": state_digest(self.mask_dirs),
-            "val_list": file_digest(val_list) if val_list and val_list.is_file() else None,
+            "masks": state_hash(self.mask_dirs),
+            "val_list": file_hash(val_list) if val_list and val_list.is_file() else None,
         }
 
     def read_as(self) -> dict[str, object]:

@@ -9,7 +9,7 @@ from misc.data.folder.names import alike, made_of, name_problem, shown
 from misc.data.folder.photographs import Tree
 from misc.errors import Problems, counted, some
 from misc.labels import MOST_CLASSES
-from misc.storage.untrusted import reason
+from misc.storage.files import reason
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,12 @@ class Found:
         self.notes: list[str] = []  # for the log
         self.problems = Problems()
         self._rows: dict[str, tuple[str, str]] = {}  # where a photograph is named, and how
-        self._wrong = 0
 
     def wrong(self, text: str) -> None:
-        """Keep the first messages; all are counted."""
-        self._wrong += 1
-        kept = self._wrong <= _MOST_KEPT
-        self.problems.add(self.kind, [text] if kept else [], 0 if kept else 1)
+        """Keep a message; after some of them nothing more is read."""
+        self.problems.add(self.kind, [text])
+        if len(self.problems.by_kind[self.kind]) >= _MOST_KEPT:
+            self.problems.raise_all()
 
     def add(self, where: str, name: str, names: tuple[str, ...]) -> None:
         """The classes of the photograph that a name stands for."""

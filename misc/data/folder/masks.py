@@ -1,22 +1,30 @@
 """Label maps beside photographs: ground truth in --masks, and maps that contradict their labels."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from misc.data.dataset_info import DatasetInfo
-from misc.data.folder.photographs import files_below
+from misc.data.dataset_info import DatasetInfo, keys_in
+from misc.data.folder.photographs import files_below, own_size
 from misc.errors import UserError, counted, raise_problems, some
-from misc.labels import undecided
-from misc.storage.untrusted import MAX_PIXELS, reason
+from misc.labels import ignored_value, read_label_png, save_label_png, save_palette_png
+from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.storage.files import reason
+from misc.storage.images import MAX_PIXELS
+from misc.storage.manifest import Sources, check_folder, folder_hash, read_manifest
+from misc.storage.outputs import Output, remove_output, require_places
 
 log = logging.getLogger(__name__)
 
 FEW = 3  # label maps that contradict their labels and are not worth a warning
+# The version is raised when the same masks give other files.
+_SETTINGS = {"step": "masks", "version": 1}
 _BAND = 1 << 22  # pixels of a large mask that are enlarged at a time
 
 
@@ -32,7 +40,7 @@ class Content(NamedTuple):
 def content_of(path: Path, labels: np.ndarray) -> Content:
     """The labels in a label map H x W, uint8 or uint16."""
     values = np.flatnonzero(np.bincount(labels.ravel())).tolist()
-    ignored = undecided(labels)
+    ignored = ignored_value(labels)
     classes = frozenset(value - 1 for value in values if value not in (0, ignored))
     return Content(path, classes, 0 in values, ignored if ignored in values else 0)
 
@@ -123,6 +131,74 @@ def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
         log.warning("--masks %s: %s of no photograph with a label, such as %s", folder,
                     counted({"PNG file": len(others)}), reason(others[0]))  # fmt: skip
     return list(found)
+
+
+def writes(args: SimpleNamespace) -> tuple[Output, ...]:
+    """The place of the masks."""
+    return (Output("--result_dir", args.result_dir / "masks"),)
+
+
+def check(args: SimpleNamespace) -> None:
+    """Raise UserError where `run` would; called before the first step."""
+    folder, task = _own_size(args)
+    check_folder(folder, _SETTINGS, overwrite=True)
+    require_places({str(args.info.image_path(i)): task.outputs(i)[0] for i in task.names})
+
+
+def run(args: SimpleNamespace) -> None:
+    """Write the pseudo masks with the names, folders and sizes of the photographs.
+
+    Every rank calls it. Masks made from other pseudo masks are removed first.
+    """
+    folder, task = _own_size(args)
+    image_ids = tuple(task.names)
+    inputs = {"pseudo masks": folder_hash(args.sem_seg_out_dir)}
+
+    def sources() -> Sources:
+        noted = read_manifest(folder.path)
+        if noted and noted.get("inputs") != inputs:
+            for path in folder.path.rglob("*.png"):
+                remove_output(path)
+        keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
+        return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
+
+    claim(folder, _SETTINGS, inputs, True, sources)
+    run_over_images(task, image_ids, args.resources)
+
+
+class OwnSizeMasks(ImageTask):
+    """The mask of a photograph at its own size, in the same folders as the photograph."""
+
+    name = "masks at the photographs' size"
+    images_worth_a_process = 200
+    on_gpu = False
+
+    def __init__(self, info: DatasetInfo, image_ids: Sequence[str], source: Path, out_dir: Path):
+        self.info, self.source, self.out_dir = info, source, out_dir
+        paths = {i: info.image_path(i).relative_to(info.root) for i in image_ids}
+        alike = Counter(path.with_suffix("") for path in paths.values())
+        self.names = {
+            i: path.with_suffix(".png") if alike[path.with_suffix("")] == 1
+            else path.with_name(f"{path.name}.png")
+            for i, path in paths.items()
+        }  # fmt: skip
+
+    def outputs(self, image_id: str) -> list[Path]:
+        return [self.out_dir / self.names[image_id]]
+
+    def one(self, image_id: str) -> None:
+        mask = read_label_png(self.source / f"{image_id}.png")
+        mask = enlarged(mask, own_size(self.info.image_path(image_id)))
+        path = self.out_dir / self.names[image_id]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
+
+
+def _own_size(args: SimpleNamespace) -> tuple[Output, OwnSizeMasks]:
+    (output,) = writes(args)
+    ids = args.image_ids("infer")
+    task = OwnSizeMasks(args.info, ids, args.sem_seg_out_dir, output.path)
+    return Output(output.flag, output.path, suffix=".png"), task
 
 
 def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from misc.errors import UserError, raise_problems
-from misc.storage.seals import Seal, seal_of
-from misc.storage.untrusted import encoding_of, read_bytes, reason
+from misc.storage.checksums import Checksum, checksum_of
+from misc.storage.files import encoding_of, read_bytes, reason
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")  # in any case
 _PLAIN = ".jpg"
@@ -125,7 +125,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         raise UserError(f"{path}: is not a text in UTF-8; save it as such") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); check --classes") from None
-    first = 2 if seal_of(content) is not Seal.NONE else 1  # a list of this program has a checksum
+    first = 2 if checksum_of(content) is not Checksum.NONE else 1  # a list of this program
     names = [line.strip(" \t") for line in lines[first - 1 :]]
     while names and not names[-1]:
         names.pop()

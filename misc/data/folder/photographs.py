@@ -13,8 +13,16 @@ from PIL import Image
 
 from misc.data.folder.names import id_of, is_cut, is_photograph, normalised
 from misc.errors import UserError, raise_problems
-from misc.storage.metadata import orientation_of, shown_size, stored_size, turned
-from misc.storage.untrusted import MAX_PIXELS, check_jpeg, opened_image, reason
+from misc.storage.files import reason
+from misc.storage.images import (
+    MAX_PIXELS,
+    check_jpeg,
+    opened_image,
+    orientation_of,
+    shown_size,
+    stored_size,
+    turned,
+)
 
 # Pictures that other programs show, so that their owner expects them to be read.
 _PICTURES = (".heic", ".heif", ".avif", ".gif", ".bmp", ".jp2", ".dng", ".cr2", ".nef", ".arw",

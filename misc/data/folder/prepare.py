@@ -7,37 +7,21 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-
-import numpy as np
 
 from misc.data.dataset_info import read_image_list
-from misc.data.folder import names
+from misc.data.folder import masks, names
 from misc.data.folder.dataset import FolderInfo
-from misc.data.folder.masks import enlarged, masked
-from misc.data.folder.photographs import own_size
-from misc.data.image_keys import keys_in
-from misc.data.label_rows import rows_of, save_label_rows
+from misc.data.label_file import rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
 from misc.errors import UserError, counted, some
-from misc.palette import read_label_png, save_label_png, save_palette_png
-from misc.runtime.image_task import ImageTask, claim, run_over_images
 from misc.storage.files import ignores_case
-from misc.storage.manifest import (
-    OutputFolder,
-    Sources,
-    check_folder,
-    file_digest,
-    folder_digest,
-    read_manifest,
-)
-from misc.storage.outputs import Output, remove_output, require_own, require_places, write_output
+from misc.storage.manifest import file_hash
+from misc.storage.outputs import require_own, write_output
 
 LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
          "photographs.txt")  # fmt: skip
+MASKS = masks  # follows the step that makes pseudo masks
 _VAL_EVERY = 10  # every so many images of a class one is of the validation split
-# The version is raised when the same masks give other files.
-_SETTINGS = {"step": "masks", "version": 1}
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +45,7 @@ def prepare(
     ids, classes = list(paths), {i: scan.labels.of[path] for i, path in paths.items()}
     val = set(_val(info, classes))
     warn_of_copies(info, scan.labels.of)
-    with_mask = masked(info, ids)
+    with_mask = masks.masked(info, ids)
     if skip_mismatched:
         with_mask = matched(with_mask, info)
     lists = {
@@ -84,74 +68,6 @@ def prepare(
     save_lists(out_dir, {f"{name}.txt": of_list for name, of_list in lists.items()})
     log.info("%s", f"{len(val)} in the validation split, not trained on" if val else
              "no validation split: no class has ten images")  # fmt: skip
-
-
-def writes(args: SimpleNamespace) -> tuple[Output, ...]:
-    """The outputs of `finish`."""
-    return (Output("--result_dir", args.result_dir / "masks"),)
-
-
-def check(args: SimpleNamespace) -> None:
-    """Raise UserError where `finish` would find files of others, or one name for two masks."""
-    folder, task = _own_size(args)
-    check_folder(folder, _SETTINGS, overwrite=True)
-    require_places({str(args.info.image_path(i)): task.outputs(i)[0] for i in task.names})
-
-
-def finish(args: SimpleNamespace) -> None:
-    """Write the pseudo masks with the names, folders and sizes of the photographs.
-
-    Every rank calls it. Masks made from other pseudo masks are removed first.
-    """
-    folder, task = _own_size(args)
-    image_ids = tuple(task.names)
-    inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
-
-    def sources() -> Sources:
-        noted = read_manifest(folder.path)
-        if noted and noted.get("inputs") != inputs:
-            for path in folder.path.rglob("*.png"):
-                remove_output(path)
-        keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
-        return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
-
-    claim(folder, _SETTINGS, inputs, True, sources)
-    run_over_images(task, image_ids, args.resources)
-
-
-class OwnSizeMasks(ImageTask):
-    """The mask of a photograph at its own size, in the same folders as the photograph."""
-
-    name = "masks at the photographs' size"
-    images_worth_a_process = 200
-    on_gpu = False
-
-    def __init__(self, info: FolderInfo, image_ids: Sequence[str], source: Path, out_dir: Path):
-        self.info, self.source, self.out_dir = info, source, out_dir
-        paths = {i: info.image_path(i).relative_to(info.root) for i in image_ids}
-        alike = Counter(path.with_suffix("") for path in paths.values())
-        self.names = {
-            i: path.with_suffix(".png") if alike[path.with_suffix("")] == 1
-            else path.with_name(f"{path.name}.png")
-            for i, path in paths.items()
-        }  # fmt: skip
-
-    def outputs(self, image_id: str) -> list[Path]:
-        return [self.out_dir / self.names[image_id]]
-
-    def one(self, image_id: str) -> None:
-        mask = read_label_png(self.source / f"{image_id}.png")
-        mask = enlarged(mask, own_size(self.info.image_path(image_id)))
-        path = self.out_dir / self.names[image_id]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
-
-
-def _own_size(args: SimpleNamespace) -> tuple[OutputFolder, OwnSizeMasks]:
-    (output,) = writes(args)
-    ids = args.image_ids("infer")
-    task = OwnSizeMasks(args.info, ids, args.sem_seg_out_dir, output.path)
-    return OutputFolder(output.flag, output.path, ".png"), task
 
 
 def _val(info: FolderInfo, classes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -192,7 +108,7 @@ def warn_of_copies(info: FolderInfo, labels: Mapping[str, tuple[int, ...]]) -> N
     labels: class indices by path below the root.
     """
     groups = [list(labels)]
-    for key_of in (os.path.getsize, file_digest):
+    for key_of in (os.path.getsize, file_hash):
         parts = defaultdict(list)
         for number, group in enumerate(groups):
             for path in group:

@@ -12,7 +12,7 @@ from misc.data.folder.labels import Found
 from misc.data.folder.names import name_problem, shown
 from misc.data.folder.photographs import Tree
 from misc.errors import UserError
-from misc.storage.untrusted import encoding_of, reason, require_regular
+from misc.storage.files import encoding_of, reason, require_regular
 
 FORM = (
     "A table has a first line of names and these columns alone: image (or filename, file, path), "

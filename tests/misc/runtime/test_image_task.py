@@ -14,7 +14,7 @@ from misc.runtime import devices, image_task
 from misc.runtime.devices import pick_devices
 from misc.runtime.image_task import ImageTask, readers_can_end, run_over_images
 from misc.runtime.resources import Resources
-from misc.storage.npydict import save_dict
+from misc.storage.cam_files import save_dict
 
 IDS = tuple(f"2007_00000{n}" for n in range(7))
 

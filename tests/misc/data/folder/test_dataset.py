@@ -6,12 +6,13 @@ import pytest
 from PIL import Image
 
 from misc.data.dataset_info import read_image_list
-from misc.data.datasets import image_of, load_labels, mask_of
+from misc.data.datasets import image_of, mask_of
 from misc.data.folder import names
 from misc.data.folder.dataset import defaults_for, describe
 from misc.data.folder.prepare import prepare, validation_split
+from misc.data.label_file import load_labels
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from tests.misc.data.folder.conftest import save_photo
 
 TABLE = "image,labels\na.jpg,cat\nb.png,dog\nx/c.webp,cat;dog\nx/d e.tif,\nx/y/ä#%1.JPG,cat\n"
@@ -30,7 +31,7 @@ def test_all_photographs_of_a_tree_are_found_by_their_ids(photos, described, tmp
     for image_id in ids:
         assert image_of(info, image_id).shape == (*info.image_size(image_id), 3) == (16, 24, 3)
     labels = load_labels(tmp_path / "lists" / "cls_labels.npz", ids, info)
-    shown = {names.path_of(i): row.tolist() for i, row in zip(ids, labels, strict=True)}
+    shown = {names.path_of(i): labels[i].tolist() for i in ids}
     assert info.class_names == ("cat", "dog")
     assert shown == {"a.jpg": [1, 0], "b.png": [0, 1], "x/c.webp": [1, 1], "x/d e.tif": [0, 0],
                      "x/y/ä#%1.JPG": [1, 0], "x/y/a.jpeg": [0, 1]}  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from misc.data.folder.masks import content_of, contradictions, enlarged
 from misc.data.folder.prepare import prepare
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from voc12.dataset import describe
 
 INFO = describe("voc")  # aeroplane is 1, bicycle 2
