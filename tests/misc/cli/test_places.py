@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from misc.data.folder.own_size import check
+from misc.data.folder.masks import check
 from PIL import Image
 
 from misc.cli.options import build_parser, parse
