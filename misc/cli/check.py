@@ -28,7 +28,6 @@ from misc.storage.images import check_jpeg, is_rotated
 from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
 from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
 from net.checkpoint import (
-    backbone_arch,
     load_backbone,
     load_boundary_net,
     load_classifier,
@@ -357,7 +356,7 @@ def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
 def _announce_download(path: Path | None, flag: str) -> None:
     asked = f"{flag} {path}" if path else f"{flag} is not given"
     log.info("%s: a run takes %s, from the network", asked, path or "torchvision's")
-    backbone_arch(path, flag)
+    load_backbone(path, flag, download=False)
 
 
 def check_mask(info: DatasetInfo, image_id: str) -> Content:
