@@ -12,7 +12,7 @@ from misc.crf import refine_label_maps
 from misc.data.datasets import image_of
 from misc.data.image_keys import keys_in
 from misc.labels import ignored_value, of_type, save_label_png
-from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.storage.manifest import Sources, folder_hash
 from misc.storage.outputs import Output
 
@@ -94,5 +94,5 @@ def sources(args: Options) -> Sources:
 def run(args: Options) -> None:
     """Make and save the confident labels of every image of the inference list."""
     inputs = {"maps": folder_hash(args.cam_out_dir)}
-    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
+    prepare_output(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakeIRLabel(args), args.image_ids("infer"), args.resources)

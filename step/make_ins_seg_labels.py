@@ -11,7 +11,7 @@ from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.datasets import image_of
 from misc.instances import Detections, instances
-from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.storage.cam_files import save_dict
 from misc.storage.manifest import file_hash, folder_hash
 from misc.storage.outputs import Output
@@ -86,5 +86,5 @@ class MakeInstances(ImageTask):
 def run(args: Options) -> None:
     """Make and save the instance labels of every image of the inference list."""
     inputs = {"maps": folder_hash(args.cam_out_dir), "IRN": file_hash(args.irn_weights_name)}
-    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
+    prepare_output(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakeInstances(args), args.image_ids("infer"), args.resources)

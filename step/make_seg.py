@@ -17,7 +17,7 @@ from misc.data.image_keys import photograph_keys
 from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
-from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.storage.manifest import Sources, file_hash
 from misc.storage.outputs import Output, open_output, write_output
 from net.checkpoint import load_segmentation
@@ -125,7 +125,9 @@ def run(args: Options) -> None:
     for kind, path in folders(args).items():
         for place in (path, path / "palette"):
             folder = Output("--seg_out_dir", place, suffix=".png")
-            claim(folder, settings(args, kind), inputs, args.overwrite, partial(sources, args))
+            prepare_output(
+                folder, settings(args, kind), inputs, args.overwrite, partial(sources, args)
+            )
     run_over_images(MakeSegmentation(args), ids, args.resources)
     if args.seg_submission:
         distributed.on_first_rank(lambda: pack(args, ids))

@@ -11,7 +11,7 @@ from misc.cli.options import Options
 from misc.data.datasets import image_of
 from misc.indexing import WalkSettings
 from misc.labels import of_type, save_label_png, save_palette_png
-from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.storage.manifest import file_hash, folder_hash
 from misc.storage.outputs import Output
 from net.checkpoint import load_boundary_net
@@ -96,5 +96,5 @@ def run(args: Options) -> None:
     """Make and save the pseudo mask of every image of the inference list."""
     inputs = {"maps": folder_hash(args.cam_out_dir), "IRN": file_hash(args.irn_weights_name)}
     for out_dir in (folder(args), palette(args)):
-        claim(out_dir, settings(args), inputs, args.overwrite, partial(sources, args))
+        prepare_output(out_dir, settings(args), inputs, args.overwrite, partial(sources, args))
     run_over_images(MakePseudoMask(args), args.image_ids("infer"), args.resources)

@@ -19,7 +19,7 @@ from misc.data.image_keys import labelled_keys
 from misc.data.label_file import load_labels
 from misc.errors import UserError
 from misc.rib import Maps
-from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.storage.files import remove_leftovers
 from misc.storage.manifest import Sources, file_hash
 from misc.storage.outputs import Output
@@ -159,7 +159,7 @@ class MapMethod(ImageTask):
         """Make and save the maps of every image of the inference list."""
         inputs = {"classifier": file_hash(args.cam_weights_name)}
         sources = partial(cls.sources, args)
-        claim(cls.folder(args), cls.settings(args), inputs, args.overwrite, sources)
+        prepare_output(cls.folder(args), cls.settings(args), inputs, args.overwrite, sources)
         for shown in cls.writes(args)[1:]:
             shown.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(shown.path)

@@ -343,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for sweep, planned in zip(sweeps, plans, strict=True):
                 run_sweep(planner, sweep, planned, args.score, args.resamples)
 
-    return said_plainly(sweep_all, ends_process=argv is None)
+    return said_plainly(sweep_all)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from misc.metrics import average_precision
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.training import (
-    CheckpointFile,
     Training,
     check_batch,
     is_trained,
     save_trained,
+    state_of,
     train,
 )
 from misc.storage.manifest import IMAGES, settings_of, weights_hash
@@ -36,9 +36,9 @@ LISTS = ("train", "labels")
 _SHOWN = 5  # classes that the log names
 
 
-def target(args: Options) -> CheckpointFile:
+def target(args: Options) -> Output:
     """The checkpoint to write."""
-    return CheckpointFile("--cam_weights_name", args.cam_weights_name)
+    return Output("--cam_weights_name", args.cam_weights_name, is_file=True)
 
 
 def settings(args: Options) -> dict:
@@ -52,7 +52,7 @@ def settings(args: Options) -> dict:
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
-    return target(args).outputs
+    return target(args), state_of(target(args))
 
 
 def check(args: Options, preflight: Preflight) -> None:

@@ -13,13 +13,13 @@ from misc.indexing import PathIndex, affinity_labels
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.processes import set_up_reader
-from misc.runtime.progress import progress
+from misc.runtime.programs import progress
 from misc.runtime.training import (
-    CheckpointFile,
     Training,
     check_batch,
     is_trained,
     save_trained,
+    state_of,
     train,
 )
 from misc.storage.manifest import IMAGES, folder_hash, settings_of, weights_hash
@@ -31,9 +31,9 @@ from net.resnet50_irn import Net
 LISTS = ("train", "infer")
 
 
-def target(args: Options) -> CheckpointFile:
+def target(args: Options) -> Output:
     """The checkpoint to write."""
-    return CheckpointFile("--irn_weights_name", args.irn_weights_name)
+    return Output("--irn_weights_name", args.irn_weights_name, is_file=True)
 
 
 def settings(args: Options) -> dict:
@@ -47,7 +47,7 @@ def settings(args: Options) -> dict:
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
-    return target(args).outputs
+    return target(args), state_of(target(args))
 
 
 def check(args: Options, preflight: Preflight) -> None:
@@ -108,7 +108,7 @@ def store_mean_displacement(model: Net, args: Options, device) -> None:
     """
     model.eval()
     dataset = TopLeftDataset(args.info, args.image_ids("infer"), args.irn_crop_size)
-    mine = Subset(dataset, distributed.share(range(len(dataset))))
+    mine = Subset(dataset, distributed.part(range(len(dataset))))
     readers = read_ahead_workers(args.resources)
     loader = DataLoader(
         mine,

@@ -13,11 +13,11 @@ from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.training import (
-    CheckpointFile,
     Training,
     check_batch,
     is_trained,
     save_trained,
+    state_of,
     train,
 )
 from misc.seg_loss import scale_losses, stepwise_poly
@@ -32,9 +32,9 @@ LISTS = ("infer",)
 PUBLISHED_BACKBONE = "resnet101"
 
 
-def target(args: Options) -> CheckpointFile:
+def target(args: Options) -> Output:
     """The checkpoint of the network."""
-    return CheckpointFile("--seg_weights_name", args.seg_weights_name)
+    return Output("--seg_weights_name", args.seg_weights_name, is_file=True)
 
 
 def settings(args: Options) -> dict:
@@ -46,7 +46,7 @@ def settings(args: Options) -> dict:
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
-    return target(args).outputs
+    return target(args), state_of(target(args))
 
 
 def label_files(args: Options) -> dict[str, Path]:

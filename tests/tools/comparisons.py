@@ -32,10 +32,10 @@ from misc.indexing import PathIndex, affinity_labels, propagate_to_edge, upsampl
 from misc.labels import read_label_png, save_label_png
 from misc.metrics import ThresholdScores
 from misc.rib import RIBSettings, fine_tune
+from misc.runtime.devices import freed_memory_kept
 from misc.runtime.image_task import run_over_images
-from misc.runtime.memory import freed_memory_kept
 from misc.runtime.processes import cpu_count
-from misc.runtime.threads import SPINS
+from misc.runtime.programs import SPINS
 from misc.seg_loss import scale_losses
 from misc.storage.images import check_jpeg
 from misc.storage.outputs import State, output_state

@@ -28,10 +28,8 @@ from Dataset.scene import draw_scene
 from misc.data.datasets import multi_scale_pairs
 from misc.indexing import WalkSettings
 from misc.rib import RIBSettings, fine_tune
-from misc.runtime.devices import set_up_process
-from misc.runtime.machine import machine
-from misc.runtime.processes import in_processes
-from misc.runtime.resources import Resources
+from misc.runtime.devices import machine, set_up_process
+from misc.runtime.processes import Resources, in_processes
 from net.inference import pseudo_mask
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
@@ -90,7 +88,7 @@ class Session:
     def computing_in(self, precision: str, deterministic: bool = False) -> None:
         """Set the flags of a precision."""
         resources = Resources(precision=precision, deterministic=deterministic)
-        set_up_process(self.device, torch.get_num_threads(), resources)
+        set_up_process(resources, self.device, torch.get_num_threads())
 
 
 class RIBWork:

@@ -9,7 +9,7 @@ from pathlib import Path
 from misc.cli.options.presets import REPLACEABLE, SEG_PRESETS, SEG_PRESETS_BY_DATASET, SegPreset
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.errors import UserError
-from misc.runtime.resources import Resources
+from misc.runtime.processes import Resources
 
 _LOOKED_AT = 1000  # images held out on which a classifier is looked at
 

@@ -13,7 +13,7 @@ from misc.cli.options.sequence import ALL_MAPS, IMPORTED, RECAM
 from misc.data.dataset_info import DatasetInfo
 from misc.data.registry import dataset_names, describe, own_options
 from misc.errors import UserError
-from misc.runtime.resources import announced_ranks
+from misc.runtime.processes import announced_ranks
 
 _RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth",
@@ -97,9 +97,9 @@ def _usual_precision(args: Options) -> str:
     if args.device == "cpu":
         return "float32"
     # Here, since --help is to load no torch.
-    from misc.runtime.devices import usual_precision
+    from misc.runtime.devices import uses_cuda
 
-    return usual_precision(args.resources)
+    return "tf32" if uses_cuda(args.resources) else "float32"
 
 
 def _describe(args: Options, parser: argparse.ArgumentParser) -> DatasetInfo:
