@@ -105,7 +105,7 @@ def run(args: Options) -> dict[str, ThresholdScores]:
         start = time.perf_counter()
         results[row] = scores = score(args, cam_dir)
         entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}
-        entry["false_foreground"] = scores.false_foreground().tolist()
+        entry["false_foreground"] = false_foreground(scores.counts).tolist()
         save_row(args, row, scores.counts, scores.thresholds, start, entry)
     return results
 
@@ -147,7 +147,7 @@ def save_row(
     best = kept["best"]
     kept |= {
         **scored_images(args, role),
-        "options": args.changed_plainly(),
+        "options": args.changed(),
         **entry,
         "seconds": round(time.perf_counter() - start, 3),
     }

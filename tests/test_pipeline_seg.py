@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from misc.cli.options import SEG_PRESETS, parse
+from misc.cli.flags import SEG_PRESETS
+from misc.cli.options import parse
 from misc.errors import UserError
 from misc.labels import read_label_png, save_label_png
 from misc.runtime import training
@@ -74,7 +75,7 @@ def test_predictions_and_scores(run):
         names = archive.getnames()
     assert names == [f"results/VOC2012/Segmentation/comp6_test_cls/{i}.png" for i in ids]
     log = (run.folder / "run.log").read_text()
-    assert "preset clims, apart from: {" in log and "a step has 4 images in 2 passes" in log
+    assert "preset clims, apart from: {" in log and "batch size 4, gradients acc" in log
     assert "the test server of VOC 2012 asks for 1456 images" in log
 
 
