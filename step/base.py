@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.data.image_keys import keys_in
+from misc.data.dataset_info import keys_in
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.image_task import ImageTask, claim, run_over_images

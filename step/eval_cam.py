@@ -143,7 +143,7 @@ def save_row(
     was scored.
     """
     kept = score_of(confusions, at, args.info.label_names)
-    kept |= {**scored_images(args, role), "options": args.changed_plainly(), **entry}
+    kept |= {**scored_images(args, role), "options": args.changed(), **entry}
     kept["seconds"] = round(time.perf_counter() - start, 3)
     best = kept["best"]
     cut_at = "" if at[best] is None else f" at threshold {at[best]:.2f}"

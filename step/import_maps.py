@@ -10,10 +10,10 @@ import numpy as np
 from misc.cams import save_cam
 from misc.cli.check import Preflight
 from misc.cli.options import Options
+from misc.data.dataset_info import joined
 from misc.data.foreign_maps import UnclearChannelsError, converted, numbering_of, read_maps
 from misc.data.foreign_tree import MapFile, Tree, find_maps
-from misc.data.image_keys import joined, labelled_keys
-from misc.data.label_file import load_labels
+from misc.data.label_file import labelled_keys, load_labels
 from misc.errors import UserError, about, some
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images

@@ -11,8 +11,8 @@ import torch
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.crf import dense_crf, wrapped_image
+from misc.data.dataset_info import photograph_keys
 from misc.data.datasets import image_of
-from misc.data.image_keys import photograph_keys
 from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
@@ -84,7 +84,7 @@ class MakeSegmentation(FolderStep):
     def one(self, image_id: str) -> None:
         image = image_of(self.args.info, image_id)
         with self.bf16:
-            scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
+            scores = probabilities(self.model, image).float().cpu().numpy()
         save_prediction(image_id, image, scores, self.args)
 
     @classmethod

@@ -14,8 +14,7 @@ from misc.cams import merge_scales, save_cam
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.datasets import image_of, multi_scale_pairs
-from misc.data.image_keys import labelled_keys
-from misc.data.label_file import load_labels
+from misc.data.label_file import labelled_keys, load_labels
 from misc.errors import UserError
 from misc.rib import Maps
 from misc.storage.manifest import Sources, file_hash

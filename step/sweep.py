@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from misc.cli.flags import count, numbers
 from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options, build_parser, parse
-from misc.cli.options.values import count, numbers
 from misc.cli.run import run as run_pipeline
 from misc.errors import UserError
 from misc.runtime import distributed

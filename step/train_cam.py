@@ -11,8 +11,7 @@ from misc import imutils
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.datasets import ClassificationDataset, image_of, normalized
-from misc.data.image_keys import labelled_keys
-from misc.data.label_file import load_labels
+from misc.data.label_file import labelled_keys, load_labels
 from misc.metrics import average_precision
 from misc.runtime import distributed
 from misc.storage.manifest import weights_hash

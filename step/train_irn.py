@@ -8,8 +8,8 @@ from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE
 from misc.cli.check import Preflight
 from misc.cli.options import Options
+from misc.data.dataset_info import keys_in
 from misc.data.datasets import AffinityDataset, TopLeftDataset, normalized
-from misc.data.image_keys import keys_in
 from misc.indexing import PathIndex, affinity_labels
 from misc.runtime import distributed
 from misc.runtime.devices import read_ahead_workers

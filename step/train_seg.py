@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from misc.cli.check import Preflight
 from misc.cli.options import Options, as_plain
-from misc.data.image_keys import keys_in
+from misc.data.dataset_info import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.seg_loss import scale_losses, stepwise_poly
 from misc.storage.manifest import folder_hash, weights_hash

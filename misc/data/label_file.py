@@ -3,11 +3,12 @@
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from misc.data.dataset_info import DatasetInfo
+from misc.data.dataset_info import DatasetInfo, Keys, joined, photograph_keys
 from misc.data.folder.classes import shown
 from misc.data.folder.table import Table
 from misc.errors import UserError, raise_problems, some
@@ -98,6 +99,13 @@ def known_classes(
         return {}
     keys = {image_id: info.label_key(image_id) for image_id in image_ids}
     return {i: frozenset(known.classes_of(k).tolist()) for i, k in keys.items() if k in known}
+
+
+def labelled_keys(args: SimpleNamespace, image_ids: Sequence[str]) -> Keys:
+    """Hashes of the photographs, with the classes of their labels. args: the options of a run."""
+    known = known_classes(args.cls_labels, image_ids, args.info)
+    classes = {i: ",".join(map(str, sorted(known.get(i, ())))) for i in image_ids}
+    return joined(photograph_keys(args, image_ids), classes)
 
 
 def load_label_file(path: Path, info: DatasetInfo) -> Labels:

@@ -1,24 +1,22 @@
-"""The whole pipeline on drawn photographs of VOC's size, end to end: seconds of every step.
+"""Times every step of a run on synthetic photographs of VOC's size.
 
-    python -m tests.tools.benchmark --pipeline N [--width 64] [--json FILE] [run_sample's]
+    python -m tests.tools.pipeline N [--width 64] [--json FILE] [options of run_sample.py]
 
-Draws N training images of 375 x 500 pixels as JPEG files and a quarter as many for validation, and
-runs the steps (all that a run without options has) at the published settings, from a backbone whose
-weights come from a recipe: the masks are worth nothing, and the work is that of real weights where
-RIB does not stop early. Where --device is a GPU, the share of time in which it is busy is sampled.
+Draws N training images of 375 x 500 pixels and a quarter as many for validation, and runs the steps
+at the published settings, from a backbone whose weights come from a recipe: the masks are worth
+nothing, and the work is that of real weights. Of a GPU it is sampled how busy it is.
 """
 
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ from Dataset import voc_layout
 from Dataset.make_sample import choose_objects
 from Dataset.scene import draw_scene
 from misc.cli.lists import prepare_lists
-from misc.cli.options import Options, parse
+from misc.cli.options import parse
 from misc.cli.run import check_steps, parts_of
 from misc.runtime.devices import main_device, set_up_process, training_threads
 from misc.runtime.machine import machine
@@ -45,28 +43,17 @@ _OPTIONS = (
 )
 
 
-def draw(root: Path, images: int) -> None:
-    """Write a data set in VOC's layout: so many images to train with, and some to validate."""
+def draw(root: Path, images: int, size: tuple[int, int]) -> None:
+    """Write a dataset in VOC's layout: so many images to train with, and some to validate."""
     for split, count in (("train", images), ("val", max(1, images // 4))):
-        scenes = (
-            draw_scene(rng, choose_objects(rng, index), SIZE)
-            for index in range(count)
-            for rng in [np.random.default_rng([images, split == "val", index])]
-        )
+        rngs = [np.random.default_rng([images, split == "val", index]) for index in range(count)]
+        scenes = (draw_scene(rng, choose_objects(rng, n), size) for n, rng in enumerate(rngs))
         voc_layout.write_split(root, split, scenes)
 
 
-def start_weights(path: Path, width: int) -> None:
-    """Write a classifier by recipe, whose backbone all trainings start from."""
-    model = Net(20, width=width, stem=min(width, 64))
-    with torch.no_grad():
-        fill_by_recipe(model)
-    save_checkpoint(path, model)
-
-
 @contextmanager
-def use_of(device: torch.device) -> Iterator[list[float]]:
-    """Collects in the block how busy a GPU is, 0..1, twice a second; nothing on a processor."""
+def busy_samples(device: torch.device) -> Iterator[list[float]]:
+    """Yield a list that gets, at the end, how busy a GPU was, 0..1; empty on a CPU."""
     samples: list[float] = []
     if device.type != "cuda":
         yield samples
@@ -74,32 +61,43 @@ def use_of(device: torch.device) -> Iterator[list[float]]:
     command = ["nvidia-smi", "-i", str(device.index or 0), "--query-gpu=utilization.gpu",
                "--format=csv,noheader,nounits", "-lms", str(1000 // _SAMPLES)]  # fmt: skip
     with tempfile.TemporaryFile("w+") as output:
-        with suppress(FileNotFoundError):
-            watch = subprocess.Popen(command, stdout=output)
+        watch = subprocess.Popen(command, stdout=output)
         try:
             yield samples
         finally:
-            with suppress(NameError):
-                watch.terminate()
-                watch.wait()
+            watch.terminate()
+            watch.wait()
             output.seek(0)
             samples += [float(line) / 100 for line in output if line.strip().isdigit()]
 
 
-def measured(words: Sequence[str], images: int, width: int = 64) -> dict[str, dict[str, float]]:
+def measured(
+    words: Sequence[str], images: int, width: int = 64, size: tuple[int, int] = SIZE
+) -> dict[str, dict[str, float]]:
     """Seconds, images per second and (of a GPU) use of every step, and of all together."""
+    seconds = {}
     with tempfile.TemporaryDirectory() as scratch:
         root, weights = Path(scratch) / "voc", Path(scratch) / "start.pth"
-        draw(root, images)
-        start_weights(weights, width)
+        draw(root, images, size)
+        model = Net(20, width=width, stem=min(width, 64))
+        with torch.no_grad():
+            fill_by_recipe(model)
+        save_checkpoint(weights, model)
         own = ("--voc12_root", root, "--imagenet_weights", weights, "--result_dir", scratch)
         args = parse([*map(str, own), *_OPTIONS, *words])
         parts, device = parts_of(args, all_steps()), main_device(args.resources)
         set_up_process(device, training_threads(args.resources), args.resources)
         prepare_lists(args, parts.steps)
         check_steps(args, parts)
-        with use_of(device) as samples:
-            seconds = {name: seconds_of(step, args) for name, step in parts.steps.items()}
+        with busy_samples(device) as samples:
+            for name, step in parts.steps.items():
+                start = time.perf_counter()
+                step.run(args)
+                seconds[name] = time.perf_counter() - start
+    return _rows(seconds, images, samples)
+
+
+def _rows(seconds: dict[str, float], images: int, samples: list[float]) -> dict[str, dict]:
     rows, begun = {}, 0.0
     for name, lasted in (*seconds.items(), ("all", sum(seconds.values()))):
         begun = 0.0 if name == "all" else begun
@@ -110,35 +108,26 @@ def measured(words: Sequence[str], images: int, width: int = 64) -> dict[str, di
     return rows
 
 
-def seconds_of(step: ModuleType, args: Options) -> float:
-    """Seconds that a step takes."""
-    start = time.perf_counter()
-    step.run(args)
-    return time.perf_counter() - start
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """Markdown."""
-    lines = ["| step | seconds | images per second | GPU busy |", "|---|---|---|---|"]
-    for name, row in rows.items():
-        busy = f"{row['busy']:.0%}" if "busy" in row else "-"
-        lines.append(f"| {name} | {row['seconds']:.1f} | {row['images per second']:.2f} | {busy} |")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Measures and prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.benchmark", add_help=False)
-    parser.add_argument("--pipeline", type=int, required=True, metavar="N")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print a table in Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.pipeline", allow_abbrev=False)
+    parser.add_argument("images", type=int, metavar="N")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--json", type=Path)
     own, words = parser.parse_known_args(argv)
-    if own.pipeline < 4:  # fewer may leave RIB no image without the classes of another
-        parser.error(f"--pipeline {own.pipeline} is not 4 or more")
-    found: dict[str, Any] = {"machine": machine(), "options": words, "images": own.pipeline}
-    found["steps"] = measured(words, own.pipeline, own.width)
-    print(*(f"{key}: {value}" for key, value in found["machine"].items()), sep="\n", end="\n\n")
-    print(table(found["steps"]))
+    if own.images < 4:  # fewer may leave RIB no image without the classes of another
+        parser.error(f"{own.images} images are too few: give 4 or more")
+    rows = measured(words, own.images, own.width)
+    print(*(f"{key}: {value}" for key, value in machine().items()), sep="\n", end="\n\n")
+    print("| step | seconds | images per second | GPU busy |", "|---|---|---|---|", sep="\n")
+    for name, row in rows.items():
+        busy = f"{row['busy']:.0%}" if "busy" in row else "-"
+        print(f"| {name} | {row['seconds']:.1f} | {row['images per second']:.2f} | {busy} |")
     if own.json:
-        own.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        found = {"machine": machine(), "options": words, "images": own.images, "steps": rows}
+        own.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

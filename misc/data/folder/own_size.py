@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from misc.data.dataset_info import keys_in
 from misc.data.folder.dataset import FolderInfo
 from misc.data.folder.photographs import own_size
-from misc.data.image_keys import keys_in
 from misc.labels import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, claim, run_over_images
