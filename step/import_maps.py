@@ -16,7 +16,7 @@ from misc.data.foreign_tree import MapFile, Tree, find_maps
 from misc.data.label_file import labelled_keys, load_labels
 from misc.errors import UserError, about, some
 from misc.runtime import distributed
-from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.storage.manifest import Sources, content_hashes
 from misc.storage.outputs import Output
 
@@ -192,5 +192,7 @@ def run(args: Options) -> None:
 
     tree, numbering = distributed.on_first_rank(look)
     inputs = {"keys": numbering}
-    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args, tree))
+    prepare_output(
+        folder(args), settings(args), inputs, args.overwrite, partial(sources, args, tree)
+    )
     run_over_images(ImportMaps(args, (tree, numbering)), args.image_ids("infer"), args.resources)

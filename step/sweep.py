@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for folder, runs in sweeps.items():
                 run_sweep(base, folder, runs, own.score, own.resamples)
 
-    return said_plainly(sweep_all, ends_process=argv is None)
+    return said_plainly(sweep_all)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from misc.cli.flags import ALL_MAPS, IMPORTED, RECAM, STEPS, SegPreset, build_pa
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.registry import dataset_names, describe, own_options
 from misc.errors import UserError
-from misc.runtime.resources import Resources, announced_ranks
+from misc.runtime.processes import Resources, announced_ranks
 from misc.storage.files import reason
 from misc.storage.manifest import read_manifest
 
@@ -267,9 +267,9 @@ def _usual_precision(args: SimpleNamespace) -> str:
     if args.device == "cpu":
         return "float32"
     # Here, since --help is to load no torch.
-    from misc.runtime.devices import usual_precision
+    from misc.runtime.devices import uses_cuda
 
-    return usual_precision(_resources(args))
+    return "tf32" if uses_cuda(_resources(args)) else "float32"
 
 
 def _require_fitting(args: SimpleNamespace) -> None:
