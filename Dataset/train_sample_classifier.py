@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--borrowed", type=float, default=0.25, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
     args = parser.parse_args()
-    sys.exit(said_plainly(partial(_train_and_save, args), ends_process=True))
+    sys.exit(said_plainly(partial(_train_and_save, args)))
 
 
 def _train_and_save(args: argparse.Namespace) -> None:

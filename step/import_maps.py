@@ -13,7 +13,7 @@ from misc.data.dataset_info import joined
 from misc.data.imported_maps import converted, find_maps, numbering_of, read_maps
 from misc.data.label_file import labelled_keys, load_labels
 from misc.errors import UserError, about, some
-from misc.runtime.image_task import claim, run_over_images
+from misc.runtime.image_task import prepare_output, run_over_images
 from misc.storage.manifest import Sources, content_hashes
 from step.base import FolderStep
 
@@ -115,7 +115,7 @@ class ImportMaps(FolderStep):
     def run(cls, args: Options) -> None:
         """Save the maps of every image of the inference list."""
         task, ((folder, settings),) = cls(args), cls.folders(args)
-        claim(folder, settings, {"keys": task.numbering}, args.overwrite, task.made_from)
+        prepare_output(folder, settings, {"keys": task.numbering}, args.overwrite, task.made_from)
         run_over_images(task, cls.ids(args), args.resources)
 
 

@@ -20,7 +20,7 @@ from misc.data.dataset_info import (
     read_image_list,
 )
 from misc.errors import UserError
-from misc.runtime.resources import Resources, announced_ranks
+from misc.runtime.processes import Resources, announced_ranks
 from misc.storage.files import reason
 from misc.storage.manifest import read_manifest
 
@@ -273,9 +273,9 @@ def _usual_precision(args: SimpleNamespace) -> str:
     if args.device == "cpu":
         return "float32"
     # Here, since --help is to load no torch.
-    from misc.runtime.devices import usual_precision
+    from misc.runtime.devices import uses_cuda
 
-    return usual_precision(_resources(args))
+    return "tf32" if uses_cuda(_resources(args)) else "float32"
 
 
 def _require_fitting(args: SimpleNamespace) -> None:
