@@ -24,7 +24,7 @@ from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import OBJECT_MASKS, STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed, remove_unfinished, written
 from misc.cli.report import print_report
-from misc.data.registry import preparation
+from misc.data.dataset_info import dataset_module
 from misc.errors import NotReproducedError, UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, memory_can_end, set_up_process, uses_cuda
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
 def parts_of(args: Options, known: Mapping[str, ModuleType]) -> Parts:
     """Return what the options ask for. known: all steps, pictures and report, by name."""
     steps = {name: known[name] for name in chosen_steps(args)}
-    masks = getattr(preparation(args.dataset), "MASKS", None)
+    masks = getattr(dataset_module(args.dataset, "prepare"), "MASKS", None)
     after = {"masks": masks} if masks and "make_sem_seg_labels" in steps else {}
     after |= {"pictures": known["visualize"]} if args.visualize else {}
     after |= {"report": known["html_report"]} if args.report_html else {}
