@@ -147,7 +147,7 @@ def save_row(
     best = kept["best"]
     kept |= {
         **scored_images(args, role),
-        "options": args.changed_plainly(),
+        "options": args.changed(),
         **entry,
         "seconds": round(time.perf_counter() - start, 3),
     }

@@ -23,7 +23,7 @@ from step.eval_cam import scored_images
 log = logging.getLogger(__name__)
 
 LISTS = ("eval",)
-ROW, FIX = "instances AP", "run --make_ins_seg_pass first or give --ins_seg_out_dir"
+ROW, FIX = "instances AP", "run --make_ins_seg_pass first"
 
 
 def writes(args: Options) -> tuple[Output, ...]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from misc.cams import load_cam
 from misc.cli.check import Preflight
-from misc.cli.options import EXPORTS, Options
+from misc.cli.flags import EXPORTS
+from misc.cli.options import Options
 from misc.data import exports
 from misc.data.coco_json import dataset
 from misc.data.datasets import image_of

@@ -82,7 +82,7 @@ def run(args: Options) -> None:
 
 def remembered(args: Options, noted: dict) -> Options:
     """The same options with the places of the last run where they were not given."""
-    values = {name: value for name, value in vars(args).items() if name != "_frozen"}
+    values = dict(vars(args))
     for name in _REMEMBERED:
         known, old = noted.get(name), values.get(name)
         if name in args.given or known is None:
@@ -93,7 +93,7 @@ def remembered(args: Options, noted: dict) -> Options:
             values[name] = tuple(known)
         elif isinstance(known, (str, int)):
             values[name] = known
-    return Options(**values).freeze()
+    return Options(**values)
 
 
 def sources_of(args: Options) -> Sources:

@@ -1,8 +1,11 @@
 """Instance labels: class maps cut by the displacement field, spread by the random walk (IRN)."""
 
+from pathlib import Path
+
 import numpy as np
 
 from misc.cams import load_cam
+from misc.cli.options import Options
 from misc.data.datasets import image_of
 from misc.instances import Detections, instances
 from misc.storage.cam_files import save_dict
@@ -13,9 +16,13 @@ from step.make_sem_seg_labels import MakePseudoMask
 class MakeInstances(MakePseudoMask):
     """Instance labels of one image: `score` (N,), `mask` N x H x W, `class` (N,)."""
 
-    name, flag, suffix, version = "make_ins_seg_labels", "--ins_seg_out_dir", ".npy", 1
+    name, flag, suffix, version = "make_ins_seg_labels", "--result_dir", ".npy", 1
     options = ("beta", "exp_times", "walk_radius", "ins_seg_bg_thres", "irn_pad_size")
     subfolders = (".",)
+
+    @classmethod
+    def place(cls, args: Options) -> Path:
+        return args.ins_seg_out_dir
 
     def one(self, image_id: str) -> None:
         maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")

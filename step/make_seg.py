@@ -84,7 +84,7 @@ class MakeSegmentation(FolderStep):
     def one(self, image_id: str) -> None:
         image = image_of(self.args.info, image_id)
         with self.bf16:
-            scores = probabilities(self.model, image, self.args.seg_flip).float().cpu().numpy()
+            scores = probabilities(self.model, image).float().cpu().numpy()
         save_prediction(image_id, image, scores, self.args)
 
     @classmethod

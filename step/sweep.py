@@ -23,9 +23,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from misc.cli.flags import count, numbers
 from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options, build_parser, parse
-from misc.cli.options.values import count, numbers
 from misc.cli.run import run as run_pipeline
 from misc.errors import UserError
 from misc.runtime import distributed

@@ -139,7 +139,7 @@ def test_weights_are_finite(call, tmp_path, value):
 @pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
 @pytest.mark.parametrize(
     "flag",
-    ["--RIB_lr", "--cam_learning_rate", "--irn_learning_rate", "--cam_weight_decay", "--stop_th",
+    ["--RIB_lr", "--cam_learning_rate", "--irn_learning_rate", "--stop_th",
      "--score_th", "--beta", "--seed_power"],
 )  # fmt: skip
 def test_options_are_finite(capsys, flag, value):
@@ -151,7 +151,7 @@ def test_options_are_finite(capsys, flag, value):
 @pytest.mark.parametrize(
     "flag, value",
     [("--RIB_lr", "1e3"), ("--cam_learning_rate", "1e3"), ("--num_threads", "100000"),
-     ("--num_processes", "100000"), ("--num_workers", "100000"), ("--cam_weight_decay", "2")],
+     ("--num_processes", "100000"), ("--num_workers", "100000")],
 )  # fmt: skip
 def test_options_have_bounds_that_are_said(capsys, flag, value):
     with pytest.raises(SystemExit):

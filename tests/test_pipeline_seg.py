@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from misc.cli.options import SEG_PRESETS, parse
+from misc.cli.flags import SEG_PRESETS
+from misc.cli.options import parse
 from misc.errors import UserError
 from misc.labels import read_label_png, save_label_png
 from misc.runtime import interrupts

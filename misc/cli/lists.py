@@ -11,9 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from misc.cli.options import Options
-from misc.cli.options.namespace import as_plain
-from misc.cli.options.recorded import default_key
+from misc.cli.options import Options, as_plain, default_key
 from misc.data.label_file import known_classes
 from misc.data.registry import own_options, preparation
 from misc.errors import UserError, some
