@@ -19,20 +19,17 @@ from Dataset.make_sample import make_sample
 from Dataset.train_sample_classifier import SAMPLES
 from misc.cli.options import STEPS
 from misc.storage.files import LOCK
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, TINY
 
-CHECKPOINT = PROJECT / SAMPLES["voc"].checkpoint
+CHECKPOINT = str(PROJECT / SAMPLES["voc"].checkpoint)
 
 # Steps of a second; the labels show objects, so that IRN has something to learn.
 OPTIONS = (
-    *("--device", "cpu", "--num_processes", "2", "--num_threads", "1", "--num_workers", "1"),
-    *("--visualize", "2", "--max_long", "96"),
-    *("--imagenet_weights", str(CHECKPOINT), "--cam_crop_size", "64", "--cam_long", "64,96"),
-    *("--cam_batch_size", "4", "--cam_num_epoches", "3", "--cam_learning_rate", "0.001"),
-    *("--RIB_iter", "3", "--RIB_batch_size", "2", "--conf_fg_thres", "0.3"),
-    *("--conf_bg_thres", "0.05", "--irn_crop_size", "64", "--irn_radius", "4"),
-    *("--irn_batch_size", "2", "--irn_num_epoches", "2", "--irn_pad_size", "0"),
-    *("--exp_times", "2", "--adv_iter", "2", "--seg_init", str(CHECKPOINT)),
+    *TINY,
+    *("--num_processes", "2", "--num_threads", "1", "--num_workers", "1", "--visualize", "2"),
+    *("--imagenet_weights", CHECKPOINT, "--seg_init", CHECKPOINT, "--cam_num_epoches", "3"),
+    *("--cam_learning_rate", "0.001", "--RIB_iter", "3", "--conf_fg_thres", "0.3"),
+    *("--conf_bg_thres", "0.05", "--irn_num_epoches", "2", "--adv_iter", "2"),
     *("--seg_crop_size", "65", "--seg_batch_size", "4", "--seg_iterations", "4"),
     *("--seg_learning_rate", "0.0001"),
 )
@@ -50,8 +47,7 @@ PRODUCTS = {
     "train_seg": ("deeplab_v2.pth",),
     "make_seg": ("seg", "seg_crf"),
 }
-TRAININGS = ("train_cam", "train_irn", "train_seg")
-SPLIT = tuple(step for step in PRODUCTS if step not in TRAININGS)  # over processes
+SPLIT = tuple(step for step in PRODUCTS if not step.startswith("train"))  # over processes
 _WITH_INPUT = ("import_maps", "export_masks")  # steps that need an option of their own
 MOMENTS = ("start", *STEPS, "pictures", "end")
 
@@ -199,7 +195,6 @@ class Bench:
     folder: Path
     rng: random.Random
     kills: int
-    images: int = 8
     steps: tuple[str, ...] = tuple(step for step in STEPS if step not in _WITH_INPUT)
     options: tuple[str, ...] = ()
     reference: dict[str, str] = field(default_factory=dict)
@@ -223,7 +218,7 @@ class Bench:
 
     def prepare(self) -> None:
         """Draw the sample and run undisturbed."""
-        make_sample(self.folder / "sample", self.images, 2)
+        make_sample(self.folder / "sample", num_train=8, num_val=2)
         begun = [time.monotonic()]
         with self.start(self.undisturbed) as run:
             for moment in (*self.moments[1:], "end"):
@@ -239,8 +234,8 @@ class Bench:
         roots = ("--voc12_root", self.folder / "sample", "--result_dir", result)
         chosen = any(str(option).endswith("_pass") for option in options)
         passes = [] if chosen else [f"--{step}_pass" for step in self.steps]
-        words = list(map(str, (*OPTIONS, *self.options, *roots, *passes, *options)))
-        return Run(words, self.folder / f"{screen or result.name}.screen")
+        words = [*OPTIONS, *self.options, *roots, *passes, *options]
+        return Run(list(map(str, words)), self.folder / f"{screen or result.name}.screen")
 
     def finish(self, result: Path, *options: str | Path) -> None:
         """Run to the end: nothing missing, left over or different."""

@@ -17,14 +17,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
-from misc.cli.options import build_parser
 from misc.storage.files import _host
-from tests.tools.fault_runs import PRODUCTS, SPLIT, TRAININGS, Bench, FaultError, Run, digests
+from tests.tools.fault_runs import SPLIT, Bench, FaultError, Run, digests
 
 _OTHER = ("--cam_scales", "1.0,0.5", "--conf_fg_thres", "0.35")  # settings of other files
+_NOT_BY_IMAGE = ("lists/", "visualize/")
 _FUTURE, _PAST = 4_000_000_000, 1  # seconds since 1970
 
 # A scenario gets the folder of its results: a copy of the undisturbed ones, or a path where
@@ -68,7 +67,7 @@ def _kill_in(bench: Bench, result: Path, target: str, alone: bool, writing: bool
 
 def worker(bench: Bench, result: Path) -> str:
     """SIGKILL to one process that computes or reads for the main process."""
-    steps = [step for step in (*SPLIT, *TRAININGS[:2]) if step in bench.steps]
+    steps = [step for step in (*SPLIT, "train_cam", "train_irn") if step in bench.steps]
     steps = steps[: max(1, bench.kills // 5)]
     for step in steps:
         with bench.trial(step):
@@ -237,35 +236,11 @@ def users_files(bench: Bench, result: Path) -> str:
     for options in (_OTHER, ()):
         with bench.trial(f"with {options}"), bench.start(result, *options, "--overwrite") as run:
             run.require(run.end() == 0, "the run fails")
-            _require_same(mine)
+            lost = [str(p) for p, text in mine.items() if not p.exists() or p.read_text() != text]
+            run.require(not lost, f"lost: {lost}")
     for path in mine:
         path.unlink(missing_ok=True)
     return f"{len(mine)} files of the user stayed"
-
-
-def _require_same(texts: Mapping[Path, str]) -> None:
-    lost = [str(p) for p, text in texts.items() if not p.exists() or p.read_text() != text]
-    if lost:
-        raise FaultError(f"lost: {lost}")
-
-
-def named_options(bench: Bench, result: Path) -> str:
-    """Every option that names a file is pointed at an annotation and a table of the user's."""
-    names = [a.dest for a in build_parser()._actions if a.type is Path and "FILE" in a.metavar]
-    table = bench.folder / "labels.csv"
-    table.write_text("image,label\n2012_000001.jpg,cat\n")
-    annotation = next((bench.folder / "sample" / "Annotations").glob("*.xml"))
-    kept = {path: path.read_text() for path in (table, annotation)}
-    passes = ("--eval_ins_seg_pass", "--make_seg_pass", "--train_seg_pass", "--train_cam_pass",
-              "--train_irn_pass", "--overwrite")  # fmt: skip
-    for name in names:
-        for path in kept:
-            with bench.trial(f"--{name} {path.name}"):
-                with bench.start(result, *passes, f"--{name}", path, screen="named") as run:
-                    _clear_end(run)
-                _require_same(kept)
-    shutil.rmtree(result)  # some options are of other results
-    return f"{len(kept) * len(names)} files stayed"
 
 
 def two_at_once(bench: Bench, result: Path) -> str:
@@ -296,56 +271,26 @@ def neighbour(bench: Bench, result: Path) -> str:
 
 
 def processes(bench: Bench, result: Path) -> str:
-    """Other numbers of processes, and lists in reversed order."""
+    """Other numbers of processes, and a list in reversed order."""
+    for count in ("1", "3"):
+        with bench.trial(count):
+            bench.finish(bench.folder / f"processes_{count}", "--num_processes", count)
     ids = (bench.undisturbed / "lists" / "train_aug.txt").read_text().split()
-    backwards = bench.folder / "reversed.txt"
+    backwards, folder = bench.folder / "reversed.txt", bench.folder / "reversed"
     backwards.write_text("\n".join(reversed(ids)) + "\n")
-    for name, options in {
-        "1": ("--num_processes", "1"),
-        "3": ("--num_processes", "3"),
-        "reversed": ("--infer_list", backwards),
-    }.items():
-        with bench.trial(name):
-            # Pictures are of the first images of a list, so reversed ones are of other images.
-            folder = bench.folder / f"processes_{name}"
-            _same_maps(bench, folder, *options, with_pictures=name != "reversed")
-    return "1, 2, 3 and reversed lists give the same maps, labels and masks"
-
-
-def _same_maps(bench: Bench, result: Path, *options: str | Path, with_pictures: bool) -> None:
-    """Make maps, labels and masks from the trained networks; FaultError where they differ."""
-    files = {"cam": "res50_cam.pth", "irn": "res50_irn.pth", "seg": "deeplab_v2.pth"}
-    pairs = [(f"--{n}_weights_name", bench.undisturbed / file) for n, file in files.items()]
-    networks = [word for pair in pairs for word in pair]
-    passes = [f"--{step}_pass" for step in SPLIT]
-    with bench.start(result, *networks, *passes, *options) as run:
+    with bench.trial("reversed"), bench.start(folder, "--infer_list", backwards) as run:
         run.require(run.end() == 0, "the run fails")
-    products = (name for step in SPLIT for name in PRODUCTS[step])
-    folders = tuple(f"{n}/" for n in products if with_pictures or not n.startswith("visualize/"))
-    found = digests(result)
-    for name, digest in bench.reference.items():
-        if name.startswith(folders) and not name.endswith(".json") and found.get(name) != digest:
-            raise FaultError(f"{name} is {'different' if name in found else 'missing'}")
+        found = digests(folder)
+        # Pictures are of the first images of a list, so reversed ones are of other images.
+        for name, digest in bench.reference.items():
+            of_an_image = name.endswith((".npy", ".png")) and not name.startswith(_NOT_BY_IMAGE)
+            run.require(not of_an_image or found.get(name) == digest, f"{name} differs")
+    return "1, 2, 3 and a reversed list give the same maps, labels and masks"
 
 
-FROM_NOTHING = {
-    "kill": kill,
-    "disk full": disk_full,
-    "two at once": two_at_once,
-    "neighbour": neighbour,
-    "processes": processes,
-}
-OF_A_COPY = {
-    "worker": worker,
-    "signals": signals,
-    "removed": removed,
-    "clock": clock,
-    "damaged": damaged,
-    "flipped": flipped,
-    "files of the user": users_files,
-    "named options": named_options,
-}
-SCENARIOS = FROM_NOTHING | OF_A_COPY
+FROM_NOTHING = (kill, disk_full, two_at_once, neighbour, processes)
+OF_A_COPY = (worker, signals, removed, clock, damaged, flipped, users_files)
+SCENARIOS = {scenario.__name__: scenario for scenario in (*FROM_NOTHING, *OF_A_COPY)}
 
 
 def run_scenarios(bench: Bench, names: list[str]) -> bool:
@@ -355,8 +300,8 @@ def run_scenarios(bench: Bench, names: list[str]) -> bool:
     print(f"undisturbed: {len(bench.reference)} files, {time.monotonic() - start:.0f} s")
     for name in names:
         start, before = time.monotonic(), len(bench.problems)
-        result = bench.folder / name.replace(" ", "_")
-        if name in OF_A_COPY:
+        result = bench.folder / name
+        if SCENARIOS[name] in OF_A_COPY:
             shutil.copytree(bench.undisturbed, result)
         summary = SCENARIOS[name](bench, result)
         if result.exists():
