@@ -22,13 +22,12 @@ from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
 from misc.runtime.processes import cpu_count, map_in_processes
-from misc.runtime.progress import progress
-from misc.runtime.training import CheckpointFile, check_target
+from misc.runtime.programs import progress
+from misc.runtime.training import check_target
 from misc.storage.images import check_jpeg, is_rotated
 from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
 from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
 from net.checkpoint import (
-    backbone_arch,
     load_backbone,
     load_boundary_net,
     load_classifier,
@@ -212,7 +211,7 @@ class Preflight:
         paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]
         raise_problems("output", [not_ours_line(path) for path in paths if is_not_ours(path)])
 
-    def output_file(self, file: CheckpointFile, options: dict) -> None:
+    def output_file(self, file: Output, options: dict) -> None:
         """A checkpoint can be written and replaces none that was trained otherwise."""
         self.collect(lambda: check_target(file, options, self.args.overwrite), "output")
         self.collect(lambda: require_writable(file.path.parent, file.flag), "output")
@@ -357,7 +356,7 @@ def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
 def _announce_download(path: Path | None, flag: str) -> None:
     asked = f"{flag} {path}" if path else f"{flag} is not given"
     log.info("%s: a run takes %s, from the network", asked, path or "torchvision's")
-    backbone_arch(path, flag)
+    load_backbone(path, flag, download=False)
 
 
 def check_mask(info: DatasetInfo, image_id: str) -> Content:

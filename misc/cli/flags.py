@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from misc.data.registry import dataset_names, default_root, describe
+from misc.data.dataset_info import dataset_module, dataset_names
 
 Add = Callable[..., argparse.Action]
 
@@ -193,8 +193,9 @@ def _environment(add: Add) -> None:
 
 def _dataset(add: Add) -> None:
     add("--dataset", choices=dataset_names(), default="voc12", help="dataset")
-    for name in filter(default_root, dataset_names()):
-        add(f"--{name}_root", type=Path, default=default_root(name), metavar="DIR",
+    roots = {name: dataset_module(name).DEFAULT_ROOT for name in dataset_names()}
+    for name in filter(roots.get, roots):
+        add(f"--{name}_root", type=Path, default=roots[name], metavar="DIR",
             help="folder with JPEGImages/")
     for role, what in (("train", "training"), ("infer", "images that get maps and pseudo masks"),
                        ("eval", "images that are scored")):
@@ -435,7 +436,8 @@ class _Help(argparse.HelpFormatter):
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=100)
-        infos = [describe(name, Path()) for name in dataset_names() if default_root(name)]
+        modules = map(dataset_module, dataset_names())
+        infos = [module.describe(Path()) for module in modules if module.DEFAULT_ROOT]
         self._defaults = {name: f"RESULT_DIR/{file}" for name, file in RESULT_NAMES.items()}
         for name in infos[0].defaults:
             values = {info.name: str(info.defaults[name]) for info in infos}

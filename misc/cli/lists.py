@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 from misc.cli.options import Options, as_plain, default_key
+from misc.data.dataset_info import dataset_module, own_options
 from misc.data.label_file import known_classes
-from misc.data.registry import own_options, preparation
 from misc.errors import UserError, some
 from misc.storage.manifest import check_folder, prepare_folder, read_manifest, settings_of
 from misc.storage.outputs import Output, require_own
@@ -113,7 +113,7 @@ def lists_are_outdated(args: Options, steps: Steps) -> bool:
     now = json.loads(json.dumps(settings_of(settings, inputs)))
     outdated = now != noted or not all(path.is_file() for path in needed)
     if outdated:
-        names = (*preparation(args.dataset).LISTS, args.info.label_file)
+        names = (*dataset_module(args.dataset, "prepare").LISTS, args.info.label_file)
         for path in (args.list_dir / name for name in names):
             require_own(path, "move it, or give it by name (--train_list, --cls_labels, ...)")
     return outdated
@@ -122,14 +122,14 @@ def lists_are_outdated(args: Options, steps: Steps) -> bool:
 def make_lists(args: Options, with_masks: bool) -> None:
     """Make the lists, and the labels where they were not given."""
     with_labels = args.cls_labels in args.made_lists()
-    prepare = preparation(args.dataset).prepare
+    prepare = dataset_module(args.dataset, "prepare").prepare
     prepare(args.info, args.list_dir, args.skip_mismatched, with_labels, with_masks)
 
 
 def made(args: Options) -> Made:
     """The lists and labels that are there; of those that cannot be read, nothing."""
     lists = {}
-    for name in preparation(args.dataset).LISTS:
+    for name in dataset_module(args.dataset, "prepare").LISTS:
         path = args.list_dir / name
         if name not in _NOT_IDS and path.is_file():
             with contextlib.suppress(UserError, OSError, UnicodeDecodeError):

@@ -12,7 +12,7 @@ from misc.data.folder.dataset import FolderInfo
 from misc.data.folder.photographs import own_size
 from misc.labels import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
-from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.storage.images import MAX_PIXELS
 from misc.storage.manifest import Sources, check_folder, folder_hash, read_manifest
 from misc.storage.outputs import Output, remove_output, require_places
@@ -83,7 +83,7 @@ def run(args: SimpleNamespace) -> None:
         keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
         return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
 
-    claim(folder, _SETTINGS, inputs, True, sources)
+    prepare_output(folder, _SETTINGS, inputs, True, sources)
     run_over_images(task, image_ids, args.resources)
 
 
