@@ -413,7 +413,8 @@ def test_lines_of_other_lists(coco, line):
 def test_missing_photographs_are_told_and_stay_in_the_lists(coco, caplog):
     coco.info.image_path(TEN).unlink()
     coco.prepare()
-    assert f"1 of 2 images of instances_train2014.json are missing, the first is {TEN}" in caplog.text
+    said = f"1 of 2 images of instances_train2014.json are missing, the first is {TEN}"
+    assert said in caplog.text
     assert read_image_list(coco.root / "lists" / "train14.txt", coco.info) == (NINE, TEN)
 
 
