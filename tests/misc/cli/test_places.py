@@ -8,7 +8,7 @@ from PIL import Image
 from misc.cli.options import build_parser, parse
 from misc.cli.places import check_places, written
 from misc.cli.run import parts_of
-from misc.data.folder.own_size import check
+from misc.data.folder.masks import check
 from misc.data.folder.prepare import prepare
 from misc.errors import UserError
 from step import all_steps
