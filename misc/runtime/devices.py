@@ -95,7 +95,7 @@ def check_device(name: str) -> None:
     if not known or (known[2] and known[1] != "cuda"):
         raise UserError(f"--device {name}: no such device; say auto, cpu, cuda or cuda:N")
     if known[2] and ranks > 1:
-        raise UserError(f"--device {name}: {ranks} processes of torchrun here would share one "
+        raise UserError(f"--device {name}: the {ranks} processes here would share one "
                         "GPU; say --device cuda, of which each takes its own")  # fmt: skip
     if known[1] == "cuda" and not (torch.cuda.is_available() and int(known[2] or 0) < count):
         raise UserError(f"--device {name}: there are {count} CUDA devices here; say --device "
