@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from misc.cams import merge_scales, save_cam
-from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.datasets import image_of, multi_scale_pairs
 from misc.data.label_file import labelled_keys, load_labels
 from misc.errors import UserError
 from misc.rib import Maps
-from misc.storage.manifest import Sources, file_hash
+from misc.storage.manifest import Sources
 from misc.storage.outputs import Output
 from net.checkpoint import load_classifier
 from step.base import FolderStep
@@ -36,7 +35,7 @@ class MapMethod(FolderStep):
     """
 
     flag, suffix = "--cam_out_dir", ".npy"
-    lists = ("infer", "labels")
+    lists, reads = ("infer", "labels"), ("classifier",)
     advice = "give another classifier, or --precision float32"  # where maps are not finite
     memory_options = ("--max_long", "--num_processes")
 
@@ -106,10 +105,6 @@ class MapMethod(FolderStep):
         return {**super().settings(args), **args.settings(*_COMMON)}
 
     @classmethod
-    def inputs(cls, args: Options) -> dict:
-        return {"classifier": file_hash(args.cam_weights_name)}
-
-    @classmethod
     def drawn_from(cls, args: Options) -> tuple[str, ...]:
         """Other images that the maps of every image are made with."""
         return ()
@@ -124,12 +119,6 @@ class MapMethod(FolderStep):
         kept = args.visualize and cls.iterations(args)
         shown = Output("--result_dir", shown_path(args, cls.name, "", 0).parent)
         return (*super().writes(args), *([shown] if kept else []))
-
-    @classmethod
-    def check(cls, args: Options, preflight: Preflight) -> None:
-        super().check(args, preflight)
-        preflight.classifier(args.cam_weights_name)
-        preflight.labels(cls.ids(args))
 
 
 def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:
