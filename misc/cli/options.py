@@ -278,6 +278,11 @@ def _require_fitting(args: SimpleNamespace) -> None:
         low, high = getattr(args, name)
         if low > high:
             raise UserError(f"--{name}: {low},{high}: the first number is the smaller one")
+    if args.cam_scales[0] != 1.0 or len(set(args.cam_scales)) < len(args.cam_scales):
+        # RIB's early stop looks at scale 1.0 before it computes the others.
+        raise UserError("--cam_scales: must start with 1.0, and have no scale twice")
+    if args.irn_crop_size % 16:
+        raise UserError(f"--irn_crop_size: {args.irn_crop_size} must be a multiple of 16")
     if args.conf_fg_thres < args.conf_bg_thres:
         raise UserError(
             f"--conf_fg_thres: {args.conf_fg_thres} is below --conf_bg_thres "
