@@ -26,10 +26,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from Dataset.make_sample import make_sample
-from misc.data.dataset_info import DatasetInfo, read_image_list
+from misc.data.dataset_info import DatasetInfo, dataset_module, read_image_list
 from misc.data.datasets import ClassificationDataset, normalized
 from misc.data.label_file import Labels, load_labels
-from misc.data.registry import describe, preparation
 from misc.runtime.programs import said_plainly
 from net.backbones import KINDS, FixedBatchNorm
 from net.checkpoint import save_checkpoint
@@ -142,7 +141,7 @@ def main() -> None:
     parser.add_argument("--borrowed", type=float, default=0.25, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
     args = parser.parse_args()
-    sys.exit(said_plainly(partial(_train_and_save, args), ends_process=True))
+    sys.exit(said_plainly(partial(_train_and_save, args)))
 
 
 def _train_and_save(args: argparse.Namespace) -> None:
@@ -152,8 +151,8 @@ def _train_and_save(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "images"
         make_sample(root, args.images, 100, args.seed, args.borrowed, args.layout)
-        info = describe(sample.dataset, root)
-        preparation(sample.dataset).prepare(info, root / "lists")
+        info = dataset_module(sample.dataset).describe(root)
+        dataset_module(sample.dataset, "prepare").prepare(info, root / "lists")
         model = train(info, args.epochs, args.seed, args.backbone)
         score = mean_average_precision(model, info, sample.val_list)
         save_checkpoint(out, model, torch.float16)

@@ -13,7 +13,7 @@ from coco14.instances import ADVICE, AnnotatedImage, Annotation
 from misc.errors import UserError, raise_problems
 from misc.labels import save_palette_png
 from misc.runtime.processes import cpu_count, map_in_processes
-from misc.runtime.progress import progress
+from misc.runtime.programs import progress
 from misc.storage.files import reason
 
 VOID = 255

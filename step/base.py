@@ -17,13 +17,13 @@ from misc.cli.options import Options
 from misc.data.dataset_info import keys_in
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
-from misc.runtime.image_task import ImageTask, claim, run_over_images
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.runtime.training import (
-    CheckpointFile,
     Training,
     check_batch,
     is_trained,
     save_trained,
+    state_of,
     train,
 )
 from misc.storage.manifest import IMAGES, Sources, settings_of
@@ -119,7 +119,7 @@ class FolderStep(Step, ImageTask):
         """Make and save the files of every image."""
         inputs = cls.inputs(args)
         for folder, settings in cls.folders(args):
-            claim(folder, settings, inputs, args.overwrite, partial(cls.sources, args))
+            prepare_output(folder, settings, inputs, args.overwrite, partial(cls.sources, args))
         for output in cls.writes(args):
             output.folder.mkdir(parents=True, exist_ok=True)
         run_over_images(cls(args), cls.ids(args), args.resources)
@@ -139,14 +139,14 @@ class TrainStep(Step):
         self.args, self.device = args, device
 
     @classmethod
-    def target(cls, args: Options) -> CheckpointFile:
+    def target(cls, args: Options) -> Output:
         """The checkpoint to write."""
-        return CheckpointFile(cls.flag, cls.place(args))
+        return Output(cls.flag, cls.place(args), is_file=True)
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
         """Everything that the step writes."""
-        return cls.target(args).outputs
+        return cls.target(args), state_of(cls.target(args))
 
     @classmethod
     def option(cls, args: Options, name: str) -> object:

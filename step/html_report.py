@@ -18,9 +18,9 @@ from misc.report.history import runs_of
 from misc.report.images import MapFolder, Sources, shown_images
 from misc.report.page import Spool, write_page
 from misc.report.pictures import SIZES, Size
-from misc.runtime.machine import machine
+from misc.runtime.devices import machine
 from misc.runtime.processes import cpu_count, map_in_processes
-from misc.runtime.progress import progress
+from misc.runtime.programs import progress
 from misc.storage.outputs import Output, require_own
 from misc.storage.scores import load_scores
 from step.make_seg import folders as seg_folders

@@ -9,6 +9,7 @@ from misc.advcam import AdvCAMSettings, advcam
 from misc.cli.options import Options
 from misc.rib import Maps
 from misc.storage.outputs import Output
+from net.backbones import fold_norms
 from step.maps import MapMethod
 
 
@@ -30,7 +31,7 @@ class MakeAdvCAM(MapMethod):
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         super().start(device, image_ids)
-        self.model.requires_grad_(False)
+        fold_norms(self.model.requires_grad_(False))
 
     def scores(self, pair: Tensor) -> Tensor:
         """2 x 3 x H x W -> raw scores 2 x C x h x w, differentiable down to the image."""

@@ -12,9 +12,7 @@ from misc.cli.options import Options
 from misc.data.label_file import load_labels
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune
-from misc.runtime import distributed
-from misc.runtime.devices import pick_devices, read_ahead_workers
-from misc.runtime.memory import require_shared_memory
+from misc.runtime.devices import read_ahead_workers
 from step.maps import MapMethod
 
 
@@ -57,7 +55,6 @@ class MakeRIBCAM(MapMethod):
         super().check(args, preflight)
         preflight.disjoint_images()
         preflight.images(args.image_ids("train", limited=False))
-        preflight.collect(lambda: require_shared_memory(read_ahead_bytes(args)))
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         super().start(device, image_ids)
@@ -83,13 +80,6 @@ class MakeRIBCAM(MapMethod):
         with contextlib.closing(self.batches.of(image_id)) as batches:
             for state in fine_tune(self.model, pairs, label, batches, rib_settings(self.args)):
                 yield state.map_sums
-
-
-def read_ahead_bytes(args: Options) -> int:
-    """What the processes that read ahead hold at most: each has two batches ready and makes one."""
-    processes = len(pick_devices(args.resources, len(args.image_ids("infer"))))
-    readers = processes * distributed.local_size() * read_ahead_workers(args.resources)
-    return 3 * readers * args.RIB_batch_size * 2 * 3 * args.cam_crop_size**2  # of 16 bits
 
 
 def rib_settings(args: Options) -> RIBSettings:

@@ -14,7 +14,7 @@ from misc.indexing import PathIndex, affinity_labels
 from misc.runtime import distributed
 from misc.runtime.devices import read_ahead_workers
 from misc.runtime.processes import set_up_reader
-from misc.runtime.progress import progress
+from misc.runtime.programs import progress
 from misc.storage.manifest import folder_hash, weights_hash
 from net.checkpoint import on_backbone
 from net.resnet50_irn import Net
@@ -71,7 +71,7 @@ class TrainIRN(TrainStep):
         args, model = self.args, self.model.eval()
         dataset = TopLeftDataset(args.info, args.image_ids("infer"), args.irn_crop_size)
         loader = DataLoader(
-            Subset(dataset, distributed.share(range(len(dataset)))),
+            Subset(dataset, distributed.part(range(len(dataset)))),
             args.irn_batch_size,
             num_workers=read_ahead_workers(args.resources),
             pin_memory=self.device.type == "cuda",

@@ -17,6 +17,7 @@ from misc.cams import CAM_STRIDE, load_cam
 from misc.cli.options import RECAM, STEPS, Options
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.datasets import mask_of
+from misc.data.folder.masks import Content, content_of, contradictions
 from misc.data.folder.photographs import check_photograph
 from misc.data.label_file import known_classes, load_labels
 from misc.data.mask_content import Compared, Content, content_of
@@ -25,12 +26,12 @@ from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
 from misc.runtime.processes import cpu_count, map_in_processes
-from misc.runtime.progress import progress
-from misc.runtime.training import CheckpointFile, check_target
+from misc.runtime.programs import progress
+from misc.runtime.training import check_target
 from misc.storage.images import check_jpeg, is_rotated
 from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
 from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
-from net.checkpoint import backbone_arch, load_backbone
+from net.checkpoint import load_backbone
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,6 @@ class Preflight:
         """Return whether a step of this run writes a folder or file, so that it may be missing."""
         return path.resolve() in self._planned
 
-    # --- what is read -----------------------------------------------------------------------------
-
     def each(
         self,
         kind: str,
@@ -115,12 +114,9 @@ class Preflight:
         self._labelled.update(dict.fromkeys(image_ids))
 
     def masks(self, image_ids: Iterable[str]) -> None:
-        """Ground truth masks are there, have their image's size and show classes of its labels.
-
-        Under --check those that a run would draw from annotations first are left out.
-        """
+        """Ground truth masks are there, have their image's size and show classes of its labels."""
         info = self.info
-        if self.args.check and info.draws_masks:
+        if self.args.check and info.draws_masks:  # a run would draw those that are missing
             image_ids = [i for i in image_ids if info.mask_path(i).is_file()]
         folders = [folder for folder in info.mask_dirs if folder.is_dir()]
         if info.mask_dirs and not folders and not info.draws_masks:
@@ -162,30 +158,24 @@ class Preflight:
     def checkpoint(self, path: Path, load: Callable, *more: object) -> None:
         """A network can be loaded by `load(path, *more)`, unless this run trains it."""
         if not self.is_made(path):
-            self._load_once((load, path), lambda: load(path, *more))
+            self._load_once((load, path), partial(load, path, *more))
 
     def backbone(
         self, path: Path | None, network: str = "ResNet50", flag: str = "--imagenet_weights"
     ) -> None:
-        """What training starts from fits; a download is tried here.
-
-        Not under --check, which writes nothing: there it is only said.
-        """
-        if self.args.check and (path is None or weights_name(path)):
-            asked = f"{flag} {path}" if path else f"{flag} is not given"
-            if (flag, path) not in self._checkpoints:
-                log.info("%s: a run takes %s, from the network", asked, path or "torchvision's")
-            self._load_once((flag, path), lambda: backbone_arch(path, flag))
-        else:
-            self._load_once((network, path), lambda: load_backbone(path, flag, network))
+        """What training starts from fits; a download is tried here, and only said under --check."""
+        remote, key = self.args.check and (path is None or weights_name(path)), (network, path)
+        if remote and key not in self._checkpoints:
+            log.info(
+                "%s: a run takes %s, from the network", flag, path or f"torchvision's {network}"
+            )
+        self._load_once(key, partial(load_backbone, path, flag, network, download=not remote))
 
     def disjoint_images(self) -> None:
         """Every image to fine-tune on has others without its classes to draw batches from."""
         drawn, targets = self.args.image_ids("train", limited=False), self.args.image_ids("infer")
         self.labels((*drawn, *targets))
         self.collect(lambda: require_disjoint(self.args, drawn, targets), "label")
-
-    # --- what is written ----------------------------------------------------------------------------
 
     def output(self, folder: Output, options: dict, image_ids: Iterable[str] | None = None) -> None:
         """An output folder can be written, with nobody else's files, nor those of other options."""
@@ -202,12 +192,10 @@ class Preflight:
         self.collect(lambda: require_own(output.path, advice, in_manifest), "output")
         self.collect(lambda: require_writable(output.folder, output.flag), "output")
 
-    def output_file(self, file: CheckpointFile, options: dict) -> None:
+    def output_file(self, file: Output, options: dict) -> None:
         """A checkpoint can be written and replaces none that was trained otherwise."""
         self.collect(lambda: check_target(file, options, self.args.overwrite), "output")
         self.collect(lambda: require_writable(file.path.parent, file.flag), "output")
-
-    # --- the end ------------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """Look at the files; one UserError for all problems, or a line that says what is fine."""
@@ -258,12 +246,10 @@ class Preflight:
             return folder.is_dir()
         missing = set(image_ids) - set(self.args.image_ids(role))
         if missing:
-            message = (
-                f"--{role}_list {getattr(self.args, f'{role}_list')}: lacks "
-                f"{counted({'image': len(missing)})} needed later, such as {min(missing)}; give "
-                "lists that agree (--eval_list, --train_list)"
-            )
-            self._problems.add("list", [message])
+            lack = f"{counted({'image': len(missing)})} needed later, such as {min(missing)}"
+            given = f"--{role}_list {getattr(self.args, f'{role}_list')}"
+            advice = "give lists that agree (--eval_list, --train_list)"
+            self._problems.add("list", [f"{given}: lacks {lack}; {advice}"])
         return False
 
     def _compared(
@@ -292,9 +278,6 @@ def makers(args: Options, steps: Steps) -> dict[Path, str]:
     return found
 
 
-# --- single files -------------------------------------------------------------------------------
-
-
 def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:
     """Raise UserError unless an image is there and is a JPEG file that can be decoded to its end.
 
@@ -319,16 +302,13 @@ def check_mask(info: DatasetInfo, image_id: str) -> Content:
     """Return what occurs in the ground truth of an image; UserError unless it is there and fits."""
     path = info.mask_path(image_id)
     if not path.is_file():
-        raise UserError(
-            f"{path}: no ground truth mask of {image_id}; give an --eval_list of "
-            f"images that have one"
-        )
+        advice = "give an --eval_list of images that have one"
+        raise UserError(f"{path}: no ground truth mask of {image_id}; {advice}")
     mask, size = mask_of(info, image_id), info.image_size(image_id)
     if mask.shape != size:
         raise UserError(
-            f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is "
-            f"{size[1]}x{size[0]}; it is of another image: leave such images out with "
-            "--skip_mismatched"
+            f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is {size[1]}x{size[0]}; leave "
+            "such images out with --skip_mismatched"
         )
     return _fitting_content(info, path, mask)
 
@@ -364,9 +344,8 @@ def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
     fitting = size, get_strided_size(size, CAM_STRIDE)
     if keys and (max(keys) >= info.num_classes or shapes != fitting):
         raise UserError(
-            f"{path}: holds maps of another image or dataset (classes {keys}, size "
-            f"{shapes[0]}, image {size}); make the maps of {info.name} "
-            f"again or give another --cam_out_dir"
+            f"{path}: holds maps of another image or dataset (classes {keys}, size {shapes[0]}, "
+            f"image {size}); make the maps of {info.name} again or give another --cam_out_dir"
         )
 
 
@@ -379,24 +358,17 @@ def _look_at(item: tuple[Callable, str, str]) -> tuple[object, str]:
         return None, str(error)
 
 
-# --- all images together ------------------------------------------------------------------------
-
-
 def require_disjoint(args: Options, drawn: Sequence[str], targets: Sequence[str]) -> None:
-    """Raise UserError where RIB could draw no batch for an image that shares no class with it.
-
-    drawn: images that batches are drawn from. targets: those to fine-tune on.
-    """
+    """Raise UserError where a target of RIB shares a class with every image that can be drawn."""
     known = load_labels(args.cls_labels, (*drawn, *targets), args.info)
     rows, alike = known.of(drawn).rows, {}
     counts = rows.sum(axis=0)
     if drawn and counts.max() == len(drawn):
         name = args.info.class_names[int(counts.argmax())]
         raise UserError(
-            f"{args.train_list}: all {len(drawn)} images show {name!r}, so RIB can draw "
-            f"no batches without it; add {args.RIB_batch_size} or more images of anything "
-            "else (without any class is fine, also for a classifier that has to tell "
-            f"{name!r} from the rest), or give --recam none"
+            f"{args.train_list}: all {len(drawn)} images show {name!r}, so RIB can draw no batches "
+            f"without it; add {args.RIB_batch_size} or more images of anything else (without any "
+            "class is fine), or give --recam none"
         )
     for image_id in targets:  # images of the same classes together
         alike.setdefault(tuple(known.classes_of(image_id).tolist()), []).append(image_id)

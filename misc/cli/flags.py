@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from misc.data.registry import dataset_names, default_root, describe
+from misc.data.dataset_info import dataset_module, dataset_names
 
 # Step modules in the order of the method, with what --help says of them.
 STEPS = {
@@ -354,7 +354,8 @@ class _Help(argparse.HelpFormatter):
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=100)
-        infos = [describe(name, Path()) for name in dataset_names() if default_root(name)]
+        modules = map(dataset_module, dataset_names())
+        infos = [module.describe(Path()) for module in modules if module.DEFAULT_ROOT]
         self._defaults = {name: f"RESULT_DIR/{file}" for name, file in RESULT_NAMES.items()}
         for name in infos[0].defaults:
             values = {info.name: str(info.defaults[name]) for info in infos}
@@ -392,8 +393,9 @@ def build_parser() -> argparse.ArgumentParser:
         add = parser.add_argument_group(title).add_argument
         if title == "dataset":
             add("--dataset", choices=dataset_names(), default="voc12", help="dataset")
-            for name in filter(default_root, dataset_names()):
-                add(f"--{name}_root", **_DIR, default=default_root(name), help="folder of images")
+            roots = {name: dataset_module(name).DEFAULT_ROOT for name in dataset_names()}
+            for name in filter(roots.get, roots):
+                add(f"--{name}_root", **_DIR, default=roots[name], help="folder of images")
         for name, (kind, default, text) in options.items():
             known = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
             known = kind if isinstance(kind, dict) else known

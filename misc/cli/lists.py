@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 from misc.cli.options import Options, as_plain, default_key
+from misc.data.dataset_info import dataset_module, own_options
 from misc.data.label_file import known_classes
-from misc.data.registry import own_options, preparation
 from misc.errors import UserError, some
 from misc.storage.manifest import check_folder, prepare_folder, read_manifest, settings_of
 from misc.storage.outputs import Output, require_own
@@ -42,7 +42,7 @@ def prepare_lists(args: Options, steps: Steps, scratch: Path | None = None) -> O
         return args
     with_labels, with_masks = args.cls_labels in args.made_lists(), "eval" in read and not scratch
     args = args.with_list_dir(scratch) if scratch else args
-    prepare = preparation(args.dataset).prepare
+    prepare = dataset_module(args.dataset, "prepare").prepare
     prepare(args.info, args.list_dir, args.skip_mismatched, with_labels, with_masks)
     _say_differences(args, before, _contents(args))
     return args
@@ -95,7 +95,7 @@ def _outdated(args: Options, needed: list[Path]) -> bool:
     now = json.loads(json.dumps(settings_of(settings, inputs)))
     outdated = now != noted or not all(path.is_file() for path in needed)
     if outdated:
-        for name in (*preparation(args.dataset).LISTS, args.info.label_file):
+        for name in (*dataset_module(args.dataset, "prepare").LISTS, args.info.label_file):
             advice = "move it, or give it by name (--train_list, --cls_labels, ...)"
             require_own(args.list_dir / name, advice)
     return outdated
@@ -104,7 +104,7 @@ def _outdated(args: Options, needed: list[Path]) -> bool:
 def _contents(args: Options) -> Lists:
     """The lists and labels that are there; of those that cannot be read, nothing."""
     found: Lists = {}
-    for name in set(preparation(args.dataset).LISTS) - set(_NOT_IDS):
+    for name in set(dataset_module(args.dataset, "prepare").LISTS) - set(_NOT_IDS):
         with contextlib.suppress(UserError, OSError, UnicodeDecodeError):
             lines = (args.list_dir / name).read_text(encoding="utf-8").splitlines()
             columns = (args.info.columns_of(line) for line in lines)

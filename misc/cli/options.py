@@ -12,10 +12,15 @@ from types import ModuleType, SimpleNamespace
 
 from misc.cli import flags
 from misc.cli.flags import ALL_MAPS, IMPORTED, RECAM, STEPS, SegPreset, build_parser
-from misc.data.dataset_info import DatasetInfo, read_image_list
-from misc.data.registry import dataset_names, describe, own_options
+from misc.data.dataset_info import (
+    DatasetInfo,
+    dataset_module,
+    dataset_names,
+    own_options,
+    read_image_list,
+)
 from misc.errors import UserError
-from misc.runtime.resources import Resources, announced_ranks
+from misc.runtime.processes import Resources, announced_ranks
 from misc.storage.files import reason
 from misc.storage.manifest import read_manifest
 
@@ -209,7 +214,8 @@ def _described(args: SimpleNamespace, said: Mapping[str, object]) -> DatasetInfo
         setattr(args, root_name, root)
     # The table of a report needs no file of the dataset.
     table_alone = args.report and not args.report_html
-    return describe(args.dataset, root, **{n: getattr(args, n) for n in own if not table_alone})
+    given = {name: getattr(args, name) for name in own if not table_alone}
+    return dataset_module(args.dataset).describe(root, **given)
 
 
 def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
@@ -267,9 +273,9 @@ def _usual_precision(args: SimpleNamespace) -> str:
     if args.device == "cpu":
         return "float32"
     # Here, since --help is to load no torch.
-    from misc.runtime.devices import usual_precision
+    from misc.runtime.devices import uses_cuda
 
-    return usual_precision(_resources(args))
+    return "tf32" if uses_cuda(_resources(args)) else "float32"
 
 
 def _require_fitting(args: SimpleNamespace) -> None:

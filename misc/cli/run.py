@@ -14,17 +14,10 @@ from misc.cli.lists import prepare_lists
 from misc.cli.log import log_to_screen, require_log, start_log
 from misc.cli.options import OBJECT_MASKS, STEPS, Options, chosen_steps, unread_lists
 from misc.cli.report import compare, load_expected, print_report
-from misc.data.registry import preparation
+from misc.data.dataset_info import dataset_module
 from misc.errors import UserError
-from misc.runtime import distributed, interrupts
-from misc.runtime.devices import (
-    check_device,
-    main_device,
-    set_up_process,
-    training_threads,
-    uses_cuda,
-)
-from misc.runtime.image_task import readers_can_end
+from misc.runtime import distributed
+from misc.runtime.devices import check_device, memory_can_end, set_up_process, uses_cuda
 from misc.runtime.programs import said_plainly
 from misc.storage.files import locked, no_folder_left, remove_leftovers
 from misc.storage.manifest import make_writable
@@ -52,21 +45,17 @@ class Parts(NamedTuple):
 def parts_of(args: Options, known: Steps) -> Parts:
     """Return what the options ask for. known: all steps, pictures and report, by name."""
     steps = {name: known[name] for name in chosen_steps(args)}
-    masks = getattr(preparation(args.dataset), "MASKS", None)
+    masks = getattr(dataset_module(args.dataset, "prepare"), "MASKS", None)
     after = {"masks": masks} if masks and "make_sem_seg_labels" in steps else {}
     after |= {"pictures": known["visualize"]} if args.visualize else {}
     after |= {"report": known["html_report"]} if args.report_html else {}
     return Parts(steps, after, known)
 
 
-def execute(args: Options, known: Steps, ends_process: bool = False) -> int:
-    """Run what the options say; returns the exit code, after one line for what ended the run.
-
-    known: all steps by name. ends_process: the caller does nothing but exit with it; see
-    `interrupts.noticed`.
-    """
+def execute(args: Options, known: Steps) -> int:
+    """Run what the options say; returns the exit code, after one line for what ended the run."""
     work = show_report if args.report else run_joined
-    return said_plainly(partial(work, args, known), ends_process)
+    return said_plainly(partial(work, args, known))
 
 
 def run_joined(args: Options, known: Steps) -> None:
@@ -84,7 +73,7 @@ def run(args: Options, known: Steps) -> None:
     outputs = written(args, parts)
     first(lambda: check_places(args, outputs))
     first(lambda: require_log(args.log_name))
-    set_up_process(main_device(args.resources), training_threads(args.resources), args.resources)
+    set_up_process(args.resources)
     if args.check:
         first(lambda: check_only(args, parts))
         return
@@ -166,8 +155,7 @@ def run_parts(args: Options, parts: Parts) -> None:
     for number, (name, step) in enumerate(parts.steps.items(), start=1):
         what = STEPS[name].lstrip("0123456789 ")
         log.info("[%d/%d] %s: %s", number, len(parts.steps), name, what)
-        interrupts.check()
-        with readers_can_end(name):
+        with memory_can_end(name):
             step.run(args)
     if any("eval" in step.LISTS for step in parts.steps.values()):
         print_report(args)

@@ -1,10 +1,18 @@
-"""The description of a dataset that steps and loaders work from."""
+"""The description of a dataset that steps and loaders work from, and the datasets that there are.
 
+Every package beside misc/ or beside this module that has a dataset.py is one. `dataset.py` has
+`describe(root)` and DEFAULT_ROOT, which is None where --root has to be given; one that describes a
+dataset by further options has their names in OPTIONS, and takes them by name. `prepare.py`, loaded
+when it is needed, has `prepare(...)` and LISTS, and may have MASKS, a module with `writes(args)`,
+`check(args)` and `run(args)` that follows the pseudo masks of a run.
+"""
+
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from misc.errors import UserError, some
 from misc.storage.checksums import Checksum, checksum_of
@@ -14,6 +22,7 @@ from misc.storage.manifest import IMAGES, content_hashes, read_manifest, state_h
 from misc.storage.outputs import is_changed
 
 IMAGE_FORMATS = ("JPEG", "PNG")  # as Pillow names them; masks are PNG
+_HERE = Path(__file__).resolve().parent
 _MAX_LIST = 64 << 20  # bytes; the longest official list has 1 MiB
 # What the results of each image depend on, by its id: hashes of its files, classes of its labels.
 Keys = dict[str, str]
@@ -243,3 +252,22 @@ def keys_in(args: SimpleNamespace, folder: Path, suffix: str, image_ids: Sequenc
 def joined(*parts: Keys) -> Keys:
     """Keys of several sources of the same images, in one."""
     return {image_id: " ".join(part[image_id] for part in parts) for image_id in parts[0]}
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Names of all datasets, the one of the paper's main tables first."""
+    beside_misc, here = (
+        sorted(folder.glob("*/dataset.py")) for folder in (_HERE.parents[1], _HERE)
+    )
+    return tuple(path.parent.name for path in (*reversed(beside_misc), *here))
+
+
+def dataset_module(name: str, part: str = "dataset") -> ModuleType:
+    """The module of a dataset that describes it, or its part "prepare"."""
+    inside = (_HERE / name / "dataset.py").is_file()
+    return importlib.import_module(f"{'misc.data.' if inside else ''}{name}.{part}")
+
+
+def own_options(name: str) -> tuple[str, ...]:
+    """Names of the options that a dataset is described by, beside its root."""
+    return getattr(dataset_module(name), "OPTIONS", ())

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from misc.data.dataset_info import DatasetInfo, Keys, joined, photograph_keys
-from misc.data.folder.classes import shown
+from misc.data.folder.names import shown
 from misc.data.folder.table import Table
 from misc.errors import UserError, raise_problems, some
 from misc.storage.cam_files import load_dict
@@ -168,18 +168,13 @@ def _from_rows(arrays: Mapping[str, np.ndarray], info: DatasetInfo) -> Labels:
 def _from_csv(path: Path, info: DatasetInfo) -> Labels:
     table, by_id = Table(path), {}
     names = [class_name.lower() for class_name in info.class_names]
-    for line, cells in table.rows():
-        where = table.place(line, cells)
-        try:
-            own = table.labels(cells)
-            if unknown := [n for n in (*table.classes, *own) if n.lower() not in names]:
-                raise ValueError(f"{shown(unknown[0])} is not a class of {info.name}")
-        except ValueError as error:
-            raise UserError(f"{where}: {error}. {table.form}") from None
-        image_id = cells[table.image].strip()
-        if image_id in by_id:
+    for where, image_id, own in table.rows():
+        if unknown := [name for name in (*table.classes, *own) if name.lower() not in names]:
+            what = f"{shown(unknown[0])} is not a class of {info.name}"
+            raise UserError(f"{where}: {what}. {table.form}")
+        if image_id.strip() in by_id:
             raise UserError(f"{where}: {reason(image_id)!r} is there already; keep one of the two")
-        by_id[image_id] = {names.index(name.lower()) for name in own}
+        by_id[image_id.strip()] = {names.index(name.lower()) for name in own}
     if not by_id:
         raise ValueError("it is empty")
     keys = [_key(image_id, info) for image_id in by_id]

@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from misc.errors import UserError
-from net.backbones import KINDS, FixedBatchNorm, ResNet, inferred_arch, normalized
+from net.backbones import KINDS, FixedBatchNorm, ResNet, fold_norms, inferred_arch, normalized
 from net.checkpoint import (
     load_backbone,
     load_boundary_net,
@@ -15,6 +15,7 @@ from net.checkpoint import (
 )
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement, Net
+from tests.weights import fill_by_recipe
 
 
 @pytest.fixture(params=list(KINDS))
@@ -86,6 +87,17 @@ def test_a_convolution_and_its_normalisation_are_computed_as_one(groups, stride,
         found.append([output, *torch.autograd.grad((output * weights).sum(), inputs)])
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_folded_networks_compute_the_same_bits():
+    network = CAM(3, width=8, stem=8)
+    fill_by_recipe(network)
+    images = torch.randn(2, 3, 48, 64)
+    expected = network(images)
+    fold_norms(network)
+    assert torch.equal(network(images), expected)
+    assert not any(isinstance(module, FixedBatchNorm) for module in network.modules())
 
 
 @pytest.mark.parametrize("inner", [1, 2, 6, 14])

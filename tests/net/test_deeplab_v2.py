@@ -30,7 +30,7 @@ def network(seed, blocks=None, monkeypatch=None, **options):
     """DeepLab-v2 with the recipe's weights, and other numbers of blocks where they are given."""
     name = "resnet101"
     if blocks is not None and tuple(blocks) != backbones.KINDS[name].counts:
-        kind = backbones.Kind(backbones.Bottleneck, tuple(int(n) for n in blocks))
+        kind = backbones.Kind(4, tuple(int(n) for n in blocks))
         monkeypatch.setitem(backbones.KINDS, "other", kind)
         name = "other"
     model = DeepLabV2(scale_by="factor", name=name, **options)

@@ -9,7 +9,7 @@ from misc.errors import UserError
 from misc.storage.manifest import weights_hash, weights_name
 from net import checkpoint
 from net.backbones import ResNet
-from net.checkpoint import backbone_arch, load_backbone, segmentation_on
+from net.checkpoint import load_backbone, segmentation_on
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def test_torchvisions_weights_are_had_by_name(monkeypatch):
     state = resnet18().state_dict()
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda self, **_: state)
     arch, loaded = load_backbone("resnet18")
-    assert arch == ResNet("resnet18").arch and backbone_arch("resnet18") == {"name": "resnet18"}
+    assert arch == ResNet("resnet18").arch
+    assert load_backbone("resnet18", download=False) == (arch, {})
     ResNet(**arch).load_state_dict(loaded)
     network = segmentation_on("resnet18", 21)
     assert network.arch["name"] == "resnet18" and network.arch["colours"] == "torchvision"
@@ -65,7 +66,6 @@ def test_unknown_names_are_refused():
     message = error_of(load_backbone, "resnet19", "--seg_init")
     assert message.startswith("--seg_init resnet19: is neither a file nor a name")
     assert "wide_resnet50_2, or timm:NAME" in message
-    assert "resnet19" in error_of(backbone_arch, "resnet19")
 
 
 def test_without_timm_its_names_are_refused_in_one_line(monkeypatch):
@@ -76,7 +76,7 @@ def test_without_timm_its_names_are_refused_in_one_line(monkeypatch):
 @pytest.mark.parametrize("name", ["resnet18.a1_in1k", "resnext50_32x4d.tv_in1k"])
 def test_timms_resnets_are_those_of_torchvision(timm, name):
     arch, state = load_backbone(f"timm:{name}")
-    assert arch["name"] == name.split(".")[0] and arch == backbone_arch(f"timm:{name}") | arch
+    assert arch["name"] == name.split(".")[0]
     theirs = timm.create_model(name, pretrained=False)
     torch.testing.assert_close(state["layer4.1.conv2.weight"], theirs.layer4[1].conv2.weight)
 

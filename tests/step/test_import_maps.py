@@ -14,7 +14,7 @@ from PIL import Image
 from misc.cams import load_cam, save_cam
 from misc.cli.check import makers
 from misc.cli.options import chosen_steps, parse
-from misc.data.foreign_maps import ForeignMaps, numbering_of
+from misc.data.imported_maps import FoundMaps, numbering_of
 from misc.errors import UserError
 from misc.imutils import get_strided_size
 from misc.storage.scores import load_scores
@@ -303,8 +303,8 @@ def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run)
     assert said in (own.folder / "run.log").read_text()
 
 
-def maps_of(*numbers: int) -> ForeignMaps:
-    return ForeignMaps(numbers, False, ())
+def maps_of(*numbers: int) -> FoundMaps:
+    return FoundMaps(numbers, False, ())
 
 
 def test_numbers_are_recognised_by_the_labels_or_asked_for():

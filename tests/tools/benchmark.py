@@ -19,7 +19,7 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 
-from misc.runtime.machine import machine
+from misc.runtime.devices import machine
 from misc.runtime.processes import cpu_count
 from tests.tools.comparisons import COMPARISONS, CPU, Comparison, Entry, Results, timed
 

@@ -19,7 +19,7 @@ from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
 from misc.labels import read_label_png, save_label_png
 from misc.metrics import ThresholdScores
 from misc.rib import RIBSettings, fine_tune
-from misc.runtime.memory import freed_memory_kept
+from misc.runtime.devices import freed_memory_kept
 from misc.seg_loss import scale_losses
 from misc.torchutils import gndp2d
 from net.deeplab_v2 import DeepLabV2

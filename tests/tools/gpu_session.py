@@ -26,10 +26,8 @@ from Dataset.objects import OBJECT_CLASSES
 from Dataset.scene import draw_scene
 from misc.data.datasets import multi_scale_pairs
 from misc.rib import RIBSettings, fine_tune
-from misc.runtime.devices import set_up_process
-from misc.runtime.machine import machine
-from misc.runtime.processes import in_processes
-from misc.runtime.resources import Resources
+from misc.runtime.devices import machine, set_up_process
+from misc.runtime.processes import Resources, in_processes
 from net.resnet50_cam import CAM
 from tests.tools.comparisons import timed
 from tests.weights import fill_by_recipe
@@ -63,7 +61,7 @@ class Session:
     def compute_in(self, precision: str, deterministic: bool = False) -> None:
         """Set PyTorch's flags as a run with these options does."""
         resources = Resources(precision=precision, deterministic=deterministic)
-        set_up_process(self.device, torch.get_num_threads(), resources)
+        set_up_process(resources, self.device, torch.get_num_threads())
 
     def photograph(self) -> np.ndarray:
         """A synthetic image, H x W x 3 uint8."""

@@ -27,8 +27,7 @@ from Dataset.scene import draw_scene
 from misc.cli.lists import prepare_lists
 from misc.cli.options import parse
 from misc.cli.run import check_steps, parts_of
-from misc.runtime.devices import main_device, set_up_process, training_threads
-from misc.runtime.machine import machine
+from misc.runtime.devices import machine, main_device, set_up_process
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
 from step import all_steps
@@ -86,7 +85,7 @@ def measured(
         own = ("--voc12_root", root, "--imagenet_weights", weights, "--result_dir", scratch)
         args = parse([*map(str, own), *_OPTIONS, *words])
         parts, device = parts_of(args, all_steps()), main_device(args.resources)
-        set_up_process(device, training_threads(args.resources), args.resources)
+        set_up_process(args.resources)
         prepare_lists(args, parts.steps)
         check_steps(args, parts)
         with busy_samples(device) as samples:

@@ -1,10 +1,19 @@
-"""Photographs as cameras, telephones and web pages make them, read as upright RGB."""
+"""Photographs in a folder tree: found, called by names of the user, read as upright RGB."""
 
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from misc.data.folder.names import id_of, is_cut, is_photograph, normalised
+from misc.errors import UserError, raise_problems
+from misc.storage.files import reason
 from misc.storage.images import (
     MAX_PIXELS,
     check_jpeg,
@@ -15,11 +24,170 @@ from misc.storage.images import (
     turned,
 )
 
+# Pictures that other programs show, so that their owner expects them to be read.
+_PICTURES = (".heic", ".heif", ".avif", ".gif", ".bmp", ".jp2", ".dng", ".cr2", ".nef", ".arw",
+             ".svg")  # fmt: skip
+# Names that operating systems, disks, network storage and editors leave in folders.
+_LEFT_BEHIND = re.compile(
+    r"\..*|.*~|~\$.*|#.*#|found\.\d{3}|.*@syno(resource|eastream)|(?-i:Thumbs)|@eadir|@tmp|@recycle|"
+    r"@recently-snapshot|@__thumb|#recycle|#snapshot|~snapshot|\$recycle\.bin|dfsrprivate|"
+    r"system volume information|lost\+found|lost\.dir|__macosx|network trash folder|icon\r|"
+    r"temporary items|thevolumesettingsfolder|desktop d[bf]|(eh)?thumbs(_vista)?\.db|"
+    r"thumbs\.db:encryptable|(desktop|picasa)\.ini|__pycache__", re.DOTALL | re.IGNORECASE
+)  # fmt: skip
 # Of a photograph that is shrunk. Decoded it takes 4 bytes a pixel, 1 GiB, a JPEG file far less.
 MAX_PHOTOGRAPH = 1 << 28
 _BAND = 1 << 22  # pixels of a large photograph that are converted at a time
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
+
+
+def files_below(
+    root: Path,
+    without: Sequence[Path] = (),
+    passed: Counter[str] | None = None,
+    links: list[str] | None = None,
+) -> Iterator[str]:
+    """Paths of all files below a folder, with / between folders; each folder is entered once.
+
+    Linked folders come last. without: folders that hold something else. passed: gets the names of
+    what is left behind, but for hidden files. links: gets the linked folders that leave the root.
+    """
+    others = (path for path in without if path.is_dir() and not path.samefile(root))
+    seen = {os.stat(path)[1:3] for path in others}  # inode and device
+    tops = [str(root)]
+    for top in tops:  # linked folders are added to it
+        for folder, folders, files in os.walk(top, onerror=_refuse):
+            place = os.stat(folder)[1:3]
+            left = [name for name in (*folders, *files) if _LEFT_BEHIND.fullmatch(name)]
+            folders[:] = [] if place in seen else sorted(set(folders).difference(left))
+            if place in seen:  # links may lead in circles
+                continue
+            seen.add(place)
+            below = "" if folder == str(root) else os.path.relpath(folder, root) + "/"
+            inside = folder != top or Path(folder).resolve().is_relative_to(root.resolve())
+            if links is not None and not inside and not below.startswith(tuple(links)):
+                links.append(below)
+            if passed is not None:
+                passed.update(name for name in left if name[0] != ".")
+            tops += [p for name in folders if os.path.islink(p := os.path.join(folder, name))]
+            yield from (f"{below}{name}" for name in sorted(set(files).difference(left)))
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); allow or move it")
+
+
+def require_names(folder: Path, paths: Sequence[str]) -> None:
+    """Raise UserError for files whose names cannot stand in a list, one a line, in UTF-8."""
+    wrong = []
+    for path in paths:
+        text = os.fsencode(path).decode(errors="replace")
+        if text != path or len(path.splitlines()) != 1:
+            what = "is not UTF-8" if text != path else "has a line break"
+            wrong.append(f"{folder}/{reason(text)}: its name {what}; rename it")
+    raise_problems("file name", wrong)
+
+
+class Tree:
+    """The photographs below a folder: paths with / between folders, ascending.
+
+    A name of the user stands, by one rule for all of his files, for the photograph with this path
+    below the root, otherwise for the only one that has the longest end of it (`x/a.jpg` of
+    `/home/x/a.jpg`). A name without a photograph's suffix leaves the suffix out.
+    """
+
+    def __init__(self, root: Path, without: Sequence[Path] = ()):
+        """without: folders below it that hold something else, such as masks."""
+        self.root = root
+        self.passed: Counter[str] = Counter()  # what systems and editors left behind, by name
+        links: list[str] = []
+        files = list(files_below(root, without, self.passed, links))
+        self.photographs = tuple(sorted(filter(is_photograph, files)))
+        require_names(root, self.photographs)
+        self.others = Counter(os.path.splitext(p)[1].lower() for p in files if not is_photograph(p))
+        # Linked folders that lead out of it, with the number of photographs through each.
+        self.links = {link: sum(p.startswith(link) for p in self.photographs) for link in links}
+        self.by_end: dict[str, str] = {}  # names that were found by their end, by photograph
+
+    def left_out(self) -> str:
+        """Files that are no photographs, for the log; empty where there are none."""
+        pictures = {suffix: n for suffix, n in self.others.items() if suffix in _PICTURES}
+        others = self.others.total() - sum(pictures.values())
+        parts = [f"{n} {suffix} (convert to JPEG or PNG)" for suffix, n in sorted(pictures.items())]
+        parts += [f"{others} that are not photographs"] if others else []
+        parts += [f"{reason(name)} of other programs ({n})" for name, n in self.passed.items()]
+        return ", ".join(parts)
+
+    @cached_property
+    def cut(self) -> dict[str, str]:
+        """Paths of the photographs whose ids are cut."""
+        ids = ((id_of(path), path) for path in self.photographs)
+        return {image_id: path for image_id, path in ids if is_cut(image_id)}
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """Photographs by path, name of the file, "stem." and "stem in lower case:"."""
+        names: dict[str, list[str]] = {}
+        for path in self.photographs:
+            file = normalised(path).rpartition("/")[2]
+            stem = file.rpartition(".")[0]
+            for key in {path, file, f"{stem}.", f"{stem.casefold()}:"}:
+                names.setdefault(key, []).append(path)
+        return names
+
+    def find(self, name: str) -> str:
+        """Path of a photograph below the root; ValueError says why there is none."""
+        found, text = self.candidates(name), self._plain(name)
+        if len(found) > 1:
+            some = ", ".join(map(reason, found[:3]))
+            raise ValueError(f"{reason(name)!r} may be any of {len(found)} ({some}); give its path")
+        if found:
+            plain = normalised(found[0])
+            if name != found[0] and text not in (plain, plain.rpartition(".")[0]):
+                self.by_end.setdefault(found[0], name)
+            return found[0]
+        if os.path.isfile(file := self.root / text):
+            raise ValueError(f"{reason(file)} is none of the photographs below {self.root}")
+        near = "".join(f"; is it {reason(other)!r}?" for other in self.loosely(name)[:1])
+        raise ValueError(f"there is no photograph {reason(name)!r} in {self.root}{near}")
+
+    def candidates(self, name: str) -> list[str]:
+        """The photographs that a name may stand for."""
+        text = self._plain(name)
+        for path in (name, text):
+            if path in self._names.get(path, []):
+                return [path]
+        if not text or os.path.isfile(self.root / text):
+            return []  # another file, such as one beside the folder
+        *folders, last = text.split("/")
+        ends: dict[int, list[str]] = {-1: []}  # by the number of folders that they have in common
+        for path in self._names.get(last if is_photograph(last) else f"{last}.", []):
+            own = normalised(path).split("/")[:-1]
+            common = len(os.path.commonprefix([folders[::-1], own[::-1]]))
+            common += len(folders) == len(own) == common  # it is the path
+            ends.setdefault(common, []).append(path)
+        return ends[max(ends)]
+
+    def loosely(self, name: str) -> list[str]:
+        """The photographs with the name of a file, whatever its folder, case and suffix."""
+        last = self._plain(name).rpartition("/")[2]
+        stem = last.rpartition(".")[0] if is_photograph(last) else last
+        return self._names.get(f"{stem.casefold()}:", [])
+
+    def _plain(self, name: str) -> str:
+        """A name with / between folders, relative to the root where it is below it."""
+        text = name.strip().replace("\\", "/")
+        for root in (self.root.absolute(), self.root.resolve()):
+            if os.path.isabs(text) and Path(text).is_relative_to(root):
+                text = Path(text).relative_to(root).as_posix()
+        return normalised(posixpath.normpath(text)) if text else ""
+
+
+def own_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a photograph, upright, as it is stored; exceptions of `size_as_shown`."""
+    with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
+        return shown_size(image)
 
 
 def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
@@ -32,12 +200,6 @@ def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"{size[1]}x{size[0]} pixels, at most {MAX_PIXELS}; give --photo_long")
     return size
-
-
-def own_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a photograph, upright, as it is stored; exceptions as above."""
-    with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
-        return shown_size(image)
 
 
 def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
@@ -62,8 +224,7 @@ def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
             image = _reduced(image, max(size))
         upright = turned(_eight_bit_rgb(image), orientation)
         if upright.size[::-1] != size:
-            resampling = Image.Resampling.LANCZOS
-            upright = upright.resize(size[::-1], resampling, reducing_gap=2.0)
+            upright = upright.resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
         return np.asarray(upright)
 
 
@@ -73,12 +234,17 @@ def check_photograph(path: Path, longest: int = 0, quick: bool = False) -> str |
     quick: its header alone is read.
     """
     with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
-        form, warning = image.format, _peculiarity(image)
+        form, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
     if not quick:
         if form == "JPEG":
             check_jpeg(path)
         read_photograph(path, longest)
-    return warning
+    if frames > 1:
+        return "files have several frames or pages, of which the first is used"
+    if mode in ("CMYK", "YCbCr", "LAB"):
+        return "photographs are not RGB (CMYK or Lab) and are converted"
+    deep = mode.startswith(("I", "F"))
+    return "photographs have more than 8 bits a value and are reduced to 8" if deep else None
 
 
 def fitted_mask(mask: np.ndarray, path: Path, longest: int) -> np.ndarray:
@@ -106,16 +272,6 @@ def _shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return tuple(max(1, round(side * longest / max(size))) for side in size)
 
 
-def _peculiarity(image: Image.Image) -> str | None:
-    if getattr(image, "n_frames", 1) > 1:
-        return "files have several frames or pages, of which the first is used"
-    if image.mode in ("CMYK", "YCbCr", "LAB"):
-        return "photographs are not RGB (CMYK or Lab) and are converted"
-    if image.mode.startswith(("I", "F")):
-        return "photographs have more than 8 bits a value and are reduced to 8"
-    return None
-
-
 def _reduced(image: Image.Image, longest: int) -> Image.Image:
     """A decoded photograph at a fraction of its size, 8-bit RGB, as it is stored.
 
@@ -128,7 +284,7 @@ def _reduced(image: Image.Image, longest: int) -> Image.Image:
     boxes = [(0, top, image.width, min(image.height, top + rows)) for top in tops]
     highest = None
     if image.mode.startswith(("I", "F")):
-        highest = max(_highest(_numbers(image.crop(box))) for box in boxes)
+        highest = max(float(_numbers(image.crop(box)).max()) for box in boxes)
     small = Image.new("RGB", (-(-image.width // k), -(-image.height // k)))
     for box in boxes:
         small.paste(_eight_bit_rgb(image.crop(box), highest).reduce(k), (0, box[1] // k))
@@ -136,11 +292,13 @@ def _reduced(image: Image.Image, longest: int) -> Image.Image:
 
 
 def _eight_bit_rgb(image: Image.Image, highest: float | None = None) -> Image.Image:
-    """highest: the largest value of what `image` is a part of."""
+    """highest: the largest value of what `image` is a part of, where it has more than 8 bits."""
     if image.mode.startswith(("I", "F")):
         values = _numbers(image)
-        highest = _highest(values) if highest is None else highest
-        image = Image.fromarray(_eight_bits(values, highest))
+        highest = float(values.max()) if highest is None else highest
+        white = next((2.0**bits - 1 for bits in _DEPTHS if highest < 2**bits), highest)
+        white = 1.0 if 0 < highest <= 1 else white
+        image = Image.fromarray(np.clip(values * (255 / white) + 0.5, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -148,18 +306,5 @@ def _eight_bit_rgb(image: Image.Image, highest: float | None = None) -> Image.Im
 
 
 def _numbers(image: Image.Image) -> np.ndarray:
-    values = np.asarray(image).astype(np.float32)
-    return np.nan_to_num(values, nan=0, posinf=0, neginf=0)
-
-
-def _highest(values: np.ndarray) -> float:
-    return float(values.max(initial=0))
-
-
-def _eight_bits(values: np.ndarray, highest: float) -> np.ndarray:
-    """Values of more than 8 bits as 0..255, uint8."""
-    if 0 < highest <= 1:
-        white = 1.0
-    else:
-        white = next((2.0**bits - 1 for bits in _DEPTHS if highest < 2**bits), highest)
-    return np.clip(values * (255 / white) + 0.5, 0, 255).astype(np.uint8)
+    """Values of more than 8 bits, H x W float32, those that are not finite as 0."""
+    return np.nan_to_num(np.asarray(image).astype(np.float32), nan=0, posinf=0, neginf=0)

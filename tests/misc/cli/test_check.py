@@ -13,7 +13,7 @@ from misc.cli import check
 from misc.cli.check import Preflight, check_mask, check_places, say_disk
 from misc.cli.options import build_parser, parse
 from misc.cli.run import parts_of, written
-from misc.data.folder import own_size
+from misc.data.folder import masks
 from misc.data.folder.prepare import prepare
 from misc.errors import UserError
 from misc.labels import save_label_png
@@ -276,4 +276,4 @@ def test_three_photographs_never_share_two_masks(project):
     args = parse([str(word) for word in words(project, "--result_dir", project / "r")])
     prepare(args.info, args.list_dir)
     with pytest.raises(UserError, match="would both be written to .*a.jpg.png; rename one"):
-        own_size.check(args)
+        masks.check(args)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from misc.cli.options import SEG_STEPS, SEQUENCE, STEPS, build_parser, chosen_steps, parse
 from misc.cli.options import print_given as print_options
-from misc.data.registry import describe
+from misc.data.dataset_info import dataset_module
 from misc.errors import UserError
 from misc.runtime.devices import check_device
 from step.eval_cam import thresholds
@@ -234,7 +234,7 @@ def test_limits_belong_to_the_range():
 def test_help_tells_every_option_and_its_default():
     words = " ".join(build_parser().format_help().split())
     assert all(f"--{name}_pass" in words for name in STEPS)
-    assert all(f"--{name} " in words for name in describe("voc12", Path()).defaults)
+    assert all(f"--{name} " in words for name in dataset_module("voc12").describe(Path()).defaults)
     for default in ("voc12 0.27, coco14 0.22", "voc12 8e-06", "1.0,0.5,1.5,2.0", "RESULT_DIR/cam"):
         assert f"(default: {default}" in words
 

@@ -9,8 +9,8 @@ from misc.data.dataset_info import read_image_list
 from misc.data.datasets import image_of, mask_of
 from misc.data.folder import names
 from misc.data.folder.dataset import defaults_for, describe
-from misc.data.folder.prepare import held_out, prepare
-from misc.data.label_file import load_labels, rows_of
+from misc.data.folder.prepare import prepare, validation_split
+from misc.data.label_file import load_labels
 from misc.errors import UserError
 from misc.labels import save_label_png
 from tests.misc.data.folder.conftest import save_photo
@@ -76,7 +76,7 @@ def test_other_files_are_left_out_and_counted(photos, described, tmp_path, caplo
     with caplog.at_level(logging.INFO):
         described(TABLE).log_contents()
     said = " ".join(caplog.messages)
-    assert "1 .cr2, 1 .gif (convert" in said and "1 that are not photographs" in said
+    assert "1 .cr2 (convert" in said and "1 .gif" in said and "1 that are not photographs" in said
     assert "fewer than 20 photographs" in said and "circle" not in said and "1 photograph" in said
 
 
@@ -131,15 +131,14 @@ def test_masks_inside_the_root_are_no_photographs(photos, described):
     assert "masks/b.png" not in info.scan().tree.photographs
 
 
-def test_a_tenth_of_every_class_is_held_out():
-    classes = [[0]] * 40 + [[1]] * 20 + [[2]] * 9 + [[]] * 10 + [[0, 2]] * 1
-    rows = rows_of(classes, 3)
-    ids = [f"image{n}" for n in range(len(classes))]
-    chosen = held_out(ids, rows)
-    counts = rows[[ids.index(i) for i in chosen]].sum(axis=0)
-    assert counts.tolist() == [4, 2, 1] and len(chosen) == len(set(chosen)) in (7, 8)
-    again = held_out(ids[::-1], rows_of(classes[::-1], 3))
-    assert set(again) == set(chosen)  # the same whatever their order
+def test_a_tenth_of_every_class_is_in_the_validation_split():
+    of = [(0,)] * 40 + [(1,)] * 20 + [(2,)] * 9 + [()] * 10 + [(0, 2)]
+    classes = {f"image{n}": of_image for n, of_image in enumerate(of)}
+    chosen = validation_split(classes)
+    counts = [sum(index in classes[i] for i in chosen) for index in range(3)]
+    assert counts == [4, 2, 1] and len(chosen) == len(set(chosen)) in (7, 8)
+    backwards = dict(reversed(classes.items()))
+    assert validation_split(backwards) == chosen  # the same whatever their order
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 24, 400, 100_000])

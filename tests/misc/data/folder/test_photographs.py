@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from misc.data.datasets import read_image
-from misc.data.folder import own_size, photographs
+from misc.data.folder import masks, photographs
 from misc.data.folder.photographs import (
     check_photograph,
     fitted_mask,
@@ -237,10 +237,10 @@ def test_a_photograph_of_too_many_pixels_is_refused_unread(tmp_path):
 @pytest.fixture
 def little_memory(monkeypatch):
     """The usual limit is 5,000 pixels, and large photographs are converted 1,000 at a time."""
-    for module in (photographs, images, own_size):
+    for module in (photographs, images):
         monkeypatch.setattr(module, "MAX_PIXELS", 5_000)
     monkeypatch.setattr(photographs, "_BAND", 1_000)
-    monkeypatch.setattr(own_size, "_BAND", 1_000)
+    monkeypatch.setattr(masks, "_BAND", 1_000)
 
 
 def large(path, mode="RGB", **options):
@@ -278,10 +278,10 @@ def test_a_huge_photograph_that_is_not_shrunk_is_refused(tmp_path, little_memory
 
 def test_a_huge_mask_is_enlarged_as_smaller_ones_are(monkeypatch):
     mask = np.random.default_rng(0).integers(0, 4, (20, 30)).astype(np.uint8)
-    wanted = own_size.enlarged(mask, (133, 211))
-    monkeypatch.setattr(own_size, "MAX_PIXELS", 5_000)
-    monkeypatch.setattr(own_size, "_BAND", 1_000)
-    assert (own_size.enlarged(mask, (133, 211)) == wanted).mean() > 0.999
+    wanted = masks.enlarged(mask, (133, 211))
+    monkeypatch.setattr(masks, "MAX_PIXELS", 5_000)
+    monkeypatch.setattr(masks, "_BAND", 1_000)
+    assert (masks.enlarged(mask, (133, 211)) == wanted).mean() > 0.999
 
 
 @pytest.mark.parametrize("orientation", (1, 6, 8))

@@ -1,0 +1,121 @@
+"""Sets of label maps that contradict the image-level labels, or say nothing at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from misc.data.folder.masks import content_of, contradictions, enlarged
+from misc.data.folder.prepare import prepare
+from misc.errors import UserError
+from misc.labels import save_label_png
+from voc12.dataset import describe
+
+INFO = describe("voc")  # aeroplane is 1, bicycle 2
+ONE, TWO = frozenset([0]), frozenset([1])
+
+
+def compared(masks, classes, follows_labels=True, dtype=np.uint8):
+    """masks: the values of each label map; classes: those of the labels, None where unknown."""
+    values = {f"p{n}": np.array([of], dtype) for n, of in enumerate(masks)}
+    found = {name: content_of(Path(f"{name}.png"), of) for name, of in values.items()}
+    known = {f"p{n}": of for n, of in enumerate(classes) if of is not None}
+    return contradictions(INFO.class_names, "--masks DIR", found, known, follows_labels)
+
+
+@pytest.mark.parametrize("masks", [[[0, 255]] * 4, [[0, 255], [0, 0], [255, 255]]])
+@pytest.mark.parametrize("known", [ONE, None])
+@pytest.mark.parametrize("follows_labels", [True, False])
+def test_masks_of_0_and_255_are_named_as_what_they_are(masks, known, follows_labels):
+    (line,) = compared(masks, [known] * len(masks), follows_labels)[0]
+    assert line.startswith(f"--masks DIR: no label map ({len(masks)} read) has a pixel of a class")
+    assert "they hold 0 and 255 alone, and 255 is ignored here" in line
+    assert "1 = 'aeroplane', 2 = 'bicycle'" in line and "== 255).astype('uint8') * NUMBER" in line
+
+
+def test_masks_of_16_bits_are_ignored_at_their_own_value():
+    (line,) = compared([[0, 65535]] * 2, [ONE] * 2, dtype=np.uint16)[0]
+    assert "0 and 65535 alone, and 65535 is ignored here" in line
+
+
+def test_masks_of_background_alone():
+    (line,) = compared([[0, 0]] * 3, [ONE, ONE, frozenset()])[0]
+    assert "they hold 0 (background) alone" in line
+    assert not compared([[0, 0]] * 3, [frozenset()] * 3)[0]  # images without any class
+
+
+def test_masks_that_are_ignored_everywhere():
+    for known in (ONE, frozenset(), None):
+        (line,) = compared([[255, 255]] * 2, [known] * 2)[0]
+        assert line.startswith("--masks DIR: all labels are 255 (ignored here)")
+
+
+def test_masks_of_another_numbering_than_the_classes():
+    (line,) = compared([[0, 1]] * 3 + [[0, 0]], [TWO] * 4)[0]
+    assert "p0.png shows 'aeroplane', its labels say 'bicycle'" in line
+    assert not compared([[0, 1]] * 3, [TWO] * 3, follows_labels=False)[0]
+    assert not compared([[0, 1]] * 3, [TWO, TWO, ONE])[0]
+    assert not compared([[0, 1]] * 3, [TWO, TWO, None])[0]
+
+
+def test_some_masks_that_contradict_their_labels_are_warned_of():
+    whole = [[0, 1]] * 5
+    problems, (line,) = compared(whole + [[0, 255]] * 4, [ONE] * 9)
+    assert not problems
+    assert "4 of 9 label maps have no class but 0 and 255" in line and "p5.png, p6.png" in line
+    (line,) = compared(whole + [[1, 2]] * 4, [ONE] * 5 + [TWO] * 4)[1]
+    assert "4 of 9 label maps show classes that the labels of their images exclude " in line
+    assert "(p5.png shows 'aeroplane', its labels say 'bicycle'): p5.png" in line
+    assert not compared(whole + [[1, 2]] * 3, [ONE] * 5 + [TWO] * 3)[1]  # a few
+    assert not compared([[0, 1, 255]] * 9, [ONE] * 9)[1]
+    assert not compared([[0, 2]] * 9, [ONE] * 9, follows_labels=False)[1]
+
+
+TABLE = "image,labels\na.jpg,cat;dog\nb.png,\nc.webp,cat\n"
+
+
+def test_masks_with_other_names_are_about_the_masks(described, photos, tmp_path):
+    for name in ("a_mask.png", "b_mask.png", "Thumbs.db"):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        save_label_png(tmp_path / "masks" / name, np.zeros((16, 24), np.uint8))
+    with pytest.raises(UserError) as refusal:
+        prepare(described(TABLE, masks=tmp_path / "masks"), tmp_path / "lists")
+    line = str(refusal.value)
+    assert f"--masks {tmp_path / 'masks'}: has no mask of {photos / 'a.jpg'}" in line
+    assert "looked for were a.png, a.jpg.png;" in line and "2 files, such as a_mask.png" in line
+    assert not (tmp_path / "lists").exists()
+
+
+def test_an_empty_folder_of_masks_is_said(described, photos, tmp_path):
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(UserError, match="it has no files: give the masks"):
+        prepare(described(TABLE, masks=tmp_path / "masks"), tmp_path / "lists")
+
+
+def test_masks_of_no_photograph_are_said(described, tmp_path, caplog):
+    for name in ("a.png", "b_mask.png"):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        save_label_png(tmp_path / "masks" / name, np.zeros((16, 24), np.uint8))
+    prepare(described(TABLE, masks=tmp_path / "masks"), tmp_path / "lists")
+    assert "1 PNG file of no photograph with a label, such as b_mask.png" in caplog.text
+
+
+def test_a_mask_grows_with_its_shapes():
+    mask = np.zeros((8, 12), np.uint8)
+    mask[2:6, 3:9] = 5
+    mask[:, 11] = 255
+    large = enlarged(mask, (80, 120))
+    assert set(np.unique(large)) == {0, 5, 255}
+    near = np.kron(mask, np.ones((10, 10), np.uint8))
+    assert (large == near).mean() > 0.97 and large[40, 60] == 5
+
+
+@pytest.mark.parametrize("labels", [[3], [0, 200], list(range(256))])
+def test_a_mask_has_no_label_that_it_had_not(labels):
+    mask = np.random.default_rng(0).choice(labels, (9, 7)).astype(np.uint8)
+    assert set(np.unique(enlarged(mask, (23, 31)))) <= set(labels)
+
+
+def test_a_mask_of_the_same_size_stays_itself():
+    mask = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    assert enlarged(mask, (2, 3)) is mask
