@@ -20,7 +20,6 @@ from misc.data.datasets import mask_of
 from misc.data.folder.masks import Content, content_of, contradictions
 from misc.data.folder.photographs import check_photograph
 from misc.data.label_file import known_classes, load_labels
-from misc.data.mask_content import Compared, Content, content_of
 from misc.data.rib_batches import disjoint
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
@@ -257,9 +256,8 @@ class Preflight:
     ) -> tuple[list[str], list[str]]:
         """Judge of label maps, beside the image-level labels where these are known."""
         classes = known_classes(self.args.cls_labels, found, self.info)
-        compared = Compared(self.info, where, found, classes, follows_labels)
-        problems = compared.problems()
-        return problems, [] if problems else compared.warnings()
+        names = self.info.class_names
+        return contradictions(names, where, found, classes, follows_labels)
 
     def _load_once(self, key: tuple, load: Callable[[], object]) -> None:
         if key not in self._checkpoints:
