@@ -20,7 +20,6 @@ from misc.data.datasets import mask_of
 from misc.data.folder.masks import Content, content_of, contradictions
 from misc.data.folder.photographs import check_photograph
 from misc.data.label_file import known_classes, load_labels
-from misc.data.rib_batches import disjoint
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
@@ -43,14 +42,17 @@ _SAMPLED = 60  # images whose sizes and classes stand for all where disk is esti
 _MAP_BYTES = 4 * (1 + 1 / 16)  # of a pixel of a map: at full size and at stride 4, float32
 
 Steps = Mapping[str, ModuleType]
+Ids = Iterable[str]
+Check = Callable[[str], object]  # of an image; returns what the judge needs, such as a warning
+Judge = Callable[[dict[str, object]], tuple[list[str], list[str]]]  # problems and warnings of all
 
 
 class Files(NamedTuple):
     """Files of one kind to look at: a check of each, and one of all together."""
 
-    check: Callable[[str], object]  # of an image; returns what the judge needs, such as a warning
-    judge: Callable[[dict[str, object]], tuple[list[str], list[str]]]  # problems and warnings
-    image_ids: dict[str, None]
+    check: Check
+    judge: Judge
+    ids: dict[str, None]
 
 
 def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
@@ -93,46 +95,38 @@ class Preflight:
         """Return whether a step of this run writes a folder or file, so that it may be missing."""
         return path.resolve() in self._planned
 
-    def each(
-        self,
-        kind: str,
-        image_ids: Iterable[str],
-        check: Callable,
-        judge: Callable = warned_together,
-    ) -> None:
+    def each(self, kind: str, ids: Ids, check: Check, judge: Judge = warned_together) -> None:
         """A check of every image, and the judge of what these return."""
-        files = self._files.setdefault(kind, Files(check, judge, {}))
-        files.image_ids.update(dict.fromkeys(image_ids))
+        self._files.setdefault(kind, Files(check, judge, {})).ids.update(dict.fromkeys(ids))
 
-    def images(self, image_ids: Iterable[str]) -> None:
+    def images(self, ids: Ids) -> None:
         """Images are there and can be decoded (under --check quick: their headers can)."""
-        self._files["image"].image_ids.update(dict.fromkeys(image_ids))
+        self._files["image"].ids.update(dict.fromkeys(ids))
 
-    def labels(self, image_ids: Iterable[str]) -> None:
+    def labels(self, ids: Ids) -> None:
         """Images have image-level labels."""
-        self._labelled.update(dict.fromkeys(image_ids))
+        self._labelled.update(dict.fromkeys(ids))
 
-    def masks(self, image_ids: Iterable[str]) -> None:
+    def masks(self, ids: Ids) -> None:
         """Ground truth masks are there, have their image's size and show classes of its labels."""
         info = self.info
         if self.args.check and info.draws_masks:  # a run would draw those that are missing
-            image_ids = [i for i in image_ids if info.mask_path(i).is_file()]
+            ids = [i for i in ids if info.mask_path(i).is_file()]
         folders = [folder for folder in info.mask_dirs if folder.is_dir()]
         if info.mask_dirs and not folders and not info.draws_masks:
-            folder = info.mask_dirs[0]
-            message = f"{folder}: no such folder; give the masks, or leave out scoring"
-            self._problems.add("mask", [message])
+            advice = "give the masks, or leave out scoring"
+            self._problems.add("mask", [f"{info.mask_dirs[0]}: no such folder; {advice}"])
             return
         flag = "--masks " if "masks" in self.args.given else ""
         where = f"{flag}{folders[0]}" if folders else "--masks"
         judge = partial(self._compared, where, True)
-        self.each("mask", image_ids, partial(check_mask, info), judge)
+        self.each("mask", ids, partial(check_label_map, info), judge)
 
     def label_maps(
         self,
-        image_ids: Iterable[str],
+        ids: Ids,
         folder: Path,
-        advice: str = "give another folder",
+        advice: str = "",
         role: str = "infer",
         trained_on: bool = False,
     ) -> None:
@@ -141,18 +135,17 @@ class Preflight:
         trained_on: of a network's training, for which they have to show classes of the labels.
         """
         advice = self._advice(folder, advice)
-        if self._has_to_be_there("label map", folder, image_ids, advice, role):
+        if self._has_to_be_there("label map", folder, ids, advice, role):
             judge = partial(self._compared, str(folder), trained_on)
             if not trained_on and (folder / NAME).exists():
                 judge = warned_together  # made by this program: numbered as it has to be
-            check = partial(check_label_map, self.info, folder, advice)
-            self.each(f"label map in {folder}", image_ids, check, judge)
+            check = partial(check_label_map, self.info, folder=folder, advice=advice)
+            self.each(f"label map in {folder}", ids, check, judge)
 
-    def cams(self, image_ids: Iterable[str], folder: Path) -> None:
+    def cams(self, ids: Ids, folder: Path) -> None:
         """Saved maps are there and belong to these images, unless this run makes them."""
-        advice = self._advice(folder, "give another folder")
-        if self._has_to_be_there("map", folder, image_ids, advice):
-            self.each(f"map in {folder}", image_ids, partial(check_cam, self.info, folder))
+        if self._has_to_be_there("map", folder, ids, self._advice(folder)):
+            self.each(f"map in {folder}", ids, partial(check_cam, self.info, folder))
 
     def checkpoint(self, path: Path, load: Callable, *more: object) -> None:
         """A network can be loaded by `load(path, *more)`, unless this run trains it."""
@@ -170,18 +163,10 @@ class Preflight:
             )
         self._load_once(key, partial(load_backbone, path, flag, network, download=not remote))
 
-    def disjoint_images(self) -> None:
-        """Every image to fine-tune on has others without its classes to draw batches from."""
-        drawn, targets = self.args.image_ids("train", limited=False), self.args.image_ids("infer")
-        self.labels((*drawn, *targets))
-        self.collect(lambda: require_disjoint(self.args, drawn, targets), "label")
-
-    def output(self, folder: Output, options: dict, image_ids: Iterable[str] | None = None) -> None:
+    def output(self, folder: Output, options: dict, ids: Ids) -> None:
         """An output folder can be written, with nobody else's files, nor those of other options."""
-        ids = self.args.image_ids("infer") if image_ids is None else image_ids
         paths = (folder.path / f"{image_id}{folder.suffix}" for image_id in ids)
-        messages = [not_ours_line(path) for path in paths if is_not_ours(path)]
-        self._problems.add("output", messages)
+        self._problems.add("output", [not_ours_line(path) for path in paths if is_not_ours(path)])
         self.collect(lambda: check_folder(folder, options, self.args.overwrite), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
 
@@ -201,7 +186,7 @@ class Preflight:
         labelled = tuple(self._labelled)
         if labelled:
             self.collect(lambda: load_labels(self.args.cls_labels, labelled, self.info), "label")
-        items = [(f.check, kind, i) for kind, f in self._files.items() for i in f.image_ids]
+        items = [(f.check, kind, i) for kind, f in self._files.items() for i in f.ids]
         processes = min(cpu_count(), _MOST_PROCESSES) if len(items) >= _WORTH_PROCESSES else 1
         messages, found = defaultdict(list), defaultdict(dict)
         with progress(len(items), "check", "file") as bar:
@@ -217,33 +202,27 @@ class Preflight:
             for line in warnings:
                 log.warning("%s", line)
         self._problems.raise_all()
-        counts = {kind: len(files.image_ids) for kind, files in self._files.items()}
+        counts = {kind: len(files.ids) for kind, files in self._files.items()}
         seconds, files = time.perf_counter() - self._start, sum(counts.values())
         counts |= {"label": len(labelled), "checkpoint": len(self._checkpoints)}
         what = counted({kind: n for kind, n in counts.items() if n}) or "no file"
         log.info("checked: %s; no problem (%.1f s, %.0f files/s)", what, seconds, files / seconds)
 
-    def _advice(self, folder: Path, otherwise: str) -> str:
+    def _advice(self, folder: Path, otherwise: str = "") -> str:
         """What to do where the files of a folder are not there."""
-        if self.is_made(folder):
-            return otherwise
         made_by = makers(self.args, self._known).get(folder.resolve())
-        return f"run --{made_by}_pass first" if made_by else otherwise
+        return f"run --{made_by}_pass first" if made_by else otherwise or "give another folder"
 
     def _has_to_be_there(
-        self, kind: str, folder: Path, image_ids: Iterable[str], advice: str, role: str = "infer"
+        self, kind: str, folder: Path, ids: Ids, advice: str, role: str = "infer"
     ) -> bool:
-        """Return whether files of a folder are to be looked at: it is there, from another run.
-
-        Images that a step of this run leaves out are a problem.
-        """
+        """Return whether a folder is there, from another run; images that this run leaves out."""
         if not self.is_made(folder):
             self.collect(lambda: read_manifest(folder))
             if not folder.is_dir():
-                message = f"{folder}: no such folder; {advice}"
-                self._problems.add(f"{kind} in {folder}", [message])
+                self._problems.add(f"{kind} in {folder}", [f"{folder}: no such folder; {advice}"])
             return folder.is_dir()
-        missing = set(image_ids) - set(self.args.image_ids(role))
+        missing = set(ids) - set(self.args.image_ids(role))
         if missing:
             lack = f"{counted({'image': len(missing)})} needed later, such as {min(missing)}"
             given = f"--{role}_list {getattr(self.args, f'{role}_list')}"
@@ -256,8 +235,7 @@ class Preflight:
     ) -> tuple[list[str], list[str]]:
         """Judge of label maps, beside the image-level labels where these are known."""
         classes = known_classes(self.args.cls_labels, found, self.info)
-        names = self.info.class_names
-        return contradictions(names, where, found, classes, follows_labels)
+        return contradictions(self.info.class_names, where, found, classes, follows_labels)
 
     def _load_once(self, key: tuple, load: Callable[[], object]) -> None:
         if key not in self._checkpoints:
@@ -277,9 +255,9 @@ def makers(args: Options, steps: Steps) -> dict[Path, str]:
 
 
 def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:
-    """Raise UserError unless an image is there and is a JPEG file that can be decoded to its end.
+    """Raise UserError unless an image is there and can be decoded; returns a warning of rotation.
 
-    quick: of what the header says alone. Returns a warning for a photograph to be shown rotated.
+    quick: of what the header says alone.
     """
     info.image_size(image_id)
     path = info.image_path(image_id)
@@ -296,33 +274,23 @@ def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | 
         raise UserError(f"{path}: is damaged ({error}); get it again or move it away") from None
 
 
-def check_mask(info: DatasetInfo, image_id: str) -> Content:
-    """Return what occurs in the ground truth of an image; UserError unless it is there and fits."""
-    path = info.mask_path(image_id)
+def check_label_map(
+    info: DatasetInfo, image_id: str, folder: Path | None = None, advice: str = ""
+) -> Content:
+    """Return what occurs in a label map that is there and fits; without a folder, ground truth."""
+    path = folder / f"{image_id}.png" if folder else info.mask_path(image_id)
     if not path.is_file():
-        advice = "give an --eval_list of images that have one"
-        raise UserError(f"{path}: no ground truth mask of {image_id}; {advice}")
-    mask, size = mask_of(info, image_id), info.image_size(image_id)
-    if mask.shape != size:
-        raise UserError(
-            f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is {size[1]}x{size[0]}; leave "
-            "such images out with --skip_mismatched"
-        )
-    return _fitting_content(info, path, mask)
-
-
-def check_label_map(info: DatasetInfo, folder: Path, advice: str, image_id: str) -> Content:
-    """Return what occurs in the label map of an image; UserError unless it is there and fits."""
-    path = folder / f"{image_id}.png"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; {advice}")
-    labels = read_label_png(path)
-    if labels.shape != info.image_size(image_id):
-        raise UserError(f"{path}: has another size than its image; make it again")
-    return _fitting_content(info, path, labels)
-
-
-def _fitting_content(info: DatasetInfo, path: Path, labels: np.ndarray) -> Content:
+        other = f"no ground truth mask of {image_id}; give an --eval_list of images that have one"
+        raise UserError(f"{path}: {f'missing; {advice}' if folder else other}")
+    labels, size = (
+        read_label_png(path) if folder else mask_of(info, image_id),
+        info.image_size(image_id),
+    )
+    if labels.shape != size:
+        sizes = f"is {labels.shape[1]}x{labels.shape[0]}, its image is {size[1]}x{size[0]}"
+        other = f"{sizes}; leave such images out with --skip_mismatched"
+        own = "has another size than its image; make it again"
+        raise UserError(f"{path}: {own if folder else other}")
     content = content_of(path, labels)
     highest = max(content.classes, default=-1) + 1
     if highest > info.num_classes:
@@ -354,29 +322,6 @@ def _look_at(item: tuple[Callable, str, str]) -> tuple[object, str]:
         return check(image_id), ""
     except UserError as error:
         return None, str(error)
-
-
-def require_disjoint(args: Options, drawn: Sequence[str], targets: Sequence[str]) -> None:
-    """Raise UserError where a target of RIB shares a class with every image that can be drawn."""
-    known = load_labels(args.cls_labels, (*drawn, *targets), args.info)
-    rows, alike = known.of(drawn).rows, {}
-    counts = rows.sum(axis=0)
-    if drawn and counts.max() == len(drawn):
-        name = args.info.class_names[int(counts.argmax())]
-        raise UserError(
-            f"{args.train_list}: all {len(drawn)} images show {name!r}, so RIB can draw no batches "
-            f"without it; add {args.RIB_batch_size} or more images of anything else (without any "
-            "class is fine), or give --recam none"
-        )
-    for image_id in targets:  # images of the same classes together
-        alike.setdefault(tuple(known.classes_of(image_id).tolist()), []).append(image_id)
-    raise_problems("RIB target", [
-        f"{args.train_list}: every image shares a class with {image_id}, so RIB can draw "
-        f"no batches for it; give a --train_list with other classes too"
-        for classes, ids in alike.items()
-        if classes and not disjoint(rows, known[ids[0]]).size
-        for image_id in ids
-    ])  # fmt: skip
 
 
 def check_places(args: Options, outputs: Sequence[Output]) -> None:

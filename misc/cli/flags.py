@@ -44,6 +44,7 @@ RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth", "irn_weights_name": "res50_irn.pth",
     "seg_weights_name": "deeplab_v2.pth", "plain_cam_out_dir": "cam_plain", "cam_out_dir": "cam",
     "ir_label_out_dir": "ir_label", "sem_seg_out_dir": "sem_seg", "seg_out_dir": "seg",
+    "ins_seg_out_dir": "ins_seg", "export_dir": "export",
 }  # fmt: skip
 EXPORTS = ("voc", "coco", "yolo", "soft", "onehot", "irn")
 EXPECTED = Path(__file__).resolve().parents[2] / "Demo" / "expected.json"
@@ -75,7 +76,7 @@ SEG_PRESETS = {
     "lpcam": SegPreset(20, 2, 100_000, 2e-4, 321, _FIVE, "ce"),
 }
 SEG_PRESETS_BY_DATASET = {
-    "coco14": {"rib": SegPreset(10, 1, 100_000, 2.5e-4, 481, _SEVEN, "balanced")},
+    ("coco14", "rib"): SegPreset(10, 1, 100_000, 2.5e-4, 481, _SEVEN, "balanced"),
 }
 # What an option can replace, each --seg_NAME.
 REPLACEABLE = ("batch_size", "iterations", "learning_rate", "crop_size")

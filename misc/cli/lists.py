@@ -70,8 +70,8 @@ def _list_folder(args: Options) -> tuple[Output, dict, dict]:
     settings = {"version": VERSION, **args.settings("skip_mismatched"), **_identity(args)}
     for name in own_options(args.dataset):
         value = getattr(args, name)
-        known = isinstance(value, Path) and value.exists()
-        settings[name] = str(value.resolve() if known else value) if value is not None else None
+        value = value.resolve() if isinstance(value, Path) and value.exists() else value
+        settings[name] = str(value) if isinstance(value, Path) else value
     settings |= {default_key(name): as_plain(value) for name, value in args.fitted.items()}
     return Output("--result_dir", args.list_dir, suffix=".txt"), settings, args.info.made_from()
 

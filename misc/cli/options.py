@@ -26,19 +26,17 @@ _PUBLISHED = {
     "cam_weight_decay": 1e-4, "irn_weight_decay": 1e-4, "walk_radius": 5, "ins_seg_bg_thres": 0.25,
     "seg_flip": False, "AD_coeff": 7.0, "AD_score_th": 0.5,
 }  # fmt: skip
-# Steps that run where they are asked for, by name or all together by --with_seg, ...
-CRF_STEPS, INS_STEPS = ("eval_seed_crf",), ("make_ins_seg_labels", "eval_ins_seg")
 SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
-_OPTIONAL = (
-    "make_recam_with_AdvCAM", "import_maps", *CRF_STEPS, *INS_STEPS, *SEG_STEPS, "export_masks"
-)  # fmt: skip
+# Steps that an option asks for, beside their own flag; the others are the whole sequence.
+_ASKED_BY = {"with_crf": ("eval_seed_crf",), "with_ins": ("make_ins_seg_labels", "eval_ins_seg"),
+             "with_seg": SEG_STEPS, "export": ("export_masks",)}  # fmt: skip
+_OPTIONAL = {"make_recam_with_AdvCAM", "import_maps", *(s for of in _ASKED_BY.values() for s in of)}
 # Ending of the methods in the table of scores that are made from these maps.
 ROW_ENDING = {"rib": "", "advcam": ", AdvCAM", "none": ", CAM", IMPORTED: ", imported"}
 SEQUENCE = tuple(name for name in STEPS if name not in _OPTIONAL)
 _SHARED = ("cam_batch_size", "irn_batch_size", "seg_batch_size")  # each process has a part
 _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "cam_out_dir")  # one for every --recam
 _LISTS = ("train_list", "infer_list", "eval_list", "seg_list")
-_NO_OPTIONS = ("info", "given", "said", "brought", "fitted")
 _LOOKED_AT = 1000  # images of the validation split on which a classifier is scored
 
 
@@ -59,7 +57,8 @@ class Options(SimpleNamespace):
 
     def plain(self) -> dict[str, object]:
         """Return option values by name, for the log."""
-        return {k: v for k, v in sorted(vars(self).items()) if k not in _NO_OPTIONS}
+        others = ("info", "given", "said", "brought", "fitted")
+        return {k: v for k, v in sorted(vars(self).items()) if k not in others}
 
     def changed(self) -> dict[str, object]:
         """Return the options that were given with another value than their default, as JSON."""
@@ -131,16 +130,12 @@ def _read_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
 
 
 def _preset(args: SimpleNamespace) -> SegPreset:
-    return {**flags.SEG_PRESETS, **flags.SEG_PRESETS_BY_DATASET.get(args.dataset, {})}[
-        args.seg_preset
-    ]
+    own = flags.SEG_PRESETS_BY_DATASET.get((args.dataset, args.seg_preset))
+    return own or flags.SEG_PRESETS[args.seg_preset]
 
 
 def as_plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-# --- from a command line to options -------------------------------------------------------------
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
@@ -207,9 +202,8 @@ def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
     """Fill in where everything is that was not said, and `brought`."""
     info, ending = args.info, RECAM[args.recam][1]
     args.result_dir = args.result_dir or _usual_folder(info.root) / "result" / info.result_name
-    args.log_name, args.export_dir = args.result_dir / "run.log", args.result_dir / "export"
-    args.list_dir, args.adv_cam_out_dir = args.result_dir / LIST_FOLDER, args.result_dir / "cam_adv"
-    args.ins_seg_out_dir = args.result_dir / f"ins_seg{ending}"
+    args.log_name, args.list_dir = args.result_dir / "run.log", args.result_dir / LIST_FOLDER
+    args.adv_cam_out_dir = args.result_dir / "cam_adv"
     usual = {}
     for name, file in flags.RESULT_NAMES.items():
         path = args.result_dir / file
@@ -227,7 +221,7 @@ def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
     masks = args.sem_seg_out_dir or usual["sem_seg_out_dir"]
     usual |= {"seg_label_dir": masks, "export_from": masks, "result_dir": args.result_dir}
     for name, path in usual.items():
-        setattr(args, name, getattr(args, name) or path)
+        setattr(args, name, getattr(args, name, None) or path)
     if args.recam == "advcam":
         args.adv_cam_out_dir = args.cam_out_dir
     args.brought = tuple(n for n, v in said.items() if isinstance(v, Path) and v != usual.get(n))
@@ -277,9 +271,6 @@ def _require_fitting(args: SimpleNamespace) -> None:
         raise UserError(f"--irn_crop_size: {args.irn_crop_size} is too small for --irn_radius")
 
 
-# --- what a result folder records ---------------------------------------------------------------
-
-
 def _fitted_defaults(args: SimpleNamespace, info: DatasetInfo) -> dict[str, object]:
     """Defaults that are computed from the photographs, as a result folder's first run had them.
 
@@ -311,7 +302,8 @@ def _recorded_words(said: Mapping[str, object]) -> list[str]:
     dataset, root = recorded.get("dataset"), recorded.get("root")
     if dataset not in dataset_names() or not isinstance(root, str):
         if said.get("report_html") and not any(n == "dataset" or n.endswith("root") for n in said):
-            raise UserError(f"{where}: does not say its dataset; give --dataset and --root")
+            lacks = "does not say which dataset its results are of"
+            raise UserError(f"{where}: {lacks}; give --dataset and --root")
         return []
     known = {name: recorded.get(name) for name in ("dataset", "root", *own_options(dataset))}
     for name, given in said.items():
@@ -324,9 +316,6 @@ def _recorded_words(said: Mapping[str, object]) -> list[str]:
     return [f"--{n}={v}" for n, v in known.items() if v is not None and n not in said]
 
 
-# --- which steps --------------------------------------------------------------------------------
-
-
 def chosen_steps(args: Options) -> list[str]:
     """Return the steps to run: those given as true, or all that were not given as false.
 
@@ -336,8 +325,8 @@ def chosen_steps(args: Options) -> list[str]:
     if any(flags.values()):
         return [name for name in STEPS if flags[name]]
     asked = set(SEQUENCE) - {"make_recam_with_RIB"} | {RECAM[args.recam][0]}
-    asked |= set(CRF_STEPS if args.with_crf else ()) | set(INS_STEPS if args.with_ins else ())
-    asked |= set(SEG_STEPS if args.with_seg else ()) | set(("export_masks",) if args.export else ())
+    for option, names in _ASKED_BY.items():
+        asked |= set(names if getattr(args, option) else ())
     if args.recam == IMPORTED:  # nothing then needs the classifier
         asked -= {"train_cam", "make_cam"}
     root = args.info.root

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from misc.cli import check
-from misc.cli.check import Preflight, check_mask, check_places, say_disk
+from misc.cli.check import Preflight, check_label_map, check_places, say_disk
 from misc.cli.options import build_parser, parse
 from misc.cli.run import parts_of, written
 from misc.data.folder import masks
@@ -83,7 +83,7 @@ def test_nothing_is_raised_before_the_end(begin, tmp_path):
     (tmp_path / "result" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
     checks = begin("make_cam")
     checks.backbone(tmp_path / "none.pth")
-    checks.output(Output("--cam_out_dir", tmp_path / "file" / "below", suffix=".npy"), {})
+    checks.output(Output("--cam_out_dir", tmp_path / "file" / "below", suffix=".npy"), {}, IDS)
     checks.cams(IDS + NOWHERE, checks.args.plain_cam_out_dir)
     checks.collect(lambda: checks.args.image_ids("eval"))
     checks.labels(IDS)
@@ -129,14 +129,14 @@ def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_pa
 def test_values_of_a_mask(info, highest, fits):
     mask = np.full(info.image_size(IDS[0]), 255, dtype=np.uint8)
     save_label_png(info.mask_path(IDS[0]), mask)
-    check_mask(info, IDS[0])  # "ignore" alone
+    check_label_map(info, IDS[0])  # "ignore" alone
     mask[1, 2] = highest
     save_label_png(info.mask_path(IDS[0]), mask)
     if fits:
-        check_mask(info, IDS[0])
+        check_label_map(info, IDS[0])
     else:
         with pytest.raises(UserError, match=f"has label {highest}, voc12 ends at 20"):
-            check_mask(info, IDS[0])
+            check_label_map(info, IDS[0])
 
 
 def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
@@ -159,7 +159,7 @@ def test_checks_make_no_folder(begin, tmp_path):
     (tmp_path / "there" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
     checks = begin(result_dir=tmp_path / "there")
     for path in (tmp_path / "there", tmp_path / "a" / "b"):
-        checks.output(Output("--cam_out_dir", path, suffix=".npy"), {})
+        checks.output(Output("--cam_out_dir", path, suffix=".npy"), {}, IDS)
     checks.finish()
     assert (tmp_path / "there").is_dir() and not (tmp_path / "a").exists()
 
