@@ -9,8 +9,8 @@ import numpy as np
 
 from misc.cli.check import Preflight
 from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
-from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
+from misc.data.exports import LOWEST, annotation, coco_dataset
 from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.labels import read_label_png
@@ -138,7 +138,7 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
                 entry = annotation(mask, int(kind) + 1, **ids_of, score=float(score))
                 annotations.append(entry)
     description = f"instance pseudo labels of {info.name}"
-    content = dataset(description, images, annotations, info.class_names)
+    content = coco_dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.ins_seg_json, content, in_manifest=True)
     log.info("%s: %d instances of %d images", args.ins_seg_json, len(annotations), len(images))

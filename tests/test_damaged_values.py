@@ -18,7 +18,7 @@ from misc.storage.files import read_bytes
 from misc.storage.images import MAX_PIXELS, check_jpeg
 from net.checkpoint import read_checkpoint, save_checkpoint
 from net.resnet50_cam import Net
-from step.visualize import save_figure, strip
+from step.visualize import figure_of, save_figure
 from tests.conftest import THIN
 from voc12.dataset import describe
 
@@ -215,12 +215,12 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path, info, call, classifier_
     assert code == 2 and str(info.image_path(SECOND)) in line
 
 
-def test_a_strip_of_any_shape_takes_little_memory(info, tmp_path):
+def test_a_figure_of_any_shape_takes_little_memory(info, tmp_path):
     args = parse(["--voc12_root", str(info.root), "--result_dir", str(tmp_path / "result")])
     for size in ((3000, 3), (3, 3000), (3000, 2000)):
         Image.new("RGB", size[::-1]).save(info.image_path(FIRST))
         Image.new("P", size[::-1]).save(info.mask_path(FIRST))
-        save_figure(strip(args, FIRST), tmp_path / "strip.png")
+        save_figure(figure_of(args, FIRST, {}), tmp_path / "strip.png")
         width, height = Image.open(tmp_path / "strip.png").size
         assert width * height < MAX_PIXELS / 100
         (tmp_path / "strip.png").unlink()

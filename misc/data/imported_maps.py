@@ -67,7 +67,7 @@ def find_maps(root: Path, info: DatasetInfo, image_ids: Iterable[str]) -> Tree:
         raise UserError(f"--import_maps {root}: is not a folder; give the folder of the maps")
     names = _names(info, image_ids)
     groups = {"whole": [], "single": [], "label": [], "other": []}
-    for path in sorted(map(Path, files_below(root))):
+    for path in sorted(map(Path, files_below(root)[0])):
         if path.suffix in (*SUFFIXES, ".png"):
             image_id, kind = _image_and_class(path, info, names)
             group = "single" if kind else "label" if path.suffix == ".png" else "whole"

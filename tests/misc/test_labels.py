@@ -11,7 +11,7 @@ from PIL import Image
 
 from misc.cams import label_map
 from misc.data.datasets import label_tensor
-from misc.data.exports import coco_annotations, yolo_text
+from misc.data.exports import regions, yolo_text
 from misc.errors import UserError
 from misc.labels import (
     classes_in,
@@ -111,7 +111,7 @@ def test_networks_are_trained_on_wide_labels():
 def test_regions_have_their_late_classes():
     labels = np.zeros((6, 6), np.uint16)
     labels[1:3, 1:3], labels[4, 4], labels[0] = 300, 999, 65_535
-    assert [entry["category_id"] for entry in coco_annotations(labels)] == [300, 999]
+    assert [label for label, _ in regions(labels)] == [300, 999]
     assert [line.split()[0] for line in yolo_text(labels).splitlines()] == ["299", "998"]
 
 

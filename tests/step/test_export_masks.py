@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from misc.cams import load_cam, save_cam
 from misc.cli.flags import EXPORTS
 from misc.cli.options import parse
-from misc.data.exports import outline, regions, yolo_config, yolo_text
+from misc.data.exports import polygon, regions, yolo_config, yolo_text
 from misc.data.label_file import load_label_file
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png, save_label_png
@@ -139,9 +139,9 @@ def test_holes_are_joined_and_points_on_straight_lines_left_out():
         rings[start:stop, start:stop] = value
     np.testing.assert_array_equal(from_yolo(yolo_text(rings), rings.shape), rings)
     (_, outer), (_, inner) = regions(rings)
-    assert outline(inner).tolist() == [[22, 22], [22, 23], [23, 23], [23, 22]]
+    assert polygon(inner).tolist() == [[22, 22], [22, 23], [23, 23], [23, 22]]
     # Four corners; three holes with eight each, as theirs are cut, and the ends of their seams.
-    assert len(outline(outer)) <= 4 + 3 * (8 + 4)
+    assert len(polygon(outer)) <= 4 + 3 * (8 + 4)
     single = np.zeros((4, 4), np.uint8)
     assert yolo_text(single) == ""
     single[2, 1] = 7

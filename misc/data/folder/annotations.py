@@ -93,7 +93,7 @@ def read_xml_folder(folder: Path, tree: Tree) -> Found:
     A file is of the photograph that has its own name, or, where none has, of the one that it names
     itself. The two are never different photographs.
     """
-    files = sorted(path for path in files_below(folder) if path.lower().endswith(".xml"))
+    files = sorted(path for path in files_below(folder)[0] if path.lower().endswith(".xml"))
     if not files:
         raise UserError(f"--labels {folder}: has no .xml files; give the folder of annotations")
     require_names(folder, files)
