@@ -344,7 +344,7 @@ GROUPS = {
             "or a PNG for each class"),
         "import_keys": (("auto", "class", "label"), "auto",
             "numbering of classes there: class, from 0; label, from 1 after the background; auto: "
-            "as the image-level labels say"),
+            "class, and what could be either is refused"),
     },
 }
 # fmt: on

@@ -217,10 +217,10 @@ class Bench:
         return {step: names for step, names in PRODUCTS.items() if step in self.steps}
 
     def prepare(self) -> None:
-        """Draw the sample and run undisturbed."""
+        """Draw the sample and run undisturbed, in one process."""
         make_sample(self.folder / "sample", num_train=8, num_val=2)
         begun = [time.monotonic()]
-        with self.start(self.undisturbed) as run:
+        with self.start(self.undisturbed, "--num_processes", "1") as run:
             for moment in (*self.moments[1:], "end"):
                 run.reach(moment)
                 begun.append(time.monotonic())

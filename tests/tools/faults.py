@@ -272,7 +272,7 @@ def neighbour(bench: Bench, result: Path) -> str:
 
 def processes(bench: Bench, result: Path) -> str:
     """Other numbers of processes, and a list in reversed order."""
-    for count in ("1", "3"):
+    for count in ("2", "3"):
         with bench.trial(count):
             bench.finish(bench.folder / f"processes_{count}", "--num_processes", count)
     ids = (bench.undisturbed / "lists" / "train_aug.txt").read_text().split()
