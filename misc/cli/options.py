@@ -159,11 +159,11 @@ def _parsed(argv: Sequence[str]) -> Options:
     args = SimpleNamespace(**values, **_PUBLISHED, said=tuple(said))
     args.given = tuple(name for name, value in values.items() if value != defaults[name])
     if args.recam == ALL_MAPS:
-        raise UserError(f"--recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
+        raise UserError(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
     if args.import_maps and "recam" not in said:
         args.recam = IMPORTED
     if args.import_maps and args.recam != IMPORTED:
-        raise UserError(f"--import_maps: needs --recam {IMPORTED}, not {args.recam}")
+        raise UserError(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
     args.info = _described(args, said)
     _fill_places(args, said)
     _fill_defaults(args, args.info)
@@ -185,11 +185,13 @@ def _described(args: SimpleNamespace, said: Mapping[str, object]) -> DatasetInfo
     own = own_options(args.dataset)
     others = {name for other in dataset_names() for name in own_options(other)} - {*own}
     if wrong := sorted(others & set(args.given)):
-        raise UserError(f"--{wrong[0]}: is for --dataset folder")
+        raise UserError(f"argument --{wrong[0]}: is for --dataset folder")
     root_name = f"{args.dataset}_root"
     root = args.root or getattr(args, root_name, None)
     if not root:
-        raise UserError(f"--root: give the folder of the photographs (--dataset {args.dataset})")
+        raise UserError(
+            f"argument --root: give the folder of the photographs (--dataset {args.dataset})"
+        )
     if hasattr(args, root_name):
         setattr(args, root_name, root)
     # The table of a report needs no file of the dataset.
@@ -258,17 +260,19 @@ def _require_fitting(args: SimpleNamespace) -> None:
     for name in ("cam_long", "cam_eval_thres"):
         low, high = getattr(args, name)
         if low > high:
-            raise UserError(f"--{name}: {low},{high}: the first number is the smaller one")
+            raise UserError(f"argument --{name}: {low},{high}: the first number is the smaller one")
     if args.cam_scales[0] != 1.0 or len(set(args.cam_scales)) < len(args.cam_scales):
         # RIB's early stop looks at scale 1.0 before it computes the others.
-        raise UserError("--cam_scales: must start with 1.0, and have no scale twice")
+        raise UserError("argument --cam_scales: must start with 1.0, and have no scale twice")
     if args.irn_crop_size % 16:
-        raise UserError(f"--irn_crop_size: {args.irn_crop_size} must be a multiple of 16")
+        raise UserError(f"argument --irn_crop_size: {args.irn_crop_size} must be a multiple of 16")
     if args.conf_fg_thres < args.conf_bg_thres:
         below = f"{args.conf_fg_thres} is below --conf_bg_thres {args.conf_bg_thres}"
-        raise UserError(f"--conf_fg_thres: {below}, so that pixels would have both labels")
+        raise UserError(f"argument --conf_fg_thres: {below}, so that pixels would have both labels")
     if args.irn_crop_size // 4 < 2 * args.irn_radius - 1:  # stride 4: no pixel would have pairs
-        raise UserError(f"--irn_crop_size: {args.irn_crop_size} is too small for --irn_radius")
+        raise UserError(
+            f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
+        )
 
 
 def _fitted_defaults(args: SimpleNamespace, info: DatasetInfo) -> dict[str, object]:
