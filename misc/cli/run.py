@@ -143,8 +143,9 @@ def check_steps(args: Options, parts: Parts) -> None:
     if unread := unread_lists(args, parts.steps):
         log.warning("%s: no step of this run reads it", ", ".join(unread))
     if "threshold_from" in args.said:
-        log.warning("--threshold_from: has no effect any more; the threshold of a score is its best on the "
-                    "scored images")  # fmt: skip
+        log.warning(
+            "--threshold_from: has no effect any more; the threshold of a score is its best"
+        )
     if args.with_ins and not (objects := args.info.root / OBJECT_MASKS).is_dir():
         log.info("instance labels are not scored: %s, with masks of objects, is missing", objects)
     preflight.finish()
