@@ -29,10 +29,10 @@ def folded(conv: nn.Conv2d, norm: FixedBatchNorm) -> tuple[Tensor, Tensor]:
     return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
-def normalized(conv: nn.Conv2d, norm: FixedBatchNorm | nn.Identity, features: Tensor) -> Tensor:
+def normalized(conv: nn.Conv2d, norm: nn.Module, features: Tensor) -> Tensor:
     """`norm(conv(features))`: what lies between the two is neither computed nor kept."""
-    if isinstance(norm, nn.Identity):  # see fold_norms
-        return conv(features)
+    if not isinstance(norm, FixedBatchNorm):
+        return norm(conv(features))
     weight, bias = folded(conv, norm)
     return F.conv2d(features, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 

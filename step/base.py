@@ -29,29 +29,26 @@ from misc.storage.manifest import (
 )  # fmt: skip
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
-from net.checkpoint import save_checkpoint
+from net.checkpoint import load_boundary_net, load_classifier, load_segmentation, save_checkpoint
 
-_LABELS_ADVICE = "give the labels of all images, or an --infer_list of those that have one"
-# What steps start from, by its name in manifests: the option of its place, its hash, its check.
+_ADVICE = "give the labels of all images, or an --infer_list of those that have one"
+# What steps start from, by its name in manifests: its option, its hash, and its check.
 READS: dict[str, tuple[str, Callable, Callable]] = {
-    "maps": ("cam_out_dir", folder_hash, lambda check, path, ids: check.cams(ids, path)),
-    "classifier": ("cam_weights_name", file_hash, lambda check, path, _: check.classifier(path)),
-    "IRN": ("irn_weights_name", file_hash, lambda check, path, _: check.boundary_net(path)),
-    "network": ("seg_weights_name", file_hash, lambda check, path, _: check.segmentation(path)),
-    "imagenet weights": (
-        "imagenet_weights", weights_hash, lambda check, path, _: check.backbone(path)
-    ),
-    "init": (
-        "seg_init", weights_hash,
-        lambda check, path, _: check.backbone(path, "ResNet101", "--seg_init"),
-    ),
-    "IR labels": (
-        "ir_label_out_dir", folder_hash, lambda check, path, ids: check.label_maps(ids, path)
-    ),
-    "labels": (
-        "seg_label_dir", folder_hash,
-        lambda check, path, ids: check.label_maps(ids, path, _LABELS_ADVICE, trained_on=True),
-    ),
+    "maps": ("cam_out_dir", folder_hash, lambda look, path, args, ids: look.cams(ids, path)),
+    "classifier": ("cam_weights_name", file_hash, lambda look, path, args, ids: look.checkpoint(
+        path, load_classifier, args.info.num_classes)),
+    "IRN": ("irn_weights_name", file_hash, lambda look, path, args, ids: look.checkpoint(
+        path, load_boundary_net)),
+    "network": ("seg_weights_name", file_hash, lambda look, path, args, ids: look.checkpoint(
+        path, load_segmentation, args.info.num_labels)),
+    "imagenet weights": ("imagenet_weights", weights_hash, lambda look, path, args, ids:
+        look.backbone(path)),
+    "init": ("seg_init", weights_hash, lambda look, path, args, ids:
+        look.backbone(path, "ResNet101", "--seg_init")),
+    "IR labels": ("ir_label_out_dir", folder_hash, lambda look, path, args, ids:
+        look.label_maps(ids, path)),
+    "labels": ("seg_label_dir", folder_hash, lambda look, path, args, ids:
+        look.label_maps(ids, path, _ADVICE, trained_on=True)),
 }  # fmt: skip
 
 
@@ -104,7 +101,7 @@ class Step:
         if "labels" in cls.lists:
             preflight.labels(cls.ids(args))
         for option, _, check in (READS[name] for name in cls.reads):
-            check(preflight, getattr(args, option), cls.ids(args))
+            check(preflight, getattr(args, option), args, cls.ids(args))
 
 
 class FolderStep(Step, ImageTask):

@@ -75,7 +75,7 @@ def two_ranks(sample, tmp_path_factory):
 
 def losses(result_dir):
     """Mean losses of all epochs of the trainings, from the log."""
-    lines = re.findall(r"mean losses: (.*)", (result_dir / "run.log").read_text())
+    lines = re.findall(r"mean losses: ([^;]*)", (result_dir / "run.log").read_text())
     return [float(value) for line in lines for value in re.findall(r"\d+\.\d+", line)]
 
 

@@ -51,14 +51,12 @@ class ImageTask:
 
 
 def prepare_output(
-    folder: Output,
-    options: dict,
-    inputs: dict,
-    overwrite: bool,
-    sources: Callable[[], Sources] = Sources,
+    folder: Output, settings: dict, inputs: dict, overwrite: bool, sources: Callable = Sources
 ) -> None:
     """`prepare_folder` by the first rank, which looks at the sources; every rank has to call it."""
-    distributed.on_first_rank(lambda: prepare_folder(folder, options, inputs, overwrite, sources()))
+    distributed.on_first_rank(
+        lambda: prepare_folder(folder, settings, inputs, overwrite, sources())
+    )
 
 
 def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Resources) -> list:

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -30,8 +29,7 @@ class Resources:
 
 def announced_ranks() -> int:
     """Processes that share every batch: torchrun's, or those that the scripts tell a check of."""
-    values = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    return max((int(value) for value in values if value.isdecimal()), default=1)
+    return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
 
 
 def cpu_count() -> int:
@@ -40,25 +38,26 @@ def cpu_count() -> int:
 
 
 def in_processes(body: Callable, parts: Sequence, name: str) -> Iterator[tuple[int, Any]]:
-    """Run `body(part, report)` for each part in a process of its own.
+    """Run `body(part, report)` for each part in a process of its own; all has to be picklable.
 
     Yields (number of the part, what its body reported) as it comes. A failure of one process ends
     all: UserError and StoppedError come through, others as RuntimeError; StoppedError, with the
-    name of the work, where a process is killed. body, parts and reports have to be picklable.
+    name of the work, where a process is killed.
     """
     context = multiprocessing.get_context("spawn")
-    reports, running = context.Queue(), len(parts)
-    processes = [
-        context.Process(target=_child, args=(number, body, part, reports))
-        for number, part in enumerate(parts)
-    ]
+    reports, running = context.Queue(), []
     try:
-        _start(processes)
-        while running:
+        with shielded():  # a process that gets half of what it is to do would say so
+            for number, part in enumerate(parts):
+                process = context.Process(target=_child, args=(number, body, part, reports))
+                process.start()
+                running.append(process)
+        ended = 0
+        while ended < len(parts):
             try:
                 number, kind, content = reports.get(timeout=1.0)
             except queue.Empty:
-                if code := next((p.exitcode for p in processes if p.exitcode), None):
+                if code := next((p.exitcode for p in running if p.exitcode), None):
                     raise StoppedError(
                         f"{name}: a process ended with code {code} (killed, or out of memory? then "
                         "give fewer --num_processes)"
@@ -67,27 +66,15 @@ def in_processes(body: Callable, parts: Sequence, name: str) -> Iterator[tuple[i
             if kind == "error":
                 raise content
             if kind == "end":
-                running -= 1
+                ended += 1
             else:
                 yield number, content
-        for process in processes:
+        for process in running:
             process.join(5.0)
     finally:
-        for process in filter(lambda p: p.pid, processes):
+        for process in running:
             process.kill()
             process.join()
-
-
-def _start(processes: list) -> None:
-    """Start processes; signals wait: one that gets half of what it is to do would say so."""
-    # The new ones inherit that Ctrl-C is blocked: this process ends them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with shielded():
-            for process in processes:
-                process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _child(number: int, body: Callable, part: object, reports) -> None:

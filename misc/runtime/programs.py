@@ -96,16 +96,21 @@ def _say(error: BaseException) -> int:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Let a signal in the block take effect at its end: nothing is half-written."""
+    """Let a signal in the block take effect at its end: nothing is half-written.
+
+    Processes that start in it do not get Ctrl-C: the one that started them ends them.
+    """
     received: list[int] = []
     before = {n: signal.signal(n, lambda n, frame: received.append(n)) for n in _SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for number in received[:1]:
+        signal.raise_signal(number)
 
 
 class _Lines:

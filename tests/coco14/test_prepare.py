@@ -276,7 +276,6 @@ def test_masks_have_the_palette(coco):
 
 def test_several_processes_draw_the_same(coco, coco_sample, tmp_path, monkeypatch):
     monkeypatch.setattr(masks, "_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(masks, "_CHUNK", 3)
     monkeypatch.setattr(masks, "cpu_count", lambda: 2)
     root = tmp_path / "several"
     shutil.copytree(coco_sample.root, root)
@@ -414,7 +413,8 @@ def test_lines_of_other_lists(coco, line):
 def test_missing_photographs_are_told_and_stay_in_the_lists(coco, caplog):
     coco.info.image_path(TEN).unlink()
     coco.prepare()
-    assert f"1 of 2 images of train14 are missing, the first is {TEN}" in caplog.text
+    said = f"1 of 2 images of instances_train2014.json are missing, the first is {TEN}"
+    assert said in caplog.text
     assert read_image_list(coco.root / "lists" / "train14.txt", coco.info) == (NINE, TEN)
 
 
@@ -559,10 +559,10 @@ def test_problems_are_counted(coco):
         (lambda c: c["images"].append(c["images"][0]), f"image {NINE} is listed twice"),
         (lambda c: c["images"][0].update(id=-9), "is not an image of COCO"),
         (lambda c: c["images"][0].update(id=10**12), "is not an image of COCO"),
-        (lambda c: c["images"][0].update(height=0), "image 9 is 32x0 pixels"),
+        (lambda c: c["images"][0].update(height=0), f"image {NINE} is 32x0 pixels"),
         (lambda c: c["images"][0].update(width="wide"), "the entry with id 9 is wrong"),
         (lambda c: c["images"][0].pop("width"), "an image has no height or width"),
-        (lambda c: c["images"][0].pop("id"), "has no 'id'"),
+        (lambda c: c["images"][0].pop("id"), "is wrong ('id')"),
         (lambda c: c["categories"][0].update(name="unicorn"), "'unicorn'} is not a category"),
         (lambda c: c["categories"].append(3), "3 is not a category of coco14"),
     ],

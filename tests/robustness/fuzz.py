@@ -69,10 +69,10 @@ def _read_checkpoints(path: Path) -> None:
 
 
 def _read_coco(path: Path) -> None:
-    images, class_index = read_instances(path, COCO)
+    images = read_instances(path, COCO)
     for image in images:
         with about(path):  # as its caller does, which knows the mask's path
-            draw_mask(image, class_index)
+            draw_mask(image)
 
 
 def _read_photograph(path: Path) -> None:

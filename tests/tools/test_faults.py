@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.fault_runs import Bench, FaultError, differences, digests
+from tests.tools.fault_runs import CHECKPOINT, Bench, FaultError, differences, digests
 from tests.tools.faults import kill, worker
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 def test_no_result_is_lost(tmp_path):
-    options = ("--num_workers", "0", "--visualize", "0")
-    bench = Bench(tmp_path, random.Random(0), 1, ("train_cam", "make_cam"), options)
+    options = ("--cam_weights_name", CHECKPOINT, "--visualize", "0")
+    bench = Bench(tmp_path, random.Random(0), 1, ("make_cam",), options)
     bench.prepare()
     for disturb in (kill, worker):
         disturb(bench, tmp_path / "result")

@@ -1,5 +1,6 @@
 """Photographs of your own: any folder tree, with image-level labels from a table or from names."""
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -24,8 +25,6 @@ log = logging.getLogger(__name__)
 DEFAULT_ROOT = None  # there is none: --root has to be given
 # Options that the description depends on, beside the root.
 OPTIONS = ("labels", "classes", "masks", "val_list", "unlabelled", "photo_long")
-SUB_FOLDERS = "folders"  # what --labels says for classes from the names of sub-folders
-
 DEFAULTS = {
     "RIB_lr": 8e-6, "RIB_batch_size": 20, "score_th": 0.4, "stop_th": 600.0, "explode_th": 0.3,
     "explode_ratio": 0.7, "cam_eval_thres": (0.05, 0.60), "sem_seg_bg_thres": 0.27,
@@ -73,10 +72,9 @@ class FolderInfo(DatasetInfo):
     def mask_paths(self, image_id: str) -> list[Path]:
         """Places of the ground truth of a photograph: in the same folders, or in none."""
         path = self.image_path(image_id).relative_to(self.root)
-        near = path.with_suffix(".png"), path.with_name(f"{path.name}.png")
+        names = path.with_suffix(".png"), f"{path}.png", f"{path.stem}.png", f"{image_id}.png"
         # Without --masks a folder that is not there: no photograph has any.
-        folder = self.mask_dirs[0] if self.mask_dirs else self.root / ".no_masks"
-        return [folder / name for name in (*near, near[0].name, f"{image_id}.png")]
+        return [(*self.mask_dirs, self.root / ".no_masks")[0] / name for name in names]
 
     def image_size(self, image_id: str) -> tuple[int, int]:
         path = self.image_path(image_id)
@@ -85,8 +83,8 @@ class FolderInfo(DatasetInfo):
         except FileNotFoundError:
             raise UserError(f"{path}: no such photograph; check the list, or --root") from None
         except ValueError as error:
-            raise UserError(f"{path}: is not a readable photograph ({error}); shrink it, get it "
-                            "again, or move it away") from None  # fmt: skip
+            said = f"is not a readable photograph ({error})"
+            raise UserError(f"{path}: {said}; shrink it, get it again, or move it away") from None
 
     def mask_fits(self, image_id: str) -> bool:
         return self._header_size(self.mask_path(image_id)) == own_size(self.image_path(image_id))
@@ -99,18 +97,17 @@ class FolderInfo(DatasetInfo):
 
         ValueError says why there is none.
         """
-        text = entry.strip()
-        if names.is_id(text) and self.image_path(text).is_file():
+        text, tree = entry.strip(), _tree(self.root, self.source.masks)
+        is_id, known = names.is_id(text), len(tree.by_end)
+        if is_id and self.image_path(text).is_file():
             return text
-        tree = _tree(self.root, self.source.masks)
-        first = not tree.by_end
         try:
             path = tree.find(text)
         except ValueError:
-            if names.is_id(text):
+            if is_id:
                 return text  # of a photograph that is not there any more
             raise
-        if tree.by_end and first:
+        if len(tree.by_end) > known == 0:
             log.info("%r is found by the end of its path: %s; others may be too", text, path)
         return names.id_of(path)
 
@@ -158,17 +155,14 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
     options: OPTIONS by name. Without any the classes are not looked up.
     """
     source = Source(**{name: value for name, value in options.items() if value is not None})
-    root = Path(root) if root else Path()
-    classes: tuple[str, ...] = ()
-    replaced: dict[str, object] = {}
+    root, classes, replaced = Path(root) if root else Path(), (), {}
     if options:
         _require_folder(root)
-        for cached in (_tree, _scan):
-            cached.cache_clear()  # an earlier run in this process may have seen other files
-        labels = _scan(root, source).labels
-        classes = labels.classes
-        usual_long = _usual_long(root, sorted(labels.of), source.photo_long)
-        replaced = defaults_for(len(labels.of), usual_long, len(classes))
+        _tree.cache_clear()  # an earlier run in this process may have seen other files
+        _scan.cache_clear()
+        classes, of = _scan(root, source).labels
+        usual_long = _usual_long(root, sorted(of), source.photo_long)
+        replaced = defaults_for(len(of), usual_long, len(classes))
     return FolderInfo(
         name="folder", root=root, root_flag="--root", class_names=classes, image_dir=root,
         mask_dirs=(source.masks,) if source.masks else (), id_pattern="", defaults=DEFAULTS,
@@ -218,10 +212,8 @@ def _usual_long(root: Path, paths: list[str], photo_long: int) -> int:
     """Median of the longer sides of some photographs; those that cannot be read do not count."""
     sides = []
     for path in random.Random(0).sample(paths, min(_LOOKED_AT, len(paths))):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             sides.append(max(size_as_shown(root / path, photo_long)))
-        except (OSError, ValueError):
-            continue
     return round(statistics.median(sides)) if sides else _TRAINED_LONG
 
 
@@ -246,43 +238,39 @@ def _scan(root: Path, source: Source) -> Scan:
         there = f"; there are {tree.left_out()}" if tree.left_out() else ""
         raise UserError(f"--root {root}: has no photographs (JPEG, PNG, WebP or TIFF){there}; give "
                         "the folder that holds them")  # fmt: skip
+    file = source.classes or (root / "classes.txt")
+    given = names.read_classes(file) if source.classes or file.is_file() else None
     found = _found(tree, source.labels)
     by_end, tree.by_end = tree.by_end, {}
     for path, name in list(by_end.items())[:1]:
-        found.notes.append(f"{found.source}: {counted({'photograph': len(by_end)})} found by the "
-                           f"end of the path, such as {reason(path)} for {reason(name)!r}"
-                           )  # fmt: skip
+        number, said = counted({"photograph": len(by_end)}), f"{reason(path)} for {reason(name)!r}"
+        found.notes.append(f"{found.source}: {number} found by the end of the path, such as {said}")
     if found.repeated:
         found.notes.append(f"{found.source}: {counted({'row': found.repeated})} there twice")
     unlabelled = tuple(path for path in tree.photographs if path not in found.names)
     if source.unlabelled == "error" and found.names and not found.problems:
         lacks = f"has no row in {found.source}; add one (an empty label where it shows no class)"
-        if found.source.startswith("--root "):
+        if found.kind == "class":
             lacks = "lies in no sub-folder that could be its class; move it"
         found.problems.add("image without a label", [
             f"{root / path}: {lacks}, or give --unlabelled skip" for path in unlabelled
         ])  # fmt: skip
     if not found.names and not found.problems:
         found.wrong(f"{found.source}: has no row of any photograph in {root}; check --labels")
-    file = source.classes or (root / "classes.txt")
-    given = names.read_classes(file) if source.classes or file.is_file() else None
-    if given:
-        found.notes.append(f"the classes are in the order of {file}")
+    found.notes += [f"the classes are in the order of {file}"] if given else []
     return Scan(tree, settled(found, given, file), unlabelled, tuple(found.notes))
 
 
 def _found(tree: Tree, path: Path | None) -> Found:
-    """The labels in the form that --labels says."""
-    if path is None or str(path) == SUB_FOLDERS:
+    """The labels in the form that --labels says; "folders" or none: the names of sub-folders."""
+    if path is None or str(path) == "folders":
         return from_sub_folders(tree)
     if path.is_dir():
         return read_xml_folder(path, tree)
-    if not path.is_file():
-        raise UserError(f"--labels {path}: no such file or folder; give a table, COCO's JSON, a "
-                        "folder of XML files, or the word folders")  # fmt: skip
-    if path.suffix.lower() == ".json":
-        return read_coco(path, tree)
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
-        raise UserError(f"--labels {path}: is not of a form that is read ({path.suffix or 'no'} "
-                        "suffix); give .csv, .tsv, .txt or .json")  # fmt: skip
-    return read_table(path, tree)
+    suffix, table = path.suffix.lower(), (".csv", ".tsv", ".txt")
+    if not path.is_file() or suffix not in (".json", *table):
+        wrong = f"is not of a form that is read ({suffix or 'no'} suffix)"
+        raise UserError(f"--labels {path}: {wrong if path.is_file() else 'no such file'}; give a "
+                        "table (.csv, .tsv, .txt), COCO's .json, a folder of XML files, or the "
+                        "word folders")  # fmt: skip
+    return read_table(path, tree) if suffix in table else read_coco(path, tree)

@@ -112,7 +112,7 @@ def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
     folder = info.mask_dirs[0]
     found = {i: path for i in image_ids if (path := info.mask_path(i)).is_file()}
     used = set(found.values())
-    others = sorted(path for path in files_below(folder) if folder / path not in used)
+    others = [path for path in files_below(folder)[0] if folder / path not in used]
     if not found:
         names = dict.fromkeys(reason(p.relative_to(folder)) for p in info.mask_paths(image_ids[0]))
         there = f"{counted({'file': len(others)})}, such as {reason(others[0])}" if others else ""
@@ -133,39 +133,6 @@ def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def writes(args: SimpleNamespace) -> tuple[Output, ...]:
-    """The place of the masks."""
-    return (Output("--result_dir", args.result_dir / "masks"),)
-
-
-def check(args: SimpleNamespace) -> None:
-    """Raise UserError where `run` would; called before the first step."""
-    folder, task = _own_size(args)
-    check_folder(folder, _SETTINGS, overwrite=True)
-    require_places({str(args.info.image_path(i)): task.outputs(i)[0] for i in task.names})
-
-
-def run(args: SimpleNamespace) -> None:
-    """Write the pseudo masks with the names, folders and sizes of the photographs.
-
-    Every rank calls it. Masks made from other pseudo masks are removed first.
-    """
-    folder, task = _own_size(args)
-    image_ids = tuple(task.names)
-    inputs = {"pseudo masks": folder_hash(args.sem_seg_out_dir)}
-
-    def sources() -> Sources:
-        noted = read_manifest(folder.path)
-        if noted and noted.get("inputs") != inputs:
-            for path in folder.path.rglob("*.png"):
-                remove_output(path)
-        keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
-        return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
-
-    prepare_output(folder, _SETTINGS, inputs, True, sources)
-    run_over_images(task, image_ids, args.resources)
-
-
 class OwnSizeMasks(ImageTask):
     """The mask of a photograph at its own size, in the same folders as the photograph."""
 
@@ -173,32 +140,56 @@ class OwnSizeMasks(ImageTask):
     images_worth_a_process = 200
     on_gpu = False
 
-    def __init__(self, info: DatasetInfo, image_ids: Sequence[str], source: Path, out_dir: Path):
-        self.info, self.source, self.out_dir = info, source, out_dir
-        paths = {i: info.image_path(i).relative_to(info.root) for i in image_ids}
+    def __init__(self, args: SimpleNamespace):
+        self.info, self.source, (self.output,) = args.info, args.sem_seg_out_dir, writes(args)
+        ids = args.image_ids("infer")
+        paths = {i: self.info.image_path(i).relative_to(self.info.root) for i in ids}
         alike = Counter(path.with_suffix("") for path in paths.values())
-        self.names = {
-            i: path.with_suffix(".png") if alike[path.with_suffix("")] == 1
-            else path.with_name(f"{path.name}.png")
-            for i, path in paths.items()
-        }  # fmt: skip
+        self.paths = {i: self.output.path / (
+            path.with_suffix(".png") if alike[path.with_suffix("")] == 1 else f"{path}.png"
+        ) for i, path in paths.items()}  # fmt: skip
 
     def outputs(self, image_id: str) -> list[Path]:
-        return [self.out_dir / self.names[image_id]]
+        return [self.paths[image_id]]
 
     def one(self, image_id: str) -> None:
         mask = read_label_png(self.source / f"{image_id}.png")
         mask = enlarged(mask, own_size(self.info.image_path(image_id)))
-        path = self.out_dir / self.names[image_id]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
+        self.paths[image_id].parent.mkdir(parents=True, exist_ok=True)
+        save = save_palette_png if mask.dtype == np.uint8 else save_label_png
+        save(self.paths[image_id], mask)
 
 
-def _own_size(args: SimpleNamespace) -> tuple[Output, OwnSizeMasks]:
-    (output,) = writes(args)
-    ids = args.image_ids("infer")
-    task = OwnSizeMasks(args.info, ids, args.sem_seg_out_dir, output.path)
-    return Output(output.flag, output.path, suffix=".png"), task
+def writes(args: SimpleNamespace) -> tuple[Output, ...]:
+    """The place of the masks."""
+    return (Output("--result_dir", args.result_dir / "masks", suffix=".png"),)
+
+
+def check(args: SimpleNamespace) -> None:
+    """Raise UserError where `run` would; called before the first step."""
+    task = OwnSizeMasks(args)
+    check_folder(task.output, _SETTINGS, overwrite=True)
+    require_places({str(args.info.image_path(i)): path for i, path in task.paths.items()})
+
+
+def run(args: SimpleNamespace) -> None:
+    """Write the pseudo masks with the names, folders and sizes of the photographs.
+
+    Every rank calls it. Masks made from other pseudo masks are removed first.
+    """
+    task = OwnSizeMasks(args)
+    inputs = {"pseudo masks": folder_hash(args.sem_seg_out_dir)}
+
+    def sources() -> Sources:
+        noted = read_manifest(task.output.path)
+        for path in task.output.path.rglob("*.png"):
+            if noted and noted.get("inputs") != inputs:
+                remove_output(path)
+        keys = keys_in(args, args.sem_seg_out_dir, ".png", tuple(task.paths))
+        return Sources(keys, path_of=task.paths.__getitem__)
+
+    prepare_output(task.output, _SETTINGS, inputs, True, sources)
+    run_over_images(task, tuple(task.paths), args.resources)
 
 
 def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,16 +13,8 @@ from PIL import Image
 
 from misc.data.folder.names import id_of, is_cut, is_photograph, normalised
 from misc.errors import UserError, raise_problems
+from misc.storage import images
 from misc.storage.files import reason
-from misc.storage.images import (
-    MAX_PIXELS,
-    check_jpeg,
-    opened_image,
-    orientation_of,
-    shown_size,
-    stored_size,
-    turned,
-)
 
 # Pictures that other programs show, so that their owner expects them to be read.
 _PICTURES = (".heic", ".heif", ".avif", ".gif", ".bmp", ".jp2", ".dng", ".cr2", ".nef", ".arw",
@@ -38,40 +30,36 @@ _LEFT_BEHIND = re.compile(
 # Of a photograph that is shrunk. Decoded it takes 4 bytes a pixel, 1 GiB, a JPEG file far less.
 MAX_PHOTOGRAPH = 1 << 28
 _BAND = 1 << 22  # pixels of a large photograph that are converted at a time
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
 
 
 def files_below(
-    root: Path,
-    without: Sequence[Path] = (),
-    passed: Counter[str] | None = None,
-    links: list[str] | None = None,
-) -> Iterator[str]:
+    root: Path, without: Sequence[Path] = ()
+) -> tuple[list[str], Counter[str], list[str]]:
     """Paths of all files below a folder, with / between folders; each folder is entered once.
 
-    Linked folders come last. without: folders that hold something else. passed: gets the names of
-    what is left behind, but for hidden files. links: gets the linked folders that leave the root.
+    Linked folders come last. without: folders that hold something else. Returns also the names of
+    what is left behind, but for hidden files, and the linked folders that leave the root.
     """
     others = (path for path in without if path.is_dir() and not path.samefile(root))
     seen = {os.stat(path)[1:3] for path in others}  # inode and device
-    tops = [str(root)]
+    found, passed, links, tops = [], Counter(), [], [str(root)]
     for top in tops:  # linked folders are added to it
         for folder, folders, files in os.walk(top, onerror=_refuse):
             place = os.stat(folder)[1:3]
-            left = [name for name in (*folders, *files) if _LEFT_BEHIND.fullmatch(name)]
-            folders[:] = [] if place in seen else sorted(set(folders).difference(left))
+            left = {name for name in (*folders, *files) if _LEFT_BEHIND.fullmatch(name)}
+            folders[:] = [] if place in seen else sorted({*folders} - left)
             if place in seen:  # links may lead in circles
                 continue
             seen.add(place)
             below = "" if folder == str(root) else os.path.relpath(folder, root) + "/"
             inside = folder != top or Path(folder).resolve().is_relative_to(root.resolve())
-            if links is not None and not inside and not below.startswith(tuple(links)):
-                links.append(below)
-            if passed is not None:
-                passed.update(name for name in left if name[0] != ".")
+            links += [] if inside or below.startswith(tuple(links)) else [below]
+            passed.update(name for name in left if name[0] != ".")
             tops += [p for name in folders if os.path.islink(p := os.path.join(folder, name))]
-            yield from (f"{below}{name}" for name in sorted(set(files).difference(left)))
+            found += [f"{below}{name}" for name in files if name not in left]
+    return sorted(found), passed, links
 
 
 def _refuse(error: OSError) -> None:
@@ -100,10 +88,8 @@ class Tree:
     def __init__(self, root: Path, without: Sequence[Path] = ()):
         """without: folders below it that hold something else, such as masks."""
         self.root = root
-        self.passed: Counter[str] = Counter()  # what systems and editors left behind, by name
-        links: list[str] = []
-        files = list(files_below(root, without, self.passed, links))
-        self.photographs = tuple(sorted(filter(is_photograph, files)))
+        files, self.passed, links = files_below(root, without)
+        self.photographs = tuple(filter(is_photograph, files))
         require_names(root, self.photographs)
         self.others = Counter(os.path.splitext(p)[1].lower() for p in files if not is_photograph(p))
         # Linked folders that lead out of it, with the number of photographs through each.
@@ -114,9 +100,11 @@ class Tree:
         """Files that are no photographs, for the log; empty where there are none."""
         pictures = {suffix: n for suffix, n in self.others.items() if suffix in _PICTURES}
         others = self.others.total() - sum(pictures.values())
-        parts = [f"{n} {suffix} (convert to JPEG or PNG)" for suffix, n in sorted(pictures.items())]
+        parts = [f"{n} {suffix} (convert to JPEG or PNG)" for suffix, n in pictures.items()]
         parts += [f"{others} that are not photographs"] if others else []
-        parts += [f"{reason(name)} of other programs ({n})" for name, n in self.passed.items()]
+        parts += [
+            f"{reason(name)} of other programs ({n})" for name, n in sorted(self.passed.items())
+        ]
         return ", ".join(parts)
 
     @cached_property
@@ -186,20 +174,20 @@ class Tree:
 
 def own_size(path: Path) -> tuple[int, int]:
     """(height, width) of a photograph, upright, as it is stored; exceptions of `size_as_shown`."""
-    with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
-        return shown_size(image)
+    with images.opened_image(path, _FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
+        return images.shown_size(image)
 
 
 def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
     """(height, width) of a photograph, upright, and at most `longest` where that is not 0.
 
-    From the header alone. Raises FileNotFoundError, and ValueError for whatever is wrong, such as
-    more than MAX_PIXELS pixels of what is shown.
+    From the header alone. FileNotFoundError, or ValueError for whatever else is wrong.
     """
-    size = _shrunk(own_size(path), longest)
-    if size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"{size[1]}x{size[0]} pixels, at most {MAX_PIXELS}; give --photo_long")
-    return size
+    height, width = _shrunk(own_size(path), longest)
+    if height * width > images.MAX_PIXELS:
+        most = images.MAX_PIXELS
+        raise ValueError(f"{width}x{height} pixels, at most {most}; give --photo_long")
+    return height, width
 
 
 def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
@@ -210,19 +198,18 @@ def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
     16 bits are divided so that the smallest usual depth (8 to 16 bits) that holds the largest
     becomes 0..255; of floats the largest is white where above 1.
     """
-    most = MAX_PHOTOGRAPH if longest else MAX_PIXELS
-    with opened_image(path, FORMATS, in_memory=True, max_pixels=most) as image:
-        shown = shown_size(image)
+    most = MAX_PHOTOGRAPH if longest else images.MAX_PIXELS
+    with images.opened_image(path, _FORMATS, in_memory=True, max_pixels=most) as image:
+        shown = images.shown_size(image)
         size = _shrunk(shown, longest)
         if size != shown and image.format == "JPEG":
-            # Decoded at 1/2, 1/4 or 1/8 where that is large enough: a photograph of a telephone
-            # takes a tenth of the time and memory.
+            # At 1/2, 1/4 or 1/8 where that is large enough: a tenth of the time and memory.
             image.draft(None, _shrunk(image.size, longest))
         image.load()
-        orientation = orientation_of(image)
-        if image.width * image.height > MAX_PIXELS:
+        orientation = images.orientation_of(image)
+        if image.width * image.height > images.MAX_PIXELS:
             image = _reduced(image, max(size))
-        upright = turned(_eight_bit_rgb(image), orientation)
+        upright = images.turned(_eight_bit_rgb(image), orientation)
         if upright.size[::-1] != size:
             upright = upright.resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
         return np.asarray(upright)
@@ -233,11 +220,11 @@ def check_photograph(path: Path, longest: int = 0, quick: bool = False) -> str |
 
     quick: its header alone is read.
     """
-    with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
+    with images.opened_image(path, _FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
         form, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
     if not quick:
         if form == "JPEG":
-            check_jpeg(path)
+            images.check_jpeg(path)
         read_photograph(path, longest)
     if frames > 1:
         return "files have several frames or pages, of which the first is used"
@@ -253,17 +240,17 @@ def fitted_mask(mask: np.ndarray, path: Path, longest: int) -> np.ndarray:
     mask: H x W labels, of the photograph as it is shown or as it is stored. One of neither size is
     returned itself.
     """
-    with opened_image(path, FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
-        stored, shown, orientation = stored_size(image), shown_size(image), orientation_of(image)
+    with images.opened_image(path, _FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
+        stored, shown = images.stored_size(image), images.shown_size(image)
+        orientation = images.orientation_of(image)
     if mask.shape == stored and shown != stored:
-        mask = np.asarray(turned(Image.fromarray(mask), orientation))
+        mask = np.asarray(images.turned(Image.fromarray(mask), orientation))
     size = _shrunk(shown, longest)
     if mask.shape != shown or size == shown:
         return mask
-    rows, columns = (
-        (np.arange(new) + 0.5) * old / new for new, old in zip(size, shown, strict=True)
-    )
-    return mask[rows.astype(int)[:, None], columns.astype(int)]
+    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int)
+                     for new, old in zip(size, shown, strict=True))  # fmt: skip
+    return mask[rows[:, None], columns]
 
 
 def _shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:

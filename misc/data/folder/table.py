@@ -44,7 +44,7 @@ class Table:
             self.image, self.label = self._columns(plain[self.separator])
         except (csv.Error, ValueError) as error:
             first = f"The first row is {reason(row)!r}. " if row.strip() else ""
-            raise UserError(f"{path}, line 1: {reason(error)}. {first}{self.form}") from None
+            raise UserError(f"{path}, line 1: {error}. {first}{self.form}") from None
         self.head = [name.strip() for name in self.head]
         classes = [name for n, name in enumerate(self.head) if n != self.image]
         self.classes = tuple(classes) if self.label is None else ()

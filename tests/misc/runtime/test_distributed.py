@@ -105,15 +105,20 @@ def test_the_first_rank_works_for_all(ranks):
     assert ranks(work_once) == [("made by the first", [1]), ("made by the first", [])]
 
 
-def fail():
+def raise_on_the_first():
     def work():
         raise UserError("file: is wrong")
 
     distributed.on_first_rank(work)
 
 
-def test_an_error_of_the_first_rank_ends_all_and_is_said_once(ranks):
-    assert ranks(fail) == ["UserError: file: is wrong", "SaidElsewhereError: file: is wrong"]
+def raise_everywhere():
+    distributed.fail("file: is wrong")
+
+
+@pytest.mark.parametrize("work", [raise_on_the_first, raise_everywhere])
+def test_an_error_of_the_first_rank_ends_all_and_is_said_once(ranks, work):
+    assert ranks(work) == ["UserError: file: is wrong", "SaidElsewhereError: file: is wrong"]
     assert issubclass(distributed.SaidElsewhereError, UserError)
 
 

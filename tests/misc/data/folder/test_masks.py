@@ -74,29 +74,33 @@ def test_some_masks_that_contradict_their_labels_are_warned_of():
 TABLE = "image,labels\na.jpg,cat;dog\nb.png,\nc.webp,cat\n"
 
 
-def test_masks_with_other_names_are_about_the_masks(described, photos, tmp_path):
-    for name in ("a_mask.png", "b_mask.png", "Thumbs.db"):
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        save_label_png(tmp_path / "masks" / name, np.zeros((16, 24), np.uint8))
-    with pytest.raises(UserError) as refusal:
+@pytest.fixture
+def prepared(described, tmp_path):
+    """Makes the lists with masks of these names."""
+
+    def call(*names):
+        (tmp_path / "masks").mkdir()
+        for name in names:
+            save_label_png(tmp_path / "masks" / name, np.zeros((16, 24), np.uint8))
         prepare(described(TABLE, masks=tmp_path / "masks"), tmp_path / "lists")
+
+    return call
+
+
+def test_masks_with_other_names_are_about_the_masks(prepared, photos, tmp_path):
+    with pytest.raises(UserError) as refusal:
+        prepared("a_mask.png", "b_mask.png", "Thumbs.db")
     line = str(refusal.value)
     assert f"--masks {tmp_path / 'masks'}: has no mask of {photos / 'a.jpg'}" in line
     assert "looked for were a.png, a.jpg.png;" in line and "2 files, such as a_mask.png" in line
     assert not (tmp_path / "lists").exists()
 
 
-def test_an_empty_folder_of_masks_is_said(described, photos, tmp_path):
-    (tmp_path / "masks").mkdir()
+def test_a_folder_without_masks_and_masks_of_no_photograph_are_said(prepared, tmp_path, caplog):
     with pytest.raises(UserError, match="it has no files: give the masks"):
-        prepare(described(TABLE, masks=tmp_path / "masks"), tmp_path / "lists")
-
-
-def test_masks_of_no_photograph_are_said(described, tmp_path, caplog):
-    for name in ("a.png", "b_mask.png"):
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        save_label_png(tmp_path / "masks" / name, np.zeros((16, 24), np.uint8))
-    prepare(described(TABLE, masks=tmp_path / "masks"), tmp_path / "lists")
+        prepared()
+    (tmp_path / "masks").rmdir()
+    prepared("a.png", "b_mask.png")
     assert "1 PNG file of no photograph with a label, such as b_mask.png" in caplog.text
 
 
@@ -114,8 +118,4 @@ def test_a_mask_grows_with_its_shapes():
 def test_a_mask_has_no_label_that_it_had_not(labels):
     mask = np.random.default_rng(0).choice(labels, (9, 7)).astype(np.uint8)
     assert set(np.unique(enlarged(mask, (23, 31)))) <= set(labels)
-
-
-def test_a_mask_of_the_same_size_stays_itself():
-    mask = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    assert enlarged(mask, (2, 3)) is mask
+    assert enlarged(mask, (9, 7)) is mask
