@@ -10,16 +10,15 @@ from misc.cams import save_cam
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.dataset_info import joined
-from misc.data.imported_maps import converted, find_maps, numbering_of, read_maps
+from misc.data.imported_maps import find_maps, read_maps
 from misc.data.label_file import labelled_keys, load_labels
-from misc.errors import UserError, about, some
+from misc.errors import UserError, some
 from misc.runtime.image_task import prepare_output, run_over_images
 from misc.storage.manifest import Sources, content_hashes
 from step.base import FolderStep
 
 log = logging.getLogger(__name__)
 
-_LOOKED_AT = 200  # images whose maps tell how classes are numbered
 _ZERO = "images have no map above zero for any of their classes"
 _SOME_ZERO = "images have no map above zero for one of their classes"
 
@@ -34,21 +33,8 @@ class ImportMaps(FolderStep):
 
     def __init__(self, args: Options):
         super().__init__(args)
-        ids, info = self.ids(args), args.info
-        self.labels, self.numbering = load_labels(args.cls_labels, ids, info), args.import_keys
-        self.files, self.others = find_maps(args.import_maps, info, ids)
-        if self.numbering == "auto":
-            shown = [image_id for image_id in ids if image_id in self.files]
-            found, errors = [], []
-            for image_id in shown[:: -(-len(shown) // _LOOKED_AT)]:
-                try:
-                    maps = self._read(image_id)._replace(maps=())
-                    found.append((maps, self.labels.classes_of(image_id).tolist()))
-                except UserError as error:  # of single files the check tells
-                    errors.append(error)
-            if not found:
-                raise errors[0]
-            self.numbering = numbering_of(found, f"--import_maps {args.import_maps}")
+        self.labels = load_labels(args.cls_labels, self.ids(args), args.info)
+        self.files = find_maps(args.import_maps, args.info, self.ids(args))
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
@@ -61,30 +47,22 @@ class ImportMaps(FolderStep):
     def check_maps(self, preflight: Preflight) -> None:
         """Look at the maps of every image."""
         root, ids = self.args.import_maps, self.ids(self.args)
-        start = int(self.numbering == "label")
-        log.info("%s: maps of %d of %d images, classes counted from %d; %d other files", root,
-                 len(self.files), len(ids), start, self.others)  # fmt: skip
+        log.info("%s: maps of %d of %d images", root, len(self.files), len(ids))
         preflight.each(f"map in {root}", ids, self._looked_at, partial(_judged, root))
-
-    def _read(self, image_id: str):
-        size, present = self.args.info.image_size(image_id), self.labels.classes_of(image_id)
-        files, numbering = self.files[image_id], self.args.import_keys
-        return read_maps(files, self.args.info, size, present.tolist(), numbering)
 
     def maps(self, image_id: str) -> dict[str, np.ndarray]:
         """Keys, cam and high_res of an image; an image without classes needs no file."""
         info, present = self.args.info, self.labels.classes_of(image_id)
-        if image_id not in self.files and len(present):
+        if image_id in self.files:
+            size, numbering = info.image_size(image_id), self.args.import_keys
+            return read_maps(self.files[image_id], info, size, present.tolist(), numbering)
+        if len(present):
             raise UserError(
                 f"--import_maps {self.args.import_maps}: has no maps of image {image_id}, which "
                 f"shows {info.class_names[present[0]]!r}; add them, or leave it out of --infer_list"
             )
-        if image_id not in self.files:
-            none = np.zeros((0, 0, 0), np.float32)
-            return {"keys": present, "cam": none, "high_res": none}
-        found = self._read(image_id)
-        with about(self.files[image_id][0].path):
-            return converted(found, self.numbering, info, info.image_size(image_id))
+        none = np.zeros((0, 0, 0), np.float32)
+        return {"keys": present, "cam": none, "high_res": none}
 
     def _looked_at(self, image_id: str) -> str | None:
         """The warning of the maps of an image, if any; None where it shows no class."""
@@ -115,7 +93,8 @@ class ImportMaps(FolderStep):
     def run(cls, args: Options) -> None:
         """Save the maps of every image of the inference list."""
         task, ((folder, settings),) = cls(args), cls.folders(args)
-        prepare_output(folder, settings, {"keys": task.numbering}, args.overwrite, task.made_from)
+        numbering = "label" if args.import_keys == "label" else "class"
+        prepare_output(folder, settings, {"keys": numbering}, args.overwrite, task.made_from)
         run_over_images(task, cls.ids(args), args.resources)
 
 

@@ -349,7 +349,7 @@ def both_channels(number, maps):
 
 def test_two_channels_of_two_classes_are_asked_for(own, call):
     write_maps(own, both_channels)
-    code, (line,), _ = call(*import_maps(own), masks=())
+    code, (line, *_), _ = call(*import_maps(own), masks=())
     assert code == 2 and f"{own / 'maps' / 'p0.npy'}: has 2 channels: all 2 classes, or the" in line
     assert "--import_keys class" in line and "--import_keys label" in line
 

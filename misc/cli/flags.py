@@ -409,7 +409,8 @@ def _exchange(add: Add) -> None:
         "each class; they are saved in --cam_out_dir (default: RESULT_DIR/cam_imported)")
     add("--import_keys", choices=("auto", "class", "label"), default="auto",
         help="numbering of the classes there: class, from 0; label, from 1 with 0 for a "
-        "background, which is the first channel of an array; auto: as the image-level labels say")
+        "background, which is the first channel of an array; auto: class, and what is no label of "
+        "its image, or could be either, is refused")
 
 
 # fmt: on

@@ -1,8 +1,8 @@
 """Maps of other tools, found in a folder and turned into this project's CAMs.
 
 Read are a dict with `keys` or by class, an array of all classes or of those of its image, and a PNG
-for each class. Numbers of classes count from 0 ("class", as keys do here), or from 1 ("label", as
-masks do, where 0 is the background, which is left out).
+for each class. --import_keys says how classes are numbered: from 0 ("class", as keys do here, also
+where nothing is said), or from 1 ("label", as masks do, with 0 for the background).
 """
 
 from collections import Counter
@@ -26,11 +26,12 @@ _FORMATS = (
     "read are ID.npy, .npz, .pt or .pth, and PNGs of one class each: ID_CLASS.png, CLASS/ID.png or "
     "ID/CLASS.png, where CLASS is a number or a name"
 )
-_SAY = "say how they are numbered: --import_keys class (from 0) or --import_keys label (from 1)"
 # Names of the maps in a dict with keys, those at full size first: of IRN, CLIP-ES, CLIMS and
 # Puzzle-CAM, and of the export of this project.
 _NAMES = ("high_res", "attn_highres", "highres", "hr_cam", "maps", "cam")
 _MAPS_IN_FULL = 512 << 20  # bytes
+
+Found = tuple[Sequence[int], Sequence[np.ndarray]]  # K classes, arrays K x h x w in 1 or 2 sizes
 
 
 class MapFile(NamedTuple):
@@ -40,65 +41,48 @@ class MapFile(NamedTuple):
     name: str
 
 
-class Tree(NamedTuple):
-    """Files by image id, and the number of others in the folder."""
-
-    files: Mapping[str, tuple[MapFile, ...]]
-    others: int
-
-
-class FoundMaps(NamedTuple):
-    """Maps of an image: (K,) classes and arrays K x h x w of the same maps in one or two sizes.
-
-    known: the file itself says that the numbers count from 0.
-    """
-
-    numbers: tuple[int, ...]
-    known: bool
-    maps: tuple[np.ndarray, ...]
-
-
-def find_maps(root: Path, info: DatasetInfo, image_ids: Iterable[str]) -> Tree:
+def find_maps(
+    root: Path, info: DatasetInfo, image_ids: Iterable[str]
+) -> dict[str, tuple[MapFile, ...]]:
     """The files of the images below a folder, of one class each or of all.
 
     Raises UserError where there are none, or where they can be taken in more than one way.
     """
     if not root.is_dir():
         raise UserError(f"--import_maps {root}: is not a folder; give the folder of the maps")
-    names = _names(info, image_ids)
-    groups = {"whole": [], "single": [], "label": [], "other": []}
+    names, others = _names(info, image_ids), []
+    whole: dict[str, list[MapFile]] = {}
+    single: dict[str, list[MapFile]] = {}
     for path in sorted(map(Path, files_below(root)[0])):
         if path.suffix in (*SUFFIXES, ".png"):
             image_id, kind = _image_and_class(path, info, names)
-            group = "single" if kind else "label" if path.suffix == ".png" else "whole"
-            found = groups["other" if image_id is None else group]
-            found.append((image_id, MapFile(root / path, kind)))
-    if problem := _problem(root, *groups.values()):
+            if image_id and (kind or path.suffix != ".png"):
+                of_image = (single if kind else whole).setdefault(image_id, [])
+                of_image.append(MapFile(root / path, kind))
+            else:
+                others.append((image_id, path))
+    if problem := _problem(root, whole, single, others):
         raise UserError(f"--import_maps {root}: {problem}")
-    files: dict[str, list[MapFile]] = {}
-    for image_id, file in groups["whole"] or groups["single"]:
-        files.setdefault(image_id, []).append(file)
-    others = len(groups["label"]) + len(groups["other"])
-    return Tree({image_id: tuple(sorted(of)) for image_id, of in files.items()}, others)
+    return {image_id: tuple(sorted(files)) for image_id, files in (whole or single).items()}
 
 
-def _problem(root: Path, whole: list, single: list, labels: list, others: list) -> str:
-    """What a folder lacks, or holds too much of; empty where the files can be taken in one way."""
+def _problem(root: Path, whole: Mapping, single: Mapping, others: list[tuple]) -> str:
+    """What a folder lacks, or holds too much of; empty where its files can be taken in one way."""
     if whole and single:
-        first, other = whole[0][1].path.name, single[0][1].path.name
-        return f"{first} and {other} are maps in two formats; give the folder of one"
-    paths: dict[str, Path] = {}
-    for image_id, (path, _) in whole:
-        if paths.setdefault(image_id, path) != path:
-            one, other = (each.relative_to(root) for each in (paths[image_id], path))
+        first, other = (next(iter(found.values()))[0].path for found in (whole, single))
+        return f"{first.name} and {other.name} are maps in two formats; give the folder of one"
+    for image_id, files in whole.items():
+        if len(files) > 1:
+            one, other = (file.path.relative_to(root) for file in files[:2])
             return f"{one} and {other} are both of image {image_id}; give the folder of one"
-    if not whole and not single and labels:
+    labels = [path for image_id, path in others if image_id]
+    if labels and not single and not whole:
         return (
             f"has {counted({'PNG': len(labels)})} called as images, without a class, such as "
-            f"{labels[0][1].path.name}: {_FORMATS}; label maps serve as they are, by "
-            "--sem_seg_out_dir to be scored and by --seg_label_dir to train on"
+            f"{labels[0].name}: {_FORMATS}; label maps serve as they are, by --sem_seg_out_dir to "
+            "be scored and by --seg_label_dir to train on"
         )
-    seen = f"; {others[0][1].path.relative_to(root)} is of none of them" if others else ""
+    seen = f"; {others[0][1]} is of none of them" if others else ""
     missing = f"has no maps of the images of --infer_list{seen}: {_FORMATS}"
     return "" if whole or single else missing
 
@@ -143,95 +127,96 @@ def read_maps(
     size: tuple[int, int],
     present: Sequence[int],
     numbering: str = "auto",
-) -> FoundMaps:
-    """The maps of an image from its file, or from those of its classes; UserError names the file.
+) -> dict[str, np.ndarray]:
+    """The arguments of `save_cam` for an image: keys (K,) ascending, cam and high_res in 0..1.
 
     size: (height, width) of the image. present: indices of its classes, which say what the channels
-    of an array without keys are. numbering: --import_keys.
+    of an array without keys are. numbering: --import_keys. Maps that have the sizes of a CAM file
+    stay as they are. Others are resized: `high_res` from the largest ones, and `cam` to the mean of
+    its 4 x 4 pixels. Raises UserError with the name of the file.
     """
-    path = files[0].path
-    if files[0].name:
-        return _from_pngs(files, info)
+    path, start = files[0].path, int(numbering == "label")
     # Three arrays of all classes and a background, or of photographs before they were shrunk.
     arrays = 3 * 8 * (info.num_classes + 1) * size[0] * size[1]
-    content = read_arrays(path, max(arrays, _MAPS_IN_FULL))
+    several = not files[0].name
+    content = read_arrays(path, max(arrays, _MAPS_IN_FULL)) if several else _pngs(files)
     with about(path):
+        if isinstance(content, dict) and "probabilities" in content:
+            content, numbering = content["probabilities"], "label"  # of the segmentation network
+        elif isinstance(content, dict) and list(content) == ["arr_0"]:
+            content = content["arr_0"]  # a .npz of one array
         if not isinstance(content, dict):
-            return _from_channels(content, info, size, present, numbering)
-        if "keys" in content:
-            return _from_keys(content, info, present)
-        if "probabilities" in content:  # of this project's segmentation network
-            return _from_channels(content["probabilities"], info, size, present, "label")
-        if list(content) == ["arr_0"]:  # a .npz of one array
-            return _from_channels(content["arr_0"], info, size, present, numbering)
-        return _from_classes(content, info)
+            keys, maps = _from_channels(content, info, size, present, numbering)
+        elif "keys" in content:
+            keys, maps = _from_keys(content, info, present, start)
+        else:
+            keys, maps = _from_classes(content, info, start)
+        kept = sorted((key, n) for n, key in enumerate(keys) if key >= 0)
+        if len(set(keys)) < len(keys) or max(keys, default=0) >= info.num_classes:
+            raise UserError(
+                f"has the classes {sorted(key + start for key in keys)[:6]}, which are not "
+                f"different ones of {info.num_classes}; say how they are numbered: --import_keys "
+                "class (from 0) or --import_keys label (from 1)"
+            )
+        maps = [_in_unit(array[[n for _, n in kept]]) for array in maps] if kept else []
+        in_sizes = _in_both_sizes(maps, size)
+    return {"keys": np.array([key for key, _ in kept], dtype=np.int64), **in_sizes}
 
 
-def _from_pngs(files: Sequence[MapFile], info: DatasetInfo) -> FoundMaps:
-    maps = []
-    for path, _ in files:
+def _pngs(files: Sequence[MapFile]) -> dict[str, np.ndarray]:
+    """Maps h x w in 0..1 by class, from a PNG of each."""
+    maps = {}
+    for path, name in files:
         try:
             pixels = np.array(decode_image(path, ("PNG",), modes=("L", "I;16", "I", "1")))
         except (OSError, ValueError) as error:
             said = f"is not a grey PNG of one map ({error}); make it again"
             raise UserError(f"{path}: {said}") from None
-        maps.append(_in_unit(pixels.astype(np.uint16) if pixels.dtype.kind == "i" else pixels))
-        if maps[-1].shape != maps[0].shape:
-            raise UserError(f"{path}: has another size than {files[0].path.name}")
-    return FoundMaps(*_numbers([file.name for file in files], info), (np.stack(maps),))
+        maps[name] = _in_unit(pixels.astype(np.uint16) if pixels.dtype.kind == "i" else pixels)
+    return maps
 
 
-def _from_classes(content: dict, info: DatasetInfo) -> FoundMaps:
-    """Maps of a dict of class to map h x w, or 1 x h x w."""
+def _from_classes(content: dict, info: DatasetInfo, start: int) -> Found:
+    """Maps of a dict of class (number or name) to map h x w, or 1 x h x w."""
+    keys = []
+    for name in content:
+        number = not isinstance(name, str) or (name.isascii() and name.isdigit())
+        keys.append(int(name) - start if number else class_index(name, info))
+        if keys[-1] is None:
+            raise UserError(
+                f"has {name!r:.40}, which is no class of {info.name} and no number; give maps by "
+                "class, or keys and maps"
+            )
     maps = [one[0] if one.ndim == 3 and len(one) == 1 else one for one in content.values()]
     shapes = {array.shape for array in maps}
-    numbers, known = _numbers(list(content), info)
     if len(shapes) > 1 or any(array.ndim != 2 for array in maps):
         raise UserError(f"has maps of shapes {sorted(shapes)[:3]}, not one height x width for all")
-    return FoundMaps(numbers, known, (np.stack(maps),) if maps else ())
+    return keys, [np.stack(maps)] if maps else []
 
 
-def _numbers(names: Sequence[object], info: DatasetInfo) -> tuple[tuple[int, ...], bool]:
-    """Classes from numbers, or from names, which leave nothing open."""
-    numbers = [int(n) for n in names if not isinstance(n, str) or (n.isascii() and n.isdigit())]
-    if len(numbers) == len(names):
-        return tuple(numbers), False
-    indices = [class_index(n, info) if isinstance(n, str) else None for n in names]
-    if None in indices:
-        unknown = names[indices.index(None)]
-        raise UserError(
-            f"has {unknown!r:.40} beside others, which is no class of {info.name} and no number; "
-            "give maps by class, or keys and maps"
-        )
-    return tuple(indices), True
-
-
-def _from_keys(content: dict, info: DatasetInfo, present: Sequence[int]) -> FoundMaps:
+def _from_keys(content: dict, info: DatasetInfo, present: Sequence[int], start: int) -> Found:
     """Maps of a dict of `keys` and maps K x h x w, or K + 1 where the background comes first.
 
     With K + 1 keys, the first one 0, the keys are labels from 1 (CLIMS, Puzzle-CAM). Of maps of all
     classes there are, those of the image's are taken.
     """
-    keys = content["keys"]
+    keys, maps = content["keys"], [content[n] for n in _NAMES if n in content]
     if keys.size == 0:
-        return FoundMaps((), False, ())
+        return [], []
     if keys.ndim != 1 or keys.dtype.kind not in "iu":
         raise UserError(f"has keys of shape {keys.shape} and type {keys.dtype}, not whole numbers")
-    named = [content[name] for name in _NAMES if name in content and content[name].ndim == 3]
-    maps = named or [array for array in content.values() if array.ndim == 3]
+    keys, maps = keys.tolist(), [array for array in maps if array.ndim == 3]
     lengths = {len(array) for array in maps}
-    known = lengths == {len(keys) - 1} and keys[0] == 0 and bool((keys[1:] > 0).all())
-    keys = keys[1:] - 1 if known else keys
+    if lengths == {len(keys) - 1} and keys[0] == 0:
+        keys, start = keys[1:], 1
     if lengths not in ({len(keys)}, {len(keys) + 1}):
-        shapes = [content[name].shape for name in content if name != "keys"]
+        shapes = [array.shape for name, array in content.items() if name != "keys"]
         raise UserError(f"has {len(keys)} keys and arrays of {shapes[:4]}, not a map for each key")
-    maps, keys = [array[-len(keys) :] for array in maps], keys.tolist()
-    first = {frozenset(range(a, info.num_classes + b)): b for a, b in ((0, 0), (0, 1), (1, 1))}
-    start = first.get(frozenset(keys))
-    if len(keys) > len(present) + 1 and start is not None:
-        rows = [keys.index(index + start) for index in present]
-        return FoundMaps(tuple(present), True, tuple(array[rows] for array in maps))
-    return FoundMaps(tuple(keys), known, tuple(maps))
+    keys, maps = [key - start for key in keys], [array[-len(keys) :] for array in maps]
+    if len(keys) > len(present) + 1 and set(keys) - {-1} == set(range(info.num_classes)):
+        rows = [keys.index(index) for index in present]
+        keys, maps = list(present), [array[rows] for array in maps]
+    return keys, maps
 
 
 def _from_channels(
@@ -240,7 +225,7 @@ def _from_channels(
     size: tuple[int, int],
     present: Sequence[int],
     numbering: str,
-) -> FoundMaps:
+) -> Found:
     """Maps of an array C x h x w or h x w x C of all classes or the image's, or with a background.
 
     Raises UserError where the channels may be all classes or the background and the image's.
@@ -269,51 +254,15 @@ def _from_channels(
             f"image ({names})? say it: --import_keys class (the channels are the classes) or "
             "--import_keys label (the first one is the background)"
         )
-    return FoundMaps(tuple(map(int, present)), True, (ways[0][list(rows[channels])],))
+    return present, [ways[0][list(rows[channels])]]
 
 
-def numbering_of(images: Iterable[tuple[FoundMaps, Sequence[int]]], where: str) -> str:
-    """The one numbering under which the classes of every image are among its labels.
-
-    images: maps and indices of the classes. Raises UserError where both numberings fit, or none.
-    """
-    asked = [(f, set(present)) for f, present in images if f.numbers and not f.known]
-    from_0 = sum(present >= set(_classes(f, "class")) for f, present in asked)
-    from_1 = sum(present | {-1} >= set(_classes(f, "label")) for f, present in asked)
-    if asked and (from_0 == len(asked)) == (from_1 == len(asked)):
-        raise UserError(
-            f"{where}: how its classes are numbered cannot be told: from 0 they are among the "
-            f"labels of {from_0} of {len(asked)} images, from 1 (0 being the background) of "
-            f"{from_1}; {_SAY}"
-        )
-    return "class" if from_0 == len(asked) else "label"
-
-
-def _classes(found: FoundMaps, numbering: str) -> list[int]:
-    """Indices from 0 of the classes under a numbering; the background is -1."""
-    return [number - (not found.known and numbering == "label") for number in found.numbers]
-
-
-def converted(
-    found: FoundMaps, numbering: str, info: DatasetInfo, size: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """The arguments of `save_cam`: keys (K,) ascending, cam and high_res in 0..1.
-
-    Maps that have the sizes of a CAM file stay as they are. Others are resized: `high_res` from the
-    largest ones, and `cam` to the mean of its 4 x 4 pixels. UserError without the file's name.
-    """
-    kept = sorted((key, n) for n, key in enumerate(_classes(found, numbering)) if key >= 0)
-    keys, rows = np.array([key for key, _ in kept], dtype=np.int64), [n for _, n in kept]
-    if len(set(keys.tolist())) < len(keys) or (keys >= info.num_classes).any():
-        raise UserError(
-            f"has the classes {sorted(found.numbers)[:6]}, which are not different ones of "
-            f"{info.num_classes}; {_SAY}"
-        )
-    if not kept:
-        none = np.zeros((0, 0, 0), np.float32)
-        return {"keys": keys, "cam": none, "high_res": none}
-    maps = {array.shape[1:]: _in_unit(array[rows]) for array in reversed(found.maps)}
-    for height, width in maps:
+def _in_both_sizes(maps: Sequence[np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """cam and high_res of an image from its maps K x h x w in one or two sizes."""
+    if not maps:
+        return dict.fromkeys(("cam", "high_res"), np.zeros((0, 0, 0), np.float32))
+    by_size = {array.shape[1:]: array for array in reversed(maps)}
+    for height, width in by_size:
         if not 0 < height * width <= MAX_PIXELS:
             raise UserError(f"has maps of {width}x{height} pixels")
         if not _fits((height, width), size):
@@ -322,18 +271,18 @@ def converted(
                 "they are of another image, or stretched; resize them to their image's proportions"
             )
     small = get_strided_size(size, CAM_STRIDE)
-    largest = max(maps.values(), key=lambda array: array.shape[1] * array.shape[2])
-    if size not in maps:
+    largest = max(maps, key=lambda array: array.shape[1] * array.shape[2])
+    if size not in by_size:
         aligned = largest.shape[1:] == small  # its positions stand for 4 x 4 pixels each
         whole = tuple(CAM_STRIDE * side for side in small) if aligned else size
         tensor = torch.from_numpy(np.ascontiguousarray(largest))[:, None]
         resized = F.interpolate(tensor, whole, mode="bilinear", align_corners=False)[:, 0]
-        maps[size] = resized.numpy()[:, : size[0], : size[1]]
-    if small not in maps:  # the last row and column are repeated beyond the image
+        by_size[size] = resized.numpy()[:, : size[0], : size[1]]
+    if small not in by_size:  # the last row and column are repeated beyond the image
         beyond = [(0, CAM_STRIDE * a - b) for a, b in zip(small, size, strict=True)]
-        padded = np.pad(maps[size], ((0, 0), *beyond), mode="edge")
-        maps[small] = F.avg_pool2d(torch.from_numpy(padded), CAM_STRIDE).numpy()
-    return {"keys": keys, "cam": maps[small], "high_res": maps[size]}
+        padded = np.pad(by_size[size], ((0, 0), *beyond), mode="edge")
+        by_size[small] = F.avg_pool2d(torch.from_numpy(padded), CAM_STRIDE).numpy()
+    return {"cam": by_size[small], "high_res": by_size[size]}
 
 
 def _in_unit(maps: np.ndarray) -> np.ndarray:

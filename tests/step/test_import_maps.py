@@ -14,8 +14,6 @@ from PIL import Image
 from misc.cams import load_cam, save_cam
 from misc.cli.check import makers
 from misc.cli.options import chosen_steps, parse
-from misc.data.imported_maps import FoundMaps, numbering_of
-from misc.errors import UserError
 from misc.imutils import get_strided_size
 from misc.storage.scores import load_scores
 from step import all_steps
@@ -126,7 +124,11 @@ def save_npz(path: Path, content: object) -> None:
         np.savez(path.with_suffix(".npz"), content)
 
 
+FROM_ONE = ("--import_keys", "label")
+
+
 def written(own: Own, folder: Path, form: Callable, save: Callable) -> Path:
+    folder.mkdir(exist_ok=True)
     for image_id, maps in own.maps.items():
         save(folder / image_id, form(**maps))
     return folder
@@ -140,15 +142,24 @@ def imported(own: Own, run, source: Path, out: Path, *options: str) -> dict[str,
 
 
 @pytest.mark.parametrize(
-    ("form", "save"),
-    [(tensors, save_npy), (from_one, save_npy), (background_first, save_npy),
-     (background_first, save_torch), (background_without_key, save_npy), (all_classes, save_npz),
-     (labels_with_a_background, save_npy)],
+    ("form", "save", "words"),
+    [(tensors, save_npy, ()), (from_one, save_npy, FROM_ONE),
+     (background_first, save_npy, FROM_ONE), (background_first, save_torch, FROM_ONE),
+     (background_without_key, save_npy, ()), (all_classes, save_npz, ()),
+     (labels_with_a_background, save_npy, ())],
 )  # fmt: skip
-def test_dicts_of_keys_come_back_to_the_last_bit(own, tmp_path, tiny_run, form, save):
-    (tmp_path / "in").mkdir()
+def test_dicts_of_keys_come_back_bitwise(own, tmp_path, tiny_run, form, save, words):
     source = written(own, tmp_path / "in", form, save)
-    assert imported(own, tiny_run, source, tmp_path / "out") == own.cams()
+    assert imported(own, tiny_run, source, tmp_path / "out", *words) == own.cams()
+
+
+def test_numbers_from_1_are_refused_unless_they_are_said_to_be(own, tmp_path, tiny_run, capsys):
+    source = written(own, tmp_path / "in", from_one, save_npy)
+    command = (*own.given, "--import_maps", source, "--cam_out_dir", tmp_path / "out")
+    assert tiny_run(*command, "--import_maps_pass") == 2
+    first = capsys.readouterr().err.splitlines()[0]
+    assert "which is no label of its image" in first and "--import_keys class or label" in first
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +168,6 @@ def test_dicts_of_keys_come_back_to_the_last_bit(own, tmp_path, tiny_run, form, 
      (channels_last, save_npz), (own_channels, save_npy)],
 )  # fmt: skip
 def test_maps_without_a_small_size_get_one(own, tmp_path, tiny_run, form, save):
-    (tmp_path / "in").mkdir()
     source = written(own, tmp_path / "in", form, save)
     imported(own, tiny_run, source, tmp_path / "out")
     for image_id, maps in own.maps.items():
@@ -191,13 +201,13 @@ def as_pngs(own: Own, folder: Path, name: Callable[[str, int], str], bits: int) 
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"),
-    [(lambda i, k: f"{i}_{k}.png", 16), (lambda i, k: f"{k + 1}/{i}.png", 8),
-     (lambda i, k: f"{i}/{parse([]).info.class_names[k]}.png", 16)],
+    ("name", "bits", "words"),
+    [(lambda i, k: f"{i}_{k}.png", 16, ()), (lambda i, k: f"{k + 1}/{i}.png", 8, FROM_ONE),
+     (lambda i, k: f"{i}/{parse([]).info.class_names[k]}.png", 16, ())],
 )  # fmt: skip
-def test_pngs_of_one_class_each(own, tmp_path, tiny_run, name, bits):
+def test_pngs_of_one_class_each(own, tmp_path, tiny_run, name, bits, words):
     source = as_pngs(own, tmp_path / "in", name, bits)
-    imported(own, tiny_run, source, tmp_path / "out")
+    imported(own, tiny_run, source, tmp_path / "out", *words)
     for image_id, maps in own.maps.items():
         found = load_cam(tmp_path / "out" / f"{image_id}.npy")
         np.testing.assert_array_equal(found["keys"], maps["keys"])
@@ -206,12 +216,12 @@ def test_pngs_of_one_class_each(own, tmp_path, tiny_run, name, bits):
 
 def test_labels_and_masks_of_imported_maps_are_the_same(own, tmp_path, tiny_run, boundary_file):
     """From maps of this project, and from the same maps as those of another one."""
-    (tmp_path / "in").mkdir()
     source = written(own, tmp_path / "in", background_first, save_npy)
     steps = ("--cam_to_ir_label_pass", "--make_sem_seg_pass", "--eval_cam_pass",
              "--irn_weights_name", boundary_file)  # fmt: skip
     assert tiny_run(*own.given, *steps) == 0
-    assert tiny_run(*own.given, *steps, "--import_maps", source, "--import_maps_pass") == 0
+    given = (*own.given, *steps, "--import_maps", source, *FROM_ONE)
+    assert tiny_run(*given, "--import_maps_pass") == 0
     for name in ("ir_label", "sem_seg"):
         first = contents(own.folder / name, "png")
         assert len(first) == len(own.ids)
@@ -292,31 +302,15 @@ def test_folders_of_something_else(own, tmp_path, tiny_run, capsys, name, text):
 
 
 def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run):
-    """Palette PNGs without a seal; those of the truth have no error."""
+    """Palette PNGs without a seal; those of the ground truth have no error."""
     scored = (sample.root / "ImageSets/Segmentation/train.txt").read_text().split()
     for image_id in scored:
-        with Image.open(sample.mask_path(image_id)) as truth:
-            truth.save(tmp_path / f"{image_id}.png")
+        with Image.open(sample.mask_path(image_id)) as mask:
+            mask.save(tmp_path / f"{image_id}.png")
     assert tiny_run(*own.given, "--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path) == 0
     assert load_scores(own.folder)[f"masks of {tmp_path}"]["miou"] == [1.0]
     said = f"scored with the ground truth in {sample.mask_dirs[0]} ({len(scored)} images)"
     assert said in (own.folder / "run.log").read_text()
-
-
-def maps_of(*numbers: int) -> FoundMaps:
-    return FoundMaps(numbers, False, ())
-
-
-def test_numbers_are_recognised_by_the_labels_or_asked_for():
-    assert numbering_of([(maps_of(3), [3])], "maps") == "class"
-    assert numbering_of([(maps_of(4), [3])], "maps") == "label"
-    assert numbering_of([(maps_of(0, 4), [3])], "maps") == "label"
-    # Either could be among the labels of both images, but only one numbering has all of them.
-    assert numbering_of([(maps_of(3, 4), [3, 4]), (maps_of(4), [3, 4])], "maps") == "class"
-    for images in ([(maps_of(4), [3, 4])], [(maps_of(3), [3]), (maps_of(8), [7])]):
-        with pytest.raises(UserError, match="--import_keys label"):
-            numbering_of(images, "maps")
-    assert numbering_of([(maps_of(), [3])], "maps") == "class"
 
 
 def test_damaged_files_are_refused(own, tmp_path, tiny_run, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 from misc.data.dataset_info import read_image_list
 from misc.data.folder import masks, names
 from misc.data.folder.dataset import FolderInfo
-from misc.data.label_file import rows_of, save_label_rows
+from misc.data.label_file import labels_from, save_labels
 from misc.data.preparation import matched, save_lists
 from misc.errors import UserError, counted, some
 from misc.storage.files import ignores_case
@@ -60,7 +60,7 @@ def prepare(
     if with_labels:
         path = out_dir / info.label_file
         require_own(path, "give it with --cls_labels from another folder")
-        save_label_rows(path, ids, rows_of(list(classes.values()), info.num_classes))
+        save_labels(path, labels_from(classes, info.num_classes))
     table = (f"{i}\t{os.fsencode(path).decode(errors='replace')}" for i, path in paths.items())
     for name, lines in (("photographs", table), ("classes", info.class_names)):
         text = "\n".join(lines) + "\n"
