@@ -10,7 +10,7 @@ from torch import Tensor
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.label_file import load_labels
-from misc.data.rib_batches import CropSource, RIBBatches
+from misc.data.rib_batches import CropSource, RIBBatches, require_disjoint
 from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime.devices import read_ahead_workers
 from step.maps import MapMethod
@@ -53,8 +53,10 @@ class MakeRIBCAM(MapMethod):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         super().check(args, preflight)
-        preflight.disjoint_images()
-        preflight.images(args.image_ids("train", limited=False))
+        drawn = args.image_ids("train", limited=False)
+        preflight.labels(drawn)
+        preflight.collect(lambda: require_disjoint(args, drawn, cls.ids(args)), "label")
+        preflight.images(drawn)
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         super().start(device, image_ids)

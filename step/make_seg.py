@@ -70,7 +70,7 @@ class MakeSegmentation(FolderStep):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         super().check(args, preflight)
-        preflight.segmentation(args.seg_weights_name)
+        preflight.checkpoint(args.seg_weights_name, load_segmentation, args.info.num_labels)
         for packed in (output for output in cls.writes(args) if output.is_file):
             preflight.file(packed, in_manifest=True)
 

@@ -30,7 +30,7 @@ class MakePseudoMask(FolderStep):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         super().check(args, preflight)
-        preflight.boundary_net(args.irn_weights_name)
+        preflight.checkpoint(args.irn_weights_name, load_boundary_net)
         preflight.cams(cls.ids(args), args.cam_out_dir)
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:

@@ -128,7 +128,7 @@ class MapMethod(FolderStep):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         super().check(args, preflight)
-        preflight.classifier(args.cam_weights_name)
+        preflight.checkpoint(args.cam_weights_name, load_classifier, args.info.num_classes)
         preflight.labels(cls.ids(args))
 
 
