@@ -28,8 +28,7 @@ _PARTS = ("folder", "filename", "path", "source", "owner", "size", "segmented", 
 def read_coco(path: Path, tree: Tree) -> Found:
     """Labels from a file with `images`, `annotations` and `categories` in COCO's form.
 
-    An image has the classes of all its annotations, crowds too; one without has no class. The
-    classes are in the order of their ids. UserError for the first entry that is of another form.
+    Crowds count too; classes are in the order of their ids. UserError for the first wrong entry.
     """
     try:
         content = json.loads(read_bytes(path, _MAX_JSON))
