@@ -13,9 +13,7 @@ from PIL import Image
 from misc.cams import load_cam
 from misc.labels import read_label_png
 from misc.storage.files import LOCK
-from net.checkpoint import save_checkpoint
-from net.resnet50_cam import Net
-from tests.conftest import PROJECT, THIN
+from tests.conftest import PROJECT
 from tests.tools.fault_runs import digests
 from voc12.dataset import describe
 
@@ -92,13 +90,6 @@ def test_masks_of_another_program_are_not_removed(refused, info, tmp_path):
     shutil.copytree(info.root / "SegmentationClassAug", tmp_path / "masks")
     line = refused("--ir_label_out_dir", tmp_path / "masks", "--overwrite")
     assert ".png files and no manifest.json" in line and "--overwrite" not in line
-
-
-def test_published_weights_are_not_replaced(refused, tmp_path):
-    save_checkpoint(tmp_path / "published.pth", Net(20, **THIN))
-    given = ("--cam_weights_name", tmp_path / "published.pth", "--overwrite")
-    line = refused("--train_cam_pass", *given)
-    assert "published.pth: was not written by train_cam" in line and "overwrite" not in line
 
 
 def test_overwrite_redoes_own_files_and_leaves_others(call, result_dir):
