@@ -13,7 +13,7 @@ from PIL import Image
 
 from misc.cams import save_cam
 from misc.labels import save_label_png, save_palette_png
-from misc.storage.cam_files import load_label_dict, save_label_dict
+from misc.storage.cam_files import load_dict, save_label_dict
 from misc.storage.manifest import read_manifest, write_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
@@ -561,8 +561,8 @@ def test_lists_and_labels_of_another_root(
     assert tiny_run(*root, *given) == 0
     assert f"--result_dir {result_dir / 'lists'}: was made with" in refused(*given)
     labels = result_dir / "lists" / "cls_labels.npy"
-    stale = {key: 0 * label for key, label in load_label_dict(labels).items()}
+    stale = {key: 0 * label for key, label in load_dict(labels, "").items()}
     save_label_dict(labels, stale)
     again = ("--voc12_root", info.root, "--result_dir", result_dir, "--overwrite")
     assert tiny_run(*again, *given) == 0
-    assert all(label.any() for label in load_label_dict(labels).values())
+    assert all(label.any() for label in load_dict(labels, "").values())

@@ -25,8 +25,8 @@ from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.programs import progress
 from misc.runtime.training import check_target
 from misc.storage.images import check_jpeg, is_rotated
-from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
-from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
+from misc.storage.manifest import check_folder, read_manifest, require_writable, weights_name
+from misc.storage.outputs import MANIFEST, Output, is_not_ours, not_ours_line, require_own
 from net.checkpoint import (
     load_backbone,
     load_boundary_net,
@@ -145,7 +145,7 @@ class Preflight:
             self._no_folder(kind, folder, advice)
             return
         judge = partial(self._compared, str(folder), trained_on)
-        if not trained_on and (folder / NAME).exists():
+        if not trained_on and (folder / MANIFEST).exists():
             judge = warned_together  # made by this program: numbered as it has to be
         self._later(kind, image_ids, partial(check_label_map, self.info, folder, advice), judge)
 
