@@ -245,7 +245,7 @@ def test_a_second_run_in_a_folder_ends_before_it_writes(
         held.extend(folders)
         return locked(folders)
 
-    monkeypatch.setattr("misc.cli.places.locked", hold)
+    monkeypatch.setattr("misc.cli.run.locked", hold)
     given = ("--voc12_root", info.root, "--result_dir", result_dir, "--limit", 1)
     given += ("--cam_weights_name", classifier_file, "--cam_out_dir", result_dir / "else" / "cam")
     assert tiny_run(*given, "--make_recam_pass") == 0

@@ -80,7 +80,7 @@ def test_maps_of_every_image(run, name):
     assert all(0.99 < peak <= 1 or peak == 0 for peak in peaks) and np.mean(peaks) > 0.2
 
 
-def test_rib_maps_are_not_the_plain_ones(run):
+def test_rib_maps_are_not_those_of_the_baseline(run):
     names = [f"{image_id}.npy" for image_id in IDS]
     pairs = [[load_cam(run.folder / d / n)["cam"] for d in ("cam_plain", "cam")] for n in names]
     assert any(np.abs(plain - rib).max() > 1e-4 for plain, rib in pairs)

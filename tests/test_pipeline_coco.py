@@ -89,16 +89,6 @@ def test_scores_count_every_image_and_leave_out_the_crowd(run):
     assert table[3].split()[-1] == "0.22" and table[4].startswith("on 8 images of ")
 
 
-def test_a_second_run_redoes_nothing(run, words, tiny_run):
-    def outputs():
-        paths = [*run.result_dir.rglob("*"), *run.info.root.rglob("*")]
-        kinds = (".npy", ".png", ".pth", ".txt")
-        return {path: path.stat().st_mtime_ns for path in paths if path.suffix in kinds}
-
-    before = outputs()
-    assert tiny_run(*words) == 0 and outputs() == before
-
-
 def test_defaults_of_coco(words):
     args = parse(words)
     assert (args.RIB_lr, args.RIB_batch_size, args.score_th) == (5e-6, 15, 0.5)

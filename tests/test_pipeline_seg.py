@@ -146,11 +146,6 @@ def test_networks_that_do_not_fit(run, fresh, capsys, tmp_path):
     assert "run --make_seg_pass first" in line
 
 
-def test_a_loss_that_is_not_finite_names_its_images(fresh, capsys):
-    line = refused(capsys, fresh("--train_seg_pass", "--seg_learning_rate", 99))
-    assert "is not finite, with the images 2012_" in line
-
-
 # --- presets and files of others ----------------------------------------------------------------
 
 

@@ -2,9 +2,8 @@
 
     python -m tests.tools.compare_results DIR_A DIR_B
 
-The line of a stage has the hash of its files in each folder, how many files differ, and the largest
-difference: of maps, weights and scores in their own unit, of label maps and other files the
-fraction of pixels or bytes. The exit code is 0 where nothing differs, otherwise 1.
+A line has the hashes of a stage in both folders, the number of files that differ, and the largest
+difference: in the unit of maps, weights and scores, or as a fraction of pixels or bytes.
 """
 
 import argparse
@@ -92,8 +91,7 @@ def _stage(folders: list[Path], paths: list[Path], read: Callable) -> tuple[str,
     if not apart:
         return f"{line}identical ({len(paths)} files)", False
     where = max(apart, key=apart.get)
-    known = apart[where] < np.inf
-    size = f"{apart[where]:.2g}" if known else "in one only, or of another shape"
+    size = f"{apart[where]:.2g}" if apart[where] < np.inf else "in one only, or of another shape"
     noted = [read_manifest((root / paths[0]).parent) or {} for root in folders]
     settings = settings_difference(*noted)
     line += f"{len(apart)} of {len(paths)} files differ: {size}, {where}"

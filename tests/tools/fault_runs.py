@@ -229,13 +229,13 @@ class Bench:
         self.seconds = dict(zip(self.moments, lasted, strict=True))
         self.reference = digests(self.undisturbed)
 
-    def start(self, result: Path, *options: str | Path, screen: str | None = None) -> Run:
-        """Start a run with this result folder; its screen is kept beside it, by this name."""
+    def start(self, result: Path, *options: str | Path) -> Run:
+        """Start a run with this result folder; its screen is kept beside it."""
         roots = ("--voc12_root", self.folder / "sample", "--result_dir", result)
         chosen = any(str(option).endswith("_pass") for option in options)
         passes = [] if chosen else [f"--{step}_pass" for step in self.steps]
         words = [*OPTIONS, *self.options, *roots, *passes, *options]
-        return Run(list(map(str, words)), self.folder / f"{screen or result.name}.screen")
+        return Run(list(map(str, words)), self.folder / f"{result.name}.screen")
 
     def finish(self, result: Path, *options: str | Path) -> None:
         """Run to the end: nothing missing, left over or different."""

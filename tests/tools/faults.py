@@ -158,7 +158,7 @@ def disk_full(bench: Bench, result: Path) -> str:
     try:
         for tenth in range(1, 10):
             _mount("-o", f"remount,size={needed * tenth // 10}", result)
-            with bench.trial(f"{tenth} tenths"), bench.start(result / "r", screen="disk") as run:
+            with bench.trial(f"{tenth} tenths"), bench.start(result / "r") as run:
                 code = _clear_end(run)
                 stops.append(f"{run.moment()} ({code})")
                 bench.compare(result / "r", cut_short=True)
@@ -243,21 +243,6 @@ def users_files(bench: Bench, result: Path) -> str:
     return f"{len(mine)} files of the user stayed"
 
 
-def two_at_once(bench: Bench, result: Path) -> str:
-    """A second run in the folder of one that computes: it ends with a line, the first one runs."""
-    with bench.trial("the second run"), bench.start(result) as first:
-        first.reach(bench.moments[1])
-        first.send(signal.SIGSTOP, to_all=True)  # it cannot end before the second one does
-        with bench.start(result, screen="second") as second:
-            code, lines = second.end(), second.lines("error")
-            second.require(code == 2 and len(lines) == 1, f"exit code {code}, {lines}")
-            second.require(f"process {first.process.pid} on" in lines[0], "the first is not named")
-        first.send(signal.SIGCONT, to_all=True)
-        first.require(first.end() == 0, "the first run fails")
-        bench.compare(result)
-    return "the second run named the first one and ended with code 2"
-
-
 def neighbour(bench: Bench, result: Path) -> str:
     """Another program keeps a core busy: the same bytes."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -288,7 +273,7 @@ def processes(bench: Bench, result: Path) -> str:
     return "1, 2, 3 and a reversed list give the same maps, labels and masks"
 
 
-FROM_NOTHING = (kill, disk_full, two_at_once, neighbour, processes)
+FROM_NOTHING = (kill, disk_full, neighbour, processes)
 OF_A_COPY = (worker, signals, removed, clock, damaged, flipped, users_files)
 SCENARIOS = {scenario.__name__: scenario for scenario in (*FROM_NOTHING, *OF_A_COPY)}
 

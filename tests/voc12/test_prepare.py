@@ -19,7 +19,7 @@ from voc12.prepare import label_from_mask, label_from_xml, prepare
 
 @pytest.fixture
 def info(sample, tmp_path):
-    """A copy of the drawn sample that may be changed."""
+    """A copy of the synthetic sample that may be changed."""
     shutil.copytree(sample.root, tmp_path / "voc")
     return describe(tmp_path / "voc")
 
@@ -48,17 +48,13 @@ def test_lists_put_the_images_of_train_first(info, tmp_path):
     assert labels.keys() == {info.label_key(image_id) for image_id in listed}
 
 
-def test_without_augmented_masks_train_is_all(info, tmp_path, caplog):
+def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, caplog):
     shutil.rmtree(info.root / "SegmentationClassAug")
-    prepare(info, tmp_path / "out")
-    train, _, train_aug = lists(tmp_path / "out", info)
+    prepare(info, tmp_path / "none")
+    train, _, train_aug = lists(tmp_path / "none", info)
     assert train_aug == train and len(train) == 8
     assert "SegmentationClassAug has no masks" in caplog.text
     assert "10582 images 0 are in" in caplog.text
-
-
-def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, caplog):
-    shutil.rmtree(info.root / "SegmentationClassAug")
     official = info.official_ids("train_aug")
     assert len(official) == 10582 and not set(official) & set(info.official_ids("val"))
     here = (official[0], official[-1])
@@ -66,10 +62,8 @@ def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, cap
         shutil.copy(info.image_path("2012_000001"), info.image_dir / f"{image_id}.jpg")
         annotation = info.root / "Annotations" / "2012_000001.xml"
         shutil.copy(annotation, annotation.with_name(f"{image_id}.xml"))
-    prepare(info, tmp_path / "out", skip_mismatched=True)
-    train, _, train_aug = lists(tmp_path / "out", info)
-    assert train_aug == (*train, *here)
-    assert "of whose 10582 images 2 are in" in caplog.text
+    prepare(info, tmp_path / "two", skip_mismatched=True)
+    assert lists(tmp_path / "two", info)[2] == (*train, *here)
 
 
 def test_labels_come_from_the_annotations(info, tmp_path):
@@ -93,17 +87,15 @@ def test_difficult_objects_count_and_parts_do_not(info, tmp_path):
     assert not label_from_xml(path, info).any()
 
 
+UNICORN = "'unicorn' is not a class of voc12 .aeroplane, .*correct the name"
+
+
 @pytest.mark.parametrize(
     "text, words",
-    [
-        ("<annotation><object>", "cannot be read"),
-        (
-            "<a><object><name>unicorn</name></object></a>",
-            "'unicorn' is not a class of voc12 .aeroplane, .*correct the name",
-        ),
-        ("<a><object><name/></object></a>", "'None' is not a class of voc12"),
-    ],
-)
+    [("<annotation><object>", "cannot be read"),
+     ("<a><object><name>unicorn</name></object></a>", UNICORN),
+     ("<a><object><name/></object></a>", "'None' is not a class of voc12")],
+)  # fmt: skip
 def test_bad_annotations_are_named(info, tmp_path, text, words):
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(UserError, match=f"a.xml: .*{words}") as raised:
@@ -163,16 +155,16 @@ def test_images_with_a_mask_of_another_size_are_left_out_on_demand(info, tmp_pat
     assert set(labels) >= {info.label_key(image_id) for image_id in (*train_aug, *val)}
 
 
-@pytest.mark.parametrize("folder, suffix", [("JPEGImages", "jpg"), ("SegmentationClass", "png")])
-def test_a_size_that_cannot_be_read_is_named(info, tmp_path, folder, suffix):
-    path = info.root / folder / f"2012_000004.{suffix}"
-    path.write_text("nothing")
-    with pytest.raises(UserError, match=f"{path}: is not a readable image"):
-        prepare(info, tmp_path / "out", skip_mismatched=True)
-    path.unlink()
-    if folder == "JPEGImages":
-        with pytest.raises(UserError, match=f"{path}: no such"):
+def test_a_size_that_cannot_be_read_is_named(info, tmp_path):
+    for path in (info.mask_path("2012_000004"), info.image_path("2012_000004")):
+        whole = path.read_bytes()
+        path.write_text("nothing")
+        with pytest.raises(UserError, match=f"{path}: is not a readable image"):
             prepare(info, tmp_path / "out", skip_mismatched=True)
+        path.write_bytes(whole)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path}: no such"):
+        prepare(info, tmp_path / "out", skip_mismatched=True)
 
 
 def test_command_line(info, tmp_path):
