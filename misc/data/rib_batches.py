@@ -92,14 +92,10 @@ class RIBBatches:
         self._iterations, self._batch_size = iterations, batch_size
         self._disjoint_prob = disjoint_prob
         self._device, self._ended = torch.device(device), set[str]()
-        loader = DataLoader(
-            source,
-            batch_sampler=self._draws(),
-            num_workers=num_workers,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=set_up_reader,
-        )
-        self._loaded = iter(loader)
+        self._loaded = iter(DataLoader(
+            source, batch_sampler=self._draws(), num_workers=num_workers,
+            pin_memory=self._device.type == "cuda", worker_init_fn=set_up_reader,
+        ))  # fmt: skip
 
     def of(self, target_id: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one target, one for each iteration: normalised B x 3 x S x S and B x C.
@@ -128,10 +124,8 @@ class RIBBatches:
                 yield [(self._ids[member], target_id, iteration, row) for row, member in batch]
 
     def members(self, target_id: str, label: np.ndarray) -> Iterator[list[int]]:
-        """Positions of B images at a time, without end: shuffled passes over the eligible ones.
-
-        The original implementation ends the iterations with the first pass; here drawing continues.
-        """
+        """Positions of B images at a time, without end: shuffled passes over the eligible ones."""
+        # The original implementation ends the iterations with the first pass.
         rng, labels = worker_rng(self._source.seed, "RIB batch", target_id), self._source.labels
         left: dict[bool, list[int]] = {True: [], False: []}
         while True:
