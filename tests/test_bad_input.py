@@ -12,7 +12,7 @@ from PIL import Image
 
 from misc.cams import save_cam
 from misc.labels import save_label_png, save_palette_png
-from misc.storage.cam_files import load_label_dict, save_label_dict
+from misc.storage.cam_files import load_dict, save_label_dict
 from misc.storage.manifest import read_manifest, write_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
@@ -397,7 +397,7 @@ def test_lists_and_labels_of_another_root(
     assert tiny_run("--voc12_root", sample.root, "--result_dir", result_dir, *given) == 0
     assert f"--result_dir {result_dir / 'lists'}: was made with" in refused(*given)
     labels = result_dir / "lists" / "cls_labels.npy"
-    save_label_dict(labels, {key: 0 * label for key, label in load_label_dict(labels).items()})
+    save_label_dict(labels, {key: 0 * label for key, label in load_dict(labels, "").items()})
     again = ("--voc12_root", info.root, "--result_dir", result_dir, "--overwrite")
     assert tiny_run(*again, *given) == 0
-    assert all(label.any() for label in load_label_dict(labels).values())
+    assert all(label.any() for label in load_dict(labels, "").values())

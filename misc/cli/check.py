@@ -27,8 +27,8 @@ from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.programs import progress
 from misc.runtime.training import check_target
 from misc.storage.images import check_jpeg, is_rotated
-from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
-from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
+from misc.storage.manifest import check_folder, read_manifest, require_writable, weights_name
+from misc.storage.outputs import MANIFEST, Output, is_not_ours, not_ours_line, require_own
 from net.checkpoint import load_backbone
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Preflight:
         advice = self._advice(folder, advice)
         if self._has_to_be_there("label map", folder, ids, advice, role):
             judge = partial(self._compared, str(folder), trained_on)
-            if not trained_on and (folder / NAME).exists():
+            if not trained_on and (folder / MANIFEST).exists():
                 judge = warned_together  # made by this program: numbered as it has to be
             check = partial(check_label_map, self.info, folder=folder, advice=advice)
             self.each(f"label map in {folder}", ids, check, judge)

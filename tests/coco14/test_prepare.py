@@ -22,7 +22,7 @@ from misc.data.dataset_info import read_image_list
 from misc.data.datasets import mask_folders
 from misc.errors import UserError
 from misc.labels import read_label_png, save_palette_png, voc_palette
-from misc.storage.cam_files import load_label_dict
+from misc.storage.cam_files import load_dict
 from tests.conftest import PROJECT, shared_path
 
 PERSON, CAR, CUP, TABLE = (
@@ -106,7 +106,7 @@ class MadeUp:
             self.write("train", (9, 10), annotations)
         out_dir = self.root / "lists"
         prepare(self.info, out_dir, **options)
-        return load_label_dict(out_dir / "cls_labels_coco.npy")
+        return load_dict(out_dir / "cls_labels_coco.npy", "")
 
     def refused(self, *annotations):
         with pytest.raises(UserError) as raised:
@@ -240,7 +240,7 @@ def test_masks_of_real_images(tmp_path):
         (tmp_path / "coco" / name).symlink_to(root / name)
     seen = compare_with_reference(describe(tmp_path / "coco"), tmp_path)
     assert {0, 255} < seen and len(seen) > 40
-    labels = load_label_dict(tmp_path / "lists" / "cls_labels_coco.npy")
+    labels = load_dict(tmp_path / "lists" / "cls_labels_coco.npy", "")
     assert len(labels) == 60 and all(label.shape == (80,) for label in labels.values())
 
 

@@ -11,7 +11,7 @@ import pytest
 from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
 from misc.labels import read_label_png, save_palette_png
-from misc.storage.cam_files import load_label_dict
+from misc.storage.cam_files import load_dict
 from tests.conftest import PROJECT
 from voc12.dataset import CLASS_NAMES, describe
 from voc12.prepare import label_from_mask, label_from_xml, prepare
@@ -43,7 +43,7 @@ def test_lists_put_the_images_of_train_first(info, tmp_path):
     assert train == ("2012_000005", "2012_000002")
     assert val == ("2012_100001", "2012_100002")  # has an augmented mask, and stays out
     assert train_aug == (*train, *(f"2012_00000{n}" for n in (1, 3, 4, 6, 8)))
-    labels = load_label_dict(tmp_path / "out" / "cls_labels.npy")
+    labels = load_dict(tmp_path / "out" / "cls_labels.npy", "")
     listed = (*train_aug, *val, "2012_000007")  # the last has an annotation and no mask
     assert labels.keys() == {info.label_key(image_id) for image_id in listed}
 
@@ -68,7 +68,7 @@ def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, cap
 
 def test_labels_come_from_the_annotations(info, tmp_path):
     prepare(info, tmp_path)
-    labels = load_label_dict(tmp_path / "cls_labels.npy")
+    labels = load_dict(tmp_path / "cls_labels.npy", "")
     for image_id in (*(f"2012_00000{n}" for n in range(1, 9)), "2012_100001"):
         text = (info.root / "Annotations" / f"{image_id}.xml").read_text()
         expected = [f"<name>{name}</name>" in text for name in CLASS_NAMES]
@@ -120,9 +120,7 @@ def test_without_annotations_labels_come_from_the_masks(info, tmp_path, caplog):
     # The first folder of masks counts where both have one; the other one serves the rest.
     mask_file(info, "2012_000001", "SegmentationClass").unlink()
     prepare(info, tmp_path / "mask")
-    from_xml, from_mask = (
-        load_label_dict(tmp_path / d / "cls_labels.npy") for d in ("xml", "mask")
-    )
+    from_xml, from_mask = (load_dict(tmp_path / d / "cls_labels.npy", "") for d in ("xml", "mask"))
     assert from_xml.keys() == from_mask.keys()
     for key, label in from_mask.items():
         image_id = f"{key // 10**6}_{key % 10**6:06d}"
@@ -153,7 +151,7 @@ def test_images_with_a_mask_of_another_size_are_left_out_on_demand(info, tmp_pat
     assert "2012_000004" not in train + train_aug and len(train) == len(train_aug) == 7
     assert val == ("2012_100002",)
     assert "1 of 8 images, whose mask has another size: 2012_000004" in caplog.text
-    labels = load_label_dict(tmp_path / "out" / "cls_labels.npy")
+    labels = load_dict(tmp_path / "out" / "cls_labels.npy", "")
     assert set(labels) >= {info.label_key(image_id) for image_id in (*train_aug, *val)}
 
 
