@@ -229,6 +229,8 @@ def _scan(root: Path, source: Source) -> Scan:
         there = f"; there are {tree.left_out()}" if tree.left_out() else ""
         raise UserError(f"--root {root}: has no photographs (JPEG, PNG, WebP or TIFF){there}; give "
                         "the folder that holds them")  # fmt: skip
+    file = source.classes or (root / "classes.txt")
+    given = names.read_classes(file) if source.classes or file.is_file() else None
     found = _found(tree, source.labels)
     by_end, tree.by_end = tree.by_end, {}
     for path, name in list(by_end.items())[:1]:
@@ -246,8 +248,6 @@ def _scan(root: Path, source: Source) -> Scan:
         ])  # fmt: skip
     if not found.names and not found.problems:
         found.wrong(f"{found.source}: has no row of any photograph in {root}; check --labels")
-    file = source.classes or (root / "classes.txt")
-    given = names.read_classes(file) if source.classes or file.is_file() else None
     found.notes += [f"the classes are in the order of {file}"] if given else []
     return Scan(tree, settled(found, given, file), unlabelled, tuple(found.notes))
 
