@@ -70,15 +70,13 @@ class ScoreCAMs(ImageTask):
     images_worth_a_process = MAPS_WORTH_A_PROCESS
     on_gpu = False
 
-    def __init__(self, args: Options, cam_dir: Path):
-        self.name = f"eval_cam of {cam_dir}"
-        self.info, self.cam_dir, self.thresholds = args.info, cam_dir, thresholds(args)
-        self.scores = ThresholdScores(self.thresholds, self.info.num_labels)
+    def __init__(self, args: Options, folder: Path, step: str = "eval_cam"):
+        self.name, self.info, self.folder = f"{step} of {folder}", args.info, folder
+        self.scores = ThresholdScores(thresholds(args), self.info.num_labels)
 
     def one(self, image_id: str) -> None:
-        path = self.cam_dir / f"{image_id}.npy"
-        maps = load_cam(path)
-        truth = mask_of(self.info, image_id)
+        path = self.folder / f"{image_id}.npy"
+        maps, truth = load_cam(path), mask_of(self.info, image_id)
         with about(path):
             self.scores.add(maps["high_res"], maps["keys"], truth)
 

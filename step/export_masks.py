@@ -3,9 +3,8 @@
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,16 +30,6 @@ log = logging.getLogger(__name__)
 LISTS = ("infer", "labels")
 _ADVICE = "move it away, or give another --result_dir"
 
-Entries = Mapping[str, tuple[dict, list[dict]]]  # of images and regions in COCO's JSON, without ids
-
-
-class Format(NamedTuple):
-    """What a format is made from, and what writes an image and the files of all images."""
-
-    source: str  # "masks", "maps" or "labels"
-    of_image: Callable[[Options, Path, str], object] | None = None
-    of_all: Callable[[Options, Path, Entries], None] | None = None
-
 
 def writes(args: Options) -> tuple[Output, ...]:
     """Everything that the step writes."""
@@ -51,7 +40,7 @@ def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     if not args.export:
         raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
-    ids, sources = args.image_ids("infer"), {FORMATS[name].source for name in args.export}
+    ids, sources = args.image_ids("infer"), {FORMATS[name][0] for name in args.export}
     if "voc" in args.export and label_type(args.info.num_labels) is not np.uint8:
         raise UserError(
             f"--export voc: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
@@ -80,11 +69,11 @@ class ExportImage(ImageTask):
 
     def one(self, image_id: str) -> None:
         for name in self.args.export:
-            write = FORMATS[name].of_image
+            write = FORMATS[name][1]
             if write and (entry := write(self.args, self.args.export_dir / name, image_id)):
                 self.entries[image_id] = entry
 
-    def finish(self) -> Entries:
+    def finish(self) -> dict[str, tuple[dict, list[dict]]]:
         return self.entries
 
 
@@ -97,10 +86,26 @@ def run(args: Options) -> None:
     log.info("exported as %s: %s", ", ".join(args.export), args.export_dir)
 
 
-def _write_whole(args: Options, entries: Entries) -> None:
-    for name in args.export:
-        if write := FORMATS[name].of_all:
-            write(args, args.export_dir / name, entries)
+def _write_whole(args: Options, entries: dict[str, tuple[dict, list[dict]]]) -> None:
+    """Write the files that are of all images together."""
+    root, ids = args.export_dir, args.image_ids("infer")
+    if "voc" in args.export:
+        text = "".join(f"{image_id}\n" for image_id in ids)
+        write_new(root / "voc/ImageSets/Segmentation/train.txt", text.encode(), _ADVICE)
+    if "yolo" in args.export:
+        config = yolo_config(args.info, root / "yolo").encode()
+        write_new(root / "yolo/data.yaml", config, _ADVICE)
+    if "coco" in args.export:
+        content = json.dumps(_coco_json(args, ids, entries)).encode()
+        write_new(root / "coco/instances_train.json", content, _ADVICE)
+    if "onehot" in args.export:
+        labels = load_labels(args.cls_labels, ids, args.info)
+        stems = [args.info.image_path(image_id).stem for image_id in ids]
+        names = stems if len(set(stems)) == len(ids) else ids  # alike, in several folders
+        content = dict(zip(names, labels.values(), strict=True))
+        _write_npy(root / "cls_labels_onehot.npy", content)  # as AFA's and ToCo's
+    if "irn" in args.export:
+        _write_weights(args, root / "irn")
 
 
 def _labels(args: Options, image_id: str) -> np.ndarray:
@@ -134,19 +139,10 @@ def _voc(args: Options, folder: Path, image_id: str) -> None:
     _photograph(args, image_id, folder / "JPEGImages")
 
 
-def _voc_list(args: Options, folder: Path, entries: Entries) -> None:
-    ids = "".join(f"{image_id}\n" for image_id in args.image_ids("infer"))
-    write_new(folder / "ImageSets/Segmentation/train.txt", ids.encode(), _ADVICE)
-
-
 def _yolo(args: Options, folder: Path, image_id: str) -> None:
     text = yolo_text(_labels(args, image_id))
     write_new(folder / "labels/train" / f"{image_id}.txt", text.encode(), _ADVICE)
     _photograph(args, image_id, folder / "images/train")
-
-
-def _yolo_config(args: Options, folder: Path, entries: Entries) -> None:
-    write_new(folder / "data.yaml", yolo_config(args.info, folder).encode(), _ADVICE)
 
 
 def _coco(args: Options, folder: Path, image_id: str) -> tuple[dict, list[dict]]:
@@ -157,17 +153,16 @@ def _coco(args: Options, folder: Path, image_id: str) -> tuple[dict, list[dict]]
     return {"file_name": f"{image_id}.jpg", **image}, found
 
 
-def _coco_json(args: Options, folder: Path, entries: Entries) -> None:
+def _coco_json(args: Options, ids: tuple[str, ...], entries: dict) -> dict:
     images, annotations, info = [], [], args.info
-    for place, image_id in enumerate(args.image_ids("infer"), start=1):
+    for place, image_id in enumerate(ids, start=1):
         key, (image, found) = info.label_key(image_id), entries[image_id]
         number = key if isinstance(key, int) else place
         images.append({"id": number, **image})
         for region in found:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **region})
     description = f"pseudo masks of {info.name}"
-    content = coco_dataset(description, images, annotations, info.class_names)
-    write_new(folder / "instances_train.json", json.dumps(content).encode(), _ADVICE)
+    return coco_dataset(description, images, annotations, info.class_names)
 
 
 def _soft(args: Options, folder: Path, image_id: str) -> None:
@@ -175,19 +170,6 @@ def _soft(args: Options, folder: Path, image_id: str) -> None:
     content, stream = load_cam(args.cam_out_dir / f"{image_id}.npy"), io.BytesIO()
     np.savez_compressed(stream, keys=content["keys"], maps=content["high_res"])
     write_new(folder / f"{image_id}.npz", stream.getvalue(), _ADVICE)
-
-
-def _onehot(args: Options, folder: Path, entries: Entries) -> None:
-    """Write a dict as AFA's and ToCo's: stem of the photograph's file to multi-hot vector (C,).
-
-    Where stems are alike, in several folders, the ids stand for them.
-    """
-    labels = load_labels(args.cls_labels, args.image_ids("infer"), args.info)
-    stems = [args.info.image_path(image_id).stem for image_id in labels]
-    stems = stems if len(set(stems)) == len(stems) else labels
-    _write_npy(
-        folder.with_name("cls_labels_onehot.npy"), dict(zip(stems, labels.values(), strict=True))
-    )
 
 
 def _irn(args: Options, folder: Path, image_id: str) -> None:
@@ -207,7 +189,7 @@ def _irn(args: Options, folder: Path, image_id: str) -> None:
         _write_npy(path, {**maps, **as_tensors})
 
 
-def _weights(args: Options, folder: Path, entries: Entries) -> None:
+def _write_weights(args: Options, folder: Path) -> None:
     """Write the networks that are there, under the names of the original code."""
     for name, path in (("res50_cam.pth", args.cam_weights_name),
                        ("res50_irn.pth", args.irn_weights_name),
@@ -224,11 +206,8 @@ def _weights(args: Options, folder: Path, entries: Entries) -> None:
         write_new(folder / name, stream.getvalue(), _ADVICE)
 
 
-FORMATS = {
-    "voc": Format("masks", _voc, _voc_list),
-    "coco": Format("masks", _coco, _coco_json),
-    "yolo": Format("masks", _yolo, _yolo_config),
-    "soft": Format("maps", _soft),
-    "onehot": Format("labels", of_all=_onehot),
-    "irn": Format("maps", _irn, _weights),
-}
+# What a format is made from, and what writes an image of it; others are of all images together.
+FORMATS: dict[str, tuple[str, Callable[[Options, Path, str], object] | None]] = {
+    "voc": ("masks", _voc), "coco": ("masks", _coco), "yolo": ("masks", _yolo),
+    "soft": ("maps", _soft), "onehot": ("labels", None), "irn": ("maps", _irn),
+}  # fmt: skip

@@ -36,11 +36,10 @@ MAX_IMAGES = 20_000
 _TRIED = 24  # images by which the size of the pictures is chosen
 _CHUNK = 16  # images that a process reads before it reports
 _WORTH_PROCESSES = 200  # below so many images one process is done sooner
-# Options that say where everything is; --report takes them from the log where they are not given.
+# Places that --report takes from the log where they are not given.
 _REMEMBERED = (
-    "train_list", "infer_list", "eval_list", "seg_list", "cls_labels", "recam",
-    "plain_cam_out_dir", "cam_out_dir", "adv_cam_out_dir", "sem_seg_out_dir", "seg_out_dir",
-    "cam_eval_thres", "limit",
+    "train_list", "infer_list", "eval_list", "seg_list", "cls_labels", "plain_cam_out_dir",
+    "cam_out_dir", "adv_cam_out_dir", "sem_seg_out_dir", "seg_out_dir",
 )  # fmt: skip
 
 
@@ -68,13 +67,14 @@ def run(args: Options) -> None:
         shown += some
         confusion = confusion + counts
     rows = load_scores(args.result_dir)
+    made = f"This page was made {time.strftime('%Y-%m-%d %H:%M')} with {json.dumps(machine())}."
     parts = {
         "title": escape(args.result_dir.resolve().name),
         "subtitle": escape(f"Dataset {args.info.name}, {args.info.num_classes} classes"),
         "scores": scores_of(args, rows, with_truth),
         "classes": classes_of(args, rows, sources.compared, confusion),
         "images_note": escape(_images_note(shown, ids, sources.compared if with_truth else "")),
-        "runs": "".join(map(_run_of, reversed(runs))) + _made_with(),
+        "runs": "".join(map(_run_of, reversed(runs))) + f'<p class="note">{escape(made)}</p>',
     }
     data = {
         "classes": list(args.info.class_names),
@@ -89,36 +89,31 @@ def run(args: Options) -> None:
 
 def remembered(args: Options, noted: dict) -> Options:
     """The same options with the places of the last run where they were not given."""
-    values = {}
-    for name in _REMEMBERED:
-        known, old = noted.get(name), getattr(args, name)
-        if isinstance(old, Path) and isinstance(known, str):
-            values[name] = Path(known) if Path(known).exists() else old
-        elif isinstance(old, tuple) and isinstance(known, list):
-            values[name] = tuple(known)
-        elif known in RECAM or isinstance(known, int):
-            values[name] = known
-    return args.replaced(**{name: v for name, v in values.items() if name not in args.given})
+    places = {name: noted.get(name) for name in _REMEMBERED if name not in args.given}
+    values = {n: Path(v) for n, v in places.items() if isinstance(v, str) and Path(v).exists()}
+    if "recam" not in args.given and noted.get("recam") in tuple(RECAM):
+        values["recam"] = noted["recam"]
+    return args.replaced(**values)
 
 
 def sources_of(args: Options) -> Sources:
     """Folders of maps and masks that are there, with the thresholds that were found for them."""
-    result, scores = args.result_dir, load_scores(args.result_dir)
-    candidates = {"CAM": args.plain_cam_out_dir}
-    candidates["RIB"] = args.cam_out_dir if args.recam == "rib" else result / "cam"
-    candidates["AdvCAM"] = args.adv_cam_out_dir
-    candidates[IMPORTED] = args.cam_out_dir if args.recam == IMPORTED else result / "cam_imported"
-    maps = {}
+    result, scores, maps = args.result_dir, load_scores(args.result_dir), {}
+    candidates = {
+        "CAM": args.plain_cam_out_dir,
+        "RIB": args.cam_out_dir if args.recam == "rib" else result / "cam",
+        "AdvCAM": args.adv_cam_out_dir,
+        IMPORTED: args.cam_out_dir if args.recam == IMPORTED else result / "cam_imported",
+    }
     for title, folder in candidates.items():
+        score = scores.get(f"{title} seed")
+        usual = round(sum(args.cam_eval_thres) / 2, 2)
+        threshold = score["thresholds"][score["best"]] if score else usual
         if folder.is_dir():
-            middle = round(sum(args.cam_eval_thres) / 2, 2)
-            score = scores.get(f"{title} seed")
-            threshold = score["thresholds"][score["best"]] if score else middle
             maps.setdefault(folder, MapFolder(title, folder, threshold))
+    endings = {name: ending for name, (_, ending) in RECAM.items() if name != args.recam}
     masks = {"pseudo mask": args.sem_seg_out_dir}
-    for name, (_, ending) in RECAM.items():
-        if name != args.recam:
-            masks[f"pseudo mask ({name})"] = result / f"sem_seg{ending}"
+    masks |= {f"pseudo mask ({n})": result / f"sem_seg{ending}" for n, ending in endings.items()}
     masks |= {f"network, {kind}": path for kind, path in seg_folders(args).items()}
     masks = {title: path for title, path in masks.items() if path.is_dir()}
     return Sources(args.info, tuple(maps.values()), masks)
@@ -204,27 +199,15 @@ def _run_of(run: dict) -> str:
     """A run of the log, as HTML."""
     lines = [f"{name:24}{seconds} s" for name, seconds in run["steps"]]
     lines += ["", *(f"--{name} {json.dumps(value)}" for name, value in run["options"].items())]
-    text = escape("\n".join([*lines, "", _listed(run["machine"])]))
+    text = escape("\n".join([*lines, "", json.dumps(run["machine"])]))
     return f"<details><summary>Run of {run['at']}</summary><pre>{text}</pre></details>"
-
-
-def _made_with() -> str:
-    made = f"This page was made {time.strftime('%Y-%m-%d %H:%M')} with {_listed(machine())}."
-    return f'<p class="note">{escape(made)}</p>'
-
-
-def _listed(values: dict) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _images_note(shown: Sequence[Shown], ids: tuple[str, ...], first: str) -> str:
     if not shown:
         return "No photographs of this folder could be read; give the dataset's root."
-    what = f"{len(shown)} of {len(ids)} images" if len(shown) < len(ids) else f"{len(ids)} images"
-    by = (
-        f"IoU compares the {first} (of images without one, the next mask or map) with the ground "
-        "truth, as the mean over the labels of an image."
-        if first
-        else "There is no ground truth: agreement is the mean IoU of an image's mask and its seed."
-    )
-    return f"{what}. {by}"
+    by = "There is no ground truth: agreement is the mean IoU of an image's mask and its seed."
+    if first:
+        by = (f"IoU compares the {first} (of images without one, the next mask or map) with the "
+              "ground truth, as the mean over the labels of an image.")  # fmt: skip
+    return f"{len(shown)} of {len(ids)} images. {by}"

@@ -41,7 +41,6 @@ class ImportMaps(FolderStep):
         if not args.import_maps:
             raise UserError("--import_maps: give the folder of the maps to import")
         super().check(args, preflight)
-        preflight.labels(cls.ids(args))
         preflight.collect(lambda: cls(args).check_maps(preflight), "import")
 
     def check_maps(self, preflight: Preflight) -> None:

@@ -18,16 +18,12 @@ class MakeAdvCAM(MapMethod):
 
     name = "make_recam_with_AdvCAM"
     options = ("adv_iter", "AD_coeff", "AD_stepsize", "AD_score_th")
-    images_worth_a_process = 1
+    images_worth_a_process, iterations = 1, "adv_iter"
 
     @classmethod
     def folders(cls, args: Options) -> list[tuple[Output, dict]]:
         flag = "--cam_out_dir" if args.recam == "advcam" else "--result_dir"
         return [(Output(flag, args.adv_cam_out_dir, suffix=".npy"), cls.settings(args))]
-
-    @classmethod
-    def iterations(cls, args: Options) -> int:
-        return args.adv_iter
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         super().start(device, image_ids)

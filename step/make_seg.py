@@ -16,7 +16,7 @@ from misc.data.datasets import image_of
 from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
-from misc.storage.manifest import Sources, file_hash
+from misc.storage.manifest import Sources
 from misc.storage.outputs import Output, open_output, write_output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
@@ -33,7 +33,7 @@ class MakeSegmentation(FolderStep):
 
     name, flag = "make_seg", "--seg_out_dir"
     options = ("dataset", "seg_flip", "seg_scores", "precision")
-    lists, role, subfolders = ("seg",), "seg", (".", "palette")
+    lists, role, subfolders, reads = ("seg",), "seg", (".", "palette"), ("network",)
 
     @classmethod
     def settings(cls, args: Options) -> dict:
@@ -60,17 +60,12 @@ class MakeSegmentation(FolderStep):
         return (*super().writes(args), *packed)
 
     @classmethod
-    def inputs(cls, args: Options) -> dict:
-        return {"network": file_hash(args.seg_weights_name)}
-
-    @classmethod
     def sources(cls, args: Options) -> Sources:
         return Sources(photograph_keys(args, cls.ids(args)))
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         super().check(args, preflight)
-        preflight.segmentation(args.seg_weights_name)
         for packed in (output for output in cls.writes(args) if output.is_file):
             preflight.file(packed, in_manifest=True)
 

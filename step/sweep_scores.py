@@ -10,23 +10,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from misc import metrics
-from misc.cams import load_cam
 from misc.cli.options import Options
-from misc.data.datasets import mask_of
-from misc.labels import read_label_png
-from misc.metrics import ThresholdScores, pseudo_mask_confusion
+from misc.metrics import counts_of as pixels_of
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.files import remove_leftovers
 from misc.storage.outputs import require_own, write_output
-from step.eval_cam import thresholds
+from step.eval_cam import ScoreCAMs, thresholds
+from step.eval_sem_seg import ScoreMasks
 from step.visualize import save_figure
 
 log = logging.getLogger("sweep")
 
 CONFIDENCE = 0.95
 _BATCH = 100  # resamples that are summed at once
-_FOLDERS = {"plain": "plain_cam_out_dir", "seed": "cam_out_dir", "masks": "sem_seg_out_dir"}
+FOLDERS = {"plain": "plain_cam_out_dir", "seed": "cam_out_dir", "masks": "sem_seg_out_dir"}
 _COLUMNS = ("miou", "low", "high", "threshold", "difference", "difference_low", "difference_high",
             "compared_with", "seed_spread", "images", "folder")  # fmt: skip
 
@@ -85,38 +82,31 @@ class CountImages(ImageTask):
     on_gpu = False
 
     def __init__(self, args: Options, kind: str):
-        self.args, self.are_masks = args, kind == "masks"
-        self.folder = getattr(args, _FOLDERS[kind])
+        self.args, self.are_masks, self.folder = args, kind == "masks", getattr(args, FOLDERS[kind])
         self.name = f"scores of {self.folder}"
-        self.at = np.array([args.sem_seg_bg_thres]) if self.are_masks else thresholds(args)
         self.found: dict[str, tuple[np.ndarray, ...]] = {}
 
     def one(self, image_id: str) -> None:
-        info, truth = self.args.info, mask_of(self.args.info, image_id)
-        if self.are_masks:
-            mask = read_label_png(self.folder / f"{image_id}.png")
-            found = pseudo_mask_confusion(truth, mask, info.num_labels)[None]
-        else:
-            maps = load_cam(self.folder / f"{image_id}.npy")
-            scores = ThresholdScores(self.at, info.num_labels)
-            scores.add(maps["high_res"], maps["keys"], truth)
-            found = scores.counts
-        agreed, true, predicted = metrics.counts_of(found)  # T x L
-        self.found[image_id] = (agreed, predicted, true[0])
+        task = (ScoreMasks if self.are_masks else ScoreCAMs)(self.args, self.folder, self.name)
+        task.one(image_id)
+        counted = task.finish()[None] if self.are_masks else task.finish().counts
+        agreed, truth, predicted = pixels_of(counted)  # T x L
+        self.found[image_id] = (agreed, predicted, truth[0])
 
     def finish(self) -> dict[str, tuple[np.ndarray, ...]]:
         return self.found
 
 
 def counts_of(runs: Sequence[Options], kind: str) -> list[Counts]:
-    """Counts of the results of some runs; every rank calls it. kind: a key of _FOLDERS."""
+    """Counts of the results of some runs; every rank calls it. kind: a key of FOLDERS."""
     counts = []
     for args in runs:
-        task, ids, found = CountImages(args, kind), args.scored_ids(), {}
-        for of_process in run_over_images(task, ids, args.resources):
+        ids, found = args.scored_ids(), {}
+        for of_process in run_over_images(CountImages(args, kind), ids, args.resources):
             found |= of_process
         stacked = (np.stack(pixels) for pixels in zip(*(found[i] for i in ids), strict=True))
-        counts.append(Counts(*stacked, task.at))
+        at = np.array([args.sem_seg_bg_thres]) if kind == "masks" else thresholds(args)
+        counts.append(Counts(*stacked, at))
     return counts
 
 

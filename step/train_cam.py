@@ -8,13 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from misc import imutils
-from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.datasets import ClassificationDataset, image_of, normalized
 from misc.data.label_file import labelled_keys, load_labels
 from misc.metrics import average_precision
 from misc.runtime import distributed
-from misc.storage.manifest import weights_hash
 from net.checkpoint import on_backbone
 from net.resnet50_cam import Net
 from step.base import TrainStep
@@ -28,7 +26,7 @@ class TrainCAM(TrainStep):
     """The classifier, from ImageNet weights on photographs with image-level labels."""
 
     name, network, flag, version = "train_cam", "cam", "--cam_weights_name", 3
-    lists, role = ("train", "labels"), "train"
+    lists, role, reads = ("train", "labels"), "train", ("imagenet weights",)
     options = ("dataset", "cam_crop_size", "cam_long", "cam_batch_size", "cam_num_epoches",
                "cam_learning_rate", "cam_weight_decay", "seed")  # fmt: skip
 
@@ -41,18 +39,8 @@ class TrainCAM(TrainStep):
         )
 
     @classmethod
-    def inputs(cls, args: Options) -> dict:
-        return {"imagenet weights": weights_hash(args.imagenet_weights)}
-
-    @classmethod
     def keys(cls, args: Options) -> dict[str, str]:
         return labelled_keys(args, cls.ids(args))
-
-    @classmethod
-    def check(cls, args: Options, preflight: Preflight) -> None:
-        super().check(args, preflight)
-        preflight.backbone(args.imagenet_weights)
-        preflight.labels(cls.ids(args))
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
         scores = network(normalized(images, self.device))

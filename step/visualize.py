@@ -101,27 +101,24 @@ def figure_of(args: Options, image_id: str, scores: Mapping[str, dict]) -> Figur
     """
     masks = {"IR label": args.ir_label_out_dir, "pseudo mask": args.sem_seg_out_dir}
     masks = {title: folder / f"{image_id}.png" for title, folder in masks.items()}
-    first, *others = label_panels(args, image_id, masks)
-    files = map_files(args, image_id)
-    maps = {title: load_cam(path) for title, (path, _) in files.items()}
-    count = min(_MAX_ROWS, max([1, *(len(content["keys"]) for content in maps.values())]))
-    rows = [[first], *([None] for _ in range(count - 1))]
-    for title, content in maps.items():
-        score = scores.get(files[title][1])
-        level = score["thresholds"][score["best"]] if score else 0.0
-        names = [args.info.class_names[key] for key in content["keys"]]
-        for number, row in enumerate(rows):
-            there, name = number < len(names), title
-            if there and count > 1:
-                name += f" {names[number]}"
-            cam = content["high_res"][number] if there else None
-            row.append(map_panel(name, first.picture, cam, level) if there else None)
+    rows = [label_panels(args, image_id, masks), *([None] for _ in range(_MAX_ROWS - 1))]
+    rows[0], others = rows[0][:1], rows[0][1:]
+    image, most = rows[0][0].picture, 1
+    for title, (path, row_of_table) in map_files(args, image_id).items():
+        maps, score = load_cam(path), scores.get(row_of_table)
+        level, count = score["thresholds"][score["best"]] if score else 0.0, len(maps["keys"])
+        most = max(most, count)
+        for row, key, cam in zip(rows, maps["keys"], maps["high_res"], strict=False):
+            name = f"{title} {args.info.class_names[key]}" if count > 1 else title
+            row.append(map_panel(name, image, cam, level))
+        for row in rows[count:]:
+            row.append(None)
     path = args.ins_seg_out_dir / f"{image_id}.npy"
     if path.is_file():
         found = reduced(instance_map(load_dict(path, "")))
-        others.append(Panel("instances", coloured(first.picture, found)))
+        others.append(Panel("instances", coloured(image, found)))
     rows[0] += others
-    return grid(rows)
+    return grid(rows[:most])
 
 
 def label_panels(args: Options, image_id: str, files: Mapping[str, Path]) -> list[Panel]:

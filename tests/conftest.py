@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,12 @@ def recorded_names(name: str, ending: str) -> list[str]:
         return []
     with np.load(path, allow_pickle=False) as data:
         return [key.removesuffix(ending) for key in data.files if key.endswith(ending)]
+
+
+def recorded_numbers(name: str, pattern: str) -> list[int]:
+    """The numbers in the names of a file's arrays: the group of a pattern, ascending."""
+    found = (re.fullmatch(pattern, key) for key in recorded_names(name, ""))
+    return sorted({int(match[1]) for match in found if match})
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from misc.cams import load_cam
 from misc.cli.options import SEQUENCE
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png, voc_palette
-from misc.storage.cam_files import load_label_dict
+from misc.storage.cam_files import load_dict
 from misc.storage.manifest import CONTENTS, read_manifest
 from misc.storage.scores import load_scores
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
@@ -64,7 +64,7 @@ def copied(run, tmp_path, tiny_run):
 
 @pytest.mark.parametrize("name", ["cam_plain", "cam"])
 def test_maps_of_every_image(run, name):
-    labels = load_label_dict(run.folder / "lists" / "cls_labels.npy")
+    labels = load_dict(run.folder / "lists" / "cls_labels.npy", "")
     assert {path.stem for path in (run.folder / name).glob("*.npy")} == set(IDS)
     peaks = []
     for image_id in IDS:
@@ -117,15 +117,15 @@ def test_checkpoints(run):
     network = load_boundary_net(run.folder / "res50_irn.pth")
     assert network.mean_shift.running_mean.any()
     assert old[last].equal(network.state_dict()[last])
-    recorded = read_checkpoint(run.folder / "res50_irn.pth")["extra"]["settings"]
-    assert recorded["irn_radius"] == 4 and set(recorded["inputs"]) >= {"IR labels", "imagenet weights"}
+    made = read_checkpoint(run.folder / "res50_irn.pth")["extra"]["settings"]
+    assert made["irn_radius"] == 4 and set(made["inputs"]) >= {"IR labels", "imagenet weights"}
 
 
 def test_manifests_say_what_made_the_files(run):
     for folder in ("cam_plain", "cam", "ir_label", "sem_seg", "lists"):
         assert read_manifest(run.folder / folder)
-    recorded = read_manifest(run.folder / "cam")
-    assert recorded["RIB_iter"] == 2 and recorded["max_long"] == 96 and "classifier" in recorded["inputs"]
+    made = read_manifest(run.folder / "cam")
+    assert made["RIB_iter"] == 2 and made["max_long"] == 96 and "classifier" in made["inputs"]
 
 
 def test_the_log_has_the_options_the_steps_and_the_table(run):

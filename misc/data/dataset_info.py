@@ -1,11 +1,4 @@
-"""The description of a dataset that steps and loaders work from, and the datasets that there are.
-
-Every package beside misc/ or beside this module that has a dataset.py is one. `dataset.py` has
-`describe(root)` and DEFAULT_ROOT, which is None where --root has to be given; one that describes a
-dataset by further options has their names in OPTIONS, and takes them by name. `prepare.py`, loaded
-when it is needed, has `prepare(...)` and LISTS, and may have MASKS, a module with `writes(args)`,
-`check(args)` and `run(args)` that follows the pseudo masks of a run.
-"""
+"""The description of a dataset that steps and loaders work from, and the datasets there are."""
 
 import importlib
 import re
@@ -30,7 +23,7 @@ Keys = dict[str, str]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a step may know about a dataset; `voc12/`, `coco14/` and `misc/data/folder/` build one.
+    """All that a step may know about a dataset; `describe` of its package builds it.
 
     Labels in masks are 0 for background, class index + 1 for the classes, 255 for "ignore".
     """
@@ -79,10 +72,9 @@ class DatasetInfo:
 
     @property
     def photo_long(self) -> int | None:
-        """None where image files are taken as they are stored (JPEG, of any size).
+        """None where images are taken as they are stored; else the longer side, 0 for any.
 
-        Otherwise they are photographs of any kind, shown upright and shrunk to this longer side (0:
-        not shrunk); see `misc.data.folder.photographs`.
+        Then they are photographs of any kind, shown upright: `misc.data.folder.photographs`.
         """
         return None
 
@@ -98,8 +90,7 @@ class DatasetInfo:
 
     def is_official(self, split: str, image_ids: tuple[str, ...]) -> bool:
         """Tell if these are the images of the official list of a split."""
-        official = self.official_ids(split)
-        same = not official or set(official) == set(image_ids)
+        same = set(self.official_ids(split) or image_ids) == set(image_ids)
         return same and len(image_ids) == self.official_sizes.get(split)
 
     def made_from(self) -> dict[str, object]:
@@ -152,10 +143,7 @@ class DatasetInfo:
         return re.fullmatch(self.id_pattern, text, re.ASCII) is not None
 
     def id_in(self, entry: str) -> str:
-        """The image id in an entry of a list: ID, or the image's file, in any folder.
-
-        An entry without an id is returned itself.
-        """
+        """The image id in an entry of a list (ID, or the image's file), or the entry itself."""
         name = re.sub(r"\.jpe?g$", "", re.split(r"[/\\]", entry)[-1], flags=re.IGNORECASE)
         for pattern in self.image_names:
             image_id = name.removeprefix(pattern.rpartition("/")[2].partition("{}")[0])
@@ -255,7 +243,13 @@ def joined(*parts: Keys) -> Keys:
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Names of all datasets, the one of the paper's main tables first."""
+    """Names of the packages here and beside misc/ with a dataset.py, that of the paper first.
+
+    `dataset.py` has `describe(root)` and DEFAULT_ROOT, which is None where --root has to be given;
+    one that describes a dataset by further options has their names in OPTIONS. `prepare.py` has
+    `prepare(...)` and LISTS, and may have MASKS, a module with `writes(args)`, `check(args)` and
+    `run(args)` that follows the pseudo masks of a run.
+    """
     beside_misc, here = (
         sorted(folder.glob("*/dataset.py")) for folder in (_HERE.parents[1], _HERE)
     )

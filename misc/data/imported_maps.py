@@ -141,9 +141,7 @@ def read_maps(
     several = not files[0].name
     content = read_arrays(path, max(arrays, _MAPS_IN_FULL)) if several else _pngs(files)
     with about(path):
-        if isinstance(content, dict) and "probabilities" in content:
-            content, numbering = content["probabilities"], "label"  # of the segmentation network
-        elif isinstance(content, dict) and list(content) == ["arr_0"]:
+        if isinstance(content, dict) and list(content) == ["arr_0"]:
             content = content["arr_0"]  # a .npz of one array
         if not isinstance(content, dict):
             keys, maps = _from_channels(content, info, size, present, numbering)

@@ -47,7 +47,7 @@ def test_torchvisions_weights_give_torchvisions_features(published):
     assert [96 // o.shape[-1] for o in outputs] == ours.out_strides == [4, 4, 8, 16, 32]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
 def test_classifier_and_boundary_net_take_any_backbone(name, tmp_path):
     torch.save(ResNet(name, width=8, stem=8).state_dict(), tmp_path / "backbone.pth")
     classifier = on_backbone(CAM, tmp_path / "backbone.pth", 5)
@@ -61,14 +61,6 @@ def test_classifier_and_boundary_net_take_any_backbone(name, tmp_path):
         torch.randn(2, 3, 64, 64)
     )
     assert edge.shape == (1, 16, 16) and field.shape == (2, 16, 16)
-
-
-def test_dilation_keeps_the_resolution():
-    images = torch.randn(1, 3, 65, 65)
-    dilated = ResNet(width=8, strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4))
-    assert dilated.out_strides == [4, 4, 8, 8, 8]
-    assert dilated(images)[-1].shape[-2:] == (9, 9)
-    assert dilated.layer4[1].conv2.dilation == (4, 4)
 
 
 @pytest.mark.parametrize("groups, stride, dilation", [(1, 1, 1), (2, 2, 1), (4, 1, 2)])

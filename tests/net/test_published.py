@@ -7,7 +7,6 @@ import torch
 
 from misc.errors import UserError
 from misc.storage.manifest import weights_hash, weights_name
-from net import checkpoint
 from net.backbones import ResNet
 from net.checkpoint import load_backbone, segmentation_on
 
@@ -87,10 +86,6 @@ def test_timms_resnets_are_those_of_torchvision(timm, name):
         ("resnetblur18", "computes other features than a resnet18"),  # pooling without weights
         ("resnet26d.bt_in1k", "is of another network (missing: conv1.weight"),
         ("seresnet50.a1_in1k", "unexpected: layer1.0.se.fc1.weight"),
-        (
-            "resnet50.fb_ssl_yfcc100m_ft_in1k_x",
-            "or cannot download them (Invalid pretrained tag",
-        ),
         ("resnet5", "or cannot download them (Unknown model"),
         ("vit_tiny_patch16_224.augreg_in21k", "a mean of (0.5, 0.5, 0.5)"),
     ],
@@ -98,15 +93,3 @@ def test_timms_resnets_are_those_of_torchvision(timm, name):
 def test_other_networks_of_timm_are_refused(timm, name, complaint):
     message = error_of(load_backbone, f"timm:{name}")
     assert f"timm:{name}" in message and complaint in message and len(message) < 600
-
-
-def test_a_run_takes_a_name(timm, sample, tiny_run, tmp_path, capsys):
-    """--check downloads nothing; train_cam records the name."""
-    words = ("--voc12_root", sample.root, "--result_dir", tmp_path / "r", "--train_cam_pass")
-    words += ("--imagenet_weights", "timm:resnet18.a1_in1k", "--limit", 2)
-    assert tiny_run(*words, "--check") == 0
-    assert "a run takes timm:resnet18.a1_in1k" in capsys.readouterr().out
-    assert tiny_run(*words) == 0
-    found = checkpoint.read_checkpoint(tmp_path / "r" / "res50_cam.pth")
-    assert found["arch"]["name"] == "resnet18"
-    assert found["extra"]["settings"]["inputs"]["imagenet weights"] == "timm:resnet18.a1_in1k"

@@ -19,12 +19,7 @@ from tests.conftest import PROJECT
 PROGRAMS = {
     "run_sample": ["--check"],
     "step.sweep": ["--preset", "K"],
-    "step.rib_process": [],
-    "Demo.toy_experiment": [],
     "Dataset.make_sample": ["--out", "none"],
-    "Dataset.train_sample_classifier": [],
-    "voc12.prepare": ["--voc12_root", "none"],
-    "coco14.prepare": ["--coco14_root", "none"],
 }
 LINE = "interrupted: the same command resumes where it stopped\n"
 
