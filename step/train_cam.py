@@ -26,7 +26,7 @@ class TrainCAM(TrainStep):
     """The classifier, from ImageNet weights on photographs with image-level labels."""
 
     name, network, flag, version = "train_cam", "cam", "--cam_weights_name", 3
-    lists, role, reads = ("train", "labels"), "train", ("imagenet weights",)
+    lists, reads = ("train", "labels"), ("imagenet weights",)
     options = ("dataset", "cam_crop_size", "cam_long", "cam_batch_size", "cam_num_epoches",
                "cam_learning_rate", "cam_weight_decay", "seed")  # fmt: skip
 
