@@ -113,7 +113,6 @@ def test_every_preset_is_one_of_run_samples_options(sample, classifier_file):
     ("over", "complaint"),
     [
         ("RIB_iter", "is not OPTION=VALUE"),
-        ("RIB_iter=1,,2", "is not OPTION=VALUE"),
         ("RIB_itre=1,2", "is not an option of run_sample.py"),
         ("cam_out_dir=a,b", "cannot be swept over"),
         ("seed=1,2", "--seeds gives seeds"),
@@ -121,27 +120,19 @@ def test_every_preset_is_one_of_run_samples_options(sample, classifier_file):
         ("RIB_iter=1,x", "'x' is not a number"),
         ("score_th=0.4,0.40", "0.40 is there twice"),
         ("RIB_iter=2,1x", "is there twice"),
-        ("RIB_lr=1..5x,1x", "'1..5x' is not a number"),
         ("RIB_iter=0x,1", "'0x' is not a number"),
         (f"RIB_iter={'9' * 400}x,1", "x' is not a number"),
         ("device=cpu,cuda", "device cannot be swept over; no step of a sweep depends on it"),
-        ("eval_list=a.txt,b.txt", "cannot be swept over"),
-        ("help=1,2", "cannot be swept over"),
         ("beta=8,10", "the maps do not depend on it; give --score masks"),
         ("cam_weights_name=a/b.pth;a_b.pth", "two points have the folder"),
+        (("--preset", "K", "--over", "RIB_iter=1,2"), "--over RIB_iter: is a preset here too"),
     ],
 )
 def test_bad_sweeps_are_refused(sample, tmp_path, capsys, over, complaint):
-    words = ("--voc12_root", sample.root, "--result_dir", tmp_path / "r", "--over", over)
-    assert call(*words) == 2
+    given = over if isinstance(over, tuple) else ("--over", over)
+    assert call("--voc12_root", sample.root, "--result_dir", tmp_path / "r", *given) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
-
-
-def test_a_preset_and_a_sweep_of_one_summary_are_refused(sample, tmp_path, capsys):
-    words = ("--voc12_root", sample.root, "--result_dir", tmp_path / "r")
-    assert call(*words, "--preset", "K", "--over", "RIB_iter=1,2") == 2
-    assert "--over RIB_iter: is a preset here too" in capsys.readouterr().err
 
 
 def test_a_summary_of_others_is_in_the_way(sample, tmp_path, capsys):
