@@ -132,7 +132,7 @@ class FolderStep(Step, ImageTask):
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
-        """What the files of each image are made from: its photograph and its maps."""
+        """The photograph and the maps that the files of each image are made from."""
         return Sources(keys_in(args, args.cam_out_dir, ".npy", cls.ids(args)))
 
     @classmethod

@@ -32,7 +32,7 @@ from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
 from misc.runtime.programs import said_plainly
 from step import all_steps
-from step.sweep_scores import Point, check, counts_of, summarize
+from step.sweep_scores import Point, check, counts_of, summarize, thresholds_of
 
 log = logging.getLogger("sweep")
 
@@ -173,7 +173,7 @@ def runs_of(
 
 def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resamples: int) -> None:
     """Run all points of a sweep and write its summary into a folder."""
-    points, plain = [], {}
+    points, plain, at = [], {}, thresholds_of(base, score)
     one_plain = len({options[0].plain_cam_out_dir for _, options in runs}) == 1
     for number, (chosen, options) in enumerate(runs, start=1):
         for args in options:
@@ -187,9 +187,9 @@ def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resample
         own = options[0].plain_cam_out_dir
         if score == "seed" and own not in plain:
             named = {"plain CAM": "", **({} if one_plain else values)}
-            plain[own] = Point(named, counts_of(options, "plain"), False, str(own))
-        counts = counts_of(options, score)
-        points.append(Point(values, counts, usual, str(options[0].result_dir), plain.get(own)))
+            plain[own] = Point(named, counts_of(options, "plain"), at, False, str(own))
+        counts, folder_of = counts_of(options, score), str(options[0].result_dir)
+        points.append(Point(values, counts, at, usual, folder_of, plain.get(own)))
     if points:
         log_to_screen()
         distributed.on_first_rank(lambda: summarize(folder, points, resamples, base.seed))

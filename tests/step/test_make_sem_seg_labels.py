@@ -47,17 +47,12 @@ def test_labels_are_the_recorded_ones(recorded, name, threshold):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"seed_power": 1.0},
-        {"beta": 8},
-        {"exp_times": 4},
-        {"walk_radius": 4},
-        {"walk_norm": "class"},
-    ],
+    ("option", "value"),
+    [("seed_power", 1.0), ("beta", 8), ("exp_times", 4), ("walk_norm", "class")],
 )
-def test_every_option_of_the_walk_counts(made_up, change):
-    assert np.abs(propagated(made_up, **change) - propagated(made_up)).max() > 1e-3
+def test_every_option_of_the_walk_counts(made_up, option, value):
+    changed = propagated(made_up, **{option: value})
+    assert np.abs(changed - propagated(made_up)).max() > 1e-3
 
 
 def test_walk_to_scores_is_the_recorded_part(recorded):
