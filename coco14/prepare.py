@@ -25,8 +25,8 @@ from misc.data.dataset_info import DatasetInfo
 from misc.data.preparation import command_line, save_prepared
 from misc.errors import UserError, counted
 from misc.labels import read_label_png
-from misc.storage.images import is_whole_png
 from misc.storage.manifest import make_writable
+from misc.storage.outputs import State, output_state
 
 _LOOKED_AT = 100  # masks whose labels are compared with the annotations
 LISTS = tuple(f"{split}.txt" for split in SPLITS)
@@ -72,7 +72,8 @@ def _prepare_split(path: Path, info: DatasetInfo, with_masks: bool) -> dict[str,
     images = read_instances(path, info)
     _warn_of_missing_photographs(path, [image.image_id for image in images], info)
     _require_class_numbers(images, info)
-    todo = [i for i in images if with_masks and not is_whole_png(info.mask_path(i.image_id))]
+    missing, masked = (State.MISSING, State.DAMAGED), images if with_masks else ()
+    todo = [i for i in masked if output_state(info.mask_path(i.image_id)) in missing]
     if todo:
         try:
             make_writable(info.mask_dirs[0], "masks in")

@@ -19,14 +19,14 @@ from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.runtime.training import Training, check_batch, is_trained, save_trained, state_of, train
-from misc.storage.manifest import (
+from misc.storage.manifest import (  # fmt: skip
     IMAGES,
     Sources,
     file_hash,
     folder_hash,
     settings_of,
     weights_hash,
-)  # fmt: skip
+)
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import load_boundary_net, load_classifier, load_segmentation, save_checkpoint

@@ -10,7 +10,7 @@ from misc.cams import load_cam
 from misc.cli.options import SEQUENCE
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png, voc_palette
-from misc.storage.cam_files import load_label_dict
+from misc.storage.cam_files import load_dict
 from misc.storage.manifest import CONTENTS, read_manifest
 from misc.storage.scores import load_scores
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
@@ -64,7 +64,7 @@ def copied(run, tmp_path, tiny_run):
 
 @pytest.mark.parametrize("name", ["cam_plain", "cam"])
 def test_maps_of_every_image(run, name):
-    labels = load_label_dict(run.folder / "lists" / "cls_labels.npy")
+    labels = load_dict(run.folder / "lists" / "cls_labels.npy", "")
     assert {path.stem for path in (run.folder / name).glob("*.npy")} == set(IDS)
     peaks = []
     for image_id in IDS:

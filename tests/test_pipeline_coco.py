@@ -8,7 +8,7 @@ from misc.cams import load_cam, save_cam
 from misc.cli.options import parse
 from misc.labels import read_label_png, save_palette_png
 from misc.metrics import mean_iou
-from misc.storage.cam_files import load_label_dict
+from misc.storage.cam_files import load_dict
 from net.checkpoint import load_classifier, save_checkpoint
 from net.resnet50_cam import Net
 from step import eval_cam, eval_sem_seg
@@ -40,7 +40,7 @@ def run(words, tiny_run):
 
 
 def test_classes_of_the_images(run):
-    labels = load_label_dict(run.result_dir / "lists" / "cls_labels_coco.npy")
+    labels = load_dict(run.result_dir / "lists" / "cls_labels_coco.npy", "")
     assert set(labels) == {*range(1, 9), 500_001, 500_002}
     assert not labels[8].any() and all(labels[n].any() for n in range(1, 8))
     assert run.image_ids("train") == run.image_ids("infer") == run.image_ids("eval") == IDS
@@ -49,7 +49,7 @@ def test_classes_of_the_images(run):
 
 @pytest.mark.parametrize("name", ["cam_plain", "cam"])
 def test_maps(run, name):
-    labels = load_label_dict(run.cls_labels)
+    labels = load_dict(run.cls_labels, "")
     for image_id in IDS:
         maps = load_cam(run.result_dir / name / f"{image_id}.npy")
         assert maps["keys"].tolist() == labels[int(image_id)].nonzero()[0].tolist()

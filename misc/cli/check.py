@@ -27,16 +27,14 @@ from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.programs import progress
 from misc.runtime.training import check_target
 from misc.storage.images import check_jpeg, is_rotated
-from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
-from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
+from misc.storage.manifest import check_folder, read_manifest, require_writable, weights_name
+from misc.storage.outputs import MANIFEST, Output, is_not_ours, not_ours_line, require_own
 from net.checkpoint import load_backbone
 
 log = logging.getLogger(__name__)
 
-# Masks belong to the pixels as they are stored, so these are what the networks see.
 _ROTATED = "with an EXIF rotation, which is not applied: masks are of the stored pixels"
-# Below this many files, at a millisecond each, one process is faster than the start of others.
-_WORTH_PROCESSES = 4_000
+_WORTH_PROCESSES = 4_000  # fewer files, at a millisecond each, are sooner read by one process
 _MOST_PROCESSES = 16  # each holds its own torch
 _SAMPLED = 60  # images whose sizes and classes stand for all where disk is estimated
 _MAP_BYTES = 4 * (1 + 1 / 16)  # of a pixel of a map: at full size and at stride 4, float32
@@ -78,8 +76,7 @@ class Preflight:
         self._planned, self._problems = makers(args, steps), Problems()
         self._labelled: dict[str, None] = {}
         self._checkpoints: set[tuple] = set()
-        # The photographs come first, so that a broken one is not reported as a problem of the mask
-        # or map beside it.
+        # The photographs come first: a broken one is no problem of the mask or map beside it.
         check = partial(check_image, self.info, quick=args.check == "quick")
         self._files = {"image": Files(check, warned_together, {})}
         self._start = time.perf_counter()
@@ -137,7 +134,7 @@ class Preflight:
         advice = self._advice(folder, advice)
         if self._has_to_be_there("label map", folder, ids, advice, role):
             judge = partial(self._compared, str(folder), trained_on)
-            if not trained_on and (folder / NAME).exists():
+            if not trained_on and (folder / MANIFEST).exists():
                 judge = warned_together  # made by this program: numbered as it has to be
             check = partial(check_label_map, self.info, folder=folder, advice=advice)
             self.each(f"label map in {folder}", ids, check, judge)

@@ -30,11 +30,9 @@ STEPS = {
     "export_masks": "   write masks, maps and labels in the formats of other programs (--export)",
 }
 # The flags of IRN for some of the steps are shorter than the names of their modules.
-_ALIASES = {
-    "make_sem_seg_labels_pass": "--make_sem_seg_pass",
-    "make_recam_with_RIB_pass": "--make_recam_pass",
-    "make_ins_seg_labels_pass": "--make_ins_seg_pass",
-}
+_ALIASES = {"make_sem_seg_labels_pass": ["--make_sem_seg_pass"],
+            "make_recam_with_RIB_pass": ["--make_recam_pass"],
+            "make_ins_seg_labels_pass": ["--make_ins_seg_pass"]}  # fmt: skip
 IMPORTED, ALL_MAPS = "imported", "all"
 # What --recam chooses: its step, and an ending for the names of what is made from its maps.
 RECAM = {"rib": ("make_recam_with_RIB", ""), "advcam": ("make_recam_with_AdvCAM", "_adv"),
@@ -76,7 +74,7 @@ SEG_PRESETS = {
     "lpcam": SegPreset(20, 2, 100_000, 2e-4, 321, _FIVE, "ce"),
 }
 SEG_PRESETS_BY_DATASET = {
-    ("coco14", "rib"): SegPreset(10, 1, 100_000, 2.5e-4, 481, _SEVEN, "balanced"),
+    ("coco14", "rib"): SegPreset(10, 1, 100_000, 2.5e-4, 481, _SEVEN, "balanced")
 }
 # What an option can replace, each --seg_NAME.
 REPLACEABLE = ("batch_size", "iterations", "learning_rate", "crop_size")
@@ -95,9 +93,8 @@ def number(kind: type, low: float, high: float = 1e9, *, open_low: bool = False)
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not (low < value if open_low else low <= value) or not value <= high:
             limit = f"above {low}" if open_low else f"at least {low}"
-            raise argparse.ArgumentTypeError(
-                f"{text} is out of range: it must be {limit} and at most {high:g}"
-            )
+            limit = f"{text} is out of range: it must be {limit} and at most {high:g}"
+            raise argparse.ArgumentTypeError(limit)
         return value
 
     return parse
@@ -359,10 +356,7 @@ class _Help(argparse.HelpFormatter):
         infos = [module.describe(Path()) for module in modules if module.DEFAULT_ROOT]
         self._defaults = {name: f"RESULT_DIR/{file}" for name, file in RESULT_NAMES.items()}
         for name in infos[0].defaults:
-            values = {info.name: str(info.defaults[name]) for info in infos}
-            same = len(set(values.values())) == 1
-            each = ", ".join(f"{dataset} {value}" for dataset, value in values.items())
-            self._defaults[name] = values[infos[0].name] if same else each
+            self._defaults[name] = ", ".join(f"{i.name} {i.defaults[name]}" for i in infos)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, usual = action.help, self._defaults.get(action.dest, action.default)
@@ -400,6 +394,6 @@ def build_parser() -> argparse.ArgumentParser:
         for name, (kind, default, text) in options.items():
             known = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
             known = kind if isinstance(kind, dict) else known
-            flags = [f"--{name}", *filter(None, [_ALIASES.get(name)])]
+            flags = (f"--{name}", *_ALIASES.get(name, ()))
             add(*flags, **known, default=default, help=text, dest=name)
     return parser

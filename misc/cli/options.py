@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 from misc.cli import flags
 from misc.cli.flags import ALL_MAPS, IMPORTED, RECAM, STEPS, SegPreset, build_parser
@@ -36,7 +36,7 @@ ROW_ENDING = {"rib": "", "advcam": ", AdvCAM", "none": ", CAM", IMPORTED: ", imp
 SEQUENCE = tuple(name for name in STEPS if name not in _OPTIONAL)
 _SHARED = ("cam_batch_size", "irn_batch_size", "seg_batch_size")  # each process has a part
 _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "cam_out_dir")  # one for every --recam
-_LISTS = ("train_list", "infer_list", "eval_list", "seg_list")
+LISTS = ("train_list", "infer_list", "eval_list", "seg_list")
 _LOOKED_AT = 1000  # images of the validation split on which a classifier is scored
 
 
@@ -83,11 +83,10 @@ class Options(SimpleNamespace):
         if self.limit is None:
             return ids
         with_maps = set(self.image_ids("infer"))
-        chosen = tuple(image_id for image_id in ids if image_id in with_maps)
-        if not chosen:
+        if with_maps.isdisjoint(ids):
             where = f"the evaluation list {self.eval_list}"
             raise UserError(f"--limit {self.limit}: no image is in {where}; give a larger limit")
-        return chosen
+        return tuple(image_id for image_id in ids if image_id in with_maps)
 
     def held_out_ids(self) -> tuple[str, ...]:
         """Return images that are in no training, to score the classifier on; () without any."""
@@ -99,7 +98,7 @@ class Options(SimpleNamespace):
 
     def made_lists(self) -> list[Path]:
         """Return the lists and labels that were not given, and are made in `list_dir`."""
-        used = (getattr(self, name) for name in (*_LISTS, "cls_labels"))
+        used = (getattr(self, name) for name in (*LISTS, "cls_labels"))
         return [path for path in used if path.parent == self.list_dir]
 
     def with_list_dir(self, folder: Path) -> "Options":
@@ -212,7 +211,7 @@ def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
         usual[name] = path if name in _MAPS_ALONE else path.with_stem(f"{path.stem}{ending}")
     infer = info.infer_split or info.train_split
     splits = (info.train_split, infer, info.eval_split, info.seg_split)
-    usual |= {n: args.list_dir / f"{s}.txt" for n, s in zip(_LISTS, splits, strict=True)}
+    usual |= {n: args.list_dir / f"{s}.txt" for n, s in zip(LISTS, splits, strict=True)}
     usual["cls_labels"] = args.list_dir / info.label_file
     usual["cam_out_dir"] = {
         "rib": usual["cam_out_dir"],
@@ -344,12 +343,6 @@ def chosen_steps(args: Options) -> list[str]:
     if not steps:
         raise UserError("all steps are disabled (--*_pass False); leave one of these options out")
     return steps
-
-
-def unread_lists(args: Options, steps: Mapping[str, ModuleType]) -> list[str]:
-    """Return the options of lists that were given and that none of these steps reads."""
-    read = {f"{role}_list" for step in steps.values() for role in step.LISTS}
-    return [f"--{name}" for name in _LISTS if name in args.given and name not in read]
 
 
 def print_given() -> None:

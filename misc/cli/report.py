@@ -33,9 +33,8 @@ def print_report(args: Options) -> None:
     """Print the table; UserError where nothing was scored yet."""
     rows = load_scores(args.result_dir)
     if not rows:
-        raise UserError(
-            f"{args.result_dir / NAME}: no scores yet; run --eval_cam_pass or --eval_sem_seg_pass"
-        )
+        advice = "run --eval_cam_pass or --eval_sem_seg_pass"
+        raise UserError(f"{args.result_dir / NAME}: no scores yet; {advice}")
     log.info("\n%s", "\n".join(table(args, rows)))
 
 
@@ -86,8 +85,8 @@ def _best(score: dict) -> float:
 def load_expected(path: Path | None) -> list[dict]:
     """Return what a file expects, a dict for each set of images; UserError for another file.
 
-    `dataset`, `images` (their number), `list_digest` (of the ids; None: the official list) and
-    `rows`: by method `low` and `high` in per cent, and `note`. path: None expects nothing.
+    `dataset`, `list_digest` (of the ids; None: the official list) and `rows`: by method `low` and
+    `high` in per cent, and `note`.
     """
     if path is None:
         return []
@@ -101,10 +100,8 @@ def load_expected(path: Path | None) -> list[dict]:
                     raise ValueError("a range is not one of per cent")
         return content["expected"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path}: does not say what scores are expected ({reason(error)}); give a file such as "
-            "Demo/expected.json"
-        ) from None
+        what = f"does not say what scores are expected ({reason(error)})"
+        raise UserError(f"{path}: {what}; give a file such as Demo/expected.json") from None
 
 
 def expected_of(score: dict, row: str, expected: list[dict]) -> dict | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from misc.cli.check import Preflight, check_places, say_disk
 from misc.cli.lists import prepare_lists
 from misc.cli.log import log_to_screen, require_log, start_log
-from misc.cli.options import OBJECT_MASKS, STEPS, Options, chosen_steps, unread_lists
+from misc.cli.options import LISTS, OBJECT_MASKS, STEPS, Options, chosen_steps
 from misc.cli.report import compare, load_expected, print_report
 from misc.data.dataset_info import dataset_module
 from misc.errors import UserError
@@ -30,16 +30,12 @@ Steps = Mapping[str, ModuleType]
 
 
 class Parts(NamedTuple):
-    """The modules of a run: the chosen steps, what is made of their results, and all steps."""
+    """The modules of a run by name: the chosen steps, what follows them, both, and all steps."""
 
     steps: Steps
     after: Steps
+    all: Steps
     known: Steps
-
-    @property
-    def all(self) -> Steps:
-        """The chosen steps and what follows them, in their order."""
-        return {**self.steps, **self.after}
 
 
 def parts_of(args: Options, known: Steps) -> Parts:
@@ -49,7 +45,7 @@ def parts_of(args: Options, known: Steps) -> Parts:
     after = {"masks": masks} if masks and "make_sem_seg_labels" in steps else {}
     after |= {"pictures": known["visualize"]} if args.visualize else {}
     after |= {"report": known["html_report"]} if args.report_html else {}
-    return Parts(steps, after, known)
+    return Parts(steps, after, {**steps, **after}, known)
 
 
 def execute(args: Options, known: Steps) -> int:
@@ -98,10 +94,7 @@ def written(args: Options, parts: Parts) -> tuple[Output, ...]:
 
 @contextlib.contextmanager
 def own_folders(args: Options, outputs: Sequence[Output]) -> Iterator[None]:
-    """The run has the folders that it writes into for itself; those that stay empty go again.
-
-    Raises UserError where one cannot be written, or another run writes there.
-    """
+    """The run has the folders that it writes into for itself; those that stay empty go again."""
     flags = {args.result_dir: "--result_dir"}
     for output in outputs:
         flags.setdefault(output.folder, output.flag)
@@ -140,12 +133,11 @@ def check_steps(args: Options, parts: Parts) -> None:
     preflight.collect(partial(load_expected, args.expect))
     for part in parts.after.values():
         preflight.collect(partial(part.check, args), "output")
-    if unread := unread_lists(args, parts.steps):
-        log.warning("%s: no step of this run reads it", ", ".join(unread))
+    read = {f"{role}_list" for step in parts.steps.values() for role in step.LISTS}
+    for name in (name for name in LISTS if name in args.given and name not in read):
+        log.warning("--%s: no step of this run reads it", name)
     if "threshold_from" in args.said:
-        log.warning(
-            "--threshold_from: has no effect any more; the threshold of a score is its best"
-        )
+        log.warning("--threshold_from: has no effect any more; a score has its best threshold")
     if args.with_ins and not (objects := args.info.root / OBJECT_MASKS).is_dir():
         log.info("instance labels are not scored: %s, with masks of objects, is missing", objects)
     preflight.finish()
@@ -174,10 +166,7 @@ def run_parts(args: Options, parts: Parts) -> None:
 
 
 def show_report(args: Options, known: Steps) -> None:
-    """Do what `--report` asks for: the table and the curves; a page also where nothing was scored.
-
-    In a folder that cannot be written the table is all, and that is said.
-    """
+    """Do what `--report` asks for; in a folder that cannot be written the table is all."""
     log_to_screen()
     load_expected(args.expect)
     if load_scores(args.result_dir) or not args.report_html:
@@ -187,15 +176,13 @@ def show_report(args: Options, known: Steps) -> None:
             remove_unfinished(pictures.writes(args))
             pictures.save_curves(args)
         except OSError as error:
-            log.warning("--result_dir %s: cannot be written (%s); no curves are drawn",
-                        args.result_dir, error.strerror)  # fmt: skip
+            why = f"cannot be written ({error.strerror}); no curves are drawn"
+            log.warning("--result_dir %s: %s", args.result_dir, why)
     if args.report_html:
         args.info.require_root()  # a page without photographs would replace a good one
         try:
             known["html_report"].run(args)
         except OSError as error:
-            raise UserError(
-                f"--report_html: {error.filename or args.result_dir} cannot be used "
-                f"({error.strerror}); give a --result_dir that can be written"
-            ) from None
+            why = f"{error.filename or args.result_dir} cannot be used ({error.strerror})"
+            raise UserError(f"--report_html: {why}; give another --result_dir") from None
     compare(args)

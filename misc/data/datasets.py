@@ -53,10 +53,7 @@ def read_image(path: Path, photo_long: int | None = None) -> np.ndarray:
     try:
         if photo_long is not None:
             return read_photograph(path, photo_long)
-        image = decode_image(path, IMAGE_FORMATS)
-        if image.mode != "RGB":
-            image = image.convert("RGB")  # the first one is not kept beside it
-        return np.asarray(image)
+        return decode_image(path, IMAGE_FORMATS, mode="RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; check the list and the dataset root") from None
     except ValueError as error:

@@ -37,11 +37,8 @@ def read_coco(path: Path, tree: Tree) -> Found:
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise UserError(f"{path}: is not a file of instances in COCO's form ({reason(error)}). "
                         f"{_COCO}") from None  # fmt: skip
-    images, categories = (
-        {number: (where, text) for where, (number, text) in _entries(path, lists, name, keys)}
-        for name, keys in (("images", {"id": int, "file_name": str}),
-                           ("categories", {"id": int, "name": str}))
-    )  # fmt: skip
+    images = _by_id(path, lists, "images", "file_name")
+    categories = _by_id(path, lists, "categories", "name")
     found = Found(tree, str(path), "entry", once=True)
     for where, name in categories.values():
         if wrong := name_problem(name):
@@ -64,23 +61,30 @@ def read_coco(path: Path, tree: Tree) -> Found:
 def _entries(
     path: Path, lists: dict[str, list], name: str, keys: dict[str, type]
 ) -> Iterator[tuple[str, list]]:
-    """Place and values of the entries of a list; UserError for other types and repeated ids."""
+    """Place and values of the entries of a list; UserError for values of other types."""
     if not isinstance(lists[name], list):
         raise UserError(f"{path}: its {name} are not a list. {_COCO}")
-    first: dict[int, str] = {}
     for number, entry in enumerate(lists[name]):
         where = f"{path}: {name}[{number}]"
         if not isinstance(entry, dict):
             raise UserError(f"{where}: is not an object. {_COCO}")
-        for key, kind in keys.items():
-            value = entry.get(key)
+        values = [entry.get(key) for key in keys]
+        for (key, kind), value in zip(keys.items(), values, strict=True):
             if type(value) is not kind or (kind is str and not value.strip()):
                 text = "missing or null" if value is None else reason(json.dumps(value))
                 what = "a text" if kind is str else "a whole number"
                 raise UserError(f"{where}: its {key} is {text} and not {what}; correct it")
-        if "id" in keys and (other := first.setdefault(entry["id"], where)) != where:
-            raise UserError(f"{where}: has the id {entry['id']} of {other}; give it its own")
-        yield where, [entry[key] for key in keys]
+        yield where, values
+
+
+def _by_id(path: Path, lists: dict[str, list], name: str, text: str) -> dict[int, tuple[str, str]]:
+    """Place and one text of the entries of a list, by their ids."""
+    by_id: dict[int, tuple[str, str]] = {}
+    for where, (number, value) in _entries(path, lists, name, {"id": int, text: str}):
+        if number in by_id:
+            raise UserError(f"{where}: has the id {number} of {by_id[number][0]}; give it its own")
+        by_id[number] = where, value
+    return by_id
 
 
 def read_xml_folder(folder: Path, tree: Tree) -> Found:
@@ -110,14 +114,18 @@ def read_xml_folder(folder: Path, tree: Tree) -> Found:
         if named and not tree.candidates(named):
             stale.append(f"{reason(named)!r} in {path}")
     if stale:
-        others = f"{len(stale)} of {len(files)} XML files have a <filename> that is not there"
-        found.notes.append(f"{folder}: {others}, such as {stale[0]}: their own names count")
+        found.notes.append(f"{folder}: {len(stale)} of {len(files)} XML files have a <filename> "
+                           f"that is not there, such as {stale[0]}: their own names count"
+                           )  # fmt: skip
     found.classes = tuple(sorted(found.where))
     return found
 
 
 def _photograph(tree: Tree, own: str, named: str) -> str:
-    """The name of an XML file's photograph, by its own path without suffix and its <filename>."""
+    """The name of an XML file's photograph; LookupError where its two names agree on none.
+
+    own: its path without suffix. named: its <filename>.
+    """
     by_own, by_named = tree.candidates(own), tree.candidates(named)
     others = by_named or tree.loosely(named)
     both = [path for path in by_own if path in others]

@@ -4,10 +4,11 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 import random
 import re
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from misc.data.dataset_info import DatasetInfo
@@ -143,7 +144,9 @@ class FolderInfo(DatasetInfo):
         return {"photo_long": self.photo_long}
 
     def require_root(self) -> None:
-        _require_folder(self.root)
+        if not self.root.is_dir():
+            raise UserError(f"--root {self.root}: no such folder; give that of the photographs")
+        require_names(self.root, [self.root.resolve().name])
 
     def log_contents(self) -> None:
         log_contents(self.scan())
@@ -155,21 +158,23 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
     options: OPTIONS by name. Without any the classes are not looked up.
     """
     source = Source(**{name: value for name, value in options.items() if value is not None})
-    root, classes, replaced = Path(root) if root else Path(), (), {}
-    if options:
-        _require_folder(root)
-        _tree.cache_clear()  # an earlier run in this process may have seen other files
-        _scan.cache_clear()
-        classes, of = _scan(root, source).labels
-        usual_long = _usual_long(root, sorted(of), source.photo_long)
-        replaced = defaults_for(len(of), usual_long, len(classes))
-    return FolderInfo(
-        name="folder", root=root, root_flag="--root", class_names=classes, image_dir=root,
+    root = Path(root) if root else Path()
+    info = FolderInfo(
+        name="folder", root=root, root_flag="--root", class_names=(), image_dir=root,
         mask_dirs=(source.masks,) if source.masks else (), id_pattern="", defaults=DEFAULTS,
         recam_defaults={"advcam": ADVCAM_DEFAULTS}, paper_scores={}, official_sizes={},
         train_split="train", infer_split="all", eval_split="eval", seg_split="val",
-        label_file="cls_labels.npz", source=source, replaced_defaults=replaced,
+        label_file="cls_labels.npz", source=source,
     )  # fmt: skip
+    if not options:
+        return info
+    info.require_root()
+    _tree.cache_clear()  # an earlier run in this process may have seen other files
+    _scan.cache_clear()
+    classes, of = info.scan().labels
+    usual_long = _usual_long(root, sorted(of), source.photo_long)
+    fitting = defaults_for(len(of), usual_long, len(classes))
+    return replace(info, class_names=classes, replaced_defaults=fitting)
 
 
 def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object]:
@@ -189,23 +194,19 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
     )
     return {
         "cam_batch_size": batch,
-        "cam_num_epoches": _epochs(400, images // batch, 5, 40),
+        "cam_num_epoches": min(40, max(5, math.ceil(400 / max(1, images // batch)))),
         "cam_learning_rate": round(0.1 * batch / 16 * min(1.0, classes / 20), 6),
         "cam_crop_size": crop,
         "cam_long": (max(32, round(320 * scale)), max(32, round(640 * scale))),
         "irn_crop_size": max(_SMALLEST_IRN_CROP, crop),
         "irn_batch_size": irn_batch,
-        "irn_num_epoches": _epochs(180, images // irn_batch, 3, 30),
+        "irn_num_epoches": min(30, max(3, math.ceil(180 / max(1, images // irn_batch)))),
         "RIB_batch_size": max(1, min(20, images // 3)),
         "seg_crop_size": max(65, round(320 * seg_scale / 8) * 8 + 1),
         "seg_batch_size": seg_batch,
         "seg_iterations": min(30_000, max(60, _SEG_EPOCHS * images // seg_batch)),
         "seg_learning_rate": 2.5e-4 * seg_batch / 10,
     }
-
-
-def _epochs(steps: int, per_epoch: int, fewest: int, most: int) -> int:
-    return min(most, max(fewest, -(-steps // max(1, per_epoch))))
 
 
 def _usual_long(root: Path, paths: list[str], photo_long: int) -> int:
@@ -215,12 +216,6 @@ def _usual_long(root: Path, paths: list[str], photo_long: int) -> int:
         with contextlib.suppress(OSError, ValueError):
             sides.append(max(size_as_shown(root / path, photo_long)))
     return round(statistics.median(sides)) if sides else _TRAINED_LONG
-
-
-def _require_folder(root: Path) -> None:
-    if not root.is_dir():
-        raise UserError(f"--root {root}: no such folder; give the folder of the photographs")
-    require_names(root, [root.resolve().name])
 
 
 @functools.lru_cache(maxsize=4)
@@ -238,8 +233,6 @@ def _scan(root: Path, source: Source) -> Scan:
         there = f"; there are {tree.left_out()}" if tree.left_out() else ""
         raise UserError(f"--root {root}: has no photographs (JPEG, PNG, WebP or TIFF){there}; give "
                         "the folder that holds them")  # fmt: skip
-    file = source.classes or (root / "classes.txt")
-    given = names.read_classes(file) if source.classes or file.is_file() else None
     found = _found(tree, source.labels)
     by_end, tree.by_end = tree.by_end, {}
     for path, name in list(by_end.items())[:1]:
@@ -257,6 +250,8 @@ def _scan(root: Path, source: Source) -> Scan:
         ])  # fmt: skip
     if not found.names and not found.problems:
         found.wrong(f"{found.source}: has no row of any photograph in {root}; check --labels")
+    file = source.classes or (root / "classes.txt")
+    given = names.read_classes(file) if source.classes or file.is_file() else None
     found.notes += [f"the classes are in the order of {file}"] if given else []
     return Scan(tree, settled(found, given, file), unlabelled, tuple(found.notes))
 

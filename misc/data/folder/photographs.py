@@ -16,9 +16,6 @@ from misc.errors import UserError, raise_problems
 from misc.storage import images
 from misc.storage.files import reason
 
-# Pictures that other programs show, so that their owner expects them to be read.
-_PICTURES = (".heic", ".heif", ".avif", ".gif", ".bmp", ".jp2", ".dng", ".cr2", ".nef", ".arw",
-             ".svg")  # fmt: skip
 # Names that operating systems, disks, network storage and editors leave in folders.
 _LEFT_BEHIND = re.compile(
     r"\..*|.*~|~\$.*|#.*#|found\.\d{3}|.*@syno(resource|eastream)|(?-i:Thumbs)|@eadir|@tmp|@recycle|"
@@ -71,8 +68,8 @@ def require_names(folder: Path, paths: Sequence[str]) -> None:
     wrong = []
     for path in paths:
         text = os.fsencode(path).decode(errors="replace")
+        what = "is not UTF-8" if text != path else "has a line break"
         if text != path or len(path.splitlines()) != 1:
-            what = "is not UTF-8" if text != path else "has a line break"
             wrong.append(f"{folder}/{reason(text)}: its name {what}; rename it")
     raise_problems("file name", wrong)
 
@@ -98,20 +95,14 @@ class Tree:
 
     def left_out(self) -> str:
         """Files that are no photographs, for the log; empty where there are none."""
-        pictures = {suffix: n for suffix, n in self.others.items() if suffix in _PICTURES}
-        others = self.others.total() - sum(pictures.values())
-        parts = [f"{n} {suffix} (convert to JPEG or PNG)" for suffix, n in pictures.items()]
-        parts += [f"{others} that are not photographs"] if others else []
-        parts += [
-            f"{reason(name)} of other programs ({n})" for name, n in sorted(self.passed.items())
-        ]
+        parts = [f"{n} {suffix or 'without suffix'}" for suffix, n in sorted(self.others.items())]
+        parts += [f"{reason(name)} ({n})" for name, n in sorted(self.passed.items())]
         return ", ".join(parts)
 
     @cached_property
     def cut(self) -> dict[str, str]:
         """Paths of the photographs whose ids are cut."""
-        ids = ((id_of(path), path) for path in self.photographs)
-        return {image_id: path for image_id, path in ids if is_cut(image_id)}
+        return {i: path for path in self.photographs if is_cut(i := id_of(path))}
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
@@ -184,8 +175,7 @@ def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
     From the header alone. FileNotFoundError, or ValueError for whatever else is wrong.
     """
     height, width = _shrunk(own_size(path), longest)
-    if height * width > images.MAX_PIXELS:
-        most = images.MAX_PIXELS
+    if height * width > (most := images.MAX_PIXELS):
         raise ValueError(f"{width}x{height} pixels, at most {most}; give --photo_long")
     return height, width
 
@@ -193,9 +183,8 @@ def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
 def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
     """A photograph as H x W x 3 uint8 RGB of `size_as_shown`; exceptions as there.
 
-    EXIF's orientation is applied. A photograph that is shrunk may have MAX_PHOTOGRAPH pixels. Of
-    several frames or pages the first counts. CMYK becomes RGB, transparent pixels white. Values of
-    16 bits are divided so that the smallest usual depth (8 to 16 bits) that holds the largest
+    Of several frames or pages the first counts. CMYK becomes RGB, transparent pixels white. Values
+    of 16 bits are divided so that the smallest usual depth (8 to 16 bits) that holds the largest
     becomes 0..255; of floats the largest is white where above 1.
     """
     most = MAX_PHOTOGRAPH if longest else images.MAX_PIXELS
@@ -216,9 +205,9 @@ def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
 
 
 def check_photograph(path: Path, longest: int = 0, quick: bool = False) -> str | None:
-    """Raise ValueError where `read_photograph` would, or data is missing; returns a warning.
+    """Raise ValueError where `read_photograph` would, or data is missing; return a warning.
 
-    quick: its header alone is read.
+    quick: look at its header alone.
     """
     with images.opened_image(path, _FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
         form, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
@@ -237,8 +226,7 @@ def check_photograph(path: Path, longest: int = 0, quick: bool = False) -> str |
 def fitted_mask(mask: np.ndarray, path: Path, longest: int) -> np.ndarray:
     """A mask of the size of a photograph, made upright and shrunk as the photograph is.
 
-    mask: H x W labels, of the photograph as it is shown or as it is stored. One of neither size is
-    returned itself.
+    mask: H x W labels, of the photograph as shown or as stored; of another size: returned itself.
     """
     with images.opened_image(path, _FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
         stored, shown = images.stored_size(image), images.shown_size(image)
@@ -262,8 +250,8 @@ def _shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
 def _reduced(image: Image.Image, longest: int) -> Image.Image:
     """A decoded photograph at a fraction of its size, 8-bit RGB, as it is stored.
 
-    Blocks of k x k pixels become their mean, k such that the longer side stays twice `longest` or
-    more. Memory beside the photograph and the result does not grow with its size.
+    Blocks of k x k pixels become their mean; the longer side stays twice `longest` or more. Memory
+    beside the photograph and the result does not grow with its size.
     """
     k = max(1, max(image.size) // (2 * longest))
     rows = k * max(1, _BAND // (k * image.width))

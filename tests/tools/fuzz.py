@@ -1,6 +1,6 @@
 """Feeds spoilt files to everything that reads files.
 
-    python -m tests.robustness.fuzz [--seconds 60] [--seed 0] [--reader NAME ...] [--save DIR]
+    python -m tests.tools.fuzz [--seconds 60] [--seed 0] [--reader NAME ...] [--save DIR]
 
 Every input has to be accepted or refused by a UserError of one line that names the file, in 10
 seconds and 1 GiB of memory, without running code, importing, or opening anything but the file.
@@ -42,8 +42,8 @@ from misc.storage.cam_files import load_dict
 from misc.storage.manifest import check_folder, folder_hash
 from misc.storage.outputs import Output
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier, read_checkpoint
-from tests.robustness import fuzz_inputs as inputs
-from tests.robustness.hostile import HOSTILE
+from tests.tools import fuzz_inputs as inputs
+from tests.tools.hostile import HOSTILE
 from voc12.dataset import describe as describe_voc
 from voc12.prepare import label_from_mask, label_from_xml
 
@@ -217,8 +217,8 @@ class Watch:
         forbidden = event in _FORBIDDEN or event.partition(".")[0] in _FORBIDDEN
         if event == "open":
             forbidden = not str(os.fsdecode(args[0])).startswith(self.folder)
-        elif event == "import":  # a codec that a file names is looked for among Python's own
-            forbidden = not str(args[0]).startswith("encodings.")
+        elif event == "import":  # the codec that a file names; what imageio looks for each time
+            forbidden = not str(args[0]).startswith(("encodings.", "pillow_heif"))
         if forbidden:
             self.events.append(f"{event} {str(args)[:200]}")
         self.on = True

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from misc.storage.images import MAX_PIXELS
-from tests.robustness.fuzz_inputs import coco_content, npy, npy_of_pickle, torch_file
+from tests.tools.fuzz_inputs import coco_content, npy, npy_of_pickle, torch_file
 
 RECONSTRUCT = np.zeros(1).__reduce__()[0]  # its module differs between numpy 1 and 2
 
@@ -32,7 +32,7 @@ class Reduced:
 
 
 class Hostile(NamedTuple):
-    """A file for one of the readers of tests/robustness/fuzz.py."""
+    """A file for one of the readers of tests/tools/fuzz.py."""
 
     reader: str
     build: Callable[[], bytes]

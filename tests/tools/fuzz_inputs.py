@@ -1,4 +1,4 @@
-"""Inputs for tests/robustness/fuzz.py: small valid files of every kind, and ways to spoil them."""
+"""Inputs for tests/tools/fuzz.py: small valid files of every kind, and ways to spoil them."""
 
 import contextlib
 import io
