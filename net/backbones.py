@@ -13,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from misc.errors import UserError
+
+_SHOWN = 120  # characters of each line about names that differ
+
 
 class FixedBatchNorm(nn.BatchNorm2d):
     """Batch normalisation with the stored running statistics, in training too."""
@@ -183,6 +187,22 @@ class ResNet(nn.Module):
     def parts(self, names: Iterable[str]) -> list[nn.Module]:
         """Modules by name, as in FROZEN and TRAINED."""
         return [getattr(self, name) for name in names]
+
+
+def require_fit(
+    path: object, cls: type[nn.Module], arguments: dict, state: Mapping[str, Tensor], advice: str
+) -> None:
+    """Raise UserError, with the first differences, unless `cls(**arguments)` has these tensors."""
+    try:
+        with torch.device("meta"):  # a network of any size needs no memory there
+            cls(**arguments).load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        text = re.sub(
+            r"(Missing|Unexpected) key\(s\) in state_dict", lambda m: m[1].lower(), str(error)
+        )
+        lines = text.replace('"', "").replace("backbone.", "").split("\n\t")[1:4]
+        short = ("; ".join(" ".join(line.split())[:_SHOWN] for line in lines)).rstrip(". ")
+        raise UserError(f"{path} is of another network ({short}); {advice}") from None
 
 
 def inferred_arch(state: Mapping[str, Tensor]) -> dict:

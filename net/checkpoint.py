@@ -15,9 +15,9 @@ from misc.errors import UserError
 from misc.runtime.programs import shielded
 from misc.storage.manifest import weights_name
 from misc.storage.torch_files import read_torch, write_torch
-from net.backbones import ResNet, inferred_arch
+from net.backbones import ResNet, inferred_arch, require_fit
 from net.deeplab_v2 import COLOURS, DeepLabV2
-from net.names import first_of, is_deeplab, original_names, plain_names, require_fit
+from net.names import is_deeplab, original_names, plain_names
 from net.published import published_backbone
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
@@ -93,8 +93,8 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
     state = {name: tensor.float() for name, tensor in state.items()}
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(
-            f"{path} has weights that are not finite ({first_of(broken)}); its training failed, or "
-            "it is damaged: give another file"
+            f"{path} has weights that are not finite ({' '.join(broken[0].split())}); its training "
+            "failed, or it is damaged: give another file"
         )
     return {"arch": _complete_arch(path, given, state), "state_dict": state, "extra": extra}
 
@@ -120,38 +120,34 @@ def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> d
     return {key: arch[key] for key in ("colours", *expected)}
 
 
-def _load(
-    path: str | Path, cls: type[Network], advice: str, *arguments: int, **options: Any
-) -> Network:
+def _load(path: str | Path, cls: type[Network], advice: str, **options: Any) -> Network:
     """A network with the weights of a file, in evaluation mode on the CPU.
 
-    arguments: the number of its classes or labels, where it has one. Raises UserError for a file
-    that does not fit.
+    options: constructor arguments beside those of the backbone. Raises UserError for a file that
+    does not fit.
     """
-    path = Path(path)
     checkpoint = read_checkpoint(path)
     arch, state = checkpoint["arch"], checkpoint["state_dict"]
     found = arch.get("num_classes", arch.get("num_labels"))
-    if found and arguments and arguments != (found,):
+    wanted = options.get("n_classes", options.get("num_labels"))
+    if found and wanted and found != wanted:
         raise UserError(
-            f"{path} tells {found} classes apart, but the dataset has {arguments[0]}; {advice} for "
-            "this dataset"
+            f"{path} tells {found} classes apart, but the dataset has {wanted}; {advice} for this "
+            "dataset"
         )
     options |= {key: arch[key] for key in _BACKBONE}
     if cls is DeepLabV2:
         options["colours"] = arch["colours"]
-    with torch.device("meta"):  # a network of any size needs no memory there
-        wanted = plain_names(cls(*arguments, **options).state_dict())
-    require_fit(path, state, wanted, advice)
-    model = cls(*arguments, **options)
-    prefixed = {n if n.startswith(_HEADS) else f"backbone.{n}": t for n, t in state.items()}
-    model.load_state_dict(prefixed)
+    state = {n if n.startswith(_HEADS) else f"backbone.{n}": t for n, t in state.items()}
+    require_fit(path, cls, options, state, advice)
+    model = cls(**options)
+    model.load_state_dict(state)
     return model.eval()
 
 
 def load_classifier(path: str | Path, num_classes: int, cls: type[Network] = CAM) -> Network:
     """A trained classifier of `num_classes` classes; cls: `net.resnet50_cam.CAM` or `Net`."""
-    return _load(path, cls, "give a classifier, as train_cam writes it", num_classes)
+    return _load(path, cls, "give a classifier, as train_cam writes it", n_classes=num_classes)
 
 
 def load_boundary_net(
@@ -164,7 +160,7 @@ def load_boundary_net(
 def load_segmentation(path: str | Path, num_labels: int, **options: Any) -> DeepLabV2:
     """A trained segmentation network; options: further constructor arguments."""
     advice = "give a segmentation network, as train_seg writes it"
-    return _load(path, DeepLabV2, advice, num_labels, **options)
+    return _load(path, DeepLabV2, advice, num_labels=num_labels, **options)
 
 
 def on_backbone(cls: type[Network], path: str | Path | None, *arguments: Any) -> Network:
@@ -207,7 +203,5 @@ def load_backbone(
     checkpoint = read_checkpoint(path)
     arch = {key: checkpoint["arch"][key] for key in _BACKBONE}
     state = {n: t for n, t in checkpoint["state_dict"].items() if not n.startswith(_HEADS)}
-    with torch.device("meta"):
-        wanted = plain_names(ResNet(**arch).state_dict())
-    require_fit(path, state, wanted, f"give ResNet weights for {flag}")
+    require_fit(path, ResNet, arch, state, f"give ResNet weights for {flag}")
     return arch, state

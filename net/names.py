@@ -5,12 +5,10 @@ Here a backbone has torchvision's names, and a head its own.
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from misc.errors import UserError
 from net.backbones import ResNet
 
 # The prefix of a wrapper, and that of the backbone; IRN's groups of layers are backbone.0, ...
@@ -22,7 +20,6 @@ _UNUSED = ("fc.", "stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "backbo
 _STEM = {"conv1": 0, "bn1": 1, "layer1": 4}  # places in IRN's first group
 # deeplab-pytorch's names of the layers in a block, and torchvision's.
 _OF_DEEPLAB = {"reduce": "conv1", "conv3x3": "conv2", "increase": "conv3"}
-_SHOWN = 3  # differing names of each kind in a message
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -92,33 +89,3 @@ def _to_deeplab(name: str) -> str:
             own = f"shortcut.{('conv', 'bn')[int(number)]}"
         name = f"layer{int(layer) + 1}.block{int(block) + 1}.{own}.{rest}"
     return name
-
-
-def require_fit(
-    path: Path | str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], advice: str
-) -> None:
-    """Raise UserError, with the first differing names, unless the tensors are those wanted."""
-    common = [name for name in wanted if name in state]
-    shapes = [(name, state[name].shape, wanted[name].shape) for name in common]
-    differences = {
-        "missing": [name for name in wanted if name not in state],
-        "unexpected": [name for name in state if name not in wanted],
-        "of another shape": [
-            f"{name} ({_size(found)} and not {_size(expected)})"
-            for name, found, expected in shapes
-            if found != expected
-        ],
-    }
-    if any(differences.values()):
-        listed = "; ".join(f"{kind}: {first_of(n)}" for kind, n in differences.items() if n)
-        raise UserError(f"{path} is of another network ({listed}); {advice}")
-
-
-def first_of(names: list[str]) -> str:
-    """The first names of a list in one line, and how many more there are."""
-    shown = ", ".join(" ".join(name.split()) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def _size(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape)) or "a single number"

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from misc.errors import UserError
 from misc.imutils import IMAGENET_MEAN, IMAGENET_STD
-from net.backbones import KINDS, ResNet, inferred_arch
-from net.names import plain_names, require_fit
+from net.backbones import KINDS, ResNet, inferred_arch, require_fit
+from net.names import plain_names
 
 _TIMM = "timm:"
 _FITTING = ", ".join(KINDS)
@@ -34,8 +34,8 @@ def published_backbone(
     theirs = _timm_network(name, download)
     state = plain_names(theirs.state_dict())
     arch = {"stride_in_1x1": False, **inferred_arch(state)}
+    require_fit(name, ResNet, arch, state, f"give one of timm's {_FITTING}")
     ours = ResNet(**arch, strides=(2, 2, 2, 2)).eval()
-    require_fit(name, state, plain_names(ours.state_dict()), f"give one of timm's {_FITTING}")
     ours.load_state_dict(state)
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():  # names of weights do not tell another activation, pooling or stride

@@ -251,7 +251,7 @@ def test_other_networks_are_listed(tmp_path, classifier, boundary_net):
     save_checkpoint(tmp_path / "cam.pth", classifier)
     save_checkpoint(tmp_path / "irn.pth", boundary_net)
     message = error_of(load_boundary_net, tmp_path / "cam.pth")
-    assert "missing: fc_edge1.0.weight, fc_edge1.1.weight, fc_edge1.1.bias and" in message
+    assert "missing: fc_edge1.0.weight, fc_edge1.1.weight," in message
     assert "unexpected: classifier.weight" in message and "train_irn" in message
     message = error_of(load_classifier, tmp_path / "irn.pth", 5)
     assert "missing: classifier.weight" in message and "train_cam" in message
@@ -262,10 +262,10 @@ def test_other_architectures_are_listed(tmp_path):
     state["layer1.0.conv3.weight"] = torch.zeros(5, 24, 1, 1)
     torch.save(state, tmp_path / "odd.pth")
     message = error_of(load_backbone, tmp_path / "odd.pth")
-    assert "layer1.0.conv3.weight (5 x 24 x 1 x 1 and not 96 x 24 x 1 x 1)" in message
+    assert "size mismatch for layer1.0.conv3.weight" in message and "[5, 24, 1, 1]" in message
     assert "--imagenet_weights" in message
     torch.save({"features.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
-    assert "unexpected: features.0.weight" in error_of(load_backbone, tmp_path / "vgg.pth")
+    assert "is of another network" in error_of(load_backbone, tmp_path / "vgg.pth")
 
 
 @pytest.mark.parametrize(
