@@ -45,21 +45,26 @@ def read_instances(path: Path, info: DatasetInfo) -> list[AnnotatedImage]:
     """
     with about(path):
         content = _load(path)
-        label_of = _labels(content["categories"], info)
-        images = _images(content["images"], info)
-        by_number = {int(image.image_id): image for image in images}
-        for annotation in content["annotations"]:
-            if not isinstance(annotation, Annotation):
-                raise UserError(f"an annotation has no segmentation; {ADVICE}")
-            number, image, category = annotation[:3]
-            if category not in label_of:
-                problem = f"has the unknown category {category}"
-                raise UserError(f"annotation {number} {problem}; {ADVICE}")
-            if image not in by_number:
-                problem = f"is of image {image}, which is not listed"
-                raise UserError(f"annotation {number} {problem}; {ADVICE}")
-            own = annotation._replace(label=label_of[category])
-            by_number[image].annotations.append(own)
+        try:
+            return _joined(content, info)
+        except ValueError as error:
+            raise UserError(f"{error}; {ADVICE}") from None
+
+
+def _joined(content: dict[str, list], info: DatasetInfo) -> list[AnnotatedImage]:
+    """The images with their annotations; ValueError for what cannot be."""
+    label_of = _labels(content["categories"], info)
+    images = _images(content["images"], info)
+    by_number = {int(image.image_id): image for image in images}
+    for annotation in content["annotations"]:
+        if not isinstance(annotation, Annotation):
+            raise ValueError("an annotation has no segmentation")
+        number, image, category = annotation[:3]
+        if category not in label_of:
+            raise ValueError(f"annotation {number} has the unknown category {category}")
+        if image not in by_number:
+            raise ValueError(f"annotation {number} is of image {image}, which is not listed")
+        by_number[image].annotations.append(annotation._replace(label=label_of[category]))
     return images
 
 
@@ -74,9 +79,9 @@ def _load(path: Path) -> dict[str, list]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"is not valid JSON ({reason(error)}); {ADVICE}") from None
     tables = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(t), list) for t in tables):
-        raise UserError(f"has no lists of images, annotations and categories; {ADVICE}")
-    return content
+    if isinstance(content, dict) and all(isinstance(content.get(t), list) for t in tables):
+        return content
+    raise UserError(f"has no lists of images, annotations and categories; {ADVICE}")
 
 
 def _compact(entry: dict) -> object:
@@ -88,7 +93,7 @@ def _compact(entry: dict) -> object:
         if "segmentation" in entry:
             return _annotation(entry)
         if "height" in entry and "width" in entry:
-            number, *size = (_integer(entry[name]) for name in ("id", "height", "width"))
+            number, *size = (int(entry[name]) for name in ("id", "height", "width"))
             return AnnotatedImage(f"{number:012d}", tuple(size), [])
         if isinstance(entry.get("counts"), list):
             return {"size": entry.get("size"), "counts": array("I", entry["counts"])}
@@ -104,15 +109,8 @@ def _annotation(entry: dict) -> Annotation:
         raise ValueError(f"area {area}")
     if not isinstance(segmentation, dict):
         segmentation = tuple(array("d", polygon) for polygon in segmentation)
-    number, image, category = (_integer(entry[n]) for n in ("id", "image_id", "category_id"))
+    number, image, category = (int(entry[n]) for n in ("id", "image_id", "category_id"))
     return Annotation(number, image, category, area, bool(entry.get("iscrowd", 0)), segmentation)
-
-
-def _integer(value: object) -> int:
-    number = int(value)
-    if number.bit_length() > 63:
-        raise ValueError("a number of more than 63 bits")
-    return number
 
 
 def _brief(value: object) -> str:
@@ -125,7 +123,7 @@ def _labels(categories: list, info: DatasetInfo) -> Mapping[int, int]:
     for category in categories:
         known = isinstance(category, dict) and category.get("name") in info.class_names
         if not known or not isinstance(category.get("id"), int):
-            raise UserError(f"{_brief(category)} is not a category of {info.name}; {ADVICE}")
+            raise ValueError(f"{_brief(category)} is not a category of {info.name}")
         labels[category["id"]] = info.class_names.index(category["name"]) + 1
     return labels
 
@@ -133,16 +131,15 @@ def _labels(categories: list, info: DatasetInfo) -> Mapping[int, int]:
 def _images(images: list, info: DatasetInfo) -> list[AnnotatedImage]:
     """The images in ascending order, each of which may be of COCO and is there once."""
     if not images:
-        raise UserError(f"has no images; {ADVICE}")
+        raise ValueError("has no images")
     seen = set()
     for image in images:
         if not isinstance(image, AnnotatedImage):
-            raise UserError(f"an image has no height or width; {ADVICE}")
+            raise ValueError("an image has no height or width")
         image_id, (height, width), _ = image
         if min(height, width) < 1 or max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-            raise UserError(f"image {image_id} is {width}x{height} pixels; {ADVICE}")
+            raise ValueError(f"image {image_id} is {width}x{height} pixels")
         if image_id in seen or not info.is_id(image_id):
-            problem = "is listed twice, or is not an image of COCO"
-            raise UserError(f"image {image_id} {problem}; {ADVICE}")
+            raise ValueError(f"image {image_id} is listed twice, or is not an image of COCO")
         seen.add(image_id)
     return sorted(images)

@@ -57,8 +57,8 @@ class Step:
 
     A subclass sets `name`, `flag` (the option of its result), `version` (raised when the same
     options give another result), `options` (names of those that the result depends on), `reads`
-    (keys of READS), `lists` (roles of the image lists that it reads, and "labels" for image-level
-    labels) and `role` (of the list of its images).
+    (keys of READS) and `lists` (roles of the image lists that it reads, that of its images first,
+    and "labels" for image-level labels).
     """
 
     name = flag = ""
@@ -66,7 +66,6 @@ class Step:
     options: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     lists: tuple[str, ...] = ("infer",)
-    role = "infer"
 
     @classmethod
     def as_step(cls) -> tuple[tuple[str, ...], Callable, Callable, Callable, Callable]:
@@ -81,7 +80,7 @@ class Step:
     @classmethod
     def ids(cls, args: Options) -> tuple[str, ...]:
         """The images of the step."""
-        return args.image_ids(cls.role)
+        return args.image_ids(cls.lists[0])
 
     @classmethod
     def settings(cls, args: Options) -> dict:
@@ -107,8 +106,7 @@ class Step:
 class FolderStep(Step, ImageTask):
     """A step that makes files of one image after the other; picklable until `start` was called.
 
-    A subclass sets `suffix` (of its files) and `subfolders` (of its place, that it fills), and
-    overrides `one`.
+    A subclass sets `suffix` (of its files) and `subfolders` (that it fills), and overrides `one`.
     """
 
     suffix = ".png"
@@ -134,7 +132,7 @@ class FolderStep(Step, ImageTask):
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
-        """What the files of each image are made from: its photograph and its maps."""
+        """The photograph and the maps that the files of each image are made from."""
         return Sources(keys_in(args, args.cam_out_dir, ".npy", cls.ids(args)))
 
     @classmethod

@@ -115,7 +115,7 @@ def run(args: Options) -> None:
 
 
 def scores_at(args: Options, scores: InstanceScores, which: int) -> dict:
-    """What scores.json keeps of the average precisions at a threshold of the IoU."""
+    """Average precisions at a threshold of the IoU, as scores.json keeps them."""
     found, names = scores.average_precisions(which), args.info.class_names
     by_class = {n: ap for n, ap in zip(names, found.tolist(), strict=False) if ap == ap}
     mean = float(np.nanmean(found)) if by_class else float("nan")

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -18,7 +18,7 @@ from misc.cli.report import ordered, score_line
 from misc.errors import counted
 from misc.labels import voc_palette
 from misc.report.history import runs_of
-from misc.report.images import MapFolder, Shown, Sources, shown_images
+from misc.report.images import MapFolder, Sources, shown_images
 from misc.report.page import table, write_page
 from misc.report.pictures import SIZES, Size, chart
 from misc.runtime.devices import machine
@@ -67,13 +67,16 @@ def run(args: Options) -> None:
         shown += some
         confusion = confusion + counts
     rows = load_scores(args.result_dir)
+    by = "There is no ground truth: agreement is the mean IoU of an image's mask and its seed."
+    if with_truth:
+        by = f"IoU is that of the {sources.compared} with the ground truth, mean over its labels."
     made = f"This page was made {time.strftime('%Y-%m-%d %H:%M')} with {json.dumps(machine())}."
     parts = {
         "title": escape(args.result_dir.resolve().name),
         "subtitle": escape(f"Dataset {args.info.name}, {args.info.num_classes} classes"),
         "scores": scores_of(args, rows, with_truth),
         "classes": classes_of(args, rows, sources.compared, confusion),
-        "images_note": escape(_images_note(shown, ids, sources.compared if with_truth else "")),
+        "images_note": escape(f"{len(shown)} of {len(ids)} images. {by}"),
         "runs": "".join(map(_run_of, reversed(runs))) + f'<p class="note">{escape(made)}</p>',
     }
     data = {
@@ -120,14 +123,11 @@ def sources_of(args: Options) -> Sources:
 
 
 def _ids(args: Options) -> tuple[str, ...]:
-    """Images with maps or masks: those of the list, or where there is none those of the files."""
-    if args.infer_list.is_file():
-        with_network = args.seg_out_dir.is_dir() and args.seg_list.is_file()
-        predicted = args.image_ids("seg") if with_network else ()
-        return tuple(dict.fromkeys((*args.image_ids("infer"), *predicted)))
-    folders = (args.cam_out_dir, args.plain_cam_out_dir, args.sem_seg_out_dir)
-    found = {p.stem for f in folders if f.is_dir() for p in f.iterdir() if not p.name[0] == "."}
-    return tuple(sorted(name for name in found if args.info.is_id(name)))
+    """Images of the inference list, and those that the segmentation network predicted."""
+    with_network = args.seg_out_dir.is_dir() and args.seg_list.is_file()
+    return tuple(dict.fromkeys((
+        *args.image_ids("infer"), *(args.image_ids("seg") if with_network else ())
+    )))  # fmt: skip
 
 
 def _spread(ids: tuple[str, ...], most: int) -> tuple[str, ...]:
@@ -201,13 +201,3 @@ def _run_of(run: dict) -> str:
     lines += ["", *(f"--{name} {json.dumps(value)}" for name, value in run["options"].items())]
     text = escape("\n".join([*lines, "", json.dumps(run["machine"])]))
     return f"<details><summary>Run of {run['at']}</summary><pre>{text}</pre></details>"
-
-
-def _images_note(shown: Sequence[Shown], ids: tuple[str, ...], first: str) -> str:
-    if not shown:
-        return "No photographs of this folder could be read; give the dataset's root."
-    by = "There is no ground truth: agreement is the mean IoU of an image's mask and its seed."
-    if first:
-        by = (f"IoU compares the {first} (of images without one, the next mask or map) with the "
-              "ground truth, as the mean over the labels of an image.")  # fmt: skip
-    return f"{len(shown)} of {len(ids)} images. {by}"

@@ -26,7 +26,7 @@ class MakeRIBCAM(MapMethod):
         "score_th", "stop_th", "explode_th", "explode_ratio", "disjoint_prob",
         "num_pooled_classes", "seed",
     )  # fmt: skip
-    lists = ("train", "infer", "labels")
+    lists = ("infer", "train", "labels")
     images_worth_a_process, iterations = 1, "RIB_iter"
     memory_options = ("--RIB_batch_size", "--max_long", "--cam_crop_size", "--num_processes")
     advice = "give a smaller --RIB_lr"

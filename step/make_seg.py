@@ -33,7 +33,7 @@ class MakeSegmentation(FolderStep):
 
     name, flag = "make_seg", "--seg_out_dir"
     options = ("dataset", "seg_flip", "seg_scores", "precision")
-    lists, role, subfolders, reads = ("seg",), "seg", (".", "palette"), ("network",)
+    lists, subfolders, reads = ("seg",), (".", "palette"), ("network",)
 
     @classmethod
     def settings(cls, args: Options) -> dict:

@@ -23,6 +23,7 @@ import torch
 from matplotlib.figure import Figure
 
 from misc.cams import load_cam
+from misc.cli.flags import number, numbers
 from misc.cli.log import log_to_screen
 from misc.cli.options import Options, parse
 from misc.data.datasets import image_of, mask_of
@@ -103,14 +104,14 @@ def figure_of(args: Options, chosen: Sequence[Gain], iterations: Sequence[int]) 
     for gain, of_image in zip(chosen, all_maps, strict=True):
         image, truth = label_panels(args, gain.image_id, {})
         title = f"{gain.cam:.0f} to {gain.rib:.0f} % ({gain.gain:+.1f})"
-        panels = []
+        row = [image._replace(title=title)]
         for k, maps in zip(iterations, of_image, strict=True):
             name = f"k = {min(k, args.RIB_iter)}"
-            shown = len(maps["keys"]) > 0
-            strongest = maps["high_res"].max(axis=0) if shown else None
-            panel = image._replace(title=name)
-            panels.append(map_panel(name, image.picture, strongest, level) if shown else panel)
-        rows.append([image._replace(title=title), *panels, truth])
+            panel = image._replace(title=name)  # of an image without classes
+            if len(maps["keys"]):
+                panel = map_panel(name, image.picture, maps["high_res"].max(axis=0), level)
+            row.append(panel)
+        rows.append([*row, truth])
     return grid(rows, width=1.7)
 
 
@@ -131,10 +132,6 @@ def run(args: Options, best: int, worst: int, iterations: Sequence[int]) -> None
              helped, len(ordered), np.mean([gain.gain for gain in ordered]))  # fmt: skip
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -142,14 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Draw the growth of RIB's maps on the images that gain most and least. All "
         "other options are those of run_sample.py, as in the run that made the maps.",
     )  # fmt: skip
-    add = parser.add_argument
-    add("--best", type=int, default=3, metavar="N", help="images (default: %(default)s)")
-    add("--worst", type=int, default=3, metavar="N", help="images (default: %(default)s)")
-    add("--shown", type=_integers, default=(0, 3, 6, 10), metavar="K,K,...",
+    add, n_images = parser.add_argument, {"type": number(int, 0), "default": 3, "metavar": "N"}
+    add("--best", help="images that gain most (default: 3)", **n_images)
+    add("--worst", help="images that gain least (default: 3)", **n_images)
+    add("--shown", type=numbers(int, 0, 10**6), default=(0, 3, 6, 10), metavar="K,K,...",
         help="iterations; 0 is the CAM (default: 0,3,6,10)")  # fmt: skip
     own, words = parser.parse_known_args(argv)
-    if min(own.best, own.worst, *own.shown) < 0 or own.best + own.worst == 0:
-        parser.error("--best, --worst, --shown: give numbers from 0 on, and one image at least")
     args = parse(words)
 
     def draw() -> None:

@@ -32,7 +32,7 @@ from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
 from misc.runtime.programs import said_plainly
 from step import all_steps
-from step.sweep_scores import Point, check, counts_of, summarize
+from step.sweep_scores import Point, check, counts_of, summarize, thresholds_of
 
 log = logging.getLogger("sweep")
 
@@ -55,7 +55,6 @@ _SCORED_BY = {"seed": ("eval_cam",), "masks": ("eval_cam", "eval_sem_seg")}
 # Maps depend on these too, on what a file holds: all that is made is a point's own.
 _UNRECORDED = ("cam_weights_name", "imagenet_weights", "train_list", "cls_labels")
 _NOT_SWEPT = ("dataset", "recam", "seed")  # the same for all points; seeds have an option
-
 
 Words = dict[str, str]  # of a command line, by option
 Run = tuple[Words, list[Options]]  # a point of a sweep, and its options with each of the seeds
@@ -174,7 +173,7 @@ def runs_of(
 
 def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resamples: int) -> None:
     """Run all points of a sweep and write its summary into a folder."""
-    points, plain = [], {}
+    points, plain, at = [], {}, thresholds_of(base, score)
     one_plain = len({options[0].plain_cam_out_dir for _, options in runs}) == 1
     for number, (chosen, options) in enumerate(runs, start=1):
         for args in options:
@@ -188,9 +187,9 @@ def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resample
         own = options[0].plain_cam_out_dir
         if score == "seed" and own not in plain:
             named = {"plain CAM": "", **({} if one_plain else values)}
-            plain[own] = Point(named, counts_of(options, "plain"), False, str(own))
-        counts = counts_of(options, score)
-        points.append(Point(values, counts, usual, str(options[0].result_dir), plain.get(own)))
+            plain[own] = Point(named, counts_of(options, "plain"), at, False, str(own))
+        counts, folder_of = counts_of(options, score), str(options[0].result_dir)
+        points.append(Point(values, counts, at, usual, folder_of, plain.get(own)))
     if points:
         log_to_screen()
         distributed.on_first_rank(lambda: summarize(folder, points, resamples, base.seed))
@@ -202,20 +201,19 @@ def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         description="The same run at several values of an option. All other options are those of "
         "run_sample.py, and are the same at all points.",
     )  # fmt: skip
+    # fmt: off
     add = parser.add_argument
     add("--over", action="append", default=[], metavar="OPTION=VALUE,VALUE,...",
-        help="an option of run_sample.py and its values; several make a grid. Values that have "
-        "commas are separated by semicolons; 0.5x is half the current value")  # fmt: skip
+        help="an option and its values; several make a grid. Values with commas are separated by "
+        "semicolons; 0.5x is half the current value")
     add("--preset", nargs="+", choices=tuple(PRESETS), default=[],
-        help="the paper's questions, a sweep each: "
-        + "; ".join(f"{name}: {text}" for name, text in PRESETS.items()))  # fmt: skip
+        help="; ".join(f"{name}: {text}" for name, text in PRESETS.items()))
     add("--seeds", type=numbers(int, 0, 2**31 - 1), default=(), metavar="N,N,...",
-        help="run each point with these seeds and report their mean (default: --seed)")  # fmt: skip
+        help="run each point with these seeds and report their mean (default: --seed)")
     add("--score", choices=tuple(_STEPS), default="seed",
-        help="what is scored: the maps of --recam, or the pseudo masks, for which every point "
-        "trains IRN where an option changes it (default: %(default)s)")  # fmt: skip
-    add("--resamples", type=count, default=2000, metavar="N",
-        help="of the bootstrap (default: %(default)s)")  # fmt: skip
+        help="the maps of --recam, or the pseudo masks (default: %(default)s)")
+    add("--resamples", type=count, default=2000, help="of the bootstrap (default: %(default)s)")
+    # fmt: on
     args, words = parser.parse_known_args(argv)
     if not args.over and not args.preset:
         parser.error("give --over or --preset")

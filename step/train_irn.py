@@ -24,7 +24,7 @@ class TrainIRN(TrainStep):
     """The two heads of IRN, on the labels of cam_to_ir_label."""
 
     name, network, flag, version = "train_irn", "irn", "--irn_weights_name", 3
-    lists, role, reads = ("train", "infer"), "train", ("imagenet weights", "IR labels")
+    lists, reads = ("train", "infer"), ("imagenet weights", "IR labels")
     options = ("dataset", "irn_crop_size", "irn_batch_size", "irn_num_epoches",
                "irn_learning_rate", "irn_weight_decay", "irn_radius", "seed")  # fmt: skip
 

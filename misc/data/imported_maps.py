@@ -67,7 +67,7 @@ def find_maps(
 
 
 def _problem(root: Path, whole: Mapping, single: Mapping, others: list[tuple]) -> str:
-    """What a folder lacks, or holds too much of; empty where its files can be taken in one way."""
+    """The problem of a folder, or "" where its files can be taken in exactly one way."""
     if whole and single:
         first, other = (next(iter(found.values()))[0].path for found in (whole, single))
         return f"{first.name} and {other.name} are maps in two formats; give the folder of one"

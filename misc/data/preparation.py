@@ -1,4 +1,4 @@
-"""What the preparation of every dataset does: lists, label file, command line."""
+"""Lists, label file and command line, shared by the preparations of all datasets."""
 
 import argparse
 import logging

@@ -1,5 +1,6 @@
 """What ran, from the log of a result folder."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -40,11 +41,10 @@ def runs_of(path: Path) -> list[dict]:
 
 
 def _parsed(text: str) -> dict:
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         content = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _lines(path: Path) -> list[str]:

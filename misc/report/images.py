@@ -24,7 +24,7 @@ _NUMBERED = 255  # labels of an image that have numbers of their own
 
 
 class MapFolder(NamedTuple):
-    """A folder of maps: what it is called, and the threshold at which it is cut."""
+    """A folder of maps, and the threshold at which they are cut."""
 
     title: str
     path: Path
@@ -101,10 +101,12 @@ def _shown_image(
         return None
     image = image_of(info, image_id)
     truth = mask_of(info, image_id) if info.mask_path(image_id).is_file() else None
-    predictions = masks | {
-        f.title: _cut(maps[f.title], f.threshold, image.shape[:2])
-        for f in reversed(sources.maps) if f.title in maps
-    }  # fmt: skip
+    predictions = dict(masks)
+    for folder in (folder for folder in reversed(sources.maps) if folder.title in maps):
+        high_res, keys = maps[folder.title]["high_res"], maps[folder.title]["keys"]
+        of_none = np.zeros(image.shape[:2], np.uint8)
+        cut = label_map(high_res, keys, folder.threshold) if len(keys) else of_none
+        predictions[folder.title] = cut
     score, confusion, ious = _scores(predictions, truth, info.num_labels)
     if next(iter(predictions)) != sources.compared:
         confusion = 0  # such as that of the network, on images that have no pseudo mask
@@ -119,13 +121,6 @@ def _shown_image(
     layers = _mask_layers(sources, [reduced_labels(labels, small) for labels in shown.values()])
     entry["masks"] = {"titles": list(shown), "size": small, **layers}
     return Shown(image_id, embedded(entry).encode(), entry["keys"], score), confusion
-
-
-def _cut(maps: dict, threshold: float, size: tuple[int, int]) -> np.ndarray:
-    """The label map H x W of maps at a threshold."""
-    if len(maps["keys"]) == 0:
-        return np.zeros(size, np.uint8)
-    return label_map(maps["high_res"], maps["keys"], threshold)
 
 
 def _mask_layers(sources: Sources, masks: list[np.ndarray]) -> dict:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from misc.instance_metrics import RECALLS
-from step.sweep_scores import Counts, Point, plot, rows_of
+from misc.metrics import Counts
+from step.sweep_scores import Point, plot, rows_of
 from step.visualize import recall_curves, save_figure, score_curves
 
 NAMES = [r"US$\foo$", "$", "$a$", "$$", "_name", "a_b^c", r"\$x$y$"]
@@ -24,10 +25,9 @@ def test_curves_show_the_names_of_classes_and_rows_as_they_are(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_shows_its_values_as_they_are(tmp_path, name):
-    pixels = np.ones((2, 1, 2))
-    counts = [Counts(pixels, pixels, pixels[:, 0], np.array([0.5]))]
+    counts, at = [Counts(*np.ones((3, 2, 1, 2)))], np.array([0.5])
     points = [
-        Point({"cam_weights_name": value, "walk_norm": name}, counts, True, "")
+        Point({"cam_weights_name": value, "walk_norm": name}, counts, at, True, "")
         for value in (name, "other")
     ]
     figure = plot(rows_of(points, 10, 0), points)
