@@ -159,45 +159,6 @@ def test_training_touches_the_heads_only():
 
 
 @torch.no_grad()
-def test_mirrored_pair_gives_mirrored_boundaries():
-    model = thin(EdgeDisplacement, crop_size=None).eval()
-    image = torch.randn(3, 32, 48)
-    pair = torch.stack([image, image.flip(-1)])
-    edge, displacement = model(pair)
-    mirrored, _ = model(pair.flip(0))
-    assert edge.shape == (1, 8, 12) and displacement.shape == (2, 8, 12)
-    torch.testing.assert_close(edge, mirrored.flip(-1))
-    assert 0 <= edge.min() and edge.max() <= 1
-
-
-@torch.no_grad()
-def test_mean_shift_is_subtracted_in_evaluation_only():
-    model = thin(EdgeDisplacement, crop_size=64)
-    pair = torch.randn(2, 3, 50, 37)
-    raw = model.train()(pair)[1]
-    assert torch.equal(raw, model.eval()(pair)[1])
-    model.mean_shift.running_mean.copy_(torch.tensor([0.5, -1.0]))
-    shifted = model(pair)[1]
-    assert shifted.shape == (2, 13, 10)
-    torch.testing.assert_close(raw - shifted, torch.tensor([0.5, -1.0])[:, None, None] + 0 * raw)
-    assert torch.equal(raw, model.train()(pair)[1])
-
-
-@torch.no_grad()
-def test_padding_is_zeros_below_and_right_and_large_images_are_cut():
-    padding, plain = (
-        thin(EdgeDisplacement, crop_size=64).eval(),
-        thin(EdgeDisplacement, None).eval(),
-    )
-    pair = torch.randn(2, 3, 80, 40)
-    canvas = torch.zeros(2, 3, 64, 64)
-    canvas[:, :, :, :40] = pair[:, :, :64]
-    _, displacement = padding(pair)
-    assert displacement.shape == (2, 16, 10)  # 80 rows are cut to 64
-    assert torch.equal(displacement, plain(canvas)[1][:, :, :10])
-
-
-@torch.no_grad()
 def test_outputs_are_those_of_concatenated_maps_of_the_whole_batch():
     model = thin(Net).eval()
     fill_by_recipe(model)
