@@ -8,7 +8,6 @@ import torch
 from torchvision.models import ResNet50_Weights, resnet50
 
 from misc.errors import UserError
-from misc.indexing import PathIndex
 from net import checkpoint
 from net.backbones import ResNet
 from net.checkpoint import (
@@ -20,7 +19,7 @@ from net.checkpoint import (
 )
 from net.names import original_names, plain_names
 from net.resnet50_cam import CAM, Net
-from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
+from net.resnet50_irn import EdgeDisplacement
 from net.resnet50_irn import Net as BoundaryNet
 from tests.conftest import shared_path
 from tests.weights import fill_by_recipe
@@ -100,7 +99,7 @@ def test_save_and_load_boundary_net(tmp_path, boundary_net):
     assert_same(loaded, boundary_net)
     assert loaded.crop_size is None and not loaded.training
     assert loaded.mean_shift.running_mean.tolist() == [0.25, -0.5]
-    trained = AffinityDisplacementLoss(PathIndex(3, (16, 16)), **THIN)
+    trained = BoundaryNet(**THIN)
     save_checkpoint(tmp_path / "trained.pth", trained)
     assert_same(load_boundary_net(tmp_path / "trained.pth", cls=BoundaryNet), trained)
 

@@ -11,7 +11,7 @@ from misc.indexing import (
     path_maximum,
     shifted,
 )
-from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement, Net
+from net.resnet50_irn import EdgeDisplacement, Net
 from tests import references
 from tests.weights import fill_by_recipe
 
@@ -141,11 +141,11 @@ def test_losses_without_any_label_are_zero(pair_loss):
 
 
 def test_training_touches_the_heads_only():
-    model = thin(AffinityDisplacementLoss, PathIndex(3, (16, 16))).train()
+    model, paths = thin(Net).train(), PathIndex(3, (16, 16))
     maps = torch.randint(0, 3, (2, 16, 16), dtype=torch.uint8)
-    labels = affinity_labels(maps, model.loss.path_index, 21)
+    labels = affinity_labels(maps, paths, 21)
     images = torch.randn(2, 3, 64, 64, requires_grad=True)
-    model(images, labels).total.backward()
+    PairLoss(paths)(*model(images), labels).total.backward()
     assert images.grad is None
     edge, displacement = model.trainable_parameters()
     assert len(edge) == 5 * 3 + 2 and len(displacement) == 7 * 3 + 1
