@@ -55,14 +55,14 @@ def shared_path(relative: str) -> Path:
 
 
 def recorded_file(name: str) -> Path:
-    """Where the recorded arrays of a name are, or would be."""
+    """Path of the recorded arrays of a name, there or not."""
     own = PROJECT / "tests" / "golden" / name
     given = "RIB_TEST_DATA" in os.environ or not own.is_file()
     return SHARED / "golden" / name if given else own
 
 
 def recorded_names(name: str, ending: str) -> list[str]:
-    """What comes before an ending in the names of a file's arrays, to parametrise tests with."""
+    """The names of a file's arrays with an ending, without it, to parametrise tests with."""
     path = recorded_file(name)
     if not path.is_file():
         return []

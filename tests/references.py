@@ -178,19 +178,19 @@ def irn_losses(
 
 def confusions_by_threshold(
     cam_files: Sequence[Path],
-    truth_files: Sequence[Path],
+    mask_files: Sequence[Path],
     thresholds: Sequence[float],
     num_labels: int,
 ) -> np.ndarray:
     """Confusion matrix of every threshold, T x L x L: each reads all files again."""
     confusions = np.zeros((len(thresholds), num_labels, num_labels), dtype=np.int64)
     for confusion, threshold in zip(confusions, thresholds, strict=True):
-        for cam_file, truth_file in zip(cam_files, truth_files, strict=True):
+        for cam_file, mask_file in zip(cam_files, mask_files, strict=True):
             content = np.load(cam_file, allow_pickle=True).item()
-            truth = read_label_png(truth_file)
+            mask = read_label_png(mask_file)
             prediction = argmax_labels(content["high_res"], content["keys"], threshold)
-            valid = truth < num_labels
-            pairs = num_labels * truth[valid].astype(int) + prediction[valid]
+            valid = mask < num_labels
+            pairs = num_labels * mask[valid].astype(int) + prediction[valid]
             counts = np.bincount(pairs, minlength=num_labels**2)
             confusion += counts.reshape(num_labels, num_labels)
     return confusions
@@ -342,7 +342,7 @@ def rib_map_sums(
 
 
 def _exploded(maps: Tensor, settings: RIBSettings) -> bool:
-    """Whether the maps T x h x w, each relative to its peak, cover most of the image."""
+    """The maps T x h x w, each relative to its peak, cover most of the image."""
     covered = torch.zeros(maps.shape[1:], dtype=torch.bool, device=maps.device)
     for class_map in maps:
         covered |= class_map / (class_map.max() + 1e-5) > settings.explode_th

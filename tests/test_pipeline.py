@@ -117,15 +117,15 @@ def test_checkpoints(run):
     network = load_boundary_net(run.folder / "res50_irn.pth")
     assert network.mean_shift.running_mean.any()
     assert old[last].equal(network.state_dict()[last])
-    noted = read_checkpoint(run.folder / "res50_irn.pth")["extra"]["settings"]
-    assert noted["irn_radius"] == 4 and set(noted["inputs"]) >= {"IR labels", "imagenet weights"}
+    made = read_checkpoint(run.folder / "res50_irn.pth")["extra"]["settings"]
+    assert made["irn_radius"] == 4 and set(made["inputs"]) >= {"IR labels", "imagenet weights"}
 
 
 def test_manifests_say_what_made_the_files(run):
     for folder in ("cam_plain", "cam", "ir_label", "sem_seg", "lists"):
         assert read_manifest(run.folder / folder)
-    noted = read_manifest(run.folder / "cam")
-    assert noted["RIB_iter"] == 2 and noted["max_long"] == 96 and "classifier" in noted["inputs"]
+    made = read_manifest(run.folder / "cam")
+    assert made["RIB_iter"] == 2 and made["max_long"] == 96 and "classifier" in made["inputs"]
 
 
 def test_the_log_has_the_options_the_steps_and_the_table(run):
@@ -145,7 +145,7 @@ def test_pictures(run):
     assert names == {f"{IDS[0]}.png", "miou_over_threshold.png"}
     assert all(min(Image.open(folder / name).size) > 100 for name in names)
     width = Image.open(folder / f"{IDS[0]}.png").size[0]
-    assert width == 6 * 200  # image, CAM, RIB after one iteration, IR label, mask, truth
+    assert width == 6 * 200  # image, CAM, RIB after one iteration, IR label, mask, ground truth
     shown = folder / "iterations" / "make_recam_with_RIB"
     assert [path.name for path in shown.iterdir()] == [f"{IDS[0]}_1.npy"]
 

@@ -72,7 +72,7 @@ def test_label_maps(run, name):
 
 
 def test_scores_count_every_image_and_leave_out_the_crowd(run):
-    """Pixels of the image without classes count as truth and prediction of the background."""
+    """Pixels of the image without classes are background, in ground truth and prediction."""
     masks = {image_id: read_label_png(run.info.mask_path(image_id)) for image_id in IDS}
     assert (masks[CROWD] == 255).any() and not masks[EMPTY].any()
     scored = sum(int((mask != 255).sum()) for mask in masks.values())

@@ -1,4 +1,4 @@
-"""What README.md promises of commands and code."""
+"""Commands and code that README.md promises."""
 
 import re
 

@@ -252,10 +252,7 @@ def makers(args: Options, steps: Steps) -> dict[Path, str]:
 
 
 def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:
-    """Raise UserError unless an image is there and can be decoded; returns a warning of rotation.
-
-    quick: of what the header says alone.
-    """
+    """Raise UserError unless an image is there and can be decoded; quick: its header alone."""
     info.image_size(image_id)
     path = info.image_path(image_id)
     try:

@@ -29,9 +29,8 @@ _NOT_IDS = ("photographs.txt", "classes.txt")
 def prepare_lists(args: Options, steps: Steps, scratch: Path | None = None) -> Options:
     """Make the lists and labels that these steps read and that were not given, and drawn masks.
 
-    What was made from other files is made again, and the log says how it differs. The dataset that
-    the results are of is recorded in any case. scratch: a folder for the lists, where nothing else
-    is to be written. Returns the options with the places of the lists.
+    What was made from other files is made again, and the log says how it differs. scratch: a folder
+    for them, where nothing else is to be written. Returns the options with their places.
     """
     read = {role for step in steps.values() for role in step.LISTS}
     outdated = _outdated(args, needed := _made_here(args, read))
@@ -82,10 +81,7 @@ def _identity(args: Options) -> dict:
 
 
 def _outdated(args: Options, needed: list[Path]) -> bool:
-    """Return whether lists or labels have to be made. needed: those that the steps read.
-
-    Raises UserError where files of others are in the way, or results of another dataset.
-    """
+    """Return whether lists have to be made; UserError for those of others, or another dataset."""
     folder, settings, inputs = _list_folder(args)
     noted = read_manifest(folder.path)
     known = {**(noted or {}), **_identity(args)}
@@ -95,8 +91,8 @@ def _outdated(args: Options, needed: list[Path]) -> bool:
     now = json.loads(json.dumps(settings_of(settings, inputs)))
     outdated = now != noted or not all(path.is_file() for path in needed)
     if outdated:
+        advice = "move it, or give it by name (--train_list, --cls_labels, ...)"
         for name in (*dataset_module(args.dataset, "prepare").LISTS, args.info.label_file):
-            advice = "move it, or give it by name (--train_list, --cls_labels, ...)"
             require_own(args.list_dir / name, advice)
     return outdated
 

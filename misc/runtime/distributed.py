@@ -129,10 +129,3 @@ def summed(values: torch.Tensor) -> torch.Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
-
-
-def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
-    """The model, with its gradients averaged over the ranks where there are several."""
-    if size() == 1:
-        return model
-    return torch.nn.parallel.DistributedDataParallel(model)

@@ -7,8 +7,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from misc.errors import StoppedError, UserError
@@ -94,29 +95,23 @@ def map_in_processes(work: Callable, items: Iterable, processes: int) -> Iterato
 
     work, items and results have to be picklable. Raises StoppedError when a process is killed.
     """
-    numbered, found, given = list(enumerate(items)), {}, 0
     if processes == 1:
-        yield from (work(item) for _, item in numbered)
+        yield from map(work, items)
         return
-    parts = [numbered[first::processes] for first in range(processes)]
-    for _, (number, result) in in_processes(partial(_map_part, work), parts, "shared work"):
-        found[number] = result
-        while given in found:
-            yield found.pop(given)
-            given += 1
-
-
-def _map_part(work: Callable, numbered: list[tuple[int, Any]], report: Callable) -> None:
-    for number, item in numbered:
-        report((number, work(item)))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent)
+    try:
+        with shielded():
+            results = pool.map(work, items)
+        yield from results
+    except BrokenProcessPool:
+        raise StoppedError("a process ended (killed, or out of memory?)") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def set_up_reader(number: int) -> None:
-    """Let a reading process end with the one that it reads for; `worker_init_fn` of a loader.
-
-    Nothing is printed: the loader hands errors on, except those raised while a run shuts down.
-    """
-    sys.excepthook = lambda *_: None
+    """End a reading process with the one that it reads for; `worker_init_fn` of a loader."""
+    sys.excepthook = lambda *_: None  # the loader hands errors on, except those of a run's end
     end_with_parent()
 
 

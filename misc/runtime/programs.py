@@ -129,8 +129,8 @@ def progress(total: int, what: str, unit: str, done: int = 0, hidden: bool = Fal
 
     Where the error output goes to a file, the log gets a line a minute instead of the bar.
     """
-    options = {"total": total, "desc": what, "unit": unit, "initial": done, "disable": hidden}
+    options = {"mininterval": _SECONDS, "maxinterval": _SECONDS, "delay": _SECONDS, "miniters": 1,
+               "file": _Lines(), "leave": False, "ncols": 100, "ascii": True}  # fmt: skip
     if sys.stderr.isatty():
-        return tqdm(**options, delay=1, smoothing=0.1)
-    slow = {"mininterval": _SECONDS, "maxinterval": _SECONDS, "delay": _SECONDS, "miniters": 1}
-    return tqdm(**options, **slow, file=_Lines(), leave=False, ncols=100, ascii=True)
+        options = {"delay": 1, "smoothing": 0.1}
+    return tqdm(total=total, desc=what, unit=unit, initial=done, disable=hidden, **options)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
@@ -120,9 +121,7 @@ def train(
     losses_of: Callable[[nn.Module, list[Tensor], float], dict[str, Tensor]],
     schedule: LRScheduler | None = None,
 ) -> None:
-    """Train a network, from the state that an earlier run of the same settings saved, if any.
-
-    Every rank has to call it, with the same model; each processes its part of every batch.
+    """Train a network, from the state that an earlier run saved, if any; every rank has to call it.
 
     dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image).
     losses_of: the network, this rank's part of a batch and the fraction of the batch that it is ->
@@ -133,9 +132,10 @@ def train(
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     per_epoch, total = training.steps(len(dataset))
     done, sums = _resume(training, parts)
-    network, saved = distributed.data_parallel(model), time.monotonic()
-    prefix, on_gpu = training.name.removeprefix("train_"), next(model.parameters()).is_cuda
+    network = DistributedDataParallel(model) if torch.distributed.is_initialized() else model
+    saved, on_gpu = time.monotonic(), next(model.parameters()).is_cuda
     bar = progress(total, training.name, "step", done, hidden=distributed.rank() > 0)
+    prefix = training.name.removeprefix("train_")
     lower = (f"--{prefix}_batch_size", f"--{prefix}_crop_size")
     with bar, freed_memory_kept(), memory_can_end(training.name, lower):
         while done < total:
@@ -170,10 +170,7 @@ def train(
 def _steps_of(
     dataset: Dataset, training: Training, epoch: int, first: int, pin_memory: bool
 ) -> Iterator[tuple[list[list[int]], Iterator]]:
-    """The steps of an epoch from `first` on.
-
-    Yields the indices of the images of each micro-batch, and what reads this rank's parts of them.
-    """
+    """Yield the indices of the images of each micro-batch, and the reader of this rank's parts."""
     size = min(training.batch_size, len(dataset))
     micro = -(-training.batch_size // training.accumulate)
     generator = torch.Generator().manual_seed(training.seed * 1000 + epoch)
@@ -211,9 +208,7 @@ def _add_gradients(
     return dict(zip(losses, distributed.summed(torch.stack(found, dim=1)), strict=True))
 
 
-def _require_finite(
-    where: str, dataset: Dataset, step: list[list[int]], losses: list[float]
-) -> None:
+def _require_finite(where: str, dataset: Dataset, step: list, losses: list[float]) -> None:
     """End a training with a loss of a micro-batch that is not finite: nothing is saved."""
     for indices, loss in zip(step, losses, strict=True):
         if not math.isfinite(loss):
@@ -225,19 +220,16 @@ def _require_finite(
 
 
 def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable) -> None:
-    """Write the checkpoint of a finished training. Every rank has to call it.
-
-    save_checkpoint: called with the path, the network and what made it (`settings=...`).
-    """
+    """Write the checkpoint with `save_checkpoint(path, model, settings=)`, on the first rank."""
     file = training.file
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         distributed.fail(
             f"{file.flag} {file.path}: is not written, the weights are not finite; give a lower "
             "learning rate"
         )
-    first, settings = distributed.on_first_rank, training.settings
-    first(partial(save_checkpoint, file.path, model, settings=settings))
-    first(partial(remove_output, state_of(file).path))
+    settings = training.settings
+    distributed.on_first_rank(partial(save_checkpoint, file.path, model, settings=settings))
+    distributed.on_first_rank(partial(remove_output, state_of(file).path))
 
 
 def _save(training: Training, done: int, parts: dict[str, Any], sums: dict) -> None:

@@ -92,8 +92,8 @@ def _stage(folders: list[Path], paths: list[Path], read: Callable) -> tuple[str,
         return f"{line}identical ({len(paths)} files)", False
     where = max(apart, key=apart.get)
     size = f"{apart[where]:.2g}" if apart[where] < np.inf else "in one only, or of another shape"
-    noted = [read_manifest((root / paths[0]).parent) or {} for root in folders]
-    settings = settings_difference(*noted)
+    recorded = [read_manifest((root / paths[0]).parent) or {} for root in folders]
+    settings = settings_difference(*recorded)
     line += f"{len(apart)} of {len(paths)} files differ: {size}, {where}"
     return line + f"; {settings}" * bool(settings), True
 

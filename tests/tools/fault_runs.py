@@ -55,7 +55,8 @@ _MARK = "FAULTS_RUN"  # in the environment of all processes of a run
 _PATIENCE = 600.0  # seconds that a run may take
 _SECONDS_TO_END = 30.0  # after a kill; a process that still starts has to load torch first
 _POLL = 0.02
-_UNFINISHED = re.compile(r"(^|/)\.[^/]+\.tmp(\.\w+)?$|\.partial\.pth$|(^|/)\.probe$")
+# Names of unfinished files, and the hashes of photographs, which are kept as steps read them.
+_UNFINISHED = re.compile(r"(^|/)\.[^/]+\.tmp(\.\w+)?$|\.partial\.pth$|(^|/)contents\.json$")
 _LAST_LINE = re.compile(r"^[\d:]+ log {2,}", re.MULTILINE)  # of a run
 
 

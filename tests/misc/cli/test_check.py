@@ -53,30 +53,6 @@ def lines_of(checks):
 # --- what is read -------------------------------------------------------------------------------
 
 
-def test_what_was_looked_at_is_counted(begin, caplog):
-    checks = begin()
-    with caplog.at_level("INFO"):
-        checks.images(IDS)
-        checks.masks(IDS[:3])
-        checks.finish()
-        begin().finish()
-    assert "checked: 8 images, 3 masks; no problem (" in caplog.text
-    assert "checked: no file; no problem (" in caplog.text
-
-
-def test_many_problems_of_a_kind(begin):
-    checks = begin()
-    checks.images((*IDS, *NOWHERE))
-    checks.masks(NOWHERE[:5])
-    lines = lines_of(checks)
-    for image_id, line in zip(NOWHERE[:20], lines[:20], strict=True):
-        assert f"{image_id}.jpg: no such image" in line
-    assert lines[20] == "... and 10 more of this kind (image)"
-    for image_id, line in zip(NOWHERE[:5], lines[21:26], strict=True):
-        assert f"{image_id}.png: no ground truth mask" in line
-    assert lines[26:] == ["35 problems: 30 images, 5 masks"]
-
-
 def test_nothing_is_raised_before_the_end_and_no_folder_made(begin, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "result" / "lists").mkdir(parents=True)

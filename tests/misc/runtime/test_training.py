@@ -154,7 +154,7 @@ def reductions(monkeypatch):
         network.register_comm_hook(None, count_gradients)
         return network
 
-    monkeypatch.setattr(distributed, "data_parallel", parallel)
+    monkeypatch.setattr("misc.runtime.training.DistributedDataParallel", parallel)
     monkeypatch.setattr(
         distributed, "summed", lambda values: counts.update(losses=1) or summed(values)
     )
