@@ -1,9 +1,7 @@
 """misc/runtime/image_task.py: the driver of the steps, with small tasks in its place."""
 
-import atexit
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ ONE, TWO = (Resources("cpu", num_processes=n) for n in (1, 2))
 
 
 class WriteNumber(ImageTask):
-    """Writes the number of each image, and counts what it did; has work to do when it ends."""
+    """Writes the number of each image, and counts what it did."""
 
     name = "write_number"
     images_worth_a_process = 1
@@ -33,7 +31,6 @@ class WriteNumber(ImageTask):
 
     def start(self, device, image_ids):
         self.done, self.expected, self.threads = [], image_ids, torch.get_num_threads()
-        atexit.register(self.end, image_ids[0])
 
     def one(self, image_id):
         if image_id == IDS[3] and self.failure:
@@ -48,11 +45,6 @@ class WriteNumber(ImageTask):
         assert self.done == self.expected
         return self.done
 
-    def end(self, image_id):
-        time.sleep(0.3)
-        if self.folder.is_dir():
-            (self.folder / f"{image_id} ended").touch()
-
 
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.npy")}
@@ -66,8 +58,6 @@ def test_the_files_do_not_depend_on_the_number_of_processes(tmp_path):
         assert results == [list(IDS[first::count]) for first in range(count)]
     assert sorted(files(tmp_path / "1")) == [f"{image_id}.npy" for image_id in IDS]
     assert files(tmp_path / "1") == files(tmp_path / "2")
-    # A process that has finished ends by itself.
-    assert {path.name for path in folder.glob("* ended")} == {f"{i} ended" for i in IDS[:2]}
 
 
 def test_complete_images_are_left_and_damaged_ones_redone(tmp_path):

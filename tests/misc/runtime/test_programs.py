@@ -82,26 +82,14 @@ def work_whose_library_drops_the_interruption(number):
     raise ValueError("a library thinks that a file is damaged")
 
 
-def work_that_is_interrupted_while_it_ends(number):
-    try:
-        send(number)
-    finally:
-        send(signal.SIGTERM)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "work",
-    [plain_work, work_whose_library_drops_the_interruption, work_that_is_interrupted_while_it_ends],
+    [plain_work, work_whose_library_drops_the_interruption],
 )
 def test_an_interrupted_run_ends_with_one_line(number, work, capfd):
     assert said_plainly(lambda: work(number)) == 128 + number
     assert capfd.readouterr().err == LINE
-
-
-def test_a_complete_program_leaves_signals_as_they_were(handlers):
-    assert said_plainly(lambda: None) == 0
-    assert handlers == {number: signal.getsignal(number) for number in handlers}
 
 
 def test_writing_is_not_interrupted(tmp_path, monkeypatch):
