@@ -98,7 +98,7 @@ class ImportMaps(FolderStep):
 
 
 def _judged(root: Path, found: dict[str, str]) -> tuple[list[str], list[str]]:
-    """What is wrong with all maps together, and what to warn of."""
+    """Problems of all maps together, and warnings."""
     ids = {text: [i for i, one in found.items() if one == text] for text in (_ZERO, _SOME_ZERO)}
     if found and len(ids[_ZERO]) == len(found):
         return [

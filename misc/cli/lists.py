@@ -29,9 +29,8 @@ _NOT_IDS = ("photographs.txt", "classes.txt")
 def prepare_lists(args: Options, steps: Steps, scratch: Path | None = None) -> Options:
     """Make the lists and labels that these steps read and that were not given, and drawn masks.
 
-    What was made from other files is made again, and the log says how it differs. The dataset that
-    the results are of is recorded in any case. scratch: a folder for the lists, where nothing else
-    is to be written. Returns the options with the places of the lists.
+    What was made from other files is made again, and the log says how it differs. scratch: a folder
+    for them, where nothing else is to be written. Returns the options with their places.
     """
     read = {role for step in steps.values() for role in step.LISTS}
     outdated = _outdated(args, needed := _made_here(args, read))
@@ -66,7 +65,7 @@ def _masks_are_missing(args: Options, read: set[str]) -> bool:
 
 
 def _list_folder(args: Options) -> tuple[Output, dict, dict]:
-    """Where lists are made, how their dataset is described, and hashes of its files."""
+    """The folder of the lists, the description of their dataset, and hashes of its files."""
     settings = {"version": VERSION, **args.settings("skip_mismatched"), **_identity(args)}
     for name in own_options(args.dataset):
         value = getattr(args, name)
@@ -77,26 +76,23 @@ def _list_folder(args: Options) -> tuple[Output, dict, dict]:
 
 
 def _identity(args: Options) -> dict:
-    """What all results of a folder have in common."""
+    """Settings that all results of a folder have in common."""
     return {"root": str(args.info.root.resolve()), **args.settings("dataset")}
 
 
 def _outdated(args: Options, needed: list[Path]) -> bool:
-    """Return whether lists or labels have to be made. needed: those that the steps read.
-
-    Raises UserError where files of others are in the way, or results of another dataset.
-    """
+    """Return whether lists have to be made; UserError for those of others, or another dataset."""
     folder, settings, inputs = _list_folder(args)
-    noted = read_manifest(folder.path)
-    known = {**(noted or {}), **_identity(args)}
+    recorded = read_manifest(folder.path)
+    known = {**(recorded or {}), **_identity(args)}
     check_folder(folder, {k: v for k, v in known.items() if k != "inputs"}, args.overwrite)
     # A folder that begins anew has no lists; labels that it still has are made again with them.
     needed = [*needed, args.list_dir / f"{args.info.train_split}.txt"] if needed else []
     now = json.loads(json.dumps(settings_of(settings, inputs)))
-    outdated = now != noted or not all(path.is_file() for path in needed)
+    outdated = now != recorded or not all(path.is_file() for path in needed)
     if outdated:
+        advice = "move it, or give it by name (--train_list, --cls_labels, ...)"
         for name in (*dataset_module(args.dataset, "prepare").LISTS, args.info.label_file):
-            advice = "move it, or give it by name (--train_list, --cls_labels, ...)"
             require_own(args.list_dir / name, advice)
     return outdated
 

@@ -43,9 +43,8 @@ _LOOKED_AT = 1000  # images of the validation split on which a classifier is sco
 class Options(SimpleNamespace):
     """The options of a run, read-only: what is logged is what is used.
 
-    Beside the flags: `info` (DatasetInfo), names of the options in the command line (`said`), of
-    those with another value than their default (`given`) and of those that name a place of the
-    user's own (`brought`), and defaults that were computed from the photographs (`fitted`).
+    Beside the flags: `info`, names of options (`said` in the command line, `given` other than the
+    default, `brought`: a place of the user's own) and defaults fitted to photographs (`fitted`).
     """
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -80,9 +79,7 @@ class Options(SimpleNamespace):
         if not self.info.mask_dirs:
             raise UserError("--masks: is not given, so there is nothing to score with; give it")
         ids = self.image_ids("eval", limited=False)
-        if self.limit is None:
-            return ids
-        with_maps = set(self.image_ids("infer"))
+        with_maps = set(ids if self.limit is None else self.image_ids("infer"))
         if with_maps.isdisjoint(ids):
             where = f"the evaluation list {self.eval_list}"
             raise UserError(f"--limit {self.limit}: no image is in {where}; give a larger limit")
@@ -119,7 +116,7 @@ class Options(SimpleNamespace):
 
     @property
     def resources(self) -> Resources:
-        """What the run may use of the machine."""
+        """The part of the machine that the run may use."""
         return Resources(**{f.name: getattr(self, f.name) for f in fields(Resources)})
 
 
@@ -140,46 +137,37 @@ def as_plain(value: object) -> object:
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Return the options of a command line; wrong ones end the program with exit code 2."""
     _read_list.cache_clear()  # an earlier run in this process may have seen other lists
+    parser, recorded = build_parser(), {}
+    defaults = vars(parser.parse_args([]))
+    said = _said(parser, argv, defaults)
     try:
-        return _parsed(sys.argv[1:] if argv is None else argv)
+        if said.get("report") and "result_dir" in said:
+            recorded = _said(parser, _recorded_words(said), defaults)
+        args = SimpleNamespace(**{**defaults, **recorded, **said}, **_PUBLISHED, said=tuple(said))
+        args.given = tuple(n for n in defaults if getattr(args, n) != defaults[n])
+        if args.recam == ALL_MAPS:
+            raise UserError(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; say one")
+        if args.import_maps and "recam" not in said:
+            args.recam = IMPORTED
+        if args.import_maps and args.recam != IMPORTED:
+            raise UserError(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
+        args.info = _described(args)
+        _fill_places(args, said)
+        _fill_defaults(args, args.info)
+        _require_fitting(args)
+        return Options(**vars(args))
     except UserError as error:
         print(*(f"error: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
         sys.exit(2)
 
 
-def _parsed(argv: Sequence[str]) -> Options:
-    parser = build_parser()
-    defaults = vars(parser.parse_args([]))
-    said = _said(parser, argv, defaults)
-    recorded = {}
-    if said.get("report") and "result_dir" in said:
-        recorded = _said(parser, _recorded_words(said), defaults)
-    values = {**defaults, **recorded, **said}
-    args = SimpleNamespace(**values, **_PUBLISHED, said=tuple(said))
-    args.given = tuple(name for name, value in values.items() if value != defaults[name])
-    if args.recam == ALL_MAPS:
-        raise UserError(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
-    if args.import_maps and "recam" not in said:
-        args.recam = IMPORTED
-    if args.import_maps and args.recam != IMPORTED:
-        raise UserError(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
-    args.info = _described(args, said)
-    _fill_places(args, said)
-    _fill_defaults(args, args.info)
-    _require_fitting(args)
-    return Options(**vars(args))
-
-
-def _said(
-    parser: argparse.ArgumentParser, argv: Sequence[str], defaults: Mapping[str, object]
-) -> dict[str, object]:
-    """What a command line says, without the defaults."""
-    # The parser fills in no default of what is there.
+def _said(parser: argparse.ArgumentParser, argv: Sequence[str] | None, defaults: dict) -> dict:
+    """Values that a command line says: the parser fills in no default of what is there."""
     found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults)))
     return {name: value for name, value in vars(found).items() if value is not None}
 
 
-def _described(args: SimpleNamespace, said: Mapping[str, object]) -> DatasetInfo:
+def _described(args: SimpleNamespace) -> DatasetInfo:
     """The dataset's description; UserError for what is wrong with its root or labels."""
     own = own_options(args.dataset)
     others = {name for other in dataset_names() for name in own_options(other)} - {*own}
@@ -202,7 +190,10 @@ def _described(args: SimpleNamespace, said: Mapping[str, object]) -> DatasetInfo
 def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
     """Fill in where everything is that was not said, and `brought`."""
     info, ending = args.info, RECAM[args.recam][1]
-    args.result_dir = args.result_dir or _usual_folder(info.root) / "result" / info.result_name
+    here, root = Path.cwd(), info.root.resolve()
+    # Where the user stands; beside the photographs where that is among them.
+    beside = Path(os.path.relpath(root.parent)) if root in (here, *here.parents) else Path()
+    args.result_dir = args.result_dir or beside / "result" / info.result_name
     args.log_name, args.list_dir = args.result_dir / "run.log", args.result_dir / LIST_FOLDER
     args.adv_cam_out_dir = args.result_dir / "cam_adv"
     usual = {}
@@ -228,12 +219,6 @@ def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
     args.brought = tuple(n for n, v in said.items() if isinstance(v, Path) and v != usual.get(n))
 
 
-def _usual_folder(root: Path) -> Path:
-    """The folder in which the user stands; the one around the dataset where that is inside it."""
-    here, root = Path.cwd(), root.resolve()
-    return Path(os.path.relpath(root.parent)) if root in (here, *here.parents) else Path()
-
-
 def _fill_defaults(args: SimpleNamespace, info: DatasetInfo) -> None:
     """Fill in what depends on the machine, --recam, --seg_preset and the dataset."""
     if args.precision is None and args.device != "cpu":
@@ -247,8 +232,14 @@ def _fill_defaults(args: SimpleNamespace, info: DatasetInfo) -> None:
     for name, value in usual.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    args.fitted = _fitted_defaults(args, info)
-    for name, value in args.fitted.items():
+    # What fits the photographs is recorded: one photograph more does not change all results.
+    recorded = {} if args.overwrite else read_manifest(args.list_dir) or {}
+    same = (recorded.get("dataset"), recorded.get("root")) == (info.name, str(info.root.resolve()))
+    args.fitted = dict(info.replaced_defaults)
+    for name, value in info.replaced_defaults.items():
+        old = recorded.get(default_key(name)) if same else None
+        old = tuple(old) if isinstance(old, list) else old
+        args.fitted[name] = value = old if isinstance(old, type(value)) else value
         of_preset = name.startswith("seg_") and "seg_preset" in args.said
         if name not in args.said and not of_preset:
             setattr(args, name, max(value, announced_ranks()) if name in _SHARED else value)
@@ -272,22 +263,6 @@ def _require_fitting(args: SimpleNamespace) -> None:
         raise UserError(
             f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
         )
-
-
-def _fitted_defaults(args: SimpleNamespace, info: DatasetInfo) -> dict[str, object]:
-    """Defaults that are computed from the photographs, as a result folder's first run had them.
-
-    So one photograph more does not change all results; --overwrite computes them anew.
-    """
-    recorded = {} if args.overwrite else read_manifest(args.list_dir) or {}
-    if (recorded.get("dataset"), recorded.get("root")) != (info.name, str(info.root.resolve())):
-        return dict(info.replaced_defaults)
-    fitted = {}
-    for name, value in info.replaced_defaults.items():
-        old = recorded.get(default_key(name))
-        old = tuple(old) if isinstance(old, list) else old
-        fitted[name] = old if isinstance(old, type(value)) else value
-    return fitted
 
 
 def default_key(name: str) -> str:

@@ -45,22 +45,21 @@ def ordered(rows: dict[str, dict]) -> list[str]:
 
 def table(args: Options, rows: dict[str, dict]) -> list[str]:
     """Return the lines of the table; the paper's figures stand beside scores of official lists."""
-    names = ordered(rows)
-    official = any(rows[row].get("official") for row in names)
-    width = max([23, *(len(row) + 1 for row in names)])
+    rows = {row: rows[row] for row in ordered(rows)}
+    official = any(score.get("official") for score in rows.values())
+    width = max([23, *(len(row) + 1 for row in rows)])
     lines = [f"{'':{width}}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
-    for row in names:
-        miou, paper = score_line(args, row, rows[row])
-        at = rows[row]["thresholds"][rows[row]["best"]]  # None: masks that were not cut at one
+    for row, score in rows.items():
+        miou, paper = score_line(args, row, score)
+        at = score["thresholds"][score["best"]]  # None: masks that were not cut at one
         shown = "-" if at is None else f"{at:.2f}"
         figure = "" if paper is None else f"{paper:8.1f}"
         lines.append(f"{row:{width}}{100 * miou:9.2f}{shown:>11}{figure}")
-    for row in (f"{row}{crf}" for row in _TRAINED for crf in _CRF):
-        bound = f"{BOUND}{' + CRF' if row.endswith(' + CRF') else ''}"
-        if row in rows and bound in rows:
-            ratio = _best(rows[row]) / _best(rows[bound])
-            lines.append(f"{row} reaches {ratio:.3f} of its upper bound")
-    for score in (rows[row] for row in names):
+    for network, crf in ((network, crf) for network in _TRAINED for crf in _CRF):
+        if f"{network}{crf}" in rows and f"{BOUND}{crf}" in rows:
+            ratio = _best(rows[f"{network}{crf}"]) / _best(rows[f"{BOUND}{crf}"])
+            lines.append(f"{network}{crf} reaches {ratio:.3f} of its upper bound")
+    for score in rows.values():
         images = counted({"image": score.get("images", 0)})
         lines.append(f"on {images} of {score.get('list', 'another list')}")
     lines += [args.info.paper_note] if official else []

@@ -50,15 +50,16 @@ def parts_of(args: Options, known: Steps) -> Parts:
 
 def execute(args: Options, known: Steps) -> int:
     """Run what the options say; returns the exit code, after one line for what ended the run."""
-    work = show_report if args.report else run_joined
-    return said_plainly(partial(work, args, known))
 
+    def work() -> None:
+        if args.report:
+            show_report(args, known)
+            return
+        check_device(args.device)
+        with distributed.joined(uses_cuda(args.resources)):
+            run(args, known)
 
-def run_joined(args: Options, known: Steps) -> None:
-    """Run with the other processes that torchrun started, if there are any."""
-    check_device(args.device)
-    with distributed.joined(uses_cuda(args.resources)):
-        run(args, known)
+    return said_plainly(work)
 
 
 def run(args: Options, known: Steps) -> None:
@@ -87,9 +88,8 @@ def run(args: Options, known: Steps) -> None:
 def written(args: Options, parts: Parts) -> tuple[Output, ...]:
     """Return everything that a run writes, each once."""
     log_file = Output("--result_dir", args.log_name, is_file=True)
-    lists = Output("--result_dir", args.list_dir)
     of_parts = (output for part in parts.all.values() for output in part.writes(args))
-    return tuple(dict.fromkeys((log_file, lists, *of_parts)))
+    return tuple(dict.fromkeys((log_file, Output("--result_dir", args.list_dir), *of_parts)))
 
 
 @contextlib.contextmanager
@@ -179,7 +179,7 @@ def show_report(args: Options, known: Steps) -> None:
             why = f"cannot be written ({error.strerror}); no curves are drawn"
             log.warning("--result_dir %s: %s", args.result_dir, why)
     if args.report_html:
-        args.info.require_root()  # a page without photographs would replace a good one
+        args.info.require_root()  # a report without photographs would replace a good one
         try:
             known["html_report"].run(args)
         except OSError as error:

@@ -109,7 +109,7 @@ class DatasetInfo:
         return line.partition("#")[0].split()
 
     def image_path(self, image_id: str) -> Path:
-        """Path of the photograph of an image."""
+        """Path of the photograph of an image, there or not."""
         return _first_file([self.image_dir / name.format(image_id) for name in self.image_names])
 
     def mask_path(self, image_id: str) -> Path:
@@ -179,24 +179,22 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     not an image id, ids that are repeated, or a second column of images that do not show a class.
     """
     places: dict[str, list[int]] = {}
-    second: set[str] = set()
-    for number, line in enumerate(_lines(path), start=1):
-        words = info.columns_of(line)
-        second.update(words[1:2])
+    lines = {number: info.columns_of(line) for number, line in enumerate(_lines(path), start=1)}
+    for number, words in ((number, words) for number, words in lines.items() if words):
         try:
-            image_id = info.id_in(words[0]) if words else ""
+            image_id = info.id_in(words[0])
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}; correct it") from None
-        if words and not info.is_id(image_id):
+        if not info.is_id(image_id):
             wrong = f"{words[0][:60]!r} is not an image id of {info.name}"
             raise UserError(f"{path}, line {number}: {wrong}; write one id a line")
-        if words:
-            places.setdefault(image_id, []).append(number)
+        places.setdefault(image_id, []).append(number)
     if not places:
         raise UserError(f"{path}: the image list is empty; write one image id a line")
     repeated = [f"{i} (lines {at[0]}, {at[1]})" for i, at in places.items() if len(at) > 1]
     if repeated:
         raise UserError(f"{path}: repeats {some(repeated)}; remove the repeats")
+    second = {word for words in lines.values() for word in words[1:2]}
     if "-1" in second <= {"-1", "0", "1"}:
         raise UserError(
             f"{path}: its second column says which images show a class, and -1 that they do not; "

@@ -19,7 +19,7 @@ from voc12.prepare import label_from_xml
 
 
 class Own(NamedTuple):
-    """A result folder with maps of the drawn sample as this project saves them."""
+    """A result folder with maps of the synthetic sample as this project saves them."""
 
     folder: Path
     ids: tuple[str, ...]
@@ -107,7 +107,7 @@ def written(own: Own, folder: Path, name: str, suffix: str = ".npy") -> Path:
 
 
 def imported(own: Own, run, source: Path, out: Path, *options: str) -> dict[str, bytes]:
-    """What the step makes of a folder."""
+    """The maps that the step makes of a folder."""
     assert run(*own.given, "--import_maps", source, "--cam_out_dir", out, "--import_maps_pass",
                *options) == 0  # fmt: skip
     return contents(out, "npy")

@@ -2,8 +2,6 @@
 
 import logging
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
 from misc.labels import read_label_png, save_palette_png
 from misc.storage.cam_files import load_dict
-from tests.conftest import PROJECT
 from voc12.dataset import CLASS_NAMES, describe
 from voc12.prepare import label_from_mask, label_from_xml, prepare
 
@@ -165,19 +162,3 @@ def test_a_size_that_cannot_be_read_is_named(info, tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=f"{path}: no such"):
         prepare(info, tmp_path / "out", skip_mismatched=True)
-
-
-def test_command_line(info, tmp_path):
-    def command(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "voc12.prepare", *map(str, words)],
-            capture_output=True,
-            text=True,
-            cwd=PROJECT,
-        )
-
-    good = command("--voc12_root", info.root, "--out_dir", tmp_path / "out")
-    assert good.returncode == 0 and "train 8, val 2, train_aug 8" in good.stderr + good.stdout
-    bad = command("--voc12_root", tmp_path / "none")
-    assert bad.returncode == 2 and bad.stderr.startswith("error: --voc12_root")
-    assert bad.stderr.count("\n") == 1

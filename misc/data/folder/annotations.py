@@ -28,17 +28,19 @@ _PARTS = ("folder", "filename", "path", "source", "owner", "size", "segmented", 
 def read_coco(path: Path, tree: Tree) -> Found:
     """Labels from a file with `images`, `annotations` and `categories` in COCO's form.
 
-    An image has the classes of all its annotations, crowds too; one without has no class. The
-    classes are in the order of their ids. UserError for the first entry that is of another form.
+    Crowds count too; classes are in the order of their ids. UserError for the first wrong entry.
     """
     try:
         content = json.loads(read_bytes(path, _MAX_JSON))
         lists = {name: content[name] for name in ("images", "categories", "annotations")}
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        raise UserError(f"{path}: is not a file of instances in COCO's form ({reason(error)}). "
-                        f"{_COCO}") from None  # fmt: skip
-    images = _by_id(path, lists, "images", "file_name")
-    categories = _by_id(path, lists, "categories", "name")
+        what = f"{type(error).__name__} {reason(error)}"
+        raise UserError(f"{path}: is not a file of COCO's instances ({what}). {_COCO}") from None
+    images, categories = (
+        {number: (where, text) for where, (number, text) in _entries(path, lists, name, keys)}
+        for name, keys in (("images", {"id": int, "file_name": str}),
+                           ("categories", {"id": int, "name": str}))
+    )  # fmt: skip
     found = Found(tree, str(path), "entry", once=True)
     for where, name in categories.values():
         if wrong := name_problem(name):
@@ -61,30 +63,23 @@ def read_coco(path: Path, tree: Tree) -> Found:
 def _entries(
     path: Path, lists: dict[str, list], name: str, keys: dict[str, type]
 ) -> Iterator[tuple[str, list]]:
-    """Place and values of the entries of a list; UserError for values of other types."""
+    """Place and values of the entries of a list; UserError for other types and repeated ids."""
     if not isinstance(lists[name], list):
         raise UserError(f"{path}: its {name} are not a list. {_COCO}")
+    first: dict[int, str] = {}
     for number, entry in enumerate(lists[name]):
         where = f"{path}: {name}[{number}]"
         if not isinstance(entry, dict):
             raise UserError(f"{where}: is not an object. {_COCO}")
-        values = [entry.get(key) for key in keys]
-        for (key, kind), value in zip(keys.items(), values, strict=True):
+        for key, kind in keys.items():
+            value = entry.get(key)
             if type(value) is not kind or (kind is str and not value.strip()):
                 text = "missing or null" if value is None else reason(json.dumps(value))
                 what = "a text" if kind is str else "a whole number"
                 raise UserError(f"{where}: its {key} is {text} and not {what}; correct it")
-        yield where, values
-
-
-def _by_id(path: Path, lists: dict[str, list], name: str, text: str) -> dict[int, tuple[str, str]]:
-    """Place and one text of the entries of a list, by their ids."""
-    by_id: dict[int, tuple[str, str]] = {}
-    for where, (number, value) in _entries(path, lists, name, {"id": int, text: str}):
-        if number in by_id:
-            raise UserError(f"{where}: has the id {number} of {by_id[number][0]}; give it its own")
-        by_id[number] = where, value
-    return by_id
+        if "id" in keys and (other := first.setdefault(entry["id"], where)) != where:
+            raise UserError(f"{where}: has the id {entry['id']} of {other}; give it its own")
+        yield where, [entry[key] for key in keys]
 
 
 def read_xml_folder(folder: Path, tree: Tree) -> Found:
@@ -114,18 +109,14 @@ def read_xml_folder(folder: Path, tree: Tree) -> Found:
         if named and not tree.candidates(named):
             stale.append(f"{reason(named)!r} in {path}")
     if stale:
-        found.notes.append(f"{folder}: {len(stale)} of {len(files)} XML files have a <filename> "
-                           f"that is not there, such as {stale[0]}: their own names count"
-                           )  # fmt: skip
+        others = f"{len(stale)} of {len(files)} XML files have a <filename> that is not there"
+        found.notes.append(f"{folder}: {others}, such as {stale[0]}: their own names count")
     found.classes = tuple(sorted(found.where))
     return found
 
 
 def _photograph(tree: Tree, own: str, named: str) -> str:
-    """The name of an XML file's photograph; LookupError where its two names agree on none.
-
-    own: its path without suffix. named: its <filename>.
-    """
+    """The name of an XML file's photograph, by its own path without suffix and its <filename>."""
     by_own, by_named = tree.candidates(own), tree.candidates(named)
     others = by_named or tree.loosely(named)
     both = [path for path in by_own if path in others]

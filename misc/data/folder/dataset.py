@@ -94,14 +94,12 @@ class FolderInfo(DatasetInfo):
         return names.is_id(text)
 
     def id_in(self, entry: str) -> str:
-        """The id of a photograph from its id, or from a path by the rule of `Tree`.
-
-        ValueError says why there is none.
-        """
-        text, tree = entry.strip(), _tree(self.root, self.source.masks)
-        is_id, known = names.is_id(text), len(tree.by_end)
+        """The id of a photograph from its id, or by the rule of `Tree`; ValueError says why not."""
+        text, is_id = entry.strip(), names.is_id(entry.strip())
         if is_id and self.image_path(text).is_file():
             return text
+        tree = _tree(self.root, self.source.masks)
+        known = len(tree.by_end)
         try:
             path = tree.find(text)
         except ValueError:
@@ -180,10 +178,9 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
 def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object]:
     """Options that suit a number of images, their usual longer side and a number of classes.
 
-    Trainings of small sets get as many steps as their batches need to learn anything; batches are
-    not larger than a part of the set, crops not larger than the photographs, and of few images
-    smaller. The classifier's loss is a mean over the classes: with fewer of them than VOC has, each
-    one's gradient is larger, so the learning rate falls in proportion, and with the batch.
+    Small sets get as many steps as their batches need to learn anything. The classifier's loss is a
+    mean over the classes: with fewer than VOC's each gradient is larger, so its learning rate falls
+    in proportion, and with the batch.
     """
     scale = min(1.0, usual_long / _TRAINED_LONG)
     smaller = _SMALLER if images < _FEW else 1.0
@@ -233,6 +230,8 @@ def _scan(root: Path, source: Source) -> Scan:
         there = f"; there are {tree.left_out()}" if tree.left_out() else ""
         raise UserError(f"--root {root}: has no photographs (JPEG, PNG, WebP or TIFF){there}; give "
                         "the folder that holds them")  # fmt: skip
+    file = source.classes or (root / "classes.txt")
+    given = names.read_classes(file) if source.classes or file.is_file() else None
     found = _found(tree, source.labels)
     by_end, tree.by_end = tree.by_end, {}
     for path, name in list(by_end.items())[:1]:
@@ -250,8 +249,6 @@ def _scan(root: Path, source: Source) -> Scan:
         ])  # fmt: skip
     if not found.names and not found.problems:
         found.wrong(f"{found.source}: has no row of any photograph in {root}; check --labels")
-    file = source.classes or (root / "classes.txt")
-    given = names.read_classes(file) if source.classes or file.is_file() else None
     found.notes += [f"the classes are in the order of {file}"] if given else []
     return Scan(tree, settled(found, given, file), unlabelled, tuple(found.notes))
 

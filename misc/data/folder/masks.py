@@ -54,9 +54,9 @@ def contradictions(
 ) -> tuple[list[str], list[str]]:
     """Problems, at most one, and warnings of label maps that contradict their images' labels.
 
-    names: of all classes. where: the folder, for messages. found: the labels in the map of each
-    image. classes: the classes of the images whose image-level labels are known. follows_labels:
-    the maps are to show the classes of the labels; predictions may show others.
+    names: of all classes. where: the folder. found: the labels in the map of each image. classes:
+    of the images whose labels are known. follows_labels: maps are to show these; predictions may
+    show others.
     """
     expected = {i: one for i, one in found.items() if classes.get(i, True)}  # a class, or unknown
     known = {i: found[i] for i in found if i in classes} if follows_labels else {}
@@ -181,9 +181,9 @@ def run(args: SimpleNamespace) -> None:
     inputs = {"pseudo masks": folder_hash(args.sem_seg_out_dir)}
 
     def sources() -> Sources:
-        noted = read_manifest(task.output.path)
+        known = read_manifest(task.output.path)
         for path in task.output.path.rglob("*.png"):
-            if noted and noted.get("inputs") != inputs:
+            if known and known.get("inputs") != inputs:
                 remove_output(path)
         keys = keys_in(args, args.sem_seg_out_dir, ".png", tuple(task.paths))
         return Sources(keys, path_of=task.paths.__getitem__)
@@ -195,8 +195,7 @@ def run(args: SimpleNamespace) -> None:
 def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A label map at another size: every pixel the label that bilinear weights give most of.
 
-    mask: h x w labels. size: H, W. A map of this size is returned itself. Memory does not grow with
-    the labels.
+    mask: h x w labels. size: H, W. A map of this size is returned itself.
     """
     (height, width), (rows, columns) = mask.shape, size
     if (height, width) == (rows, columns):

@@ -1,9 +1,8 @@
 """Names: the ids of photographs, and what a class may be called.
 
 The id of `IMG_1.jpg` is `IMG_1`; other photographs keep their suffix (`IMG_1.png`). A character
-that means something in lists or file names, such as / or a space, stands as %XX, as in web
-addresses. So every path has one id and every id one path, without a table of both. A long one is
-cut, and ends in %~ and a hash: such an id alone does not say its path.
+that means something in lists or file names stands as %XX, as in web addresses, so that every path
+has one id and every id one path. A long one is cut and ends in %~ and a hash.
 """
 
 import hashlib

@@ -117,13 +117,15 @@ class Tree:
 
     def find(self, name: str) -> str:
         """Path of a photograph below the root; ValueError says why there is none."""
+        if name in self._names.get(name, []):
+            return name
         found, text = self.candidates(name), self._plain(name)
         if len(found) > 1:
             some = ", ".join(map(reason, found[:3]))
             raise ValueError(f"{reason(name)!r} may be any of {len(found)} ({some}); give its path")
         if found:
             plain = normalised(found[0])
-            if name != found[0] and text not in (plain, plain.rpartition(".")[0]):
+            if text not in (plain, plain.rpartition(".")[0]):
                 self.by_end.setdefault(found[0], name)
             return found[0]
         if os.path.isfile(file := self.root / text):
@@ -134,9 +136,8 @@ class Tree:
     def candidates(self, name: str) -> list[str]:
         """The photographs that a name may stand for."""
         text = self._plain(name)
-        for path in (name, text):
-            if path in self._names.get(path, []):
-                return [path]
+        if text in self._names.get(text, []):
+            return [text]
         if not text or os.path.isfile(self.root / text):
             return []  # another file, such as one beside the folder
         *folders, last = text.split("/")
@@ -157,8 +158,8 @@ class Tree:
     def _plain(self, name: str) -> str:
         """A name with / between folders, relative to the root where it is below it."""
         text = name.strip().replace("\\", "/")
-        for root in (self.root.absolute(), self.root.resolve()):
-            if os.path.isabs(text) and Path(text).is_relative_to(root):
+        for root in (self.root.absolute(), self.root.resolve()) if os.path.isabs(text) else ():
+            if Path(text).is_relative_to(root):
                 text = Path(text).relative_to(root).as_posix()
         return normalised(posixpath.normpath(text)) if text else ""
 

@@ -73,13 +73,10 @@ def _val(info: FolderInfo, classes: Mapping[str, tuple[int, ...]]) -> list[str]:
     path = info.source.val_list
     given = list(read_image_list(path, info)) if path else validation_split(classes)
     if unknown := [i for i in given if i not in classes]:
-        lack = counted({"photograph": len(unknown)})
-        raise UserError(f"--val_list {path}: has {lack} without a label, such as "
-                        f"{info.image_path(unknown[0])}; take them out, or add them to --labels"
-                        )  # fmt: skip
+        lack = f"{counted({'photograph': len(unknown)})} without a label, such as {unknown[0]}"
+        raise UserError(f"--val_list {path}: has {lack}; take them out, or add them to --labels")
     if len(set(given)) == len(classes):
-        raise UserError(f"--val_list {path}: has every image with a label, so that none is left to "
-                        "train on; take some out")  # fmt: skip
+        raise UserError(f"--val_list {path}: leaves no image to train on; take some out")
     return given
 
 
@@ -87,8 +84,7 @@ def validation_split(classes: Mapping[str, Sequence[int]]) -> list[str]:
     """A tenth of the images of every class that has ten or more, the same ones every time.
 
     classes: of each image. An image with several is taken where each of them has one to spare. The
-    order in which images are looked at is that of a hash of their ids, so that it does not depend
-    on how they are called or which others there are.
+    order is that of a hash of the ids: it does not depend on which others there are.
     """
     of_image = {i: of or (-1,) for i, of in classes.items()}  # -1: without any class
     counts = Counter(index for of in of_image.values() for index in of)
@@ -102,10 +98,7 @@ def validation_split(classes: Mapping[str, Sequence[int]]) -> list[str]:
 
 
 def warn_of_copies(info: FolderInfo, labels: Mapping[str, tuple[int, ...]]) -> None:
-    """Log photographs with the same bytes whose labels differ; only files of one size are read.
-
-    labels: class indices by path below the root.
-    """
+    """Log photographs of the same bytes and other labels (class indices by path below the root)."""
     groups = [list(labels)]
     for key_of in (os.path.getsize, file_hash):
         parts = defaultdict(list)

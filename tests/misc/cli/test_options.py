@@ -113,14 +113,14 @@ def test_paths_go_below_the_result_folder_unless_given(tmp_path):
     assert advcam.adv_cam_out_dir == advcam.cam_out_dir == tmp_path / "r" / "cam_adv"
 
 
-@pytest.mark.parametrize("inside", [".", "deeper"])
+@pytest.mark.parametrize("inside", ["", "deeper"])
 def test_results_go_beside_photographs_where_the_user_stands_inside(tmp_path, monkeypatch, inside):
     folder = tmp_path / "mine" / "deeper"
     folder.mkdir(parents=True)
     for name in ("1", "2"):
         Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     monkeypatch.chdir(folder.parent / inside)
-    args = parse(["--dataset", "folder", "--root", ".." if inside == "deeper" else "."])
+    args = parse(["--dataset", "folder", "--root", ".." if inside else "."])
     assert args.result_dir.resolve() == tmp_path / "result" / "folder_mine"
     monkeypatch.chdir(tmp_path)
     args = parse(["--dataset", "folder", "--root", "mine"])

@@ -126,9 +126,3 @@ def test_a_list_of_classes_that_was_found_is_named_where_it_does_not_fit(said, p
     assert "labels.csv, line 2: " in line and f"'cat' (of 2 images) is not in {photos}/cl" in line
     (photos / "classes.txt").write_text("dog\ncat\n")
     assert f"in the order of {photos / 'classes.txt'}" in said(TABLE)
-
-
-def test_a_wrong_table_is_not_followed_by_lines_of_photographs_without_a_row(described):
-    with pytest.raises(UserError) as refusal:
-        described("image,labels\na.jpg,cat\nb.png,cat,dog\n", unlabelled="error")
-    assert len(str(refusal.value).splitlines()) == 1

@@ -46,7 +46,7 @@ def test_links_in_circles_end(tmp_path):
     save_photo(tmp_path / "x" / "a.jpg")
     os.symlink(tmp_path, tmp_path / "x" / "up")
     os.symlink("self", tmp_path / "self")
-    assert sorted(files_below(tmp_path)) == ["self", "x/a.jpg"]
+    assert files_below(tmp_path)[0] == ["self", "x/a.jpg"]
 
 
 @pytest.mark.parametrize(
