@@ -11,59 +11,41 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import torch
 from PIL import Image
 
 from coco14.dataset import CATEGORY_IDS, CLASS_NAMES
-from misc.storage.manifest import settings_of
 from net.resnet50_cam import Net
 
-_ORIENTATION = 0x0112  # tag of EXIF
 MAX_INPUT = 1 << 20  # bytes
 Mutator = Callable[[random.Random, bytes], bytes]
-
-EXTREMES = [0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1]
-EXTREMES += [2**64 - 1, 10**6, 65500, 89_478_486]
-
+EXTREMES = [0, 1, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1,
+            2**64 - 1, 10**6, 65500, 89_478_486]  # fmt: skip
 # Complete opcodes, among them those that reserve memory, call, import, or only serve to be nested.
-OPCODES = [b"\x96", b"\x8e", b"\x8d", b"\x95"]
-OPCODES = [code + struct.pack("<Q", n) for code in OPCODES for n in (0, 9, 2**33, 2**63 - 1)]
+OPCODES = [code + struct.pack("<Q", n) for code in (b"\x96", b"\x8e", b"\x8d", b"\x95")
+           for n in (0, 9, 2**33, 2**63 - 1)]  # fmt: skip
 OPCODES += [code + struct.pack("<I", n) for code in (b"B", b"X", b"T", b"r", b"j", b"\x8b")
-            for n in (0, 2, 2**24, 2**31 - 1, 2**32 - 1)]  # fmt: skip
-OPCODES += [b"cos\nsystem\n", b"cbuiltins\nexec\n", b"cbuiltins\nbytearray\n",
-            b"c_codecs\nencode\n",
-            b"\x8c\x02os\x8c\x06system\x93", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n",
-            b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ios\nsystem\n",
-            b"ccollections\nOrderedDict\n", b"P1\n", b"I" + b"9" * 5000 + b"\n", b"I0\n", b"L1L\n",
-            b"\x8c\x04data", b"X\x03\x00\x00\x00hex", b"\x8c\x0cimport os\nos.", b"C\x04AAAA",
-            b"\x8a\xff" + b"\x7f" * 255, b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"J\xff\xff\xff\x7f",
-            b"J\xff\xff\xff\xff", b"K\xff", b"M\xff\xff", b"G\x7f\xf8" + bytes(6),
-            b"F1e999\n"]  # fmt: skip
+            for n in (0, 2, 2**24, 2**32 - 1)]  # fmt: skip
+OPCODES += [f"c{name}\n".encode() for name in (
+    "os\nsystem", "builtins\nexec", "builtins\nbytearray", "_codecs\nencode", "numpy\nndarray",
+    "numpy\ndtype", "torch\nFloatStorage", "torch._utils\n_rebuild_tensor_v2",
+    "collections\nOrderedDict")]  # fmt: skip
+OPCODES += [b"\x8c\x02os\x8c\x06system\x93", b"ios\nsystem\n", b"P1\n",
+            b"I" + b"9" * 5000 + b"\n",
+            b"X\x03\x00\x00\x00hex", b"C\x04AAAA", b"\x8a\xff" + b"\x7f" * 255,
+            b"J\xff\xff\xff\x7f",
+            b"J\xff\xff\xff\xff", b"K\xff", b"G\x7f\xf8" + bytes(6), b"F1e999\n"]  # fmt: skip
 OPCODES += [
-    bytes([n]) for n in b"R\x81\x92bsuae(t\x85\x86\x87]})N\x88\x89\x8f\x90\x91012dlo\x94Q.\x97\x98"
+    bytes([n]) for n in b"R\x81\x92bsuae(t\x85\x86\x87]})N\x88\x8f\x90\x9102dlo\x94Q.\x97\x98"
 ]
-OPCODES += [code + bytes([n]) for code in (b"q", b"h", b"\x82") for n in (0, 1, 5, 255)]
-
-TOKENS = [str(n) for n in EXTREMES] + ["-1", "1e999", "NaN", "-Infinity", "9" * 5000, "0.5", "null"]
-TOKENS += ["true", '"a"', "[", "]", "{", "}", ",", ":", "[[", '{"segmentation":', '"counts":', "\0"]
-TOKENS += [
-    "\\ud800",
-    "\u0661",
-    "\ufeff",
-    "../",
-    "/etc/passwd",
-    "<",
-    "</",
-    ">",
-    "/>",
-    "<a>",
-    "&amp;",
-]
-TOKENS += ["&x;", "<!DOCTYPE a>", '<!ENTITY x "y">', "<![CDATA[", "]]>", "<?xml encoding='utf-7'?>"]
-TOKENS += ["\u2028", "\x85", "\n", "\t", '"', "'", "2012_000001", "000000000009", "oZP0"]
+OPCODES += [code + bytes([n]) for code in (b"q", b"h", b"\x82") for n in (0, 1, 255)]
+TOKENS = [*map(str, EXTREMES), "-1", "1e999", "NaN", "-Infinity", "9" * 5000, "0.5", "null", "true",
+          '"a"', "[", "]", "{", "}", ",", ":", '{"segmentation":', '"counts":', "\0", "\\ud800",
+          "\u0661", "\ufeff", "../", "/etc/passwd", "<", "</", ">", "/>", "<a>", "&amp;", "&x;",
+          "<!DOCTYPE a>", '<!ENTITY x "y">', "<![CDATA[", "]]>", "<?xml encoding='utf-7'?>",
+          "\u2028", "\n", "\t", '"', "2012_000001", "000000000009", "oZP0"]  # fmt: skip
 
 
 # --- valid files --------------------------------------------------------------------------------
@@ -85,15 +67,28 @@ def npy_of_pickle(pickled: bytes) -> bytes:
 
 
 def npy_seeds() -> list[bytes]:
-    """Maps of images with two classes and none, and image-level labels."""
-    maps = {
-        "keys": np.array([3, 9]),
-        "cam": np.zeros((2, 2, 2), np.float32),
-        "high_res": np.zeros((2, 8, 8), np.float32),
-    }
+    """Maps of images with two classes and none, of tensors, and image-level labels."""
+    maps = {"keys": np.array([3, 9]), "cam": np.zeros((2, 2, 2), np.float32),
+            "high_res": np.zeros((2, 8, 8), np.float32)}  # fmt: skip
     empty = {name: array[:0] for name, array in maps.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in maps.items()}
     labels = {2012000001: np.eye(20, dtype=np.float32)[3], np.int64(9): np.zeros(20, np.float32)}
-    return [npy(content, p) for content in (maps, empty, labels) for p in (2, 4)]
+    return [npy(content, p) for content in (maps, empty, tensors, labels) for p in (2, 4)]
+
+
+def npz_seeds() -> list[bytes]:
+    """Labels in rows and by id."""
+    row, streams = np.eye(20, dtype=np.float32)[3], [io.BytesIO(), io.BytesIO()]
+    np.savez(streams[0], ids=np.array(["2012_000001"]), labels=row[None])
+    np.savez(streams[1], **{"2012_000001": row})
+    return [stream.getvalue() for stream in streams]
+
+
+def torch_file(content: object, legacy: bool = False) -> bytes:
+    """What torch.save writes."""
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=not legacy)
+    return stream.getvalue()
 
 
 def checkpoint_seeds() -> list[bytes]:
@@ -105,35 +100,25 @@ def checkpoint_seeds() -> list[bytes]:
     return [torch_file(whole), *[torch_file(small), torch_file(small, legacy=True)] * 3]
 
 
-def torch_file(content: object, legacy: bool = False) -> bytes:
-    """What torch.save writes."""
-    stream = io.BytesIO()
-    torch.save(content, stream, _use_new_zipfile_serialization=not legacy)
-    return stream.getvalue()
-
-
 def xml_seeds() -> list[bytes]:
     """An annotation of two objects."""
     objects = "<object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>"
     objects += "<object><name>dog</name><part><name>head</name></part></object>"
     text = f"<annotation><folder>VOC2012</folder>{objects}</annotation>"
     declared = '<?xml version="1.0" encoding="{}"?>'
-    seeds = [text.encode()]
-    return seeds + [(declared.format(e) + text).encode(e) for e in ("utf-8", "utf-16", "latin1")]
+    seeds = [(declared.format(e) + text).encode(e) for e in ("utf-8", "utf-16", "latin1")]
+    return [text.encode(), *seeds]
 
 
 def coco_content(segmentations: list, height: int = 24, width: int = 32) -> dict:
     """An instances file of one image with these annotations."""
+    one = {"image_id": 9, "category_id": 1, "area": 9.5}
+    categories = zip(CATEGORY_IDS, CLASS_NAMES, strict=True)
     return {
         "images": [{"id": 9, "height": height, "width": width}],
-        "annotations": [
-            {"id": 70 + i, "image_id": 9, "category_id": 1, "area": 9.5, "iscrowd": i % 2,
-             "segmentation": segmentation}
-            for i, segmentation in enumerate(segmentations)
-        ],
-        "categories": [
-            {"id": i, "name": n} for i, n in zip(CATEGORY_IDS, CLASS_NAMES, strict=True)
-        ],
+        "annotations": [{**one, "id": 70 + i, "iscrowd": i % 2, "segmentation": segmentation}
+                        for i, segmentation in enumerate(segmentations)],
+        "categories": [{"id": i, "name": n} for i, n in categories],
     }  # fmt: skip
 
 
@@ -146,34 +131,23 @@ def coco_seeds() -> list[bytes]:
     return [json.dumps(c).encode() for c in (content, few)]
 
 
+def _picture(form: str, mode: str, **options: object) -> bytes:
+    noise = np.random.RandomState(0).randint(0, 21, (16, 24, 3)).astype(np.uint8)
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # turned
+    Image.fromarray(noise).convert(mode).save(stream, form, exif=exif, **options)
+    return stream.getvalue()
+
+
 def image_seeds() -> list[bytes]:
-    """Photographs and masks in the usual forms."""
-    noise = np.random.RandomState(0).randint(0, 256, (16, 24, 4)).astype(np.uint8)
-    kinds = [("JPEG", "RGB", {}), ("JPEG", "L", {}), ("JPEG", "RGB", {"progressive": True})]
-    kinds += [("JPEG", "CMYK", {}), ("PNG", "P", {}), ("PNG", "L", {}), ("PNG", "RGBA", {})]
-    seeds = []
-    for form, mode, options in kinds:
-        stream = io.BytesIO()
-        exif = Image.Exif()
-        exif[_ORIENTATION] = 6
-        image = Image.fromarray(noise).convert("RGB").convert(mode)
-        image.save(stream, form, exif=exif, **options)
-        seeds.append(stream.getvalue())
-    return seeds
+    """Photographs in the usual formats."""
+    kinds = [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "P"), ("PNG", "RGBA")]
+    return [_picture("JPEG", "RGB", progressive=True), *(_picture(*kind) for kind in kinds)]
 
 
 def mask_seeds() -> list[bytes]:
-    """Palette and grey PNG of valid labels."""
-    labels = np.random.RandomState(0).randint(0, 21, (16, 24)).astype(np.uint8)
-    seeds = []
-    for mode in ("P", "L"):
-        stream = io.BytesIO()
-        image = Image.fromarray(labels)
-        if mode == "P":
-            image.putpalette(bytes(range(256)) * 3)
-        image.save(stream, "PNG")
-        seeds.append(stream.getvalue())
-    return seeds
+    """A grey PNG of valid labels."""
+    return [_picture("PNG", "L")]
 
 
 def list_seeds() -> list[bytes]:
@@ -185,145 +159,59 @@ def list_seeds() -> list[bytes]:
 
 def manifest_seeds() -> list[bytes]:
     """The settings of a step."""
-    settings = settings_of({"step": "make_cam", "scales": [1.0, 0.5]}, {"classifier": "12ab"})
+    settings = {"step": "make_cam", "scales": [1.0, 0.5], "inputs": {"classifier": "12ab"}}
     return [json.dumps(settings).encode()]
 
 
 def csv_seeds() -> list[bytes]:
     """Labels by name and by column."""
-    tables = ["image,labels\n2012_000001,cat;dog\n2012_000002,\n", "2012_000001\tcat\n"]
+    tables = ["image,labels\n2012_000001,cat;dog\n2012_000002,\n"]
     return [t.encode() for t in (*tables, "image;cat;dog\n2012_000001;1;0\n2012_000002;1;1\n")]
-
-
-def npz_seeds() -> list[bytes]:
-    """Labels in rows and by id."""
-    row = np.eye(20, dtype=np.float32)[3]
-    return [npz(ids=np.array(["2012_000001"]), labels=row[None]), npz(**{"2012_000001": row})]
-
-
-def npz(**arrays: np.ndarray) -> bytes:
-    """What np.savez writes."""
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)
-    return stream.getvalue()
-
-
-# --- whole files of any values ------------------------------------------------------------------
-
-VALUES = [0, 1, 1, 0, -1, 2, 0.5, 1 + 1e-9, -0.0, 1e-30, 1e30, 255, np.nan, np.inf, -np.inf]
-KEYS = [2012000001, "2012_000001", "2012_000001.jpg", "000000000009", 9, -1, 2**70, "cat", "", 0.5]
-DTYPES = ["f4", "f8", "f2", "i8", "u1", "?", "i4", "c8", "U3", "O"]
-
-
-def _array(rng: random.Random, shape: tuple[int, ...]) -> np.ndarray:
-    """Mostly zeros and ones, at times other values, of some type."""
-    generator = np.random.default_rng(rng.getrandbits(32))
-    array = generator.integers(0, 2, shape).astype(float)
-    if rng.random() < 0.6 and array.size:
-        array.flat[rng.randrange(array.size)] = rng.choice(VALUES)
-    with np.errstate(all="ignore"), contextlib.suppress(ValueError, TypeError, OverflowError):
-        return array.astype(rng.choice(DTYPES[:2] if rng.random() < 0.7 else DTYPES))
-    return array
-
-
-def _length(rng: random.Random) -> int:
-    return rng.choice([20, 20, 20, 20, 21, 21, 80, 1, 0])
-
-
-def label_values(rng: random.Random, data: bytes) -> bytes:
-    """Labels of a few images, whose values, types, lengths and keys are any."""
-    length = _length(rng)
-    content = {
-        rng.choice(KEYS): _array(rng, (length,) if rng.random() < 0.9 else (2, length))
-        for _ in range(rng.randint(0, 4))
-    }
-    return npy(content, rng.choice([2, 4]))
-
-
-def npz_values(rng: random.Random, data: bytes) -> bytes:
-    """The same as an archive."""
-    length, count = _length(rng), rng.randint(0, 3)
-    ids = np.array([str(rng.choice(KEYS)) for _ in range(count)])
-    if rng.random() < 0.5:
-        labels = _array(rng, (rng.choice([count, count, 1]), length))
-        return npz(ids=ids, labels=np.asarray(labels, dtype=labels.dtype.str.replace("O", "f8")))
-    arrays = {name or "a": _array(rng, (length,)) for name in ids.tolist()}
-    return npz(**{n: a.astype(float) if a.dtype == object else a for n, a in arrays.items()})
-
-
-def csv_values(rng: random.Random, data: bytes) -> bytes:
-    """Tables by name or by column with any cells."""
-    mark = rng.choice([",", ";", "\t"])
-    names = [rng.choice(["cat", "dog", "Sheep", "unicorn", "", "1"]) for _ in range(3)]
-    cells = ["0", "1", "1.0", "nan", "inf", "-1", "", "cat", "cat;dog", "x", "1e999", '"', "\0"]
-    rows = [[rng.choice(["image", "2012_000009"]), *names]]
-    for _ in range(rng.randint(0, 4)):
-        rows.append([str(rng.choice(KEYS)), *(rng.choice(cells) for _ in range(rng.randint(0, 4)))])
-    return "\n".join(mark.join(row) for row in rows).encode("utf-8", "replace")
-
-
-def cam_values(rng: random.Random, data: bytes) -> bytes:
-    """Maps whose values, types and numbers are any."""
-    count = rng.randint(0, 3)
-    keys = np.array([rng.choice([0, 3, 19, 3, -1, 254, 2**40]) for _ in range(count)], dtype=int)
-    maps = {
-        name: _array(rng, (rng.choice([count] * 4 + [1]), 2, 3)) for name in ("cam", "high_res")
-    }
-    return npy({"keys": keys, **maps}, rng.choice([2, 4]))
-
-
-def list_values(rng: random.Random, data: bytes) -> bytes:
-    """Lines of ids as they come from anywhere."""
-    ids = [f"2012_{rng.choice([1, 2, 3, 999999, 1000000]):06}" for _ in range(rng.randint(0, 5))]
-    before = ["", "", "/a/JPEGImages/", "..\\", "C:\\", "./", " ", "\ufeff", "#"]
-    after = ["", "", ".jpg", ".JPEG", " 1", " -1", " 0", "# cat", ".png", "\t/x.png", "\u2028"]
-    ends = ["\n", "\n", "\r\n", "\r", "\n\n"]
-    lines = (rng.choice(before) + i + rng.choice(after) + rng.choice(ends) for i in ids)
-    return "".join(lines).encode(rng.choice(["utf-8"] * 9 + ["utf-16"]))
-
-
-def image_values(rng: random.Random, data: bytes) -> bytes:
-    """Photographs of any size, mode and orientation, whole or cut."""
-    size = (rng.choice([1, 2, 7, 40]), rng.choice([1, 3, 16, 60]))
-    modes = [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("I;16", "PNG")]
-    mode, form = rng.choice([*modes, ("1", "PNG"), ("P", "PNG"), ("LA", "PNG")])
-    image = Image.new(mode, size)
-    exif = Image.Exif()
-    exif[_ORIENTATION] = rng.choice([0, 1, 6, 8, 99])
-    stream = io.BytesIO()
-    image.save(stream, form, exif=exif)
-    content = stream.getvalue()
-    return content[: rng.randrange(1, len(content))] if rng.random() < 0.3 else content
 
 
 # --- ways to spoil a file -----------------------------------------------------------------------
 
 
-def repeated(parts: list, times: int) -> list:
-    """The parts as often as that, or as fit into an input."""
-    return parts * min(times, MAX_INPUT // (1 + sum(map(len, parts))))
+def _spoil_parts(rng: random.Random, parts: list, new: list, spoil: Callable) -> list:
+    """Replaces, adds, swaps, removes, repeats, nests or spoils some of the parts of a file."""
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        parts = parts or [new[0]]
+        i, j, kind = rng.randrange(len(parts)), rng.randrange(len(parts)), rng.randrange(7)
+        some = parts[i : i + rng.choice([1, 2, 5, 30])]
+        times = min(rng.choice([1, 2, 50, 5000, 100_000]), MAX_INPUT // (1 + sum(map(len, some))))
+        if kind == 0:
+            parts[i] = rng.choice(new)
+        elif kind == 1:
+            parts.insert(i, rng.choice(new))
+        elif kind == 2:
+            parts[i], parts[j] = parts[j], parts[i]
+        elif kind == 3:
+            del parts[i : i + len(some) - 1]
+        elif kind == 4:
+            parts[i:i] = some * times
+        elif kind == 5:
+            parts[i] = parts[i] * times
+        else:
+            parts[i] = spoil(rng, parts[i])
+    return parts
 
 
 def spoil_bytes(rng: random.Random, data: bytes) -> bytes:
     """Flips bits, cuts, doubles or moves a range, or puts an extreme number somewhere."""
     data = bytearray(data)
-    start = rng.randrange(len(data) + 1)
+    start, kind = rng.randrange(len(data) + 1), rng.randrange(6)
     end = min(len(data), start + rng.choice([1, 2, 4, 8, 64, 1000]))
-    kind = rng.randrange(7)
-    if kind == 0:
+    if kind == 0 and data:
         for _ in range(rng.choice([1, 1, 2, 8, 30])):
-            if data:
-                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     elif kind == 1:
-        del data[start:]
+        del data[start : rng.choice([end, len(data)])]
     elif kind == 2:
-        del data[start:end]
-    elif kind == 3:
         data[start:start] = data[start:end] * rng.choice([1, 2, 100, 2000])
-    elif kind == 4:
+    elif kind == 3:
         other = rng.randrange(len(data) + 1)
         data[start:end] = data[other : other + rng.choice([1, 8, 64, 1000])]
-    elif kind == 5:
+    elif kind == 4:
         data[start:end] = rng.randbytes(end - start)
     else:
         size, order = rng.choice([1, 2, 4, 8]), rng.choice(["little", "big"])
@@ -333,86 +221,47 @@ def spoil_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 def spoil_tokens(rng: random.Random, data: bytes) -> bytes:
-    """Changes, removes, doubles, swaps or nests the words, numbers and signs of a text."""
+    """Spoils the words, numbers and signs of a text."""
     tokens = re.findall(r"\d+(?:\.\d+)?|\w+|\s+|.", data.decode("utf-8", "replace"), re.DOTALL)
-    tokens = tokens or [""]
-    for _ in range(rng.choice([1, 1, 2, 5])):
-        i, j = rng.randrange(len(tokens)), rng.randrange(len(tokens))
-        kind = rng.randrange(6)
-        if kind == 0:
-            tokens[i] = rng.choice(TOKENS)
-        elif kind == 1:
-            tokens.insert(i, rng.choice(TOKENS))
-        elif kind == 2:
-            tokens[i], tokens[j] = tokens[j], tokens[i]
-        elif kind == 3:
-            del tokens[i : i + rng.choice([0, 1, 10])]
-            tokens = tokens or [""]
-        elif kind == 4:
-            tokens[i] = "".join(repeated([tokens[i]], rng.choice([2, 100, 30000])))
-        else:
-            tokens[i:i] = repeated(tokens[i : i + rng.choice([2, 20])], rng.choice([1, 2, 300]))
-    text = "".join(tokens)[:MAX_INPUT]
-    return text.encode(rng.choice(["utf-8"] * 8 + ["utf-16", "utf-32"]), "surrogatepass")[
-        :MAX_INPUT
-    ]
+    text = "".join(_spoil_parts(rng, tokens, TOKENS, lambda rng, token: token[::-1]))[:MAX_INPUT]
+    encoding = rng.choice(["utf-8"] * 8 + ["utf-16", "utf-32"])
+    return text.encode(encoding, "surrogatepass")[:MAX_INPUT]
 
 
 def spoil_pickle(rng: random.Random, data: bytes) -> bytes:
-    """Changes the opcodes of a file that is one pickle after another, and keeps what follows."""
-    parts, end = [], 0
-    stream = io.BytesIO(data)
-    try:
+    """Spoils the opcodes of a file that is one pickle after another, and keeps what follows."""
+    parts, end, stream = [], 0, io.BytesIO(data)
+    with contextlib.suppress(Exception):  # what follows is no pickle
         while stream.tell() < len(data):
             positions = [position for _, _, position in pickletools.genops(stream)]
             bounds = zip(positions, [*positions[1:], stream.tell()], strict=True)
             parts += [data[a:b] for a, b in bounds]
             end = stream.tell()
-    except Exception:  # what follows is no pickle
-        pass
-    parts = parts or [data]
-    for _ in range(rng.choice([1, 1, 2, 4])):
-        i, kind = rng.randrange(len(parts)), rng.randrange(6)
-        if kind == 0:
-            parts[i] = rng.choice(OPCODES)
-        elif kind == 1:
-            parts.insert(i, rng.choice(OPCODES))
-        elif kind == 2:
-            del parts[i : i + rng.choice([0, 1, 3])]
-            parts = parts or [b"."]
-        elif kind == 3:
-            parts[i:i] = repeated(
-                parts[i : i + rng.choice([1, 2, 5, 30])], rng.choice([1, 50, 5000])
-            )
-        elif kind == 4:
-            parts[i] = b"".join(repeated([parts[i]], rng.choice([2, 100, 100_000])))
-        else:
-            parts[i] = parts[i][:1] + spoil_bytes(rng, parts[i][1:])
+    parts = _spoil_parts(rng, parts or [data], OPCODES, lambda r, p: p[:1] + spoil_bytes(r, p[1:]))
     return (b"".join(parts) + data[end:])[:MAX_INPUT]
 
 
 def spoil_npy(rng: random.Random, data: bytes) -> bytes:
-    """Changes the opcodes behind the header."""
+    """Spoils the opcodes behind the header."""
     header = data.find(b"\n") + 1
     return data[:header] + spoil_pickle(rng, data[header:])
 
 
 def spoil_archive(rng: random.Random, data: bytes) -> bytes:
-    """Changes one entry of a zip archive, or how it is stored, with valid checksums."""
+    """Spoils one entry of a zip archive, or how it is stored, with valid checksums."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [(name, archive.read(name)) for name in archive.namelist()]
-    except Exception:  # the older format, or spoilt before
+            assert entries
+    except Exception:  # torch's older format, or spoilt before
         return spoil_pickle(rng, data)
-    i = 0 if rng.random() < 0.7 else rng.randrange(len(entries))
-    name, content = entries[i]
-    kind = rng.randrange(10)
-    if kind == 0:
-        del entries[i]
-    elif kind == 1:
-        entries[i] = (rng.choice(["../a", name + "x", "a/constants.pkl"]), content)
-    else:
-        entries[i] = (name, (spoil_pickle if name.endswith("pkl") else spoil_bytes)(rng, content))
+    i, kind = 0 if rng.random() < 0.7 else rng.randrange(len(entries)), rng.randrange(10)
+    name, content = entries.pop(i)
+    if kind == 1:
+        entries.append((rng.choice(["../a", name + "x", "a/constants.pkl"]), content))
+    elif kind:
+        spoilt = (spoil_pickle if name.endswith("pkl") else spoil_bytes)(rng, content)
+        entries.insert(i, (name, spoilt))
     stream = io.BytesIO()
     method = zipfile.ZIP_DEFLATED if rng.random() < 0.05 else zipfile.ZIP_STORED
     with zipfile.ZipFile(stream, "w", method) as archive:
@@ -421,34 +270,33 @@ def spoil_archive(rng: random.Random, data: bytes) -> bytes:
     return stream.getvalue()[:MAX_INPUT]
 
 
-@cache
-def _zeros(count: int) -> bytes:
-    return zlib.compress(bytes(count), 9)
+def png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG file of these chunks, with valid checksums."""
+    made = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        made += struct.pack(">I", len(content)) + kind + content + checksum
+    return made
 
 
 def spoil_png(rng: random.Random, data: bytes) -> bytes:
-    """Changes a chunk of a PNG file and gives it a valid checksum; other files as bytes."""
-    chunks, position = [], 8
-    while data.startswith(b"\x89PNG") and position + 12 <= len(data):
-        (size,) = struct.unpack(">I", data[position : position + 4])
-        chunks.append((data[position + 4 : position + 8], data[position + 8 : position + 8 + size]))
-        position += 12 + size
+    """Spoils a chunk of a PNG file and gives it a valid checksum; other files as bytes."""
+    chunks, at = [], 8
+    while data.startswith(b"\x89PNG") and at + 12 <= len(data):
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
+        at += 12 + size
     if not chunks:
         return spoil_bytes(rng, data)
-    i = rng.randrange(len(chunks))
+    i, action = rng.randrange(len(chunks)), rng.randrange(5)
     kind, content = chunks[i]
-    action = rng.randrange(5)
     if action == 0:
         chunks[i] = (rng.choice([b"zTXt", b"iCCP", b"tRNS", b"PLTE", b"acTL", b"fcTL"]), content)
     elif action == 1:
         chunks[i:i] = [chunks[i]] * rng.choice([1, 2, 500])
     elif action == 2:
-        content = b"a\0\0" + _zeros(rng.choice([10, 10**6, 10**8]))
+        content = b"a\0\0" + zlib.compress(bytes(rng.choice([10, 10**6, 10**7])), 9)
         chunks.insert(i, (rng.choice([b"zTXt", b"iCCP", b"IDAT"]), content))
     else:
         chunks[i] = (kind, spoil_bytes(rng, content))
-    made = b"\x89PNG\r\n\x1a\n"
-    for kind, content in chunks:
-        checksum = struct.pack(">I", zlib.crc32(kind + content))
-        made += struct.pack(">I", len(content)) + kind + content + checksum
-    return made[:MAX_INPUT]
+    return png_of(chunks)[:MAX_INPUT]

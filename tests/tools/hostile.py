@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from misc.storage.images import MAX_PIXELS
-from tests.tools.fuzz_inputs import coco_content, npy, npy_of_pickle, torch_file
+from tests.tools.fuzz_inputs import coco_content, npy, npy_of_pickle, png_of, torch_file
 
 RECONSTRUCT = np.zeros(1).__reduce__()[0]  # its module differs between numpy 1 and 2
 
@@ -40,72 +41,55 @@ class Hostile(NamedTuple):
 
 def crafted_array(code="f4", flags=0, shape=(2,), data: object = b"A" * 8) -> Reduced:
     """A pickled array whose parts need not fit each other."""
-    array_type = Reduced(
-        np.dtype, code, False, True, state=(3, "<", None, None, None, -1, -1, flags)
-    )
+    state = (3, "<", None, None, None, -1, -1, flags)
+    array_type = Reduced(np.dtype, code, False, True, state=state)
     return Reduced(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, shape, array_type, False, data))
 
 
-# --- pickles ------------------------------------------------------------------------------------
-
-
-def shared_bytes() -> bytes:
+def _shared(data: list, protocol: int) -> bytes:
     """Thousand arrays of 1 MB that have their bytes in common."""
-    data = bytes(1 << 20)
-    return npy({i: crafted_array("u1", 0, (1 << 20,), data) for i in range(1000)})
+    return npy({i: crafted_array("u1", 0, (1 << 20,), data[i % len(data)]) for i in range(1000)},
+               protocol)  # fmt: skip
 
 
-def shared_text() -> bytes:
+def _shared_text() -> bytes:
     """The same in the form of Python 2, where each array decodes the text once more."""
     text = "\0" * (1 << 20)
-    encoded = (Reduced(_codecs.encode, text, "latin1") for _ in range(1000))
-    arrays = (crafted_array("u1", 0, (1 << 20,), data) for data in encoded)
-    return npy(dict(enumerate(arrays)), 2)
+    return _shared([Reduced(_codecs.encode, text, "latin1") for _ in range(1000)], 2)
 
 
-def equal_hashes() -> bytes:
-    """Keys that dicts cannot tell apart but by comparing all of them."""
-    return npy({i * (2**61 - 1): np.zeros(1) for i in range(1, 20_000)})
-
-
-def empty_maps() -> bytes:
+def _empty_maps() -> bytes:
     """No map, but of a size that a map of labels would get."""
     maps = crafted_array("f4", 0, (0, 1 << 20, 1 << 20), b"")
     return npy({"keys": np.zeros(0, int), "cam": maps, "high_res": maps})
 
 
 PICKLES = {
-    "a byte array of 8 GiB": Hostile(
-        "npy", lambda: npy_of_pickle(b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b".")
-    ),
-    "a deeply nested key": Hostile(  # to hash it ends Python
-        "npy", lambda: npy_of_pickle(b"\x80\x04}N" + b"\x85" * 300_000 + b"Ns.")
-    ),
-    "a header that is Python": Hostile(
-        "npy", lambda: b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10000 + b"N."
-    ),
-    "an array in all entries": Hostile(
-        "labels", lambda: npy(dict.fromkeys(range(1000), np.zeros(1 << 17)))
-    ),
-    "bytes in all entries": Hostile("npy", shared_bytes),
-    "text in all entries": Hostile("npy", shared_text),
-    "keys of one hash": Hostile("labels", equal_hashes),
-    "huge maps of no class": Hostile("cam", empty_maps),
-}
+    "a byte array of 8 GiB": ("npy", lambda: npy_of_pickle(
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b".")),
+    "a deeply nested key": ("npy", lambda: npy_of_pickle(  # to hash it ends Python
+        b"\x80\x04}N" + b"\x85" * 300_000 + b"Ns.")),
+    "a header that is Python": ("npy", lambda: b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10000 + b"N."),
+    "an array in all entries": ("labels", lambda: npy(
+        dict.fromkeys(range(1000), np.zeros(1 << 17)))),
+    "bytes in all entries": ("npy", lambda: _shared([bytes(1 << 20)], 4)),
+    "text in all entries": ("npy", _shared_text),
+    "keys of one hash": ("labels", lambda: npy(
+        {i * (2**61 - 1): np.zeros(1) for i in range(1, 20_000)})),
+    "huge maps of no class": ("cam", _empty_maps),
+}  # fmt: skip
 
 
 # --- checkpoints --------------------------------------------------------------------------------
 
 
-def rezipped(
-    data: bytes, change: Callable[[bytes], bytes] = bytes, method: int = zipfile.ZIP_STORED
-) -> bytes:
-    """The archive with its pickle changed, or compressed."""
+def rezipped(data: bytes, *pairs: tuple[bytes, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """The archive with opcodes of its pickle replaced by others, or compressed."""
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(stream, "w", method) as new:
         for name in old.namelist():
             content = old.read(name)
-            new.writestr(name, change(content) if name.endswith("data.pkl") else content)
+            new.writestr(name, replaced(content, *pairs) if name.endswith("data.pkl") else content)
     return stream.getvalue()
 
 
@@ -125,24 +109,6 @@ def replaced(data: bytes, *pairs: tuple[bytes, bytes]) -> bytes:
 MANY = b"J\0\0\0\x10"  # the opcode of 2^28
 
 
-def more_numbers_than_bytes() -> bytes:
-    """A storage that is said to have 2^28 numbers, of which three are there."""
-    size, shape = (b"K\x03tq", MANY + b"tq"), (b"K\x03\x85q", MANY + b"\x85q")
-    return rezipped(weights(torch.zeros(3)), lambda pickled: replaced(pickled, size, shape))
-
-
-def legacy_numbers() -> bytes:
-    """The same in the older format."""
-    pairs = [(b"K\x03Ntq", MANY + b"Ntq"), (b"K\x03\x85q", MANY + b"\x85q")]
-    return replaced(weights(torch.zeros(3).half(), legacy=True), *pairs)
-
-
-def far_elements() -> bytes:
-    """A tensor whose second element is 2^28 numbers behind the first."""
-    step = (b"K\x03\x85q\x08K\x01\x85", b"K\x03\x85q\x08" + MANY + b"\x85")
-    return rezipped(weights(torch.zeros(3)), lambda pickled: replaced(pickled, step))
-
-
 def legacy_of(content: bytes) -> bytes:
     """The older format of torch around a pickled content without storages."""
     parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
@@ -151,16 +117,8 @@ def legacy_of(content: bytes) -> bytes:
 
 def doubling_text() -> bytes:
     """Text that is written in hexadecimal digits 40 times over."""
-    call = b"c_codecs\nencode\n"
-    inner = b"X\x02\x00\x00\x00ab"
-    for _ in range(40):
-        inner = call + inner + b"X\x03\x00\x00\x00hex\x86R"
+    inner = b"c_codecs\nencode\n" * 40 + b"X\x02\x00\x00\x00ab" + b"X\x03\x00\x00\x00hex\x86R" * 40
     return legacy_of(b"\x80\x02}X\x01\x00\x00\x00a" + inner + b"s.")
-
-
-def deep_items() -> bytes:
-    """An ordered dict with a deeply nested key."""
-    return legacy_of(b"\x80\x02ccollections\nOrderedDict\n]N" + b"\x85" * 300_000 + b"N\x86a\x85R.")
 
 
 def tar_archive() -> bytes:
@@ -171,31 +129,30 @@ def tar_archive() -> bytes:
     return stream.getvalue()
 
 
+THREE = torch.zeros(3)
 CHECKPOINTS = {
-    "compressed weights": Hostile(
-        "checkpoint", lambda: rezipped(weights(torch.zeros(1 << 25)), method=zipfile.ZIP_DEFLATED)
-    ),
-    "weights that are one number": Hostile(
-        "checkpoint", lambda: weights(torch.zeros(1).half().expand(1 << 34))
-    ),
-    "many names of one tensor": Hostile(
-        "checkpoint",
-        lambda: torch_file(dict.fromkeys(map(str, range(9999)), torch.zeros(1 << 17).half())),
-    ),
-    "more numbers than bytes": Hostile("checkpoint", more_numbers_than_bytes),
-    "more numbers than bytes, legacy": Hostile("checkpoint", legacy_numbers),
-    "elements far apart": Hostile("checkpoint", far_elements),
-    "doubling text": Hostile("checkpoint", doubling_text),
-    "deeply nested items": Hostile("checkpoint", deep_items),
-    "a tar archive": Hostile("checkpoint", tar_archive),
-    "a sparse tensor": Hostile("checkpoint", lambda: weights(torch.zeros(2, 2).to_sparse())),
-    "a tensor without content": Hostile(
-        "checkpoint", lambda: weights(torch.empty(1 << 20, 1 << 20, device="meta"))
-    ),
-    "a network of a million channels": Hostile(
-        "checkpoint", lambda: weights(torch.zeros(10**6, 0))
-    ),
-}
+    "compressed weights": lambda: rezipped(
+        weights(torch.zeros(1 << 25)), method=zipfile.ZIP_DEFLATED),
+    "weights that are one number": lambda: weights(torch.zeros(1).half().expand(1 << 34)),
+    "many names of one tensor": lambda: torch_file(
+        dict.fromkeys(map(str, range(9999)), torch.zeros(1 << 17).half())),
+    "more numbers than bytes": lambda: rezipped(
+        weights(THREE), (b"K\x03tq", MANY + b"tq"), (b"K\x03\x85q", MANY + b"\x85q")),
+    "more numbers than bytes, legacy": lambda: replaced(
+        weights(THREE.half(), legacy=True), (b"K\x03Ntq", MANY + b"Ntq"),
+        (b"K\x03\x85q", MANY + b"\x85q")),
+    "elements far apart": lambda: rezipped(
+        weights(THREE), (b"K\x03\x85q\x08K\x01\x85", b"K\x03\x85q\x08" + MANY + b"\x85")),
+    "doubling text": doubling_text,
+    "deeply nested items": lambda: legacy_of(
+        b"\x80\x02ccollections\nOrderedDict\n]N" + b"\x85" * 300_000 + b"N\x86a\x85R."),
+    "a byte array of 8 GiB": lambda: legacy_of(
+        b"\x80\x02}X\x01\x00\x00\x00acbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x02\x85Rs."),
+    "a tar archive": tar_archive,
+    "a sparse tensor": lambda: weights(torch.zeros(2, 2).to_sparse()),
+    "a tensor without content": lambda: weights(torch.empty(1 << 20, 1 << 20, device="meta")),
+    "a network of a million channels": lambda: weights(torch.zeros(10**6, 0)),
+}  # fmt: skip
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -210,116 +167,87 @@ def entities(encoding: str) -> bytes:
     ).encode(encoding)
 
 
-def annotated(segmentation: object, **size: int) -> Hostile:
-    """An instances file of an image with this annotation."""
-    return Hostile("coco", lambda: json.dumps(coco_content([segmentation], **size)).encode())
-
-
-def changed_coco(table: str, **change: object) -> Hostile:
-    """An instances file whose first entry of a table is changed."""
-
-    def build() -> bytes:
-        content = coco_content([[[1, 1, 9, 1, 9, 9]]])
-        content[table][0].update(change)
-        return json.dumps(content).encode()
-
-    return Hostile("coco", build)
-
-
-def runs(counts: object) -> Hostile:
-    """An annotation of these runs in an image of 24 x 32."""
-    return annotated({"counts": counts, "size": [24, 32]})
-
-
 EXTERNAL = '<!DOCTYPE a [<!ENTITY x SYSTEM "{}">]><a><object><name>&x;</name></object></a>'
 XML = {
-    "entities of entities": Hostile("xml", lambda: entities("utf-8")),
-    "entities of entities in UTF-16": Hostile("xml", lambda: entities("utf-16")),
-    "a file as entity": Hostile("xml", lambda: EXTERNAL.format("file:///etc/passwd").encode()),
-    "an address as entity": Hostile("xml", lambda: EXTERNAL.format("http://127.0.0.1/").encode()),
-    "a DTD elsewhere": Hostile("xml", lambda: b'<!DOCTYPE a SYSTEM "http://127.0.0.1/a"><a/>'),
-    "an encoding that is none": Hostile("xml", lambda: b"<?xml version='1.0' encoding='os'?><a/>"),
-    "a codec": Hostile("xml", lambda: b"<?xml version='1.0' encoding='bz2'?><a/>"),
-    "deeply nested elements": Hostile("xml", lambda: b"<a>" * 100_000),
-    "more than an annotation": Hostile("xml", lambda: b"<a>" + b" " * (1 << 20) + b"</a>"),
-    "a long name": Hostile(
-        "xml", lambda: b"<a><object><name>" + b"\xe2\x80\xa8x" * 9999 + b"</name></object></a>"
-    ),
+    "entities of entities": entities("utf-8"),
+    "entities of entities in UTF-16": entities("utf-16"),
+    "a file as entity": EXTERNAL.format("file:///etc/passwd").encode(),
+    "an address as entity": EXTERNAL.format("http://127.0.0.1/").encode(),
+    "a DTD elsewhere": b'<!DOCTYPE a SYSTEM "http://127.0.0.1/a"><a/>',
+    "an encoding that is none": b"<?xml version='1.0' encoding='os'?><a/>",
+    "a codec": b"<?xml version='1.0' encoding='bz2'?><a/>",
+    "deeply nested elements": b"<a>" * 100_000,
+    "more than an annotation": b"<a>" + b" " * (1 << 20) + b"</a>",
+    "a long name": b"<a><object><name>" + b"\xe2\x80\xa8x" * 9999 + b"</name></object></a>",
 }
-JSON = {
-    "an image of 4 gigapixels": annotated([[1, 1, 9, 1, 9, 9]], height=65535, width=65535),
-    "a long outline": annotated([[-1e5, -1e5, 1e5, 1e5] * 500]),
-    "many long outlines": annotated([[-1e5, 0, 1e5, 0, 0, 1]] * 50),
-    "a far point": annotated([[1e300, 1, 9, 1, 9, 9]]),
-    "an endless point": annotated([[float("inf"), 1, 9, 1, 9, 9]]),
-    "a point that is none": annotated([[float("nan"), 1, 9, 1, 9, 9]]),
-    "runs beyond the image": runs([0, 2**32 - 1]),
-    "runs that overflow": runs([0] + [2**31] * 2 + [768]),
-    "text without an end": runs("T3d0Xd0o"),  # pycocotools would read on behind it
-    "text of wrong letters": runs("\x01\x7f\xff"),
-    "text that overflows": runs("ooooooooooooooO"),
-    "text of negative runs": runs("N"),
-    "runs of another size": annotated({"counts": [768], "size": [32, 24]}),
-    "deeply nested JSON": Hostile("coco", lambda: b'{"images":' + b"[" * 100_000),
-    "a category deeply nested": Hostile(
-        "coco",
-        lambda: b'{"images":[],"annotations":[],"categories":[' + b"[" * 900 + b"]" * 900 + b"]}",
-    ),
+
+
+def changed_coco(table: str, **change: object) -> bytes:
+    """An instances file whose first entry of a table is changed."""
+    content = coco_content([[[1, 1, 9, 1, 9, 9]]])
+    content[table][0].update(change)
+    return json.dumps(content).encode()
+
+
+ANNOTATIONS = {
+    "a long outline": [[-1e5, -1e5, 1e5, 1e5] * 500],
+    "many long outlines": [[-1e5, 0, 1e5, 0, 0, 1]] * 50,
+    "a far point": [[1e300, 1, 9, 1, 9, 9]],
+    "an endless point": [[float("inf"), 1, 9, 1, 9, 9]],
+    "a point that is none": [[float("nan"), 1, 9, 1, 9, 9]],
+    "runs of another size": {"counts": [768], "size": [32, 24]},
+}
+RUNS = {
+    "runs beyond the image": [0, 2**32 - 1],
+    "runs that overflow": [0] + [2**31] * 2 + [768],
+    "text without an end": "T3d0Xd0o",  # pycocotools would read on behind it
+    "text of wrong letters": "\x01\x7f\xff",
+    "text that overflows": "ooooooooooooooO",
+    "text of negative runs": "N",
+}
+ANNOTATIONS |= {name: {"counts": runs, "size": [24, 32]} for name, runs in RUNS.items()}
+COCO = {
+    "an image of 4 gigapixels": changed_coco("images", height=65535, width=65535),
+    "deeply nested JSON": b'{"images":' + b"[" * 100_000,
+    "a category deeply nested": b'{"images":[],"annotations":[],"categories":[' + b"[" * 900
+    + b"]" * 900 + b"]}",
     "a number of many digits": changed_coco("images", id=int("9" * 4000)),
     "text of many digits": changed_coco("images", id="9" * 9999),
     "an id that is a path": changed_coco("images", id="../../../../tmp/a"),
     "a category of many lines": changed_coco("categories", name="a\n" * 9999),
-    "nested settings": Hostile("manifest", lambda: b'{"step":' + b"[" * 900 + b"]" * 900 + b"}"),
-    "deeply nested settings": Hostile("manifest", lambda: b"[" * 100_000),
-    "a setting of many digits": Hostile("manifest", lambda: b'{"step":' + b"9" * 5000 + b"}"),
-    "a setting of many lines": Hostile("manifest", lambda: b'{"a\\nb":"' + b"c\\n" * 9999 + b'"}'),
-    "inputs that are a number": Hostile("manifest", lambda: b'{"inputs": 5}'),
-    "more than settings": Hostile("manifest", lambda: b" " * (1 << 20) + b"{}"),
+    **{name: json.dumps(coco_content([one])).encode() for name, one in ANNOTATIONS.items()},
+}  # fmt: skip
+MANIFESTS = {
+    "nested settings": b'{"step":' + b"[" * 900 + b"]" * 900 + b"}",
+    "deeply nested settings": b"[" * 100_000,
+    "a setting of many digits": b'{"step":' + b"9" * 5000 + b"}",
+    "a setting of many lines": b'{"a\\nb":"' + b"c\\n" * 9999 + b'"}',
+    "inputs that are a number": b'{"inputs": 5}',
+    "more than settings": b" " * (1 << 20) + b"{}",
 }
 LISTS = {
-    name: Hostile("list", line.encode)
-    for name, line in {
-        "a path": "../../../etc/passwd",
-        "a path behind an id": "2012_000001/../../x",
-        "a suffix in the middle": "2012_000001.jpg/x",
-        "digits of another script": "2012_00000\u0661",
-        "a zero byte": "2012_000001\0",
-        "a letter too much": "2012_000001x",
-        "half a character": "2012_000001\ufeff",
-    }.items()
+    "a path": "../../../etc/passwd",
+    "a path behind an id": "2012_000001/../../x",
+    "a suffix in the middle": "2012_000001.jpg/x",
+    "digits of another script": "2012_00000\u0661",
+    "a zero byte": "2012_000001\0",
+    "a letter too much": "2012_000001x",
+    "half a character": "2012_000001\ufeff",
 }
 
 
 # --- images -------------------------------------------------------------------------------------
 
 
-def png(width: int, height: int, *chunks: tuple[bytes, bytes], colour: int = 0) -> bytes:
-    """A PNG file of this size with these chunks; grey, of 8 bits, or of another kind of colour."""
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    made = b"\x89PNG\r\n\x1a\n"
-    for kind, content in ((b"IHDR", header), *chunks, (b"IEND", b"")):
-        made += struct.pack(">I", len(content)) + kind + content
-        made += struct.pack(">I", zlib.crc32(kind + content))
-    return made
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A grey PNG file of this size with these chunks."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return png_of([(b"IHDR", header), *chunks, (b"IEND", b"")])
 
 
 def flat_png(width: int, height: int) -> bytes:
     """A PNG file of one grey."""
     return png(width, height, (b"IDAT", zlib.compress((bytes(width + 1)) * height, 9)))
-
-
-def chunk_without_end() -> bytes:
-    """A PNG file whose pixels are said to be in 4 GiB."""
-    data = flat_png(900, 900)
-    start = data.index(b"IDAT") - 4
-    return data[:start] + b"\xff\xff\xff\xff" + data[start + 4 : -200]
-
-
-def zeros_chunk(kind: bytes) -> bytes:
-    """A PNG file with a chunk that becomes 100 MB."""
-    return png(
-        2, 2, (kind, b"a\0\0" + zlib.compress(bytes(10**8), 9)), (b"IDAT", zlib.compress(bytes(6)))
-    )
 
 
 def saved(form: str, mode: str) -> bytes:
@@ -331,20 +259,24 @@ def saved(form: str, mode: str) -> bytes:
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 IMAGES = {
-    f"{name} as {reader}": Hostile(reader, build)
-    for reader in ("image", "mask")
-    for name, build in {
-        "a program": lambda: POSTSCRIPT,
-        "4 gigapixels": lambda: png(65535, 65535, (b"IDAT", zlib.compress(bytes(9)))),
-        "a pixel too much": lambda: flat_png(MAX_PIXELS + 1, 1),
-        "half an image": lambda: flat_png(300, 300)[:-60],
-        "text of 100 MB": lambda: zeros_chunk(b"zTXt"),
-        "a chunk of 4 GiB": chunk_without_end,
-        "another format": lambda: saved("GIF", "P"),
-        "no pixels": lambda: png(0, 0, (b"IDAT", b"")),
-    }.items()
-}
-IMAGES["colours as mask"] = Hostile("mask", lambda: saved("PNG", "RGB"))
-IMAGES["a lossy mask"] = Hostile("mask", lambda: saved("JPEG", "L"))
+    "a program": lambda: POSTSCRIPT,
+    "4 gigapixels": lambda: png(65535, 65535, (b"IDAT", zlib.compress(bytes(9)))),
+    "a pixel too much": lambda: flat_png(MAX_PIXELS + 1, 1),
+    "half an image": lambda: flat_png(300, 300)[:-60],
+    "text of 100 MB": lambda: png(2, 2, (b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8), 9)),
+                                  (b"IDAT", zlib.compress(bytes(6)))),
+    "a chunk of 4 GiB": lambda: replaced(
+        flat_png(900, 900)[:-200], (flat_png(900, 900)[33:41], b"\xff\xff\xff\xffIDAT")),
+    "another format": lambda: saved("GIF", "P"),
+    "no pixels": lambda: png(0, 0, (b"IDAT", b"")),
+}  # fmt: skip
 
-HOSTILE = {**PICKLES, **CHECKPOINTS, **XML, **JSON, **LISTS, **IMAGES}
+TEXTS = {"xml": XML, "coco": COCO, "manifest": MANIFESTS,
+         "list": {name: line.encode() for name, line in LISTS.items()},
+         "mask": {"colours": saved("PNG", "RGB"), "a lossy mask": saved("JPEG", "L")}}  # fmt: skip
+HOSTILE = {name: Hostile(*one) for name, one in PICKLES.items()}
+HOSTILE |= {f"{name} as weights": Hostile("checkpoint", one) for name, one in CHECKPOINTS.items()}
+HOSTILE |= {f"{name} as {reader}": Hostile(reader, one)
+            for reader in ("image", "mask") for name, one in IMAGES.items()}  # fmt: skip
+HOSTILE |= {f"{name} as {reader}": Hostile(reader, partial(bytes, content))
+            for reader, files in TEXTS.items() for name, content in files.items()}  # fmt: skip

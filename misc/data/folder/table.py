@@ -86,7 +86,9 @@ class Table:
                 skip_blank_lines=False, on_bad_lines=self._joined, engine="python",
                 encoding=self.encoding, chunksize=_ROWS,
             ) as frames:  # fmt: skip
-                for row in (row for frame in frames for row in frame.itertuples(index=False)):
+                for row in (
+                    row for frame in frames for row in frame.itertuples(index=False, name=None)
+                ):
                     cells = [cell for cell in row if isinstance(cell, str)]
                     if any(cell.strip() for cell in cells):
                         where = f"{self.path}, line {line}: {reason(self.separator.join(cells))!r}"
