@@ -7,6 +7,7 @@ the classes of the objects.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,16 +38,14 @@ CLUTTER = ((0.5, 0.48, 0.45), (0.36, 0.33, 0.3), (0.22, 0.36, 0.18), (0.38, 0.48
            (0.55, 0.4, 0.26), (0.66, 0.6, 0.5), (0.42, 0.5, 0.58), (0.6, 0.36, 0.32))  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """One object: its class name and its visible pixels (H x W bool, at least one)."""
 
     name: str
     mask: np.ndarray
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """image: H x W x 3 uint8 RGB. instances: disjoint masks, from back to front."""
 
     image: np.ndarray

@@ -18,12 +18,6 @@ def test_pose_maps_there_and_back(mirrored):
     np.testing.assert_allclose([u, v], [0.6, -0.2], atol=1e-12)
 
 
-def test_scene_without_objects_has_only_background():
-    scene = draw_scene(np.random.default_rng(0), [], size=(60, 80))
-    assert scene.image.shape == (60, 80, 3) and scene.image.dtype == np.uint8
-    assert scene.instances == ()
-
-
 def test_scenes_are_objects_of_the_wanted_size_with_disjoint_masks():
     shares = []
     for seed in range(40):

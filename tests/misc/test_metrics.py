@@ -8,6 +8,7 @@ import pytest
 from misc import metrics
 from misc.errors import UserError
 from tests.conftest import recorded_numbers
+from tests.references import argmax_labels
 
 IMAGES = recorded_numbers("eval.npz", r"cam_gt_(\d+)")
 
@@ -109,15 +110,12 @@ def random_image(rng, num_labels, num_keys, shape=(9, 11)):
 
 def separate_passes(images, thresholds, num_labels):
     """The definition: for every threshold argmax over [threshold, maps], then the confusion."""
-    confusions = []
-    for threshold in thresholds:
-        confusion = np.zeros((num_labels, num_labels), dtype=np.int64)
+    confusions = np.zeros((len(thresholds), num_labels, num_labels), dtype=np.int64)
+    for confusion, threshold in zip(confusions, np.float32(thresholds), strict=True):
         for cams, keys, truth in images:
-            background = np.full((1, *truth.shape), threshold, dtype=np.float32)
-            labels = np.append(0, keys + 1)[np.concatenate([background, cams]).argmax(axis=0)]
+            labels = argmax_labels(cams, keys, threshold)
             confusion += metrics.confusion_matrix(truth, labels, num_labels)
-        confusions.append(confusion)
-    return np.array(confusions)
+    return confusions
 
 
 @pytest.mark.parametrize("num_labels", [21, 81])

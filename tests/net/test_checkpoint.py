@@ -123,11 +123,9 @@ def test_the_boundary_net_of_an_irn_training_loads(tmp_path, boundary_net, prefi
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_published_checkpoints(tmp_path, classifier, boundary_net, prefix):
+def test_published_classifiers(tmp_path, classifier, prefix):
     torch.save(published_state(classifier, prefix), tmp_path / "cam.pth")
-    torch.save(published_state(boundary_net, prefix), tmp_path / "irn.pth")
     assert_same(load_classifier(tmp_path / "cam.pth", 5), classifier)
-    assert_same(load_boundary_net(tmp_path / "irn.pth", crop_size=64), boundary_net)
 
 
 def test_files_of_the_older_format(tmp_path, classifier):
@@ -144,14 +142,10 @@ def test_torchvision_checkpoint(tmp_path):
     ResNet(**arch).load_state_dict(loaded)
 
 
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_backbone_of_thin_files_classifiers_and_boundary_nets(
-    tmp_path, classifier, boundary_net, wrapped
-):
+def test_backbone_of_narrow_files_classifiers_and_boundary_nets(tmp_path, classifier, boundary_net):
     for model in (classifier.backbone, classifier, boundary_net):
         state = plain_state(model)
-        content = {"arch": dict(model.arch), "state_dict": state} if wrapped else state
-        torch.save(content, tmp_path / "weights.pth")
+        torch.save(state, tmp_path / "weights.pth")
         arch, loaded = load_backbone(tmp_path / "weights.pth")
         assert arch == classifier.backbone.arch
         assert loaded.keys() == plain_names(classifier.backbone.state_dict()).keys()

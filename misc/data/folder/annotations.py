@@ -34,8 +34,8 @@ def read_coco(path: Path, tree: Tree) -> Found:
         content = json.loads(read_bytes(path, _MAX_JSON))
         lists = {name: content[name] for name in ("images", "categories", "annotations")}
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        raise UserError(f"{path}: is not a file of instances in COCO's form ({reason(error)}). "
-                        f"{_COCO}") from None  # fmt: skip
+        what = f"{type(error).__name__} {reason(error)}"
+        raise UserError(f"{path}: is not a file of COCO's instances ({what}). {_COCO}") from None
     images, categories = (
         {number: (where, text) for where, (number, text) in _entries(path, lists, name, keys)}
         for name, keys in (("images", {"id": int, "file_name": str}),

@@ -95,10 +95,11 @@ class FolderInfo(DatasetInfo):
 
     def id_in(self, entry: str) -> str:
         """The id of a photograph from its id, or by the rule of `Tree`; ValueError says why not."""
-        text, tree = entry.strip(), _tree(self.root, self.source.masks)
-        is_id, known = names.is_id(text), len(tree.by_end)
+        text, is_id = entry.strip(), names.is_id(entry.strip())
         if is_id and self.image_path(text).is_file():
             return text
+        tree = _tree(self.root, self.source.masks)
+        known = len(tree.by_end)
         try:
             path = tree.find(text)
         except ValueError:

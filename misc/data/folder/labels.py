@@ -154,10 +154,10 @@ def log_contents(scan: Scan) -> None:
                     tree.root / link, counted({"photograph": number}))  # fmt: skip
     lacking = map(reason, scan.unlabelled)
     for thing, what, names in (
-        ("photograph without a label", "left out (lists/unlabelled.txt)", lacking),
-        ("class", "of no photograph, never to be found", (name for name, n in numbers if not n)),
-        ("class", f"of fewer than {FEW} photographs, too few for good maps; add some",
+        ("photograph without a label", ", left out (lists/unlabelled.txt)", lacking),
+        ("class", " of no photograph, never to be found", (name for name, n in numbers if not n)),
+        ("class", f" of fewer than {FEW} photographs, too few for good maps; add some",
          (f"{name} {n}" for name, n in numbers if 0 < n < FEW)),
     ):  # fmt: skip
         if names := list(names):
-            log.warning("%s, %s: %s", counted({thing: len(names)}), what, some(names, _SHOWN))
+            log.warning("%s%s: %s", counted({thing: len(names)}), what, some(names, _SHOWN))

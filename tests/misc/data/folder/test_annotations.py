@@ -72,7 +72,7 @@ def test_broken_instances_are_named_with_the_entry(coco, changes, words):
 @pytest.mark.parametrize("text", ["[]", "{", "\0", '{"images": {}}', "3", "[" * 99_999])
 def test_other_json_files_are_refused_with_the_form(tmp_path, tree_of, text):
     (tmp_path / "i.json").write_text(text)
-    with pytest.raises(UserError, match=r"i\.json: is not a file of instances .*has lists of im"):
+    with pytest.raises(UserError, match=r"i\.json: is not a file of COCO's .*has lists of im"):
         read_coco(tmp_path / "i.json", tree_of("a.jpg"))
 
 
