@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from misc.errors import StoppedError
-from misc.runtime.processes import map_in_processes
+from misc.errors import StoppedError, UserError
+from misc.runtime.processes import in_processes, map_in_processes
 
 PROJECT = Path(__file__).parents[3]
 
@@ -25,6 +25,13 @@ def end_at_three(number):
     return number
 
 
+def report_and_fail(part, report):
+    report(part)
+    if part == "b":
+        raise UserError("b is wrong")
+    time.sleep(60)
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_order(processes):
     assert list(map_in_processes(square, range(20), processes)) == [n**2 for n in range(20)]
@@ -35,6 +42,13 @@ def test_errors_of_processes_and_their_ends_reach_the_caller():
         list(map_in_processes(square, [1, "a"], 2))
     with pytest.raises(StoppedError, match="a process ended"):
         list(map_in_processes(end_at_three, range(6), 2))
+
+
+def test_bad_input_of_one_process_ends_all():
+    reports = in_processes(report_and_fail, "ab", "work")
+    with pytest.raises(UserError, match="^b is wrong$"):
+        while True:
+            assert next(reports) in [(0, "a"), (1, "b")]
 
 
 KILLED_WITH_A_NEW_READER = """
@@ -72,33 +86,3 @@ def runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-INTERRUPTED_START = """
-import os, signal, sys
-from multiprocessing import util
-from misc.runtime import processes
-from misc.runtime.programs import said_plainly
-
-start = util.spawnv_passfds
-
-def start_and_interrupt(path, args, passed):
-    pid = start(path, args, passed)
-    if any("multiprocessing-fork" in str(word) for word in args):
-        os.kill(os.getpid(), signal.SIGTERM)  # before it has been told what to do
-    return pid
-
-if __name__ == "__main__":
-    util.spawnv_passfds = start_and_interrupt
-    work = lambda: list(processes.map_in_processes(str, "abcd", 2))
-    sys.exit(said_plainly(work))
-"""
-
-
-def test_a_signal_while_processes_start_is_one_line(tmp_path):
-    (tmp_path / "program.py").write_text(INTERRUPTED_START)
-    command = [sys.executable, str(tmp_path / "program.py")]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    end = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert end.returncode == 128 + signal.SIGTERM
-    assert end.stderr.startswith("interrupted: ") and end.stderr.count("\n") == 1
