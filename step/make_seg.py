@@ -1,6 +1,5 @@
 """Predict with the segmentation network: whole images, all scales, with and without a dense CRF."""
 
-import io
 import logging
 import tarfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.storage.manifest import Sources
-from misc.storage.outputs import Output, open_output, write_output
+from misc.storage.outputs import Output, open_output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
 from step.base import FolderStep
@@ -32,7 +31,7 @@ class MakeSegmentation(FolderStep):
     """Predicts one image."""
 
     name, flag = "make_seg", "--seg_out_dir"
-    options = ("dataset", "seg_flip", "seg_scores", "precision")
+    options = ("dataset", "precision")
     lists, subfolders, reads = ("seg",), (".", "palette"), ("network",)
 
     @classmethod
@@ -48,10 +47,6 @@ class MakeSegmentation(FolderStep):
             places = [crf / name for name in cls.subfolders]
             found += [(Output(cls.flag, place, suffix=cls.suffix), settings) for place in places]
         return found
-
-    def outputs(self, image_id: str) -> list[Path]:
-        scores = [self.args.seg_out_dir / f"{image_id}.npz"] if self.args.seg_scores else []
-        return [*super().outputs(image_id), *scores]
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
@@ -97,17 +92,13 @@ def folders(args: Options) -> dict[str, Path]:
 
 
 def save_prediction(image_id: str, image: np.ndarray, scores: np.ndarray, args: Options) -> None:
-    """Labels, and what was asked for besides, of an image's probabilities L x H x W."""
+    """Labels, without and with the CRF, of an image's probabilities L x H x W."""
     places = folders(args)
     _save_labels(places["plain"], image_id, scores)
     if "crf" in places:
         wrapped = args.seg_crf == "wrapped"
         shown = wrapped_image(image[..., ::-1], COLOURS["caffe"].mean) if wrapped else image
         _save_labels(places["crf"], image_id, dense_crf(shown, scores))
-    if args.seg_scores:
-        stream = io.BytesIO()
-        np.savez_compressed(stream, probabilities=scores.astype(np.float16))
-        write_output(places["plain"] / f"{image_id}.npz", stream.getvalue())
 
 
 def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
