@@ -78,14 +78,11 @@ def _prepare_split(path: Path, info: DatasetInfo, with_masks: bool) -> dict[str,
         try:
             make_writable(info.mask_dirs[0], "masks in")
         except UserError as error:
-            raise UserError(
-                f"{error} as {info.root_flag}: one of your own with links to {info.image_dir.name} "
-                f"and annotations of {info.root}"
-            ) from None
+            links = f"links to {info.image_dir.name} and annotations of {info.root}"
+            raise UserError(f"{error} as {info.root_flag}: one of your own with {links}") from None
         make_masks(todo, info.mask_dirs[0])
-    seconds = time.perf_counter() - start
     done = counted({"image": len(images), "mask": len(todo)})
-    log.info("%s: %s drawn, %.0f s", path.name, done, seconds)
+    log.info("%s: %s drawn, %.0f s", path.name, done, time.perf_counter() - start)
     labels = np.zeros((len(images), info.num_classes), dtype=np.float32)
     for label, image in zip(labels, images, strict=True):
         # Crowds count: they show objects of their class, though their pixels are not scored.
@@ -121,10 +118,5 @@ def _warn_of_missing_photographs(path: Path, ids: Sequence[str], info: DatasetIn
                     info.image_dir, len(missing), len(ids), path.name, missing[0])  # fmt: skip
 
 
-def main() -> None:
-    """Command line of this module."""
-    command_line(describe, prepare, __doc__.split("\n")[0], "coco14")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(describe, prepare, __doc__.split("\n")[0], "coco14")

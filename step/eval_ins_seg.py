@@ -51,8 +51,7 @@ def require_objects(args: Options, ids: tuple[str, ...]) -> None:
     if missing:
         raise UserError(
             f"{missing[0]}: no mask of the objects, as of {counted({'image': len(missing)})} in "
-            f"all; give an --eval_list of images that have one in {OBJECT_MASKS}/, or leave out "
-            "--eval_ins_seg_pass: instance labels are made without it"
+            f"all; give an --eval_list of images with one, or leave out --eval_ins_seg_pass"
         )
 
 

@@ -4,7 +4,6 @@ import logging
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from misc.cli.check import Preflight
@@ -72,10 +71,18 @@ class MakeSegmentation(FolderStep):
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def one(self, image_id: str) -> None:
-        image = image_of(self.args.info, image_id)
+        args, image = self.args, image_of(self.args.info, image_id)
         with self.bf16:
-            scores = probabilities(self.model, image).float().cpu().numpy()
-        save_prediction(image_id, image, scores, self.args)
+            scores = probabilities(self.model, image).float().cpu().numpy()  # L x H x W
+        found = {"plain": scores}
+        if args.seg_crf != "none":
+            wrapped = args.seg_crf == "wrapped"
+            shown = wrapped_image(image[..., ::-1], COLOURS["caffe"].mean) if wrapped else image
+            found["crf"] = dense_crf(shown, scores)
+        for kind, folder in folders(args).items():
+            labels = found[kind].argmax(axis=0).astype(label_type(len(scores)))
+            save_palette_png(folder / "palette" / f"{image_id}.png", labels)
+            save_label_png(folder / f"{image_id}.png", labels)
 
     @classmethod
     def run(cls, args: Options) -> None:
@@ -89,22 +96,6 @@ def folders(args: Options) -> dict[str, Path]:
     plain = args.seg_out_dir
     crf = {"crf": plain.with_name(f"{plain.name}_crf")} if args.seg_crf != "none" else {}
     return {"plain": plain, **crf}
-
-
-def save_prediction(image_id: str, image: np.ndarray, scores: np.ndarray, args: Options) -> None:
-    """Labels, without and with the CRF, of an image's probabilities L x H x W."""
-    places = folders(args)
-    _save_labels(places["plain"], image_id, scores)
-    if "crf" in places:
-        wrapped = args.seg_crf == "wrapped"
-        shown = wrapped_image(image[..., ::-1], COLOURS["caffe"].mean) if wrapped else image
-        _save_labels(places["crf"], image_id, dense_crf(shown, scores))
-
-
-def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
-    labels = scores.argmax(axis=0).astype(label_type(len(scores)))
-    save_palette_png(folder / "palette" / f"{image_id}.png", labels)
-    save_label_png(folder / f"{image_id}.png", labels)
 
 
 def pack(args: Options, ids: tuple[str, ...]) -> None:

@@ -22,19 +22,20 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from misc.cams import load_cam
 from misc.cli.flags import number, numbers
 from misc.cli.log import log_to_screen
 from misc.cli.options import Options, parse
-from misc.data.datasets import image_of, mask_of
+from misc.data.datasets import image_of
 from misc.errors import UserError
-from misc.metrics import ThresholdScores
+from misc.metrics import mean_iou
 from misc.runtime.devices import check_device, main_device, set_up_process
 from misc.runtime.programs import said_plainly
 from misc.storage.files import remove_leftovers
 from misc.storage.scores import load_scores
 from net.inference import merged
+from step.eval_cam import thresholds
 from step.make_recam_with_RIB import MakeRIBCAM
+from step.sweep_scores import counts_of
 from step.visualize import grid, label_panels, map_panel, save_figure
 
 log = logging.getLogger("rib_process")
@@ -66,16 +67,12 @@ def best_thresholds(args: Options) -> list[float]:
 
 def gains(args: Options) -> list[Gain]:
     """Of every scored image, the largest gain first."""
-    found, thresholds = [], best_thresholds(args)
-    for image_id in args.scored_ids():
-        truth, ious = mask_of(args.info, image_id), []
-        for folder, at in zip((args.plain_cam_out_dir, args.cam_out_dir), thresholds, strict=True):
-            scores = ThresholdScores([at], args.info.num_labels)
-            maps = load_cam(folder / f"{image_id}.npy")
-            scores.add(maps["high_res"], maps["keys"], truth)
-            ious.append(100 * float(np.nan_to_num(scores.mean_ious()[0])))
-        found.append(Gain(image_id, *ious))
-    return sorted(found, key=lambda gain: -gain.gain)
+    ious = []
+    for kind, best in zip(("plain", "seed"), best_thresholds(args), strict=True):
+        (counts,) = counts_of([args], kind)
+        nearest = np.abs(thresholds(args) - best).argmin()
+        ious.append((100 * np.nan_to_num(mean_iou(counts)[:, nearest])).tolist())
+    return sorted(map(Gain, args.scored_ids(), *ious), key=lambda gain: -gain.gain)
 
 
 def maps_after(

@@ -61,11 +61,7 @@ Run = tuple[Words, list[Options]]  # a point of a sweep, and its options with ea
 
 
 def axis(text: str, base: Options) -> tuple[str, tuple[str, ...]]:
-    """Option and values from a text such as "RIB_iter=1,3,5"; UserError where it is none.
-
-    Values with commas in them are separated by semicolons. `0.5x` is half the current value, `all`
-    the number of classes.
-    """
+    """Option and values from a text such as "RIB_iter=1,3,5"; UserError where it is none."""
     name, equals, values = text.partition("=")
     name = name.removeprefix("--")
     words = [word.strip() for word in values.split(";" if ";" in values else ",")]
@@ -76,15 +72,13 @@ def axis(text: str, base: Options) -> tuple[str, tuple[str, ...]]:
     if name in _NOT_SWEPT or name not in recorded_of(base, "masks").union(_UNRECORDED):
         advice = "--seeds gives seeds" if name == "seed" else "no step of a sweep depends on it"
         raise UserError(f"--over {text}: {name} cannot be swept over; {advice}")
-    found: dict[object, tuple[str, str]] = {}
-    for word in words:
-        meant = _current_value(name, word, base)
-        value = getattr(build_parser().parse_args([f"--{name}={meant}"]), name)
-        first, _ = found.setdefault(value, (word, meant))
-        rounded = first.endswith("x") and word.endswith("x")  # multiples of a small number
-        if words.count(word) > 1 or (first != word and not rounded):
-            raise UserError(f"--over {text}: {word} is there twice; give different values")
-    return name, tuple(meant for _, meant in found.values())
+    meant = [_current_value(name, word, base) for word in words]
+    parsed = [getattr(build_parser().parse_args([f"--{name}={word}"]), name) for word in meant]
+    found = dict(zip(parsed, meant, strict=True))
+    rounded = all(word.endswith("x") for word in words)  # multiples of a small number
+    if len(set(words)) < len(words) or (len(found) < len(words) and not rounded):
+        raise UserError(f"--over {text}: a value is there twice; give different values")
+    return name, tuple(found.values())
 
 
 def _current_value(name: str, word: str, base: Options) -> str:

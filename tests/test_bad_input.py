@@ -110,14 +110,6 @@ def test_the_command_as_a_user_types_it(tmp_path):
     assert not (tmp_path / "result").exists()
 
 
-@pytest.mark.parametrize(
-    "words", ["--RIB_iter 0", "--irn_radius 9", "--device tpu", "--device cuda"]
-)
-def test_options(refused, monkeypatch, words):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert words.split()[0] in refused(*words.split())
-
-
 # --- the dataset --------------------------------------------------------------------------------
 
 
@@ -245,7 +237,6 @@ def test_pseudo_masks_that_do_not_fit(refused, all_refused, info, tmp_path):
 
 def test_networks_that_do_not_fit(refused, info, tmp_path, classifier_file, boundary_file):
     save_checkpoint(tmp_path / "coco.pth", Net(80, **THIN))
-    (tmp_path / "text.pth").write_text("nothing")
     torch.save({"loss": torch.zeros(3)}, tmp_path / "vgg.pth")
     save_maps(info, tmp_path / "maps", train_ids(info))
     cams = ("--make_cam_pass", "--cam_weights_name")
@@ -256,7 +247,6 @@ def test_networks_that_do_not_fit(refused, info, tmp_path, classifier_file, boun
         (cams, tmp_path / "none.pth", "is missing"),
         (cams, boundary_file, "of another network"),
         (cams, tmp_path / "coco.pth", "80 classes"),
-        (cams, tmp_path / "text.pth", "cannot be read as network weights"),
         (cams, tmp_path / "vgg.pth", "unexpected: loss"),
         (irn, tmp_path / "none.pth", "is missing"),
         (irn, classifier_file, "of another network"),

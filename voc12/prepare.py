@@ -118,10 +118,5 @@ def label_from_mask(path: Path, info: DatasetInfo) -> np.ndarray:
     return label
 
 
-def main() -> None:
-    """Command line of this module."""
-    command_line(describe, prepare, __doc__.split("\n")[0], "voc12")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(describe, prepare, __doc__.split("\n")[0], "voc12")

@@ -73,7 +73,7 @@ class Preflight:
 
     def __init__(self, args: Options, steps: Steps, known: Steps):
         self.args, self.info, self._known = args, args.info, known
-        self._planned, self._problems = makers(args, steps), Problems()
+        self._planned, self._problems = producers(args, steps), Problems()
         self._labelled: dict[str, None] = {}
         self._checkpoints: set[tuple] = set()
         # The photographs come first: a broken one is no problem of the mask or map beside it.
@@ -152,7 +152,7 @@ class Preflight:
     def backbone(
         self, path: Path | None, network: str = "ResNet50", flag: str = "--imagenet_weights"
     ) -> None:
-        """What training starts from fits; a download is tried here, and only said under --check."""
+        """The weights that training starts from fit; under --check a download is only announced."""
         remote, key = self.args.check and (path is None or weights_name(path)), (network, path)
         if remote and key not in self._checkpoints:
             log.info(
@@ -206,8 +206,8 @@ class Preflight:
         log.info("checked: %s; no problem (%.1f s, %.0f files/s)", what, seconds, files / seconds)
 
     def _advice(self, folder: Path, otherwise: str = "") -> str:
-        """What to do where the files of a folder are not there."""
-        made_by = makers(self.args, self._known).get(folder.resolve())
+        """Advice where the files of a folder are not there."""
+        made_by = producers(self.args, self._known).get(folder.resolve())
         return f"run --{made_by}_pass first" if made_by else otherwise or "give another folder"
 
     def _has_to_be_there(
@@ -240,7 +240,7 @@ class Preflight:
             self.collect(load, "checkpoint")
 
 
-def makers(args: Options, steps: Steps) -> dict[Path, str]:
+def producers(args: Options, steps: Steps) -> dict[Path, str]:
     """Return the step that makes each folder and file that these steps would write."""
     # Of two the first counts, and that of --recam before others that make such maps.
     others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
@@ -310,7 +310,7 @@ def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
 
 
 def _look_at(item: tuple[Callable, str, str]) -> tuple[object, str]:
-    """What is found in the file of an image, or what is wrong with it."""
+    """Return what is found in the file of an image, or what is wrong with it."""
     check, _, image_id = item
     try:
         return check(image_id), ""

@@ -80,9 +80,6 @@ SEG_PRESETS_BY_DATASET = {
 REPLACEABLE = ("batch_size", "iterations", "learning_rate", "crop_size")
 
 
-# --- values -------------------------------------------------------------------------------------
-
-
 def number(kind: type, low: float, high: float = 1e9, *, open_low: bool = False) -> Callable:
     """Return a parser of finite numbers in [low, high], or (low, high] with `open_low`."""
 
@@ -140,9 +137,8 @@ _DIR, _FILE = ({"type": Path, "metavar": metavar} for metavar in ("DIR", "FILE")
 _WEIGHTS = {"type": Path, "metavar": "FILE|NAME"}
 
 
-# --- flags: name, kind, default and help, by group ------------------------------------------------
-
-# A kind is a parser of the value, a tuple of choices, or what else argparse takes.
+# Flags by group: name, kind, default and help. A kind is a parser of the value, a tuple of
+# choices, or what else argparse takes.
 # fmt: off
 GROUPS = {
     "environment": {

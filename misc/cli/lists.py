@@ -65,7 +65,7 @@ def _masks_are_missing(args: Options, read: set[str]) -> bool:
 
 
 def _list_folder(args: Options) -> tuple[Output, dict, dict]:
-    """Where lists are made, how their dataset is described, and hashes of its files."""
+    """The folder of the lists, the description of their dataset, and hashes of its files."""
     settings = {"version": VERSION, **args.settings("skip_mismatched"), **_identity(args)}
     for name in own_options(args.dataset):
         value = getattr(args, name)
@@ -76,20 +76,20 @@ def _list_folder(args: Options) -> tuple[Output, dict, dict]:
 
 
 def _identity(args: Options) -> dict:
-    """What all results of a folder have in common."""
+    """Settings that all results of a folder have in common."""
     return {"root": str(args.info.root.resolve()), **args.settings("dataset")}
 
 
 def _outdated(args: Options, needed: list[Path]) -> bool:
     """Return whether lists have to be made; UserError for those of others, or another dataset."""
     folder, settings, inputs = _list_folder(args)
-    noted = read_manifest(folder.path)
-    known = {**(noted or {}), **_identity(args)}
+    recorded = read_manifest(folder.path)
+    known = {**(recorded or {}), **_identity(args)}
     check_folder(folder, {k: v for k, v in known.items() if k != "inputs"}, args.overwrite)
     # A folder that begins anew has no lists; labels that it still has are made again with them.
     needed = [*needed, args.list_dir / f"{args.info.train_split}.txt"] if needed else []
     now = json.loads(json.dumps(settings_of(settings, inputs)))
-    outdated = now != noted or not all(path.is_file() for path in needed)
+    outdated = now != recorded or not all(path.is_file() for path in needed)
     if outdated:
         advice = "move it, or give it by name (--train_list, --cls_labels, ...)"
         for name in (*dataset_module(args.dataset, "prepare").LISTS, args.info.label_file):

@@ -115,7 +115,7 @@ class Options(SimpleNamespace):
 
     @property
     def resources(self) -> Resources:
-        """What the run may use of the machine."""
+        """The part of the machine that the run may use."""
         return Resources(**{f.name: getattr(self, f.name) for f in fields(Resources)})
 
 
@@ -161,7 +161,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
 
 def _said(parser: argparse.ArgumentParser, argv: Sequence[str] | None, defaults: dict) -> dict:
-    """What a command line says: the parser fills in no default of what is there."""
+    """Values that a command line says: the parser fills in no default of what is there."""
     found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults)))
     return {name: value for name, value in vars(found).items() if value is not None}
 
@@ -231,8 +231,14 @@ def _fill_defaults(args: SimpleNamespace, info: DatasetInfo) -> None:
     for name, value in usual.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    args.fitted = _fitted_defaults(args, info)
-    for name, value in args.fitted.items():
+    # What fits the photographs is recorded: one photograph more does not change all results.
+    recorded = {} if args.overwrite else read_manifest(args.list_dir) or {}
+    same = (recorded.get("dataset"), recorded.get("root")) == (info.name, str(info.root.resolve()))
+    args.fitted = dict(info.replaced_defaults)
+    for name, value in info.replaced_defaults.items():
+        old = recorded.get(default_key(name)) if same else None
+        old = tuple(old) if isinstance(old, list) else old
+        args.fitted[name] = value = old if isinstance(old, type(value)) else value
         of_preset = name.startswith("seg_") and "seg_preset" in args.said
         if name not in args.said and not of_preset:
             setattr(args, name, max(value, announced_ranks()) if name in _SHARED else value)
@@ -256,22 +262,6 @@ def _require_fitting(args: SimpleNamespace) -> None:
         raise UserError(
             f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
         )
-
-
-def _fitted_defaults(args: SimpleNamespace, info: DatasetInfo) -> dict[str, object]:
-    """Defaults that are computed from the photographs, as a result folder's first run had them.
-
-    So one photograph more does not change all results; --overwrite computes them anew.
-    """
-    recorded = {} if args.overwrite else read_manifest(args.list_dir) or {}
-    if (recorded.get("dataset"), recorded.get("root")) != (info.name, str(info.root.resolve())):
-        return dict(info.replaced_defaults)
-    fitted = {}
-    for name, value in info.replaced_defaults.items():
-        old = recorded.get(default_key(name))
-        old = tuple(old) if isinstance(old, list) else old
-        fitted[name] = old if isinstance(old, type(value)) else value
-    return fitted
 
 
 def default_key(name: str) -> str:

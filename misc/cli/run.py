@@ -179,7 +179,7 @@ def show_report(args: Options, known: Steps) -> None:
             why = f"cannot be written ({error.strerror}); no curves are drawn"
             log.warning("--result_dir %s: %s", args.result_dir, why)
     if args.report_html:
-        args.info.require_root()  # a page without photographs would replace a good one
+        args.info.require_root()  # a report without photographs would replace a good one
         try:
             known["html_report"].run(args)
         except OSError as error:

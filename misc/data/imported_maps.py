@@ -53,14 +53,13 @@ def find_maps(
     names, others = _names(info, image_ids), []
     whole: dict[str, list[MapFile]] = {}
     single: dict[str, list[MapFile]] = {}
-    for path in sorted(map(Path, files_below(root)[0])):
-        if path.suffix in (*SUFFIXES, ".png"):
-            image_id, kind = _image_and_class(path, info, names)
-            if image_id and (kind or path.suffix != ".png"):
-                of_image = (single if kind else whole).setdefault(image_id, [])
-                of_image.append(MapFile(root / path, kind))
-            else:
-                others.append((image_id, path))
+    for path in sorted(Path(f) for f in files_below(root)[0] if f.endswith((*SUFFIXES, ".png"))):
+        image_id, kind = _image_and_class(path, info, names)
+        if image_id and (kind or path.suffix != ".png"):
+            of_image = (single if kind else whole).setdefault(image_id, [])
+            of_image.append(MapFile(root / path, kind))
+        else:
+            others.append((image_id, path))
     if problem := _problem(root, whole, single, others):
         raise UserError(f"--import_maps {root}: {problem}")
     return {image_id: tuple(sorted(files)) for image_id, files in (whole or single).items()}
@@ -75,16 +74,16 @@ def _problem(root: Path, whole: Mapping, single: Mapping, others: list[tuple]) -
         if len(files) > 1:
             one, other = (file.path.relative_to(root) for file in files[:2])
             return f"{one} and {other} are both of image {image_id}; give the folder of one"
-    labels = [path for image_id, path in others if image_id]
-    if labels and not single and not whole:
+    if whole or single:
+        return ""
+    if labels := [path for image_id, path in others if image_id]:
         return (
             f"has {counted({'PNG': len(labels)})} called as images, without a class, such as "
             f"{labels[0].name}: {_FORMATS}; label maps serve as they are, by --sem_seg_out_dir to "
             "be scored and by --seg_label_dir to train on"
         )
     seen = f"; {others[0][1]} is of none of them" if others else ""
-    missing = f"has no maps of the images of --infer_list{seen}: {_FORMATS}"
-    return "" if whole or single else missing
+    return f"has no maps of the images of --infer_list{seen}: {_FORMATS}"
 
 
 def _names(info: DatasetInfo, image_ids: Iterable[str]) -> dict[str, str]:
@@ -138,17 +137,16 @@ def read_maps(
     path, start = files[0].path, int(numbering == "label")
     # Three arrays of all classes and a background, or of photographs before they were shrunk.
     arrays = 3 * 8 * (info.num_classes + 1) * size[0] * size[1]
-    several = not files[0].name
-    content = read_arrays(path, max(arrays, _MAPS_IN_FULL)) if several else _pngs(files)
+    by_class = bool(files[0].name)
+    content = _pngs(files) if by_class else read_arrays(path, max(arrays, _MAPS_IN_FULL))
     with about(path):
         if isinstance(content, dict) and list(content) == ["arr_0"]:
             content = content["arr_0"]  # a .npz of one array
         if not isinstance(content, dict):
             keys, maps = _from_channels(content, info, size, present, numbering)
-        elif "keys" in content:
-            keys, maps = _from_keys(content, info, present, start)
         else:
-            keys, maps = _from_classes(content, info, start)
+            read = _from_keys if "keys" in content else _from_classes
+            keys, maps = read(content, info, present, start)
         kept = sorted((key, n) for n, key in enumerate(keys) if key >= 0)
         if len(set(keys)) < len(keys) or max(keys, default=0) >= info.num_classes:
             raise UserError(
@@ -174,17 +172,15 @@ def _pngs(files: Sequence[MapFile]) -> dict[str, np.ndarray]:
     return maps
 
 
-def _from_classes(content: dict, info: DatasetInfo, start: int) -> Found:
+def _from_classes(content: dict, info: DatasetInfo, present: Sequence[int], start: int) -> Found:
     """Maps of a dict of class (number or name) to map h x w, or 1 x h x w."""
     keys = []
     for name in content:
         number = not isinstance(name, str) or (name.isascii() and name.isdigit())
         keys.append(int(name) - start if number else class_index(name, info))
         if keys[-1] is None:
-            raise UserError(
-                f"has {name!r:.40}, which is no class of {info.name} and no number; give maps by "
-                "class, or keys and maps"
-            )
+            problem = f"has {name!r:.40}, which is no class of {info.name} and no number"
+            raise UserError(f"{problem}; give maps by class, or keys and maps")
     maps = [one[0] if one.ndim == 3 and len(one) == 1 else one for one in content.values()]
     shapes = {array.shape for array in maps}
     if len(shapes) > 1 or any(array.ndim != 2 for array in maps):
@@ -240,10 +236,8 @@ def _from_channels(
     # The sides tell which axis is that of the classes.
     ways = [way for way in ways if _fits(way.shape[1:], size)] or ways
     if not ways:
-        raise UserError(
-            f"is an array of {array.shape}: it has channels neither for the {count} classes of "
-            f"{info.name} nor for the {own} of the image, each with or without a background"
-        )
+        kinds = f"neither for the {count} classes of {info.name} nor for the {own} of the image"
+        raise UserError(f"is an array of {array.shape}: it has channels {kinds}")
     channels = len(ways[0])
     if numbering == "auto" and own and channels in plain and channels in behind:
         names = ", ".join(repr(info.class_names[index]) for index in present[:3])
@@ -284,10 +278,7 @@ def _in_both_sizes(maps: Sequence[np.ndarray], size: tuple[int, int]) -> dict[st
 
 
 def _in_unit(maps: np.ndarray) -> np.ndarray:
-    """Maps as float32 in 0..1; UserError where they are not finite or lie outside.
-
-    Those of 8 and 16 bits are fractions of the largest value, unless they are 0 and 1 alone.
-    """
+    """Maps as float32 in 0..1; of 8 and 16 bits the largest value is 1, unless they are 0 and 1."""
     highest = maps.max(initial=0)
     if maps.dtype.kind == "u" and maps.dtype.itemsize <= 2 and highest > 1:
         return maps.astype(np.float32) / np.float32(np.iinfo(maps.dtype).max)
@@ -296,10 +287,8 @@ def _in_unit(maps: np.ndarray) -> np.ndarray:
         raise UserError("has values that are not finite (NaN or infinite); make it again")
     low, high = maps.min(initial=0), maps.max(initial=0)
     if low < -1e-3 or high > 1 + 1e-3:
-        raise UserError(
-            f"has values from {low:.3g} to {high:.3g}, not in 0..1; cut maps at zero "
-            "and divide each by its maximum before they are imported"
-        )
+        fix = "cut maps at zero and divide each by its maximum before they are imported"
+        raise UserError(f"has values from {low:.3g} to {high:.3g}, not in 0..1; {fix}")
     return maps
 
 

@@ -76,8 +76,7 @@ def command_line(
 
     def work() -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        info = describe(args.root)
-        info.require_root()
+        (info := describe(args.root)).require_root()
         prepare(info, args.out_dir, args.skip_mismatched)
 
     sys.exit(said_plainly(work))
