@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from Dataset.objects import OBJECT_CLASSES, smooth_noise
 from Dataset.scene import draw_scene
 from misc.advcam import AdvCAMSettings, advcam
+from misc.affinity_loss import PairLoss
 from misc.cams import load_cam, save_cam
 from misc.data.datasets import multi_scale_pairs
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
@@ -22,7 +23,7 @@ from misc.rib import RIBSettings, fine_tune
 from misc.runtime.devices import freed_memory_kept
 from misc.torchutils import gndp2d
 from net.resnet50_cam import CAM
-from net.resnet50_irn import AffinityDisplacementLoss
+from net.resnet50_irn import Net
 from step.cam_to_ir_label import confident_labels
 from tests import references
 from tests.weights import fill_by_recipe
@@ -200,7 +201,8 @@ class IRNStep(Comparison):
         self.paths = PathIndex(radius, (side, side))
         self.indices = references.PairIndices.of(self.paths, self.device)
         self.label_maps = made_up_label_maps(batch, side)  # on the host, as a loader gives them
-        model = AffinityDisplacementLoss(self.paths, width=width, stem=min(width, 64)).train()
+        self.pair_loss = PairLoss(self.paths)
+        model = Net(width=width, stem=min(width, 64)).train()
         with torch.no_grad():
             fill_by_recipe(model)
         self.model = model.to(self.device)
@@ -213,7 +215,7 @@ class IRNStep(Comparison):
     def ours(self) -> Results:
         labels = affinity_labels(self.label_maps.to(self.device), self.paths, self.num_labels)
         with freed_memory_kept():  # as in the training loop
-            return self._step(lambda: self.model(self.images, labels))
+            return self._step(lambda: self.pair_loss(*self.model(self.images), labels))
 
     @references.separate_normalisation()
     def reference(self) -> Results:
