@@ -67,12 +67,9 @@ def test_the_options_to_lower_are_named_in_one_line(error):
         raise error
 
 
-def test_a_killed_reader_stops_the_run():
+def test_a_killed_reader_stops_the_run_and_other_errors_are_left_alone():
     with pytest.raises(StoppedError, match=r"^train_cam: a process that reads images ended"):
         with memory_can_end("train_cam"):
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-
-
-def test_other_errors_are_left_alone():
     with pytest.raises(RuntimeError, match="^shapes do not match$"), memory_can_end("step"):
         raise RuntimeError("shapes do not match")

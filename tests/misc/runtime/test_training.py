@@ -126,17 +126,6 @@ def test_the_order_depends_on_seed_and_epoch_alone(run):
     assert first[:6] != first[6:] and order(seed=1)[:6] != first[:6]
 
 
-def test_the_updates_are_those_of_the_optimizer(run):
-    value, seen = run(Numbers(6), lr=0.02, weight_decay=0.1)
-    number = torch.nn.Parameter(torch.tensor(1.0))
-    optimizer = PolyOptimizer([number], lr=0.02, weight_decay=0.1, max_step=9)
-    for items, _ in seen:
-        optimizer.zero_grad()
-        (2 * (number - items).square().mean()).backward()
-        optimizer.step()
-    assert len(seen) == 9 and value == pytest.approx(number.item(), abs=1e-7)
-
-
 def test_gradients_of_micro_batches_are_summed_and_synchronised_once_a_step(run, monkeypatch):
     alone = []  # the batches whose gradients DistributedDataParallel would not synchronise
     no_sync = lambda network: alone.append(network) or contextlib.nullcontext()  # noqa: E731
