@@ -94,13 +94,11 @@ class Block(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """B x inputs x H x W -> B x outputs x ceil(H / stride) x ceil(W / stride)."""
         shortcut = normalized(*self.downsample, features) if self.downsample else features
-        for number in range(1, self.count):
-            features = self.relu(self._convolved(number, features))
-        return self.relu(self._convolved(self.count, features) + shortcut)
-
-    def _convolved(self, number: int, features: Tensor) -> Tensor:
-        conv, norm = getattr(self, f"conv{number}"), getattr(self, f"bn{number}")
-        return normalized(conv, norm, features)
+        for number in range(1, self.count + 1):
+            conv, norm = getattr(self, f"conv{number}"), getattr(self, f"bn{number}")
+            features = normalized(conv, norm, features)
+            features = self.relu(features + shortcut if number == self.count else features)
+        return features
 
 
 class ResNet(nn.Module):

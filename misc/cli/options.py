@@ -23,8 +23,7 @@ LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset 
 OBJECT_MASKS = "SegmentationObject"  # folder of the root with masks of the objects
 # Numbers of the papers that no flag changes; manifests have them all the same.
 _PUBLISHED = {
-    "cam_weight_decay": 1e-4, "irn_weight_decay": 1e-4, "walk_radius": 5, "ins_seg_bg_thres": 0.25,
-    "seg_flip": False, "AD_coeff": 7.0, "AD_score_th": 0.5,
+    "explode_th": 0.3, "AD_coeff": 7.0, "AD_stepsize": 0.08, "AD_score_th": 0.5, "walk_radius": 5,
 }  # fmt: skip
 SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
 # Steps that an option asks for, beside their own flag; the others are the whole sequence.

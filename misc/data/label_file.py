@@ -135,7 +135,6 @@ def _from_npz(path: Path, info: DatasetInfo) -> Labels:
             raise ValueError(Checksum.BROKEN.value)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        listed = np.asarray(arrays.get("ids", ())).tolist()  # an error where text is no Unicode
         if set(arrays) == {"names", "starts", "classes", "num_classes"}:
             names = arrays["names"].astype(np.uint8).tobytes().decode().split("\n")
             parts, shape = (
@@ -153,7 +152,11 @@ def _from_npz(path: Path, info: DatasetInfo) -> Labels:
         ids, labels = arrays["ids"], arrays["labels"]
         if ids.shape != labels.shape[:1] or ids.dtype.kind not in "USiu":
             raise ValueError(f"{ids.shape} ids of {ids.dtype} and {labels.shape} labels")
-        names = (i.decode("latin1") if isinstance(i, bytes) else i for i in listed)
+        text = ids.astype(ids.dtype.newbyteorder("=")) if ids.dtype.kind == "U" else np.array("")
+        letters = text.view(np.uint32)
+        if (letters > 0x10FFFF).any():  # numpy makes text of any numbers
+            raise ValueError("ids that are not text")
+        names = (i.decode("latin1") if isinstance(i, bytes) else i for i in ids.tolist())
         arrays = dict(zip(names, labels, strict=True))
     return _from_vectors(arrays, info)
 

@@ -110,7 +110,7 @@ def machine() -> dict[str, str]:
             found[name] = metadata.version(name)
     info = Path("/proc/cpuinfo")
     cpu = re.search("model name.*: (.*)", info.read_text()) if info.is_file() else None
-    found["processor"] = cpu[1] if cpu else platform.machine()
+    found["CPU"] = cpu[1] if cpu else platform.machine()
     if torch.cuda.is_available():
         found["GPU"] = ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count())))
     return found

@@ -1,4 +1,4 @@
-"""What a run may use of the machine, and work split over processes; loads no torch."""
+"""Limits of a run on the machine, and work split over processes; loads no torch."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ from misc.runtime.programs import shielded
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use of the machine; None is chosen by what is there."""
+    """Limits of a run on the machine; None is chosen by what is there."""
 
     device: str = "auto"  # or cpu, cuda, cuda:N
     num_processes: int | None = None  # that share the images of a step

@@ -35,7 +35,7 @@ _STATE = {"settings": dict, "done": int, "model": dict, "optimizer": dict, "sums
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained how long, in which batches, and where its checkpoint goes."""
+    """Length and batches of a training, and where its checkpoint goes."""
 
     name: str
     file: Output

@@ -22,6 +22,8 @@ from misc.storage.outputs import Output, remove_output, require_places
 
 log = logging.getLogger(__name__)
 
+_IN_PYTHON = (", in Python: Image.fromarray((np.array(Image.open(OLD)) == {}).astype('uint8') * "
+              "NUMBER).save(NEW)")  # fmt: skip
 FEW = 3  # label maps that contradict their labels and are not worth a warning
 # The version is raised when the same masks give other files.
 _SETTINGS = {"step": "masks", "version": 1}
@@ -54,29 +56,25 @@ def contradictions(
 ) -> tuple[list[str], list[str]]:
     """Problems, at most one, and warnings of label maps that contradict their images' labels.
 
-    names: of all classes. where: the folder. found: the labels in the map of each image. classes:
-    of the images whose labels are known. follows_labels: maps are to show these; predictions may
-    show others.
+    classes: of the images whose labels are known. follows_labels: not so where maps are predicted.
     """
     expected = {i: one for i, one in found.items() if classes.get(i, True)}  # a class, or unknown
     known = {i: found[i] for i in found if i in classes} if follows_labels else {}
     agree = any(one.classes & classes[i] for i, one in known.items()) or len(known) < len(found)
     ignored = max((one.ignored for one in found.values()), default=0)
-    numbers = some([f"{n} = {name!r}" for n, name in enumerate(names, start=1)])
+    numbers = some(f"{n} = {name!r}" for n, name in enumerate(names, start=1))
     advice = f"write 0 for the background and the classes' numbers ({numbers})"
     problem = ""
     if found and not any(one.background or one.classes for one in found.values()):
         problem = f"all labels are {ignored} (ignored here)"
     elif expected and not any(one.classes for one in found.values()):
-        held = "0 (background) alone"
-        if ignored:
-            held = f"0 and {ignored} alone, and {ignored} is ignored here"
-            advice += (f", in Python: Image.fromarray((np.array(Image.open(OLD)) == {ignored})"
-                       ".astype('uint8') * NUMBER).save(NEW)")  # fmt: skip
+        held = f"0 and {ignored} alone, and {ignored} is ignored here"
+        held = held if ignored else "0 (background) alone"
+        advice += _IN_PYTHON.format(ignored) if ignored else ""
         problem = f"no label map ({len(found)} read) has a pixel of a class: they hold {held}"
     elif expected and not agree:
-        first, one = next(iter(expected.items()))
-        shown = _shown(names, one, one.classes, classes[first])
+        first = next(iter(expected))
+        shown = _shown(names, found[first], found[first].classes, classes[first])
         problem = f"no label map shows a class of its image's labels: {shown}"
     if problem:
         return [f"{where}: {problem}; {advice}"], []

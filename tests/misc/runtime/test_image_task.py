@@ -1,9 +1,7 @@
 """misc/runtime/image_task.py: the driver of the steps, with small tasks in its place."""
 
-import atexit
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ ONE, TWO = (Resources("cpu", num_processes=n) for n in (1, 2))
 
 
 class WriteNumber(ImageTask):
-    """Writes the number of each image, and counts what it did; has work to do when it ends."""
+    """Writes the number of each image, and counts what it did."""
 
     name = "write_number"
     images_worth_a_process = 1
@@ -33,7 +31,6 @@ class WriteNumber(ImageTask):
 
     def start(self, device, image_ids):
         self.done, self.expected, self.threads = [], image_ids, torch.get_num_threads()
-        atexit.register(self.end, image_ids[0])
 
     def one(self, image_id):
         if image_id == IDS[3] and self.failure:
@@ -48,11 +45,6 @@ class WriteNumber(ImageTask):
         assert self.done == self.expected
         return self.done
 
-    def end(self, image_id):
-        time.sleep(0.3)
-        if self.folder.is_dir():
-            (self.folder / f"{image_id} ended").touch()
-
 
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.npy")}
@@ -66,8 +58,6 @@ def test_the_files_do_not_depend_on_the_number_of_processes(tmp_path):
         assert results == [list(IDS[first::count]) for first in range(count)]
     assert sorted(files(tmp_path / "1")) == [f"{image_id}.npy" for image_id in IDS]
     assert files(tmp_path / "1") == files(tmp_path / "2")
-    # A process that has finished ends by itself.
-    assert {path.name for path in folder.glob("* ended")} == {f"{i} ended" for i in IDS[:2]}
 
 
 def test_complete_images_are_left_and_damaged_ones_redone(tmp_path):
@@ -120,21 +110,15 @@ def test_an_image_is_complete_when_all_its_outputs_are(tmp_path):
     [
         ("bug", ONE, RuntimeError, f"write_number: image {IDS[3]}: of no avail"),
         ("user", ONE, UserError, "^of no avail$"),
-        ("user", TWO, UserError, "^of no avail$"),
         ("kill", TWO, StoppedError, "write_number: a process ended with code -9"),
     ],
 )
 def test_an_error_names_the_image_and_bad_input_stays_bad_input(
-    tmp_path, failure, resources, error, said
+    tmp_path, monkeypatch, failure, resources, error, said
 ):
-    with pytest.raises(error, match=said):
-        run_over_images(WriteNumber(tmp_path, failure), IDS, resources)
-    assert f"{IDS[1]}.npy" in files(tmp_path) and f"{IDS[3]}.npy" not in files(tmp_path)
-
-
-def test_threads_are_as_before_even_after_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "cpu_count", lambda: 3)
-    before, task = torch.get_num_threads(), WriteNumber(tmp_path, "bug")
-    with pytest.raises(RuntimeError):
-        run_over_images(task, IDS[3:], ONE)
-    assert task.threads == 3 and torch.get_num_threads() == before
+    before, task = torch.get_num_threads(), WriteNumber(tmp_path, failure)
+    with pytest.raises(error, match=said):
+        run_over_images(task, IDS, resources)
+    assert torch.get_num_threads() == before and getattr(task, "threads", 3) == 3
+    assert f"{IDS[1]}.npy" in files(tmp_path) and f"{IDS[3]}.npy" not in files(tmp_path)

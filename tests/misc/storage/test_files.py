@@ -13,7 +13,6 @@ import pytest
 from misc.errors import UserError
 from misc.storage import files
 from misc.storage.files import LOCK, atomic_path, ignores_case, locked, reason, remove_leftovers
-from misc.storage.manifest import make_writable
 from tests.conftest import PROJECT
 
 
@@ -114,8 +113,6 @@ def test_reasons_are_one_short_line():
     assert reason(ValueError()) == "ValueError" and len(reason("a b" * 10**6)) == 100
 
 
-# --- the lock -------------------------------------------------------------------------------------
-
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -176,14 +173,3 @@ def test_a_file_of_the_user_in_the_place_of_the_lock_stays(tmp_path, linked, con
     with pytest.raises(UserError, match=words), locked([tmp_path]):
         pass
     assert target.read_text() == content and (tmp_path / LOCK).is_symlink() == linked
-
-
-def test_locks_and_probes_of_other_programs_do_not_matter(tmp_path):
-    for name in (".lock", ".probe"):
-        (tmp_path / name).write_text("mine")
-    make_writable(tmp_path, "--result_dir")
-    with locked([tmp_path]):
-        pass
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        ".lock": "mine", ".probe": "mine"
-    }  # fmt: skip

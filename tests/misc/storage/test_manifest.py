@@ -60,9 +60,12 @@ def refusals(folder, options, overwrite):
 def test_a_new_folder_says_what_made_it(folder):
     check_folder(folder, OPTIONS)
     assert not folder.path.exists()
+    folder.path.mkdir(parents=True)
+    (folder.path / "notes.txt").touch()  # files of another kind do not matter
     prepare_folder(folder, OPTIONS, INPUTS, overwrite=False)
     recorded = {"step": "make_cam", "scales": [1.0, 0.5], "limit": None, "inputs": INPUTS}
-    assert names(folder) == ["manifest.json"] and read_manifest(folder.path) == recorded
+    assert names(folder) == ["manifest.json", "notes.txt"]
+    assert read_manifest(folder.path) == recorded
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -105,13 +108,6 @@ def test_files_of_unknown_origin_and_of_another_step_are_never_removed(full_fold
     for line in refusals(full_folder, OPTIONS, overwrite):
         assert "holds 2 .npy files and no manifest.json" in line and "--overwrite" not in line
     assert names(full_folder) == ["a.npy", "b.npy", "notes.txt"]
-
-
-def test_files_of_another_kind_do_not_matter(folder):
-    folder.path.mkdir(parents=True)
-    (folder.path / "notes.txt").touch()
-    prepare_folder(folder, OPTIONS, INPUTS, overwrite=False)
-    assert names(folder) == ["manifest.json", "notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -172,9 +168,6 @@ def test_differences_are_named():
     assert settings_difference(there, turned) == "the images are in another order"
     nested = json.loads("[" * 500 + "]" * 500)  # of a file of others
     assert settings_difference({"a": nested}, {"a": 1}) == "a is None there and 1 now"
-
-
-# --- hashes ---------------------------------------------------------------------------------------
 
 
 def test_hashes_stand_for_content(tmp_path, full_folder):
