@@ -58,7 +58,7 @@ _COLOURS = dict(zip(REGIONS, ("tab:red", "tab:blue", "tab:gray"), strict=True))
 
 @dataclass(frozen=True)
 class Toy:
-    """What the paper leaves free; README has a table of what was tried."""
+    """Settings that the paper leaves free; README has a table of what was tried."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     images: int = 2000
