@@ -70,7 +70,7 @@ PATTERNS: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray
 
 @dataclass(frozen=True)
 class Skin:
-    """How a surface looks: two colours mixed by a pattern.
+    """Look of a surface: two colours mixed by a pattern.
 
     period: size of the pattern in object units. vary, tint: standard deviations of the random
     change in brightness and in the single channels; they decide how much the colour tells.

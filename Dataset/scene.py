@@ -54,7 +54,7 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class Pose:
-    """Where an object stands: centre (x, y) in pixels, pixels per object unit, tilt in radians."""
+    """Place of an object: centre (x, y) in pixels, pixels per object unit, tilt in radians."""
 
     centre: tuple[float, float]
     scale: float
@@ -245,7 +245,7 @@ def _pixels(window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
 def _warped_grid(
     rng: np.random.Generator, window: tuple[slice, slice], pose: Pose, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Object units of a window, bent smoothly so that no two outlines are equal."""
+    """Object units of a window, bent smoothly so that no two objects are equal."""
     u, v = pose.to_object(*_pixels(window))
     bend = (smooth_noise(rng, u.shape, 0.4 * pose.scale) for _ in range(2))
     return tuple(axis + strength * field for axis, field in zip((u, v), bend, strict=True))

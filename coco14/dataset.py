@@ -30,7 +30,6 @@ DEFAULTS = {
     "RIB_batch_size": 15,
     "score_th": 0.5,
     "stop_th": 1000.0,
-    "explode_th": 0.3,
     "explode_ratio": 0.8,
     "cam_eval_thres": (0.10, 0.50),
     "sem_seg_bg_thres": 0.22,

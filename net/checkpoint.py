@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from misc.errors import UserError
 from misc.runtime.programs import shielded
+from misc.storage.files import reason
 from misc.storage.manifest import weights_name
 from misc.storage.torch_files import read_torch, write_torch
 from net.backbones import ResNet, inferred_arch, require_fit
@@ -93,8 +94,8 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
     state = {name: tensor.float() for name, tensor in state.items()}
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(
-            f"{path} has weights that are not finite ({' '.join(broken[0].split())}); its training "
-            "failed, or it is damaged: give another file"
+            f"{path} has weights that are not finite ({reason(broken[0])}); its training failed, "
+            "or it is damaged: give another file"
         )
     return {"arch": _complete_arch(path, given, state), "state_dict": state, "extra": extra}
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from misc.errors import UserError
 from misc.imutils import IMAGENET_MEAN, IMAGENET_STD
+from misc.storage.files import reason
 from net.backbones import KINDS, ResNet, inferred_arch, require_fit
 from net.names import plain_names
 
@@ -58,7 +59,7 @@ def _torchvision_weights(name: str) -> dict[str, Tensor]:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UserError(
-            f"the ImageNet weights of torchvision cannot be downloaded ({_in_a_line(error)}); "
+            f"the ImageNet weights of torchvision cannot be downloaded ({reason(error)}); "
             "download them elsewhere and give --imagenet_weights FILE (--seg_init FILE)"
         ) from error
 
@@ -74,7 +75,7 @@ def _timm_network(name: str, pretrained: bool) -> nn.Module:
         network = timm.create_model(name.removeprefix(_TIMM), pretrained=pretrained).eval()
     except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
         raise UserError(
-            f"{name}: timm has no such weights, or cannot download them ({_in_a_line(error)}); "
+            f"{name}: timm has no such weights, or cannot download them ({reason(error)}); "
             "give another name, or a file"
         ) from error
     seen = tuple(tuple(network.pretrained_cfg.get(key) or ()) for key in ("mean", "std"))
@@ -84,7 +85,3 @@ def _timm_network(name: str, pretrained: bool) -> nn.Module:
             f"but images have ImageNet's here; give another of timm's {_FITTING}"
         )
     return network
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,11 +1,9 @@
 """Predict with the segmentation network: whole images, all scales, with and without a dense CRF."""
 
-import io
 import logging
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from misc.cli.check import Preflight
@@ -17,7 +15,7 @@ from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
 from misc.storage.manifest import Sources
-from misc.storage.outputs import Output, open_output, write_output
+from misc.storage.outputs import Output, open_output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
 from step.base import FolderStep
@@ -32,7 +30,7 @@ class MakeSegmentation(FolderStep):
     """Predicts one image."""
 
     name, flag = "make_seg", "--seg_out_dir"
-    options = ("dataset", "seg_flip", "seg_scores", "precision")
+    options = ("dataset", "precision")
     lists, subfolders, reads = ("seg",), (".", "palette"), ("network",)
 
     @classmethod
@@ -48,10 +46,6 @@ class MakeSegmentation(FolderStep):
             places = [crf / name for name in cls.subfolders]
             found += [(Output(cls.flag, place, suffix=cls.suffix), settings) for place in places]
         return found
-
-    def outputs(self, image_id: str) -> list[Path]:
-        scores = [self.args.seg_out_dir / f"{image_id}.npz"] if self.args.seg_scores else []
-        return [*super().outputs(image_id), *scores]
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
@@ -89,10 +83,6 @@ class MakeSegmentation(FolderStep):
             labels = found[kind].argmax(axis=0).astype(label_type(len(scores)))
             save_palette_png(folder / "palette" / f"{image_id}.png", labels)
             save_label_png(folder / f"{image_id}.png", labels)
-        if args.seg_scores:
-            stream = io.BytesIO()
-            np.savez_compressed(stream, probabilities=scores.astype(np.float16))
-            write_output(args.seg_out_dir / f"{image_id}.npz", stream.getvalue())
 
     @classmethod
     def run(cls, args: Options) -> None:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from torch import Tensor
@@ -22,7 +21,6 @@ from misc.indexing import PathIndex, start_size
 from misc.labels import read_label_png
 from misc.rib import RIBSettings
 from net import backbones, resnet50_irn
-from net.deeplab_v2 import DeepLabV2
 from net.resnet50_cam import CAM
 
 
@@ -229,20 +227,6 @@ def confident_labels(
 
 
 # --- RIB ------------------------------------------------------------------------------------------
-
-
-def seg_losses(model: DeepLabV2, images: Tensor, labels: Tensor) -> list[Tensor]:
-    """The losses of DeepLab-v2 as its published loop computes them: labels resized on the host."""
-    losses = []
-    for output in model(images):
-        size = output.shape[:-3:-1]  # width, height
-        resized = [
-            np.array(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-            for label in labels.cpu().numpy()
-        ]
-        target = torch.from_numpy(np.stack(resized)).long().to(images.device)
-        losses.append(F.cross_entropy(output, target, ignore_index=255))
-    return losses
 
 
 def advcam_maps(

@@ -11,7 +11,7 @@ from misc.storage.scores import load_scores, save_score
 from step.eval_ins_seg import load_instances
 from step.eval_seed_crf import crf_labels
 
-ADVCAM = ("--adv_iter", 2, "--AD_stepsize", 0.3, "--visualize", 1)
+ADVCAM = ("--adv_iter", 2, "--visualize", 1)
 
 
 @pytest.fixture(scope="module")

@@ -185,8 +185,7 @@ GROUPS = {
         "unlabelled": (("error", "skip"), "error",
             "photographs without a row in --labels: an error, or left out, into "
             "lists/unlabelled.txt"),
-        "threshold_from": (("train", "scored"), None,
-            "has no effect: the threshold of a score is its best on the scored images"),
+        "threshold_from": (("train", "scored"), None, argparse.SUPPRESS),  # has no effect any more
         "photo_long": (_count_or_zero, 640,
             "larger photographs are shrunk to this longer side, and their masks enlarged at the "
             "end, into RESULT_DIR/masks; 0: never"),
@@ -214,6 +213,7 @@ GROUPS = {
         "cam_batch_size": (count, 16, "batch size"),
         "cam_num_epoches": (count, 5, "epochs"),
         "cam_learning_rate": (_rate, 0.1, "of the backbone; classifier 10 times"),
+        "cam_weight_decay": (number(float, 0.0, 1.0), 1e-4, "in 1 and in RIB"),
         "cam_scales": (numbers(float, 0.05, 8.0), "1.0,0.5,1.5,2.0",
             "image scales whose maps are summed; those below 1.0 take no part in RIB's loss"),
         "max_long": (number(int, 32), None,
@@ -231,9 +231,8 @@ GROUPS = {
         "score_th": (_fraction, None,
             "tau: pixels above this fraction of a map's peak are left out of the pooling"),
         "stop_th": (_positive, None, "margin m: stop once the target logits sum to more"),
-        "explode_th": (_fraction, None,
-            "early stop: pixels above this fraction of the peak are covered"),
-        "explode_ratio": (_fraction, None, "early stop: covered fraction of the image"),
+        "explode_ratio": (_fraction, None,
+            "early stop: fraction of the image that is above 0.3 of the map's peak"),
         "disjoint_prob": (_fraction, 1.0,
             "chance that a batch shares no class with the image; otherwise it has all of its "
             "classes"),
@@ -245,7 +244,6 @@ GROUPS = {
     },
     "AdvCAM (make_recam_with_AdvCAM)": {
         "adv_iter": (count, 27, "iterations; below scale 1.0 half as many"),
-        "AD_stepsize": (_positive, 0.08, "size of a step"),
     },
     "scores (3, eval_sem_seg)": {
         "with_crf": (_BOOL, False, "the whole sequence also scores the seeds after a dense CRF"),
@@ -260,6 +258,7 @@ GROUPS = {
         "irn_batch_size": (count, 32, "batch size"),
         "irn_num_epoches": (count, 3, "epochs"),
         "irn_learning_rate": (_rate, 0.1, "of the boundary head; displacement head 10 times"),
+        "irn_weight_decay": (number(float, 0.0, 1.0), 1e-4, "of both heads"),
         "irn_radius": (number(int, 2, 32), 10,
             "pixel pairs closer than this learn from each other"),
     },
@@ -276,6 +275,7 @@ GROUPS = {
     },
     "instance labels": {
         "with_ins": (_BOOL, False, "the whole sequence makes and scores instance labels too"),
+        "ins_seg_bg_thres": (_fraction, 0.25, "background score of instance labels"),
         "ins_seg_json": (_FILE, None,
             "eval_ins_seg also writes them as COCO's JSON (category = class + 1)"),
     },
@@ -299,7 +299,6 @@ GROUPS = {
         "seg_crf": (("none", "proper", "wrapped"), "proper",
             "dense CRF of 8, beside the predictions without it; wrapped: on the colours of "
             "deeplab-pytorch's evaluation"),
-        "seg_scores": (_BOOL, False, "8 also saves the probabilities, float16 in npz"),
         "seg_submission": (_FILE, None,
             "pack the predictions of 8 for the VOC test server into this .tar.gz"),
     },
@@ -310,6 +309,7 @@ GROUPS = {
         "cam_out_dir": (_DIR, None, "maps of 2, read by 3, 4 and 6"),
         "ir_label_out_dir": (_DIR, None, "IRN's training labels"),
         "sem_seg_out_dir": (_DIR, None, "pseudo masks; coloured ones in its folder palette/"),
+        "ins_seg_out_dir": (_DIR, None, "instance labels"),
         "seg_out_dir": (_DIR, None, "predictions of 8; with the CRF in DIR_crf"),
         "visualize": (_count_or_zero, 0,
             "draw maps and masks of the first N images, and the curves of the scores, into "

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ from misc.storage.outputs import open_output
 FIRST = 24  # images before the page's program: the first screen waits for no others
 _HERE = Path(__file__).parent
 _PROGRAM = ("data.js", "gallery.js", "viewer.js")
-_END = b"</body>\n</html>\n<!-- "  # its checksum follows, in a comment
+_CUT = "<!-- images -->\n"  # where those before and behind the program stand
 
 
 def table(caption: str, rows: pd.DataFrame, digits: int = 1) -> str:
@@ -27,8 +27,8 @@ def table(caption: str, rows: pd.DataFrame, digits: int = 1) -> str:
 def write_page(path: Path, parts: dict[str, str], data: dict, shown: Sequence[Shown]) -> int:
     """Write the page, complete or not at all; returns its size in bytes.
 
-    parts: HTML of `title`, `subtitle` and the sections of the template. data: what the page's
-    program knows beside the images, which are ordered from the lowest score to the highest.
+    parts: HTML of the template's parts. data: what the page's program knows beside the images,
+    which are ordered from the lowest score to the highest.
     """
     ordered = sorted(shown, key=lambda image: (image.score is None, image.score or 0.0))
     images = {
@@ -36,39 +36,21 @@ def write_page(path: Path, parts: dict[str, str], data: dict, shown: Sequence[Sh
         "keys": [image.keys for image in ordered],
         "scores": [image.score for image in ordered],
     }
-    size = 0
+    known = _element("data", embedded({**data, "images": images}).encode())
+    elements = [_element(f"i{number}", image.text) for number, image in enumerate(ordered)]
+    parts = {**parts, "style": _text("page.css")}
+    parts["program"] = f"<script>\n{_text(*_PROGRAM)}</script>"
+    template = re.sub(r"{{(\w+)}}", lambda name: parts[name[1]], _text("page.html"))
+    start, program, end = (part.encode() for part in template.split(_CUT))
+    first, others = elements[:FIRST], elements[FIRST:]
     with open_output(path) as stream:
-        for part in _parts(parts, {**data, "images": images}, ordered):
-            stream.write(part)
-            size += len(part)
-    return size
-
-
-def _parts(parts: dict[str, str], data: dict, ordered: Sequence[Shown]) -> Iterator[bytes]:
-    parts = {**parts, "style": _text(["page.css"])}
-    start, end = (
-        re.sub(r"{{(\w+)}}", lambda name: parts[name[1]], text)
-        for text in _text(["page.html"]).split("{{program}}")
-    )
-    yield start.encode()
-    yield _element("data", embedded(data).encode())
-    for number, image in enumerate(ordered):
-        if number == FIRST:
-            yield _program()
-        yield _element(f"i{number}", image.text)
-    if len(ordered) <= FIRST:
-        yield _program()
-    yield end.encode()
-    yield _END
-
-
-def _program() -> bytes:
-    return f"<script>\n{_text(_PROGRAM)}</script>\n".encode()
+        stream.writelines([start, known, *first, program, *others, end])
+        return stream.tell()
 
 
 def _element(name: str, text: bytes) -> bytes:
     return b'<script type="application/json" id="%s">%s</script>\n' % (name.encode(), text)
 
 
-def _text(names: Sequence[str]) -> str:
+def _text(*names: str) -> str:
     return "".join((_HERE / name).read_text(encoding="utf-8") for name in names)

@@ -130,9 +130,12 @@ def load_dict(
             raise ValueError(Checksum.BROKEN.value)
         arrays, left = {}, len(content) + _SHARED
         for key, value in entries.items():
-            if not isinstance(value, StandIn) and not _is_numbers(value):
+            if isinstance(value, (list, tuple)) and all(type(one) is int for one in value):
+                arrays[key] = np.array(value, int)
+            elif isinstance(value, StandIn):
+                arrays[key] = value.array()
+            else:
                 raise ValueError(f"an entry is a {type(value).__name__}")
-            arrays[key] = value.array() if isinstance(value, StandIn) else np.array(value, int)
             left -= arrays[key].nbytes
             if left < 0:
                 raise ValueError("entries that are larger than the file")
@@ -143,10 +146,6 @@ def load_dict(
         raise UserError(f"{path} cannot be read ({error.strerror}); {fix}") from error
     except Exception as error:  # broken pickles raise almost any kind of exception
         raise UserError(f"{path} is not a dict of arrays ({reason(error)}); {fix}") from error
-
-
-def _is_numbers(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(type(one) is int for one in value)
 
 
 class StandIn:
@@ -179,7 +178,6 @@ class StandIn:
 
 
 def _numbers(dtype: StandIn, data: bytes | str, count: int = 1) -> np.ndarray:
-    """Return numbers from bytes, which old pickles hold as text: it is encoded when needed."""
     if len(data) != count * dtype.numpy().itemsize:
         raise ValueError(f"{len(data)} bytes for {count} numbers")
     return np.frombuffer(as_bytes(data), dtype.numpy())
@@ -188,10 +186,6 @@ def _numbers(dtype: StandIn, data: bytes | str, count: int = 1) -> np.ndarray:
 def as_bytes(data: bytes | str) -> bytes:
     """Return the bytes that an old pickle holds as text."""
     return data.encode("latin1") if isinstance(data, str) else data
-
-
-def _scalar(dtype: StandIn, data: bytes | str) -> np.generic:
-    return _numbers(dtype, data)[0]
 
 
 def _text(text: str = "", encoding: str = "latin1") -> str:
@@ -213,9 +207,9 @@ def plain_dict(items: Iterable[Sequence] = ()) -> dict:
 
 _NAMES = {
     "numpy._core.multiarray._reconstruct": StandIn,  # numpy 2
-    "numpy._core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": lambda dtype, data: _numbers(dtype, data)[0],
     "numpy.core.multiarray._reconstruct": StandIn,
-    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.multiarray.scalar": lambda dtype, data: _numbers(dtype, data)[0],
     "numpy.ndarray": None,  # only ever an argument of _reconstruct
     "numpy.dtype": StandIn,
     "_codecs.encode": _text,

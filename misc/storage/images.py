@@ -60,8 +60,7 @@ def opened_image(
 ) -> Iterator[Image.Image]:
     """Open an image of one of the formats; the exceptions are those of `decode_image`.
 
-    in_memory: its file is read at once, and its checksum is looked at; otherwise it is for the
-    header alone.
+    in_memory: it is read at once, and its checksum looked at; otherwise for the header alone.
     """
     try:
         with _stream(path, in_memory) as file, Image.open(file, formats=formats) as image:
@@ -96,10 +95,7 @@ def _stream(path: str | Path, in_memory: bool) -> Iterator[io.BufferedIOBase]:
 
 
 def _without_texts(content: bytes) -> bytes:
-    """Return a PNG file without texts and colour profile, which Pillow refuses where large.
-
-    EXIF data, which may stand behind the pixels, comes first.
-    """
+    """Return a PNG without texts and profile, which Pillow refuses where large; EXIF is first."""
     view, at, exif, others = memoryview(content), len(_PNG), [], []
     while at < len(content):
         length, kind = int.from_bytes(view[at : at + 4], "big"), content[at + 4 : at + 8]

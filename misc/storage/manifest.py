@@ -91,16 +91,13 @@ def prepare_folder(
             remove_output(sources.path_of(image_id) if sources.path_of else named)
         log.warning("%s: %s made again, whose photograph, labels or maps changed: %s",
                     where, counted({"image": len(changed)}), some(changed))  # fmt: skip
-    tables = {IMAGES: {**known, **sources.images} if sources.images else None,
-              _DRAWN: list(sources.drawn)}  # fmt: skip
-    write_manifest(folder.path, {**settings, **{name: t for name, t in tables.items() if t}})
+    images = {IMAGES: {**known, **sources.images}} if sources.images else {}
+    drawn = {_DRAWN: list(sources.drawn)} if sources.drawn else {}
+    write_manifest(folder.path, {**settings, **images, **drawn})
 
 
 def check_folder(folder: Output, options: dict, overwrite: bool = False) -> bool:
-    """Raise UserError where `prepare_folder` would for these options; inputs may still be made.
-
-    Returns True where it would remove what is there, to have it made again.
-    """
+    """Raise UserError where `prepare_folder` would for any inputs; True where it would redo."""
     inputs = (read_manifest(folder.path) or {}).get("inputs")
     return bool(_difference(folder, settings_of(options, inputs), overwrite))
 
@@ -175,14 +172,10 @@ def settings_difference(recorded: object, settings: dict) -> str:
     # Through JSON and back, so that a tuple equals the list that it was written as.
     both = recorded if is_manifest(recorded) else {}, json.loads(json.dumps(settings))
     lines = _images_difference(*(each.get(IMAGES) or {} for each in both))
-    there, now = (
-        {**each, **(each.get("inputs") or {}), "inputs": None, IMAGES: None} for each in both
-    )
-    lines += [
-        f"{reason(name)} is {reason(there.get(name))} there and {now.get(name)} now"
-        for name in sorted({*there, *now})
-        if there.get(name) != now.get(name)
-    ]
+    there, now = ({**each, **(each.get("inputs") or {})} for each in both)
+    names = sorted({*there, *now} - {"inputs", IMAGES})
+    lines += [f"{reason(name)} is {reason(there.get(name))} there and {now.get(name)} now"
+              for name in names if there.get(name) != now.get(name)]  # fmt: skip
     return ", ".join(lines)
 
 

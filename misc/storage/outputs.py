@@ -85,9 +85,8 @@ def is_not_ours(path: Path) -> bool:
 
 def not_ours_line(path: Path, advice: str = _ADVICE) -> str:
     """Return the message about a file of others where an output should go."""
-    return (
-        f"{path}: was not made by this program, or was changed since, and stays as it is; {advice}"
-    )
+    said = "was not made by this program, or was changed since, and stays as it is"
+    return f"{path}: {said}; {advice}"
 
 
 def require_own(path: Path, advice: str = _ADVICE, in_manifest: bool = False) -> None:

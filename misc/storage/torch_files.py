@@ -37,11 +37,7 @@ def read_torch(path: Path, kind: str = "network weights") -> Any:
     """
     if not path.is_file():
         problem = "is not a file" if path.exists() else "is missing"
-        longer = path.with_name(f"{path.name}.pth")
-        advice = "give the path of a ResNet-50 checkpoint"
-        if longer.is_file():
-            advice = f"{longer.name} is there: give that name"
-        raise UserError(f"{path} {problem}; {advice}")
+        raise UserError(f"{path} {problem}; give the path of a checkpoint, with .pth if it has it")
     try:
         require_regular(path)
         with open(path, "rb") as file:

@@ -6,8 +6,6 @@ import pytest
 from Dataset.objects import (
     COCO_OBJECT_CLASSES,
     OBJECT_CLASSES,
-    PATTERNS,
-    Skin,
     ellipse,
     limb,
     polygon,
@@ -32,16 +30,6 @@ ALL_CLASSES = (*OBJECT_CLASSES, *COCO_OBJECT_CLASSES)
 )
 def test_shapes_are_negative_inside_only(shape, geometry, inside, outside):
     assert shape(*np.float32(inside), **geometry) < 0 < shape(*np.float32(outside), **geometry)
-
-
-@pytest.mark.parametrize("pattern", sorted(PATTERNS))
-def test_skins_render_in_single_precision_between_their_colours(pattern):
-    v, u = np.mgrid[-1:1:50j, -1:1:60j].astype(np.float32)
-    skin = Skin((0.2, 0.3, 0.4), (0.6, 0.7, 0.8), pattern, vary=0.0, tint=0.0)
-    colours = skin.render(np.random.default_rng(0), u, v, 30.0)
-    assert colours.shape == (50, 60, 3) and colours.dtype == np.float32
-    assert colours.std(axis=(0, 1)).min() > 0.01
-    assert 0.1 < colours.min() and colours.max() < 1.05
 
 
 @pytest.mark.parametrize("kind", ALL_CLASSES, ids=lambda kind: kind.name)

@@ -1,7 +1,5 @@
 """Pixel pairs, paths, pair labels and the random walk, against recorded arrays and dense loops."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -46,22 +44,6 @@ def test_recorded_paths_of_the_training_radius(golden):
         np.testing.assert_array_equal(path, data[f"big_search_path_{i}"])
 
 
-def test_paths_of_radius_three_by_hand():
-    index = PathIndex(3, (5, 7))
-    assert index.search_dst.tolist() == [
-        [0, 1], [1, 0],
-        [0, 2], [2, 0],
-        [1, -1], [1, 1],
-        [1, -2], [1, 2], [2, -1], [2, 1],
-        [2, -2], [2, 2],
-    ]  # fmt: skip
-    assert paths_of(index)[2] == [[0, 2], [0, 1], [0, 0]]
-    assert paths_of(index)[4] == [[1, -1], [0, -1], [1, 0], [0, 0]]
-    arrays = IndexArrays(index)
-    assert arrays.src_indices.tolist() == [2, 3, 4, 9, 10, 11, 16, 17, 18]
-    assert arrays.dst_indices[6].tolist() == [7, 8, 9, 14, 15, 16, 21, 22, 23]
-
-
 @pytest.mark.parametrize("radius", [2, 4, 7])
 def test_path_maximum_equals_gathered_pixels(radius):
     maps = random_map(2, 9, 15)
@@ -102,22 +84,6 @@ def test_recorded_pair_labels(golden, name, num_labels):
     labels = affinity_labels(torch.from_numpy(data["label_maps"]), index, num_labels)
     for kind, label in labels._asdict().items():
         np.testing.assert_array_equal(label.numpy(), data[f"{name}_{kind}_label"])
-
-
-def test_pair_labels_equal_a_loop_over_pairs():
-    index = PathIndex(3, (6, 8))
-    values = np.array([0, 1, 2, 20, 30, 255])
-    label_map = values[np.random.default_rng(0).integers(0, 6, (2, 6, 8))]
-    labels = affinity_labels(torch.from_numpy(label_map.astype(np.uint8)), index, 21)
-    arrays = IndexArrays(index)
-    counts = (2, len(index.search_dst), len(arrays.src_indices))
-    pairs = itertools.product(*map(range, counts))
-    for image, pair, start in pairs:
-        a = label_map[image].flat[arrays.src_indices[start]]
-        b = label_map[image].flat[arrays.dst_indices[pair, start]]
-        valid = a < 21 and b < 21
-        expected = (valid and a == b == 0, valid and a == b > 0, valid and a != b)
-        assert tuple(label[image, pair, start].item() for label in labels) == expected
 
 
 def dense_walk(scores, edge, radius, beta, exp_times):

@@ -44,6 +44,8 @@ def test_torchvisions_weights_give_torchvisions_features(published):
         torch.testing.assert_close(outputs[-1].flatten(1), expected, rtol=1e-4, atol=atol)
         torch.testing.assert_close(ours.trained_features(outputs[2]), outputs[-1])
     assert [o.shape[1] for o in outputs] == list(ours.out_channels)
+    caffe = ResNet(name, stride_in_1x1=True).layer2[0]
+    assert caffe.conv1.stride == (2, 2) and caffe.conv2.stride == (1, 1) or caffe.count == 2
     assert [96 // o.shape[-1] for o in outputs] == ours.out_strides == [4, 4, 8, 16, 32]
 
 

@@ -8,7 +8,6 @@ import torch
 from torchvision.models import ResNet50_Weights, resnet50
 
 from misc.errors import UserError
-from misc.indexing import PathIndex
 from net import checkpoint
 from net.backbones import ResNet
 from net.checkpoint import (
@@ -20,7 +19,7 @@ from net.checkpoint import (
 )
 from net.names import original_names, plain_names
 from net.resnet50_cam import CAM, Net
-from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement
+from net.resnet50_irn import EdgeDisplacement
 from net.resnet50_irn import Net as BoundaryNet
 from tests.conftest import shared_path
 from tests.weights import fill_by_recipe
@@ -100,13 +99,13 @@ def test_save_and_load_boundary_net(tmp_path, boundary_net):
     assert_same(loaded, boundary_net)
     assert loaded.crop_size is None and not loaded.training
     assert loaded.mean_shift.running_mean.tolist() == [0.25, -0.5]
-    trained = AffinityDisplacementLoss(PathIndex(3, (16, 16)), **THIN)
+    trained = BoundaryNet(**THIN)
     save_checkpoint(tmp_path / "trained.pth", trained)
     assert_same(load_boundary_net(tmp_path / "trained.pth", cls=BoundaryNet), trained)
 
 
 def with_training_buffers(state, prefix=""):
-    """What IRN's train_irn saves: the training network, with its pixel pairs as buffers."""
+    """The file of IRN's train_irn: the training network, with its pixel pairs as buffers."""
     pairs = {f"path_indices{i}": torch.zeros(4 + 2 * i, i + 2, 30, dtype=int) for i in range(9)}
     pairs["disp_target"] = torch.ones(1, 2, 152, 1)
     return {**state, **{f"{prefix}{name}": tensor for name, tensor in pairs.items()}}
@@ -131,15 +130,6 @@ def test_published_classifiers(tmp_path, classifier, prefix):
 def test_files_of_the_older_format(tmp_path, classifier):
     torch.save(plain_state(classifier), tmp_path / "cam.pth", _use_new_zipfile_serialization=False)
     assert_same(load_classifier(tmp_path / "cam.pth", 5), classifier)
-
-
-def test_torchvision_checkpoint(tmp_path):
-    state = resnet50().state_dict()
-    torch.save(state, tmp_path / "resnet50.pth")
-    arch, loaded = load_backbone(tmp_path / "resnet50.pth")
-    assert arch == ResNet().arch
-    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
-    ResNet(**arch).load_state_dict(loaded)
 
 
 def test_backbone_of_narrow_files_classifiers_and_boundary_nets(tmp_path, classifier, boundary_net):

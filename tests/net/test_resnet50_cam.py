@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from net.backbones import ResNet
 from net.resnet50_cam import CAM, Net
 from tests.weights import fill_by_recipe
 
@@ -44,24 +43,6 @@ def test_recorded_forward(golden, n_classes):
             x = torch.from_numpy(data[f"x{name}"])
             assert_close(cam(x), data[f"cam{n_classes}{name}"])
             assert_close(classifier(x), data[f"pooled{n_classes}{name}"])
-
-
-@pytest.mark.parametrize("stride_in_1x1", [False, True])
-def test_output_sizes_channels_and_stride_position(images, stride_in_1x1):
-    backbone = ResNet(width=8, stem=16, stride_in_1x1=stride_in_1x1)
-    outputs = backbone(images)
-    assert tuple(o.shape[1] for o in outputs) == backbone.out_channels == (16, 32, 64, 128, 256)
-    sizes = [tuple(o.shape[2:]) for o in outputs]
-    assert sizes == [(16, 19), (16, 19), (8, 10), (4, 5), (4, 5)]
-    block = backbone.layer2[0]
-    strides = (block.conv1.stride[0], block.conv2.stride[0])
-    assert strides == ((2, 1) if stride_in_1x1 else (1, 2))
-    assert backbone.arch == {
-        "name": "resnet50",
-        "width": 8,
-        "stem": 16,
-        "stride_in_1x1": stride_in_1x1,
-    }
 
 
 def test_logits_are_the_mean_of_the_maps(images):

@@ -11,7 +11,7 @@ from misc.indexing import (
     path_maximum,
     shifted,
 )
-from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement, Net
+from net.resnet50_irn import EdgeDisplacement, Net
 from tests import references
 from tests.weights import fill_by_recipe
 
@@ -141,11 +141,11 @@ def test_losses_without_any_label_are_zero(pair_loss):
 
 
 def test_training_touches_the_heads_only():
-    model = thin(AffinityDisplacementLoss, PathIndex(3, (16, 16))).train()
+    model, paths = thin(Net).train(), PathIndex(3, (16, 16))
     maps = torch.randint(0, 3, (2, 16, 16), dtype=torch.uint8)
-    labels = affinity_labels(maps, model.loss.path_index, 21)
+    labels = affinity_labels(maps, paths, 21)
     images = torch.randn(2, 3, 64, 64, requires_grad=True)
-    model(images, labels).total.backward()
+    PairLoss(paths)(*model(images), labels).total.backward()
     assert images.grad is None
     edge, displacement = model.trainable_parameters()
     assert len(edge) == 5 * 3 + 2 and len(displacement) == 7 * 3 + 1
@@ -156,45 +156,6 @@ def test_training_touches_the_heads_only():
     assert {id(p) for p in edge} == {
         id(p) for n, p in model.named_parameters() if n.startswith("fc_edge")
     }
-
-
-@torch.no_grad()
-def test_mirrored_pair_gives_mirrored_boundaries():
-    model = thin(EdgeDisplacement, crop_size=None).eval()
-    image = torch.randn(3, 32, 48)
-    pair = torch.stack([image, image.flip(-1)])
-    edge, displacement = model(pair)
-    mirrored, _ = model(pair.flip(0))
-    assert edge.shape == (1, 8, 12) and displacement.shape == (2, 8, 12)
-    torch.testing.assert_close(edge, mirrored.flip(-1))
-    assert 0 <= edge.min() and edge.max() <= 1
-
-
-@torch.no_grad()
-def test_mean_shift_is_subtracted_in_evaluation_only():
-    model = thin(EdgeDisplacement, crop_size=64)
-    pair = torch.randn(2, 3, 50, 37)
-    raw = model.train()(pair)[1]
-    assert torch.equal(raw, model.eval()(pair)[1])
-    model.mean_shift.running_mean.copy_(torch.tensor([0.5, -1.0]))
-    shifted = model(pair)[1]
-    assert shifted.shape == (2, 13, 10)
-    torch.testing.assert_close(raw - shifted, torch.tensor([0.5, -1.0])[:, None, None] + 0 * raw)
-    assert torch.equal(raw, model.train()(pair)[1])
-
-
-@torch.no_grad()
-def test_padding_is_zeros_below_and_right_and_large_images_are_cut():
-    padding, plain = (
-        thin(EdgeDisplacement, crop_size=64).eval(),
-        thin(EdgeDisplacement, None).eval(),
-    )
-    pair = torch.randn(2, 3, 80, 40)
-    canvas = torch.zeros(2, 3, 64, 64)
-    canvas[:, :, :, :40] = pair[:, :, :64]
-    _, displacement = padding(pair)
-    assert displacement.shape == (2, 16, 10)  # 80 rows are cut to 64
-    assert torch.equal(displacement, plain(canvas)[1][:, :, :10])
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ DEFAULT_ROOT = None  # there is none: --root has to be given
 # Options that the description depends on, beside the root.
 OPTIONS = ("labels", "classes", "masks", "val_list", "unlabelled", "photo_long")
 DEFAULTS = {
-    "RIB_lr": 8e-6, "RIB_batch_size": 20, "score_th": 0.4, "stop_th": 600.0, "explode_th": 0.3,
+    "RIB_lr": 8e-6, "RIB_batch_size": 20, "score_th": 0.4, "stop_th": 600.0,
     "explode_ratio": 0.7, "cam_eval_thres": (0.05, 0.60), "sem_seg_bg_thres": 0.27,
     "irn_pad_size": 0, "conf_bg_thres": 0.17, "seed_power": 1.3,
 }  # fmt: skip
