@@ -298,9 +298,9 @@ def chosen_steps(args: Options) -> list[str]:
 
     Without any *_pass option the classifier is trained only where no checkpoint was named.
     """
-    flags = {name: getattr(args, f"{name}_pass") for name in STEPS}
-    if any(flags.values()):
-        return [name for name in STEPS if flags[name]]
+    passes = {name: getattr(args, f"{name}_pass") for name in STEPS}
+    if any(passes.values()):
+        return [name for name in STEPS if passes[name]]
     asked = set(SEQUENCE) - {"make_recam_with_RIB"} | {RECAM[args.recam][0]}
     for option, names in _ASKED_BY.items():
         asked |= set(names if getattr(args, option) else ())
@@ -313,7 +313,7 @@ def chosen_steps(args: Options) -> list[str]:
         asked = {name for name in asked if not str(name).startswith("eval_")}
     if "cam_weights_name" in args.given:
         asked.discard("train_cam")
-    steps = [name for name in STEPS if name in asked and flags[name] is not False]
+    steps = [name for name in STEPS if name in asked and passes[name] is not False]
     if not steps:
         raise UserError("all steps are disabled (--*_pass False); leave one of these options out")
     return steps
