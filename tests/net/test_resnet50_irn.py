@@ -4,13 +4,7 @@ import pytest
 import torch
 
 from misc.affinity_loss import PairLoss
-from misc.indexing import (
-    PathIndex,
-    affinity_labels,
-    pair_ends,
-    path_maximum,
-    shifted,
-)
+from misc.indexing import PathIndex, affinity_labels, pair_ends, path_maximum, shifted
 from net.resnet50_irn import EdgeDisplacement, Net
 from tests import references
 from tests.weights import fill_by_recipe
