@@ -10,16 +10,14 @@ import sys
 from misc.cli.options import parse
 
 
-def main(argv: list[str] | None = None, ends_process: bool = False) -> int:
-    """Parse options, look at all input, run the chosen steps; returns the exit code.
-
-    ends_process: the caller does nothing but exit with it.
-    """
+def main(argv: list[str] | None = None) -> int:
+    """Parse options, look at all input, run the chosen steps; returns the exit code."""
     args = parse(argv)  # before torch is loaded, which takes seconds
     from misc.cli.run import execute
+    from step import all_steps
 
-    return execute(args, ends_process)
+    return execute(args, all_steps())
 
 
 if __name__ == "__main__":
-    sys.exit(main(ends_process=True))
+    sys.exit(main())

@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         state = "written" if written else "there already"
         print(f"{args.out}: {args.train} train and {args.val} val images, {state}")
 
-    return said_plainly(draw, ends_process=arguments is None)
+    return said_plainly(draw)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader
 
 from Dataset.make_sample import make_sample
 from misc.data.dataset_info import DatasetInfo, read_image_list
-from misc.data.datasets import ClassificationDataset, load_labels
+from misc.data.datasets import ClassificationDataset, normalized
+from misc.data.label_file import Labels, load_labels
 from misc.data.registry import describe, preparation
 from misc.runtime.programs import said_plainly
 from net.backbones import KINDS, FixedBatchNorm
@@ -66,20 +67,20 @@ def train(info: DatasetInfo, epochs: int, seed: int, backbone: str = "resnet50")
 
     backbone: a name of `net.backbones.KINDS`.
     """
-    ids, labels = _labelled(info, info.train_split)
+    labels = _labels_of(info, info.train_split)
     torch.manual_seed(seed)
     model = Net(info.num_classes, name=backbone, width=WIDTH).requires_grad_(True).train()
     _set_norm(model, FixedBatchNorm, _LearntBatchNorm)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
-    dataset = ClassificationDataset(info, ids, labels, LONG_RANGE, CROP_SIZE, seed)
-    steps = epochs * (len(ids) // BATCH_SIZE)
+    dataset = ClassificationDataset(info, labels, LONG_RANGE, CROP_SIZE, seed)
+    steps = epochs * (len(labels) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
     for epoch in range(epochs):
         dataset.set_epoch(epoch)
         loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, drop_last=True, num_workers=1)
         losses = []
         for images, present in loader:
-            features = _features(model, images)
+            features = _features(model, normalized(images, "cpu"))
             logits = model.classifier(features.mean(dim=(2, 3), keepdim=True))[:, :, 0, 0]
             loss = F.multilabel_soft_margin_loss(logits, present)
             optimizer.zero_grad()
@@ -92,11 +93,11 @@ def train(info: DatasetInfo, epochs: int, seed: int, backbone: str = "resnet50")
     return model
 
 
-def _labelled(info: DatasetInfo, list_name: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Image ids of a prepared list, and their labels N x C."""
+def _labels_of(info: DatasetInfo, list_name: str) -> Labels:
+    """Labels of the images of a prepared list."""
     folder = info.root / "lists"
     ids = read_image_list(folder / f"{list_name}.txt", info)
-    return ids, load_labels(folder / info.label_file, ids, info)
+    return load_labels(folder / info.label_file, ids, info)
 
 
 def _features(model: Net, images: torch.Tensor) -> torch.Tensor:
@@ -113,11 +114,14 @@ def _set_norm(model: nn.Module, old: type, new: type) -> None:
 @torch.no_grad()
 def mean_average_precision(model: Net, info: DatasetInfo, list_name: str) -> float:
     """Mean average precision over the classes that occur, on the images of a list."""
-    ids, labels = _labelled(info, list_name)
-    dataset = ClassificationDataset(info, ids, labels, (256, 256), 256)
-    logits = torch.cat([model(images) for images, _ in DataLoader(dataset, BATCH_SIZE)]).numpy()
+    labels = _labels_of(info, list_name)
+    dataset = ClassificationDataset(info, labels, (256, 256), 256)
+    logits = torch.cat(
+        [model(normalized(images, "cpu")) for images, _ in DataLoader(dataset, BATCH_SIZE)]
+    )
+    logits = logits.numpy()
     precisions = []
-    for score, truth in zip(logits.T, labels.T, strict=True):
+    for score, truth in zip(logits.T, labels.rows.toarray().T, strict=True):
         hits = truth[np.argsort(-score, kind="stable")] > 0
         if hits.any():
             precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
@@ -138,7 +142,7 @@ def main() -> None:
     parser.add_argument("--borrowed", type=float, default=0.25, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
     args = parser.parse_args()
-    sys.exit(said_plainly(partial(_train_and_save, args), ends_process=True))
+    sys.exit(said_plainly(partial(_train_and_save, args)))
 
 
 def _train_and_save(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from Dataset.scene import Scene
-from misc.palette import save_palette_png
+from misc.labels import save_palette_png
 from voc12.dataset import CLASS_NAMES
 
 SPLITS = ("train", "val")

@@ -492,7 +492,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise UserError(f"--mnist_download: MNIST could not be had ({error})") from None
         run_toy(args.mnist_root, args.toy_out_dir, toy)
 
-    return said_plainly(work, ends_process=argv is None)
+    return said_plainly(work)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from misc.data.dataset_info import DatasetInfo
 from misc.errors import UserError, about
-from misc.storage.untrusted import MAX_PIXELS, read_bytes, reason
+from misc.storage.files import read_bytes, reason
+from misc.storage.images import MAX_PIXELS
 
 ADVICE = "unpack it again from annotations_trainval2014.zip of cocodataset.org"
 MAX_SIDE = 65535  # pixels of a JPEG file

@@ -11,10 +11,10 @@ from pycocotools import mask as coco_mask
 
 from coco14.instances import ADVICE, AnnotatedImage, Annotation
 from misc.errors import UserError, raise_problems
-from misc.palette import save_palette_png
+from misc.labels import save_palette_png
 from misc.runtime.processes import cpu_count, map_in_processes
-from misc.runtime.progress import progress
-from misc.storage.untrusted import reason
+from misc.runtime.programs import progress
+from misc.storage.files import reason
 
 VOID = 255
 # Pixels on all outlines of an annotation, and distance of its points: far more than in any image.

@@ -24,8 +24,8 @@ from coco14.masks import make_masks
 from misc.data.dataset_info import DatasetInfo
 from misc.data.preparation import command_line, matched, save_labels, save_lists
 from misc.errors import UserError, counted
-from misc.palette import read_label_png
-from misc.storage.files import is_whole_png
+from misc.labels import read_label_png
+from misc.storage.images import is_whole_png
 from misc.storage.manifest import make_writable
 
 _LOOKED_AT = 100  # masks whose labels are compared with the annotations

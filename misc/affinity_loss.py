@@ -5,19 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from misc.indexing import (
-    AffinityLabels,
-    PathIndex,
-    end_offsets,
-    path_ranks,
-    ranked_pixels,
-    shifted,
-    start_positions,
-)
+from misc.indexing import AffinityLabels, PathIndex, path_ranks, ranked_pixels, shifted
 from misc.runtime.distributed import summed
 
 EPSILON = 1e-5  # keeps logarithms and quotients finite
-_PAIRS_AT_ONCE = 16  # of a GPU: of a batch of 32 crops of 512 pixels, 50 MB for each tensor
 
 
 class Losses(NamedTuple):
@@ -32,13 +23,11 @@ class Losses(NamedTuple):
     total: Tensor  # what is minimised
 
 
-def _counts_by_pixel(
-    ranks: Tensor, labels: AffinityLabels, path_index: PathIndex, at_once: bool | None = None
-) -> Tensor:
+def _counts_by_pixel(ranks: Tensor, labels: AffinityLabels, path_index: PathIndex) -> Tensor:
     """Pairs of each label on whose path a pixel has the largest value, 3 x B x HW.
 
     ranks: B x H x W of `ranked_pixels`, whose order the pixels of the result have. Labels are in
-    the order of AffinityLabels. at_once: as in `path_ranks`.
+    the order of AffinityLabels.
     """
     batch, pixels = len(ranks), ranks[0].numel()
     kinds = len(labels) + 1  # 0: no label
@@ -46,7 +35,7 @@ def _counts_by_pixel(
     one = torch.ones((), dtype=counts.dtype, device=ranks.device)
     first_of_image = torch.arange(batch, device=ranks.device)[:, None, None] * (pixels * kinds)
     first = 0
-    for largest in path_ranks(ranks, path_index, at_once):
+    for largest in path_ranks(ranks, path_index):
         pairs = slice(first, first + largest.shape[1])
         first = pairs.stop
         index = largest.long().mul_(kinds).add_(first_of_image)
@@ -86,50 +75,17 @@ def _displacement_signs(
     return signs, (sums_over_fg * offsets).sum()
 
 
-def _signs_at_once(
-    displacement: Tensor, labels: AffinityLabels, path_index: PathIndex
-) -> tuple[Tensor, Tensor]:
-    """`_displacement_signs` with a dozen operations for many pairs: the fast form on a GPU.
-
-    Sums of signs are whole numbers, exact in any order.
-    """
-    batch, _, height, width = displacement.shape
-    starts, flat = start_positions(displacement, path_index.radius_floor), displacement.flatten(2)
-    start = flat.index_select(2, starts)[:, :, None]
-    ends = end_offsets(path_index.radius, displacement.device)
-    offsets = ends.to(displacement)
-    signs = displacement.new_zeros(2, batch, 2, height * width)
-    sums_over_fg = []
-    for first in range(0, len(ends), _PAIRS_AT_ONCE):
-        pairs = slice(first, first + _PAIRS_AT_ONCE)
-        rows, columns = ends[pairs].unbind(1)
-        pixels = ((rows * width + columns)[:, None] + starts).flatten()
-        change = start - flat.index_select(2, pixels).view(batch, 2, -1, len(starts))
-        of_change = change.sign()
-        of_error = change.sub_(offsets[pairs].T[..., None]).sign_()
-        for sums, sign, label in zip(signs, (of_change, of_error), labels, strict=False):
-            sign.mul_(label[:, None, pairs])
-            sums.index_add_(2, starts, sign.sum(dim=2))
-            sums.index_add_(2, pixels, sign.flatten(2), alpha=-1)
-        sums_over_fg.append(of_error.sum(dim=(0, 3)).T)
-    shift = (torch.cat(sums_over_fg) * offsets)[..., None, None].sum()
-    return signs.view(2, *displacement.shape), shift
-
-
 def _mean(total: Tensor, number: Tensor) -> Tensor:
     """A sum over labelled pairs as their mean, 0 where there is none."""
     return total / (number + EPSILON)
 
 
 class PairLoss(nn.Module):
-    """The loss of boundary logits and displacements, given the labels of pixel pairs.
+    """The loss of boundary logits and displacements, given the labels of pixel pairs."""
 
-    at_once: in few operations, as on a GPU, which does so where it is not said; the same bits.
-    """
-
-    def __init__(self, path_index: PathIndex, at_once: bool | None = None):
+    def __init__(self, path_index: PathIndex):
         super().__init__()
-        self.path_index, self.at_once = path_index, at_once
+        self.path_index = path_index
 
     def forward(self, edge_logits: Tensor, displacement: Tensor, labels: AffinityLabels) -> Losses:
         """All loss terms of a batch.
@@ -143,10 +99,8 @@ class PairLoss(nn.Module):
         """
         edge, ranks = ranked_pixels(torch.sigmoid(edge_logits).squeeze(1))
         with torch.no_grad():
-            at_once = displacement.is_cuda if self.at_once is None else self.at_once
-            counts = _counts_by_pixel(ranks, labels, self.path_index, at_once)
-            signs_of = _signs_at_once if at_once else _displacement_signs
-            signs, shift = signs_of(displacement, labels, self.path_index)
+            counts = _counts_by_pixel(ranks, labels, self.path_index)
+            signs, shift = _displacement_signs(displacement, labels, self.path_index)
         bg_number, fg_number, neg_number = summed(counts.sum(dim=(1, 2)))
         affinity = 1 - edge
         attract = -torch.log(affinity + EPSILON)

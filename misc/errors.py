@@ -1,7 +1,6 @@
-"""The one exception for mistakes that the person at the keyboard can mend."""
+"""Errors that a person at the keyboard can mend, and how several of them become one."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,13 @@ _SHOWN = 20  # problems of one kind that are written out
 class UserError(Exception):
     """Bad input: a line for each problem that names the file or flag, what is wrong, what to do.
 
-    `run_sample.py` prints the lines and leaves with exit code 2.
+    problems: all of them, where there may be several. `run_sample.py` prints the lines and leaves
+    with exit code 2.
     """
 
-    by_kind: Mapping[str, Iterable[str]] | None = None  # all problems, where there may be several
-    untold: Mapping[str, int] | None = None  # how many more there are of each kind
+    def __init__(self, message: str = "", problems: "Problems | None" = None) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class SaidElsewhereError(UserError):
@@ -27,45 +28,46 @@ class NotReproducedError(Exception):
     """A run that is complete is not like the one that it is compared with (exit code 1)."""
 
 
+class StoppedError(Exception):
+    """The run cannot go on for a reason outside of it; finished results stay: run it again.
+
+    `run_sample.py` prints the message and leaves with exit code 1.
+    """
+
+
 class Problems:
-    """What is wrong with the input, by kind ("image", "map in FOLDER"); no message twice."""
+    """Mistakes in the input, by kind ("image", "map in FOLDER"); no message twice."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[str, dict[str, None]] = {}
-        self._untold: Counter[str] = Counter()
+        self.by_kind: dict[str, dict[str, None]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._by_kind)
+        return bool(self.by_kind)
 
-    def add(self, kind: str, messages: Iterable[str], untold: int = 0) -> None:
-        """Keep the messages that are not known yet. untold: further problems without a message."""
-        self._untold[kind] += untold
+    def add(self, kind: str, messages: Iterable[str]) -> None:
+        """Keep the messages that are not known yet."""
         for message in messages:
-            if not any(message in known for known in self._by_kind.values()):
-                self._by_kind.setdefault(kind, {})[message] = None
+            if not any(message in known for known in self.by_kind.values()):
+                self.by_kind.setdefault(kind, {})[message] = None
 
     def add_error(self, kind: str, error: UserError) -> None:
-        """Keep what an error says; one that tells of several problems knows their kinds itself."""
-        for own_kind, messages in (error.by_kind or {kind: [str(error)]}).items():
-            self.add(own_kind, messages, (error.untold or {}).get(own_kind, 0))
+        """Keep what an error says; one of several problems knows their kinds itself."""
+        found = error.problems.by_kind if error.problems else {kind: [str(error)]}
+        for own_kind, messages in found.items():
+            self.add(own_kind, messages)
 
     def raise_all(self) -> None:
         """Raise one UserError if there is any problem: a line for each, and at last how many."""
-        if self._by_kind:
-            error = UserError("\n".join(self._lines()))
-            error.by_kind, error.untold = self._by_kind, self._untold
-            raise error
-
-    def _lines(self) -> Iterator[str]:
-        counts = {kind: len(m) + self._untold[kind] for kind, m in self._by_kind.items()}
-        for kind, messages in self._by_kind.items():
-            shown = list(messages)[:_SHOWN]
-            yield from shown
-            if counts[kind] > len(shown):
-                yield f"... and {counts[kind] - len(shown)} more of this kind ({kind})"
-        total = sum(counts.values())
-        if total > 1:
-            yield f"{total} problems: {counted(counts)}"
+        lines = []
+        for kind, messages in self.by_kind.items():
+            lines += list(messages)[:_SHOWN]
+            if len(messages) > _SHOWN:
+                lines.append(f"... and {len(messages) - _SHOWN} more of this kind ({kind})")
+        counts = {kind: len(messages) for kind, messages in self.by_kind.items()}
+        if sum(counts.values()) > 1:
+            lines.append(f"{sum(counts.values())} problems: {counted(counts)}")
+        if lines:
+            raise UserError("\n".join(lines), self)
 
 
 def raise_problems(kind: str, messages: Iterable[str]) -> None:
@@ -81,13 +83,12 @@ def counted(counts: Mapping[str, int]) -> str:
 
 
 def _plural(thing: str) -> str:
-    """The plural of a noun with what follows it: "class in A", "image without a label"."""
+    """Plural of a noun with what follows it: "class in A", "image without a label"."""
     parts = re.fullmatch(r"(.*?)(?:( in | of | without an? )(.*))?", thing, re.DOTALL)
     noun, word, rest = parts.groups()
     if word and "without" in word:
         word, rest = " without ", _plural(rest)
-    if re.search(r"[^aeiou]y$", noun):
-        noun = f"{noun[:-1]}ie"
+    noun = re.sub(r"([^aeiou])y$", r"\1ie", noun)
     end = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{noun}{end}{word or ''}{rest or ''}"
 
@@ -100,15 +101,8 @@ def some(names: Iterable[str], most: int = 3) -> str:
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Puts a file in front of the message of a UserError that does not know it."""
+    """Put a file in front of the message of a UserError that does not know it."""
     try:
         yield
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
-
-
-class StoppedError(Exception):
-    """The run cannot go on for a reason outside of it, but what is finished stays: run it again.
-
-    `run_sample.py` prints the message and leaves with exit code 1.
-    """

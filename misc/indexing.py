@@ -6,6 +6,7 @@ all pairs of one offset is therefore a shifted view of the map, and no index arr
 """
 
 import functools
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,8 +25,7 @@ Offset = tuple[int, int]  # (rows, columns) from a start pixel
 class PathIndex:
     """All pixel pairs closer than `radius`, each with the pixels on the line between the two.
 
-    radius: in pixels of the map, an integer. default_size: (H, W) of the map that the index arrays
-    are made for.
+    radius: in pixels of the map, an integer. default_size: (H, W) of the maps.
     radius_floor: the largest row or column offset.
     search_paths: one n x length x 2 array for every path length, ascending; the (row, column)
     offsets of the pixels of n paths. A path starts at its end pixel and stops at (0, 0).
@@ -90,27 +90,6 @@ def shifted(maps: Tensor, offset: Offset, floor: int) -> Tensor:
     return maps[..., dy : dy + rows, floor + dx : floor + dx + columns]
 
 
-def start_positions(maps: Tensor, floor: int) -> Tensor:
-    """Places of the start pixels in flattened ... x H x W maps, (starts,), row by row."""
-    rows, columns = start_size(*maps.shape[-2:], floor)
-    by_row = torch.arange(rows, device=maps.device)[:, None] * maps.shape[-1]
-    return (by_row + torch.arange(floor, floor + columns, device=maps.device)).flatten()
-
-
-@functools.lru_cache
-def _path_positions(radius: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
-    """`PathIndex.search_paths` as distances in flattened maps of a width, n x length, kept."""
-    groups = (group @ np.array([width, 1]) for group in _paths(radius))
-    return tuple(torch.from_numpy(distances).to(device) for distances in groups)
-
-
-@functools.lru_cache
-def end_offsets(radius: int, device: torch.device) -> Tensor:
-    """`PathIndex.search_dst` on a device, pairs x 2, kept there."""
-    ends = np.concatenate([group[:, 0] for group in _paths(radius)])
-    return torch.from_numpy(ends).to(device)
-
-
 def pair_ends(maps: Tensor, path_index: PathIndex) -> Tensor:
     """Values at the end of every pair, ... x H x W -> ... x pairs x rows x columns."""
     offsets = path_index.search_dst.tolist()
@@ -130,22 +109,12 @@ def ranked_pixels(maps: Tensor) -> tuple[Tensor, Tensor]:
     return ascending, ranks.view_as(maps).to(torch.int16 if fits else torch.int32)
 
 
-def path_ranks(
-    ranks: Tensor, path_index: PathIndex, at_once: bool | None = None
-) -> Iterator[Tensor]:
+def path_ranks(ranks: Tensor, path_index: PathIndex) -> Iterator[Tensor]:
     """Largest rank on the path of every pair, B x H x W -> B x n x starts for each path length.
 
-    The pairs come in the order of search_dst. at_once: three operations for all paths of a length,
-    which a GPU does where it is not said, instead of one for every pixel of a path.
+    The pairs come in the order of search_dst.
     """
     floor = path_index.radius_floor
-    if at_once if at_once is not None else ranks.is_cuda:
-        starts, flat = start_positions(ranks, floor), ranks.flatten(1)
-        for offsets in _path_positions(path_index.radius, ranks.shape[-1], ranks.device):
-            pixels = (offsets[..., None] + starts).flatten()
-            on_paths = flat.index_select(1, pixels).view(len(ranks), *offsets.shape, len(starts))
-            yield on_paths.amax(dim=2)
-        return
     size = start_size(*ranks.shape[-2:], floor)
     for group in path_index.search_paths:
         largest = ranks.new_empty(len(ranks), len(group), *size)
@@ -204,69 +173,38 @@ def edge_to_affinity(edge: Tensor, path_index: PathIndex) -> Tensor:
 
 
 def to_transition_matrix(affinity: Tensor, path_index: PathIndex, beta: float) -> Tensor:
-    """Transition matrix of the random walk, in the form of a stencil (IRN, Sec. 5.2).
+    """Transition matrix of the random walk, HW x HW in sparse rows (IRN, Sec. 5.2).
 
     affinity: pairs x H x W of edge_to_affinity. It is symmetric, 1 from a pixel to itself, and is
-    raised to the power beta. Returns side x side x H x W with side = 2 radius_floor + 1: at
-    [a, b, i, j] the weight with which pixel (i, j) receives the value of pixel
-    (i + a - radius_floor, j + b - radius_floor). The side x side weights of a pixel, a column of
-    the matrix, add up to 1.
+    raised to the power beta. A row has the weights with which a pixel receives the values of its
+    neighbours; they add up to 1.
     """
-    floor = path_index.radius_floor
-    height, width = affinity.shape[-2:]
-    side = 2 * floor + 1
-    stencil = affinity.new_zeros(side, side, height, width)
-    stencil[floor, floor] = 1
+    floor, (height, width) = path_index.radius_floor, affinity.shape[-2:]
     # Padded, so that the pixel that lies before another one can be read at the map's border too.
     padded = F.pad(affinity**beta, (floor, floor, floor, 0))
+    by_offset = {(0, 0): affinity.new_ones(height, width)}
     for (dy, dx), pair in zip(path_index.search_dst.tolist(), padded, strict=True):
-        stencil[floor + dy, floor + dx] = pair[floor:, floor : floor + width]
-        stencil[floor - dy, floor - dx] = pair[
-            floor - dy : floor - dy + height, floor - dx : floor - dx + width
-        ]
-    return stencil / stencil.sum(dim=(0, 1))
-
-
-def walk_by_offsets(seed: Tensor, stencil: Tensor, steps: int) -> Tensor:
-    """Random walk, one offset of all pixels at a time: the fast form on a processor.
-
-    seed: C x H x W. stencil: transition matrix, side x side x H x W. Returns C x H x W.
-    """
-    (height, width), floor = seed.shape[-2:], len(stencil) // 2
-    canvas = F.pad(seed, (floor, floor, floor, floor))
-    neighbours = [
-        (canvas[:, a : a + height, b : b + width], stencil[a, b])
-        for a, b in stencil.flatten(2).any(dim=2).nonzero().tolist()
-    ]
-    for _ in range(steps):
-        walked = torch.zeros_like(seed)
-        for values, weights in neighbours:
-            walked.addcmul_(values, weights)
-        canvas[:, floor : floor + height, floor : floor + width] = walked
-    return walked
-
-
-def walk_by_windows(seed: Tensor, stencil: Tensor, steps: int) -> Tensor:
-    """Random walk, all offsets at once: the fast form where every kernel launch costs time (GPU).
-
-    seed: C x H x W. stencil: transition matrix, side x side x H x W. Returns C x H x W.
-    """
-    (height, width), side = seed.shape[-2:], len(stencil)
-    floor = side // 2
-    canvas = F.pad(seed, (floor, floor, floor, floor))
-    inside = canvas[:, floor : floor + height, floor : floor + width]
-    windows = canvas.unfold(1, side, 1).unfold(2, side, 1)  # a view, C x H x W x side x side
-    weights = stencil.permute(2, 3, 0, 1).contiguous()
-    for _ in range(steps):
-        inside.copy_((windows * weights).sum(dim=(-2, -1)))
-    return inside.clone()
+        by_offset[dy, dx] = pair[floor:, floor : floor + width]
+        top, left = floor - dy, floor - dx
+        by_offset[-dy, -dx] = pair[top : top + height, left : left + width]
+    offsets = torch.tensor(sorted(by_offset), device=affinity.device)
+    weights = torch.stack([by_offset[o] for o in sorted(by_offset)], dim=-1).flatten(0, 1)
+    weights /= weights.sum(dim=1, keepdim=True)
+    used = weights > 0
+    distances = offsets @ offsets.new_tensor([width, 1])
+    columns = torch.arange(len(weights), device=affinity.device)[:, None] + distances
+    row_ends = F.pad(used.sum(dim=1).cumsum(0), (1, 0))
+    parts = (row_ends.int(), columns[used].int(), weights[used])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch calls sparse rows a beta feature
+        return torch.sparse_csr_tensor(*parts, [len(weights)] * 2, check_invariants=False)
 
 
 @torch.no_grad()
 def propagate_to_edge(
     x: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8
 ) -> Tensor:
-    """Spreads scores by a random walk that stops at boundaries (IRN, Sec. 5.2).
+    """Spread scores by a random walk that stops at boundaries (IRN, Sec. 5.2).
 
     x: scores, C x H x W or C x 1 x H x W. edge: boundary probabilities, 1 x H x W, 0..1.
     Returns x (1 - edge) after 2^exp_times steps, C x 1 x H x W. The transition matrix is applied
@@ -275,13 +213,14 @@ def propagate_to_edge(
     height, width = edge.shape[-2:]
     path_index = PathIndex(radius, (height, width))
     # In float32 the rounding errors of 256 steps add up to more than 1e-4 of the maximum, and
-    # weights near 1e-40, subnormal there, slow a processor down.
+    # weights near 1e-40, subnormal there, slow a CPU down.
     edge_probability = edge[0].double()
     affinity = edge_to_affinity(edge_probability, path_index)
-    stencil = to_transition_matrix(affinity, path_index, beta)
-    seed = x.reshape(-1, height, width) * (1 - edge_probability)
-    walk = walk_by_windows if edge.is_cuda else walk_by_offsets
-    return walk(seed, stencil, 2**exp_times).unsqueeze(1).to(x.dtype)
+    transition = to_transition_matrix(affinity, path_index, beta)
+    scores = (x.reshape(-1, height, width) * (1 - edge_probability)).flatten(1).T.contiguous()
+    for _ in range(2**exp_times):
+        scores = transition @ scores
+    return scores.T.reshape(-1, 1, height, width).to(x.dtype)
 
 
 @dataclass(frozen=True)

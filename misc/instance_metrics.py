@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from misc.labels import undecided
+from misc.labels import ignored_value
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -12,13 +12,13 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 def objects_of(objects: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ground truth of an image: masks R x H x W bool and 0-based classes (R,) int64.
 
-    objects: H x W, a value for every object, 0 and undecided are none. labels: H x W, class + 1;
-    an object of several has the smallest, where undecided reads as -1. Raises ValueError for an
+    objects: H x W, a value for every object, 0 and ignored are none. labels: H x W, class + 1;
+    an object of several has the smallest, where ignored reads as -1. Raises ValueError for an
     object that shows background.
     """
-    values = [value for value in np.unique(objects) if value not in (0, undecided(objects))]
+    values = [value for value in np.unique(objects) if value not in (0, ignored_value(objects))]
     masks = [objects == value for value in values]
-    classes = np.where(labels == undecided(labels), -1, labels.astype(np.int64))
+    classes = np.where(labels == ignored_value(labels), -1, labels.astype(np.int64))
     kinds = np.array([classes[mask].min() - 1 for mask in masks], dtype=np.int64)
     if (kinds == -1).any():
         raise ValueError("an object of the truth has pixels of the background class")

@@ -1,17 +1,24 @@
-"""Label maps: 0 is background, class + 1 the classes, the largest value of their type undecided.
+"""Label maps H x W: 0 is background, class + 1 the classes, the largest value is ignored (void).
 
-A map is of 8 bits where the classes of its dataset fit (255 is undecided then), else of 16 bits
-(65535).
+A map has 8 bits where the classes of its dataset fit (255 is ignored), else 16 bits (65535). In
+files it is a grey PNG of the values, or a palette PNG in the colours of PASCAL VOC.
 """
 
-import numpy as np
+import io
+from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from misc.errors import UserError
 from misc.storage.cam_files import MAX_CLASSES
+from misc.storage.images import WrongModeError, decode_image
+from misc.storage.outputs import write_output
 
 MOST_CLASSES = MAX_CLASSES  # of a dataset
 MOST_OF_8_BITS = 254
-UNDECIDED = 255  # of arrays of 8 bits, and of those in which a caller counts in other types
-UNDECIDED_OF_16_BITS = 65_535
+IGNORED = 255  # of arrays of 8 bits, and of those in which a caller counts in other types
+IGNORED_OF_16_BITS = 65_535
 
 
 def label_type(num_labels: int) -> type[np.unsignedinteger]:
@@ -19,9 +26,9 @@ def label_type(num_labels: int) -> type[np.unsignedinteger]:
     return np.uint8 if num_labels <= MOST_OF_8_BITS + 1 else np.uint16
 
 
-def undecided(labels: np.ndarray) -> int:
-    """The value of an undecided pixel in a label map, "ignore" in ground truth."""
-    return UNDECIDED_OF_16_BITS if labels.dtype == np.uint16 else UNDECIDED
+def ignored_value(labels: np.ndarray) -> int:
+    """The value of the ignored pixels of a label map."""
+    return IGNORED_OF_16_BITS if labels.dtype == np.uint16 else IGNORED
 
 
 def of_type(labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -29,10 +36,74 @@ def of_type(labels: np.ndarray, num_labels: int) -> np.ndarray:
     if labels.dtype != np.uint8 or label_type(num_labels) is np.uint8:
         return labels
     wide = labels.astype(np.uint16)
-    wide[labels == UNDECIDED] = undecided(wide)
+    wide[labels == IGNORED] = IGNORED_OF_16_BITS
     return wide
 
 
 def classes_in(labels: np.ndarray) -> list[int]:
-    """The labels of a map but background and undecided, ascending."""
-    return np.setdiff1d(labels, (0, undecided(labels))).tolist()
+    """The labels of a map but background and the ignored value, ascending."""
+    return np.setdiff1d(labels, (0, ignored_value(labels))).tolist()
+
+
+def voc_palette(n: int = 256) -> np.ndarray:
+    """Colours of the labels 0..n-1 as in the PASCAL VOC development kit: n x 3 uint8, 0 is black.
+
+    Bits 0, 3 and 6 of a label are the highest, second and third bit of its red value; bits 1, 4
+    and 7 make green, and bits 2 and 5 blue. At most 256 colours differ.
+    """
+    bits = (np.arange(n)[:, None] >> np.arange(9)) & 1
+    by_rank = bits.reshape(n, 3, 3)  # label x rank x channel
+    return (by_rank * np.array([128, 64, 32])[:, None]).sum(axis=1).astype(np.uint8)
+
+
+def label_colours(labels: np.ndarray) -> np.ndarray:
+    """Colours of a label map H x W, H x W x 3 uint8, by its last 8 bits; ignored ones are white."""
+    colours = voc_palette()[labels & 255]
+    colours[labels == ignored_value(labels)] = 255
+    return colours
+
+
+def save_label_png(path: str | Path, labels: np.ndarray) -> None:
+    """Write an H x W label map, uint8 or uint16, as a grey PNG whose values are the labels."""
+    _save_png(path, Image.fromarray(labels))
+
+
+def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
+    """Write an H x W uint8 label map as a palette PNG: the same values, shown in colours.
+
+    A palette has 256 entries: of a uint16 map an RGB picture is written, which is no label map.
+    """
+    if labels.dtype == np.uint16:
+        image = Image.fromarray(label_colours(labels))
+    else:
+        image = Image.fromarray(labels)
+        image.putpalette(voc_palette().tobytes())
+    _save_png(path, image)
+
+
+def _save_png(path: str | Path, image: Image.Image) -> None:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    write_output(path, stream.getvalue())
+
+
+def read_label_png(path: str | Path) -> np.ndarray:
+    """Read a grey or palette PNG as an H x W label map: uint8, or uint16 of 16 bits.
+
+    Raises UserError when the file is missing or broken, holds colours in place of labels, or has
+    too many pixels.
+    """
+    try:
+        labels = np.array(decode_image(path, ("PNG",), modes=("L", "P", "I;16", "I")))
+        return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; check the folder of the label maps") from None
+    except WrongModeError as error:
+        raise UserError(
+            f"{path} is {error}, not a map of label values; use the palette or grey PNG whose "
+            "pixel values are the labels"
+        ) from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} cannot be read as an image ({error}); make or download it again"
+        ) from error

@@ -1,5 +1,6 @@
-"""Confusion matrices (row truth, column prediction) and the scores drawn from them."""
+"""Confusion matrices (row ground truth, column prediction) and the scores drawn from them."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from misc.cams import strongest_class
 from misc.errors import UserError
-from misc.labels import label_type, of_type, undecided
+from misc.labels import ignored_value, of_type
 
 _MOST_BYTES = 8 << 30  # that a confusion matrix may take
 
@@ -29,14 +30,14 @@ def require_few_labels(num_labels: int) -> None:
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
-    """Counts pixels by truth and prediction: num_labels x num_labels int64.
+    """Count pixels by truth and prediction: num_labels x num_labels int64.
 
-    truth, prediction: H x W integers, 0 is background; pixels whose truth is undecided (255, of
-    uint16 arrays 65535) are left out.
+    truth, prediction: H x W integers, 0 is background; pixels whose truth is 255 (of uint16 arrays
+    65535) are left out.
     Raises UserError when the sizes differ or another label is num_labels or above.
     """
     _check_sizes(truth.shape, prediction.shape)
-    valid = truth != undecided(truth)
+    valid = truth != ignored_value(truth)
     truth, prediction = truth[valid].astype(np.intp), prediction[valid].astype(np.intp)
     _check_range(truth, num_labels, "truth")
     _check_range(prediction, num_labels, "prediction")
@@ -45,8 +46,8 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int)
 
 
 def pseudo_mask_confusion(truth: np.ndarray, mask: np.ndarray, num_labels: int) -> np.ndarray:
-    """`confusion_matrix` of a pseudo mask, whose undecided pixels count as background."""
-    return confusion_matrix(truth, np.where(mask == undecided(mask), 0, mask), num_labels)
+    """`confusion_matrix` of a pseudo mask, whose ignored pixels count as background."""
+    return confusion_matrix(truth, np.where(mask == ignored_value(mask), 0, mask), num_labels)
 
 
 def iou(confusion: np.ndarray | Counts) -> np.ndarray:
@@ -65,14 +66,14 @@ def mean_iou(confusion: np.ndarray | Counts) -> np.ndarray:
 
 
 def false_positive_negative(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wrongly predicted and missed pixels of each label as shares of its union, two (L,) arrays."""
+    """Wrongly predicted and missed pixels of each label over its union, two (L,) arrays."""
     intersection, truth, prediction = counts_of(confusion)
     union = truth + prediction - intersection
     return _ratio(union - truth, union), _ratio(union - prediction, union)
 
 
 class ThresholdScores:
-    """Scores CAMs at many background thresholds in one pass over the images.
+    """Scores of CAMs at many background thresholds in one pass over the images.
 
     A pixel belongs to the class with the strongest CAM where that is strictly above the threshold,
     compared in float32, else to the background. So a pixel's class never changes, and all that
@@ -88,44 +89,43 @@ class ThresholdScores:
             raise ValueError(f"thresholds have to ascend, got {thresholds}")
         self.num_labels = num_labels
         # By truth and class: pixels by the number of thresholds that they exceed, T + 1.
-        self._pairs: dict[tuple[int, int], np.ndarray] = {}
+        self._pairs: dict[tuple[int, int], np.ndarray] = defaultdict(int)
 
     def add(self, cams: np.ndarray, keys: np.ndarray, truth: np.ndarray) -> None:
-        """Counts one image.
+        """Count one image.
 
         cams: K x H x W float32, normalised. keys: (K,) 0-based classes; without any, the whole
         image is predicted as background. truth: H x W, 0 is background; 255, of uint16 arrays
-            65535, is left out.
+        65535, is left out.
         Raises UserError when the sizes differ or a label or key is outside the label set.
         """
         _check_range(keys, self.num_labels - 1, "CAM keys")
-        levels = len(self.thresholds) + 1
-        truth, values = self._counted(truth)
+        labels = keys + 1
         if len(keys) == 0:
-            counts = np.bincount(truth.ravel(), minlength=values)
-            at_none = np.zeros((values, 1, levels), dtype=np.int64)
-            at_none[:, 0, 0] = counts
-            self._add_counts(at_none, np.array([0]))
-            return
+            cams, labels = np.full((1, *truth.shape), -np.inf, np.float32), np.array([0])
         _check_sizes(truth.shape, cams.shape[1:])
+        truth = of_type(truth, self.num_labels)
+        left_out = truth == ignored_value(truth)
+        _check_range(truth[~left_out], self.num_labels, "truth")
+        truth = np.where(left_out, self.num_labels, truth)  # counted apart
         strongest, score = strongest_class(cams)
         exceeded = np.searchsorted(self.thresholds.astype(np.float32), score.ravel())
+        shape = (self.num_labels + 1, len(labels), len(self.thresholds) + 1)
         index = truth.ravel().astype(np.intp)
-        index *= len(keys)
-        index += strongest.ravel()
-        index *= levels
-        index += exceeded
-        counts = np.bincount(index, minlength=values * len(keys) * levels)
-        self._add_counts(counts.reshape(values, len(keys), levels), keys + 1)
+        for size, part in zip(shape[1:], (strongest.ravel(), exceeded), strict=True):
+            index *= size
+            index += part
+        counts = np.bincount(index, minlength=np.prod(shape)).reshape(shape)[:-1]
+        for true, k in np.argwhere(counts.any(axis=2)).tolist():
+            self._pairs[true, int(labels[k])] += counts[true, k]
 
     def merge(self, other: "ThresholdScores") -> None:
-        """Adds what another object, for instance that of another process, has counted."""
-        if self.num_labels != other.num_labels or not np.array_equal(
-            self.thresholds, other.thresholds
-        ):
+        """Add what another object, for instance that of another process, has counted."""
+        same = np.array_equal(self.thresholds, other.thresholds)
+        if not same or self.num_labels != other.num_labels:
             raise ValueError("scores with different thresholds or label sets cannot be merged")
         for pair, pixels in other._pairs.items():
-            self._add_pair(pair, pixels)
+            self._pairs[pair] += pixels
 
     @property
     def confusions(self) -> np.ndarray:
@@ -165,34 +165,6 @@ class ThresholdScores:
         """Index of the threshold with the highest mean IoU, the first one of equals."""
         return best_threshold(self.mean_ious())
 
-    def false_foreground(self) -> np.ndarray:
-        """Share of the predicted foreground that is truly background, (T,); nan without any."""
-        return false_foreground(self.counts)
-
-    def _counted(self, truth: np.ndarray) -> tuple[np.ndarray, int]:
-        """Truth as it is counted, and how many values that can have; the last is left out."""
-        if truth.dtype != np.uint16 and label_type(self.num_labels) is np.uint8:
-            return truth, 256
-        truth = of_type(truth, self.num_labels)
-        left_out = truth == undecided(truth)
-        _check_range(truth[~left_out], self.num_labels, "truth")
-        return np.where(left_out, self.num_labels, truth), self.num_labels + 1
-
-    def _add_counts(self, counts: np.ndarray, columns: np.ndarray) -> None:
-        """Adds counts by truth value, predicted label and number of thresholds exceeded.
-
-        The last value is that of pixels that are left out.
-        """
-        there = counts.any(axis=2)
-        beyond = np.flatnonzero(there[self.num_labels : -1].any(axis=1))
-        if beyond.size:
-            _check_range(beyond + self.num_labels, self.num_labels, "truth")
-        for truth, column in np.argwhere(there[: self.num_labels]).tolist():
-            self._add_pair((truth, int(columns[column])), counts[truth, column])
-
-    def _add_pair(self, pair: tuple[int, int], pixels: np.ndarray) -> None:
-        self._pairs[pair] = self._pairs.get(pair, 0) + pixels
-
 
 def average_precision(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Average precision of each class, N x C -> (C,); nan for a class that no image shows.
@@ -217,7 +189,7 @@ def score_of(
     """What scores.json keeps of the confusion matrices of some thresholds, T x L x L.
 
     names: of the labels, background first. IoU, precision and recall are those of the threshold
-    with the highest mean IoU, by label; all shares are 0..1, nan where nothing is defined.
+    with the highest mean IoU, by label; all values are 0..1, nan where nothing is defined.
     """
     counts = counts_of(confusions)
     mious = mean_iou(counts)
@@ -243,7 +215,7 @@ def counts_of(confusion: np.ndarray | Counts) -> Counts:
 
 
 def false_foreground(confusion: np.ndarray | Counts) -> np.ndarray:
-    """Share of the predicted foreground that is truly background, ...; nan without any."""
+    """Fraction of the predicted foreground that is truly background, ...; nan without any."""
     agreed, truth, predicted = counts_of(confusion)
     return _ratio(truth[..., 0] - agreed[..., 0], predicted[..., 1:].sum(axis=-1))
 

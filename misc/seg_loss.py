@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from misc.labels import UNDECIDED, UNDECIDED_OF_16_BITS
+from misc.labels import IGNORED, IGNORED_OF_16_BITS
 from misc.runtime.distributed import summed
 
 
@@ -56,7 +56,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _ignored(labels: Tensor) -> int:
-    return UNDECIDED_OF_16_BITS if labels.dtype == torch.int32 else UNDECIDED
+    return IGNORED_OF_16_BITS if labels.dtype == torch.int32 else IGNORED
 
 
 LOSSES = {"ce": cross_entropy, "balanced": balanced_cross_entropy}

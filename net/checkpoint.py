@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from misc.errors import UserError
-from misc.runtime.interrupts import shielded
+from misc.runtime.programs import shielded
 from misc.storage.manifest import weights_name
 from misc.storage.torch_files import read_torch, write_torch
 from net.backbones import KINDS, ResNet, inferred_arch

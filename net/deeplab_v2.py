@@ -119,19 +119,16 @@ class DeepLabV2(nn.Module):
 
 
 @torch.no_grad()
-def probabilities(network: DeepLabV2, image: np.ndarray, flip: bool = False) -> Tensor:
+def probabilities(network: DeepLabV2, image: np.ndarray) -> Tensor:
     """Probabilities of the labels of an image, L x H x W float32 on the network's device.
 
-    image: H x W x 3 uint8 RGB, at its own size. flip: average with those of the mirror image.
+    image: H x W x 3 uint8 RGB, at its own size.
     """
     colours = COLOURS[network.colours]
     shown = image[..., ::-1] if colours.bgr else image
     device = next(network.parameters()).device
     images = torch.from_numpy(network_input(shown, colours))[None].to(device)
-    result = _softmax(network(images), image.shape[:2])
-    if flip:
-        result = (result + _softmax(network(images.flip(-1)), image.shape[:2]).flip(-1)) / 2
-    return result
+    return _softmax(network(images), image.shape[:2])
 
 
 def _softmax(logits: Tensor, size: Sequence[int]) -> Tensor:

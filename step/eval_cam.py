@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from misc.cams import load_cam
-from misc.cli.options import IMPORTED, Options
-from misc.cli.preflight import Preflight
+from misc.cli.check import Preflight
+from misc.cli.options import Options
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import about
 from misc.metrics import Counts, ThresholdScores, false_foreground, require_few_labels, score_of
 from misc.runtime import distributed
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
-from misc.storage.manifest import ids_digest, read_manifest
+from misc.storage.manifest import ids_hash, read_manifest
 from misc.storage.outputs import Output
 from misc.storage.scores import save_score, scores_file
 
@@ -29,31 +29,33 @@ def writes(args: Options) -> tuple[Output, ...]:
     return (scores_file(args.result_dir),)
 
 
-def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
+def check_scoring(args: Options, preflight: Preflight, ids: tuple[str, ...]) -> None:
+    """Scores can be kept, and the photographs and ground truth of the images are there."""
     preflight.file(scores_file(args.result_dir))
-    ids = args.scored_ids()
-    for path in seed_folders(args, preflight.is_made).values():
-        preflight.cams(ids, path)
     preflight.images(ids)
     preflight.masks(ids)
     preflight.collect(lambda: require_few_labels(args.info.num_labels))
 
 
+def check(args: Options, preflight: Preflight) -> None:
+    """Everything that can be known to be wrong before the first image."""
+    check_scoring(args, preflight, args.scored_ids())
+    for path in seed_folders(args, preflight.is_made).values():
+        preflight.cams(args.scored_ids(), path)
+
+
 def seed_folders(
     args: Options, is_made: Callable[[Path], bool] = lambda path: False
 ) -> dict[str, Path]:
-    """Folders of maps by row of the table: that of --recam, beside RIB also the plain maps.
+    """Folders of maps by row of the table: that of --recam, beside RIB also the baseline CAMs.
 
     is_made: whether a planned step fills a folder.
     """
     plain = args.plain_cam_out_dir
     there = read_manifest(plain) is not None or is_made(plain)
     beside = args.recam == "rib" and there and plain != args.cam_out_dir
-    chosen = {
-        "rib": "RIB seed", "advcam": "AdvCAM seed", "none": "CAM seed", IMPORTED: "imported seed"
-    }[args.recam]  # fmt: skip
-    return {**({"CAM seed": plain} if beside else {}), chosen: args.cam_out_dir}
+    chosen = {"rib": "RIB", "advcam": "AdvCAM", "none": "CAM"}.get(args.recam, args.recam)
+    return {**({"CAM seed": plain} if beside else {}), f"{chosen} seed": args.cam_out_dir}
 
 
 def thresholds(args: Options) -> np.ndarray:
@@ -84,43 +86,42 @@ class ScoreCAMs(ImageTask):
         return self.scores
 
 
-def score(
-    args: Options, cam_dir: Path, image_ids: tuple[str, ...] | None = None
-) -> ThresholdScores:
-    """Scores of a folder of maps, whatever number of processes.
-
-    image_ids: the images; without them those of the evaluation list.
-    """
-    ids = args.scored_ids() if image_ids is None else image_ids
-    first, *others = run_over_images(ScoreCAMs(args, cam_dir), ids, args.resources)
+def score(args: Options, cam_dir: Path) -> ThresholdScores:
+    """Scores of a folder of maps on the evaluation list, whatever number of processes."""
+    task = ScoreCAMs(args, cam_dir)
+    first, *others = run_over_images(task, args.scored_ids(), args.resources)
     for other in others:
         first.merge(other)
     return first
 
 
 def run(args: Options) -> dict[str, ThresholdScores]:
-    """Scores of the plain and of the refined maps that are there, by row of the table."""
+    """Score the CAMs and the refined maps that are there; the scores by row of the table."""
     results = {}
     for row, cam_dir in seed_folders(args).items():
         start = time.perf_counter()
         results[row] = scores = score(args, cam_dir)
         entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}
-        entry["false_foreground"] = scores.false_foreground().tolist()
+        entry["false_foreground"] = false_foreground(scores.counts).tolist()
         save_row(args, row, scores.counts, scores.thresholds, start, entry)
     return results
 
 
+def ids_of(args: Options, role: str) -> tuple[str, ...]:
+    """The images that are scored. role: of their list."""
+    return args.scored_ids() if role == "eval" else args.image_ids(role)
+
+
 def scored_images(args: Options, role: str = "eval") -> dict[str, object]:
     """The images of a score, as scores.json keeps them. role: of their list."""
-    info = args.info
-    ids = args.scored_ids() if role == "eval" else args.image_ids(role)
+    info, ids = args.info, ids_of(args, role)
     split = info.eval_split if role == "eval" else info.seg_split
     official = info.is_official(split, ids) and args.infer_list.is_file()
     official = official and info.is_official(info.train_split, args.image_ids("infer"))
     return {
         "dataset": info.name,
         "list": str(getattr(args, f"{role}_list")),
-        "list_digest": ids_digest(ids),
+        "list_digest": ids_hash(ids),
         "images": len(ids),
         "official": official,
     }
@@ -141,24 +142,17 @@ def save_row(
     when scoring began. entry: what else is kept of how the row was made. role: of the list that
     was scored.
     """
-    info = args.info
-    ids = args.scored_ids() if role == "eval" else args.image_ids(role)
-    kept = score_of(confusions, at, info.label_names)
+    kept = score_of(confusions, at, args.info.label_names)
+    kept |= {**scored_images(args, role), "options": args.changed(), **entry}
+    kept["seconds"] = round(time.perf_counter() - start, 3)
     best = kept["best"]
-    kept |= {
-        **scored_images(args, role),
-        "options": args.changed_plainly(),
-        **entry,
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    share = np.nan_to_num(false_foreground(confusions)[best])
-    at_best = kept["thresholds"][best]
-    cut_at = "" if at_best is None else f" at threshold {at_best:.2f}"
+    cut_at = "" if at[best] is None else f" at threshold {at[best]:.2f}"
+    wrong = 100 * np.nan_to_num(false_foreground(confusions)[best])
     log.info(
         "%s (%s): mIoU %.2f %%%s; %.1f %% of predicted foreground is background",
-        *(row, entry["folder"], 100 * kept["miou"][best], cut_at, 100 * share),
+        *(row, entry["folder"], 100 * kept["miou"][best], cut_at, wrong),
     )
     parts = [f"{n} {100 * v:.1f}" for n, v in kept["iou"].items() if not np.isnan(v)]
     log.info("IoU: %s", ", ".join(parts))
-    log.info("scored with the ground truth in %s", mask_folders(info, ids))
+    log.info("scored with the ground truth in %s", mask_folders(args.info, ids_of(args, role)))
     distributed.on_first_rank(lambda: save_score(args.result_dir, row, kept))

@@ -2,28 +2,29 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from misc.cli.check import Preflight
 from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
-from misc.cli.preflight import Preflight
 from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
 from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
-from misc.storage.npydict import load_dict
+from misc.storage.cam_files import load_dict
 from misc.storage.outputs import Output, write_json
 from misc.storage.scores import save_score, scores_file
-from step.eval_cam import scored_images
+from step.eval_cam import check_scoring, scored_images
 
 log = logging.getLogger(__name__)
 
 LISTS = ("eval",)
-ROW, FIX = "instances AP", "run --make_ins_seg_pass first or give --ins_seg_out_dir"
+ROW, FIX = "instances AP", "run --make_ins_seg_pass first"
 
 
 def writes(args: Options) -> tuple[Output, ...]:
@@ -36,10 +37,9 @@ def writes(args: Options) -> tuple[Output, ...]:
 def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     ids = args.scored_ids()
-    preflight.file(scores_file(args.result_dir))
-    if args.ins_seg_json:
-        preflight.file(Output("--ins_seg_json", args.ins_seg_json, True), noted=True)
-    preflight.masks(ids)
+    check_scoring(args, preflight, ids)
+    for file in writes(args)[1:]:
+        preflight.file(file, in_manifest=True)
     preflight.collect(lambda: require_objects(args, ids))
     if not preflight.is_made(args.ins_seg_out_dir):
         preflight.collect(lambda: load_instances(args, ids[0]))
@@ -47,18 +47,17 @@ def check(args: Options, preflight: Preflight) -> None:
 
 def require_objects(args: Options, ids: tuple[str, ...]) -> None:
     """Raise UserError unless every image has a mask of its objects."""
-    missing = [i for i in ids if not object_path(args, i).is_file()]
+    missing = [path for path in (object_path(args, i) for i in ids) if not path.is_file()]
     if missing:
         raise UserError(
-            f"{object_path(args, missing[0])}: no mask of the objects, as of "
-            f"{counted({'image': len(missing)})} in all; give an --eval_list of images that have "
-            f"one in {OBJECT_MASKS}/, or leave out --eval_ins_seg_pass: instance labels are made "
-            "without it"
+            f"{missing[0]}: no mask of the objects, as of {counted({'image': len(missing)})} in "
+            f"all; give an --eval_list of images that have one in {OBJECT_MASKS}/, or leave out "
+            "--eval_ins_seg_pass: instance labels are made without it"
         )
 
 
 def object_path(args: Options, image_id: str) -> Path:
-    """Where the mask of the objects of an image is."""
+    """The mask of the objects of an image."""
     return args.info.root / OBJECT_MASKS / f"{image_id}.png"
 
 
@@ -99,29 +98,30 @@ class ScoreInstances(ImageTask):
 def run(args: Options) -> None:
     """Log and keep the average precisions; write the COCO file that is asked for."""
     start, ids = time.perf_counter(), args.scored_ids()
-    first, *others = run_over_images(ScoreInstances(args), ids, args.resources)
+    scores, *others = run_over_images(ScoreInstances(args), ids, args.resources)
     for other in others:
-        first.merge(other)
-    for which, threshold in enumerate(first.thresholds):
-        found = first.average_precisions(which)
-        mean = float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
-        names = zip(args.info.class_names, found.tolist(), strict=False)
-        by_class = {name: value for name, value in names if value == value}
-        log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * mean)
-        log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in by_class.items()))
-        entry = {"thresholds": [threshold], "miou": [mean], "best": 0, "ap": by_class}
-        entry |= scored_images(args)
-        kinds = first.curves(which).items()
-        entry["precision_at_recall"] = {
-            args.info.class_names[k]: p.round(4).tolist() for k, p in kinds
-        }
+        scores.merge(other)
+    for which, threshold in enumerate(scores.thresholds):
+        entry = scores_at(args, scores, which)
+        log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * entry["miou"][0])
+        log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in entry["ap"].items()))
         entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
         row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
-        distributed.on_first_rank(lambda r=row, e=entry: save_score(args.result_dir, r, e))
+        distributed.on_first_rank(partial(save_score, args.result_dir, row, entry))
     log.info("scored with the objects in %s and the classes in %s",
              object_path(args, ids[0]).parent, mask_folders(args.info, ids))  # fmt: skip
     if args.ins_seg_json:
         distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))
+
+
+def scores_at(args: Options, scores: InstanceScores, which: int) -> dict:
+    """What scores.json keeps of the average precisions at a threshold of the IoU."""
+    found, names = scores.average_precisions(which), args.info.class_names
+    by_class = {n: ap for n, ap in zip(names, found.tolist(), strict=False) if ap == ap}
+    mean = float(np.nanmean(found)) if by_class else float("nan")
+    curves = {names[k]: p.round(4).tolist() for k, p in scores.curves(which).items()}
+    entry = {"thresholds": [scores.thresholds[which]], "miou": [mean], "best": 0, "ap": by_class}
+    return {**entry, **scored_images(args), "precision_at_recall": curves}
 
 
 def write_coco(args: Options, ids: tuple[str, ...]) -> None:
@@ -130,15 +130,15 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
     for image_id in ids:
         found = load_instances(args, image_id)
         height, width = info.image_size(image_id)
-        number = info.label_key(image_id)
-        file = info.image_path(image_id).name
-        images.append({"id": number, "file_name": file, "height": height, "width": width})
-        for score, mask, kind in zip(*(found[n] for n in ("score", "mask", "class")), strict=True):
+        image = {"id": info.label_key(image_id), "file_name": info.image_path(image_id).name}
+        images.append({**image, "height": height, "width": width})
+        for score, mask, kind in zip(found["score"], found["mask"], found["class"], strict=True):
             if score >= LOWEST and mask.any():
-                about = {"id": len(annotations) + 1, "image_id": number, "score": float(score)}
-                annotations.append(annotation(mask, int(kind) + 1, **about))
+                ids_of = {"id": len(annotations) + 1, "image_id": image["id"]}
+                entry = annotation(mask, int(kind) + 1, **ids_of, score=float(score))
+                annotations.append(entry)
     description = f"instance pseudo labels of {info.name}"
     content = dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.ins_seg_json, content, noted=True)
+    write_json(args.ins_seg_json, content, in_manifest=True)
     log.info("%s: %d instances of %d images", args.ins_seg_json, len(annotations), len(images))

@@ -11,18 +11,19 @@ import torch
 from PIL import Image
 
 from misc.cams import load_cam
-from misc.cli.options import EXPORTS, Options
-from misc.cli.preflight import Preflight
+from misc.cli.check import Preflight
+from misc.cli.flags import EXPORTS
+from misc.cli.options import Options
 from misc.data import exports
 from misc.data.coco_json import dataset
-from misc.data.datasets import image_of, load_labels
+from misc.data.datasets import image_of
+from misc.data.label_file import load_labels
 from misc.errors import UserError
-from misc.labels import MOST_OF_8_BITS, label_type
-from misc.palette import read_label_png, voc_palette
+from misc.labels import MOST_OF_8_BITS, label_type, read_label_png, voc_palette
 from misc.runtime import distributed
 from misc.runtime.image_task import ImageTask, run_over_images
-from misc.storage.foreign_files import read_arrays
 from misc.storage.outputs import Output, link_new, write_new
+from misc.storage.torch_files import read_arrays
 from net.checkpoint import original_state
 
 log = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ def _onehot(args: Options, ids: tuple[str, ...]) -> bytes:
 
     Where stems are alike, in several folders, the ids stand for them.
     """
-    rows = load_labels(args.cls_labels, ids, args.info)
+    labels = load_labels(args.cls_labels, ids, args.info)
     stems = [args.info.image_path(image_id).stem for image_id in ids]
     stems = stems if len(set(stems)) == len(stems) else ids
-    return _npy({s: np.asarray(row, np.float32) for s, row in zip(stems, rows, strict=True)})
+    return _npy(dict(zip(stems, labels.values(), strict=True)))

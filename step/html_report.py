@@ -13,14 +13,14 @@ import numpy as np
 from misc.cli.options import IMPORTED, RECAM, Options
 from misc.cli.report import ordered, score_line
 from misc.errors import counted
-from misc.palette import voc_palette
+from misc.labels import voc_palette
 from misc.report.history import runs_of
 from misc.report.images import MapFolder, Sources, shown_images
 from misc.report.page import Spool, write_page
 from misc.report.pictures import SIZES, Size
-from misc.runtime.machine import machine
+from misc.runtime.devices import machine
 from misc.runtime.processes import cpu_count, map_in_processes
-from misc.runtime.progress import progress
+from misc.runtime.programs import progress
 from misc.storage.outputs import Output, require_own
 from misc.storage.scores import load_scores
 from step.make_seg import folders as seg_folders
@@ -82,7 +82,7 @@ def run(args: Options) -> None:
 
 def remembered(args: Options, noted: dict) -> Options:
     """The same options with the places of the last run where they were not given."""
-    values = {name: value for name, value in vars(args).items() if name != "_frozen"}
+    values = dict(vars(args))
     for name in _REMEMBERED:
         known, old = noted.get(name), values.get(name)
         if name in args.given or known is None:
@@ -93,7 +93,7 @@ def remembered(args: Options, noted: dict) -> Options:
             values[name] = tuple(known)
         elif isinstance(known, (str, int)):
             values[name] = known
-    return Options(**values).freeze()
+    return Options(**values)
 
 
 def sources_of(args: Options) -> Sources:

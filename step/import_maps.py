@@ -8,18 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from misc.cams import save_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
-from misc.data.datasets import load_labels
+from misc.data.dataset_info import joined
 from misc.data.foreign_maps import UnclearChannelsError, converted, numbering_of, read_maps
 from misc.data.foreign_tree import MapFile, Tree, find_maps
-from misc.data.image_keys import joined, labelled_keys
-from misc.data.label_rows import LabelsById
+from misc.data.label_file import labelled_keys, load_labels
 from misc.errors import UserError, about, some
 from misc.runtime import distributed
-from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.contents import content_digests
-from misc.storage.manifest import OutputFolder, Sources
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
+from misc.storage.manifest import Sources, content_hashes
 from misc.storage.outputs import Output
 
 log = logging.getLogger(__name__)
@@ -30,9 +28,9 @@ _LOOKED_AT = 200  # images whose maps tell how classes are numbered
 _FEWER = "images have maps of some of their classes alone"
 
 
-def folder(args: Options) -> OutputFolder:
+def folder(args: Options) -> Output:
     """Where the maps go."""
-    return OutputFolder("--cam_out_dir", args.cam_out_dir, ".npy")
+    return Output("--cam_out_dir", args.cam_out_dir, suffix=".npy")
 
 
 def settings(args: Options) -> dict:
@@ -122,7 +120,7 @@ class ImportMaps(ImageTask):
         """found: the files and how their classes are numbered; without it that is looked for."""
         ids = args.image_ids("infer")
         self.args = args
-        self.labels = LabelsById(ids, load_labels(args.cls_labels, ids, args.info))
+        self.labels = load_labels(args.cls_labels, ids, args.info)
         self.tree, self.numbering = found or self._look(ids)
 
     def _look(self, ids: tuple[str, ...]) -> tuple[Tree, str]:
@@ -180,7 +178,7 @@ def sources(args: Options, tree: Tree) -> Sources:
     """What the maps of each image are made from: its photograph, labels and files of maps."""
     ids = args.image_ids("infer")
     paths = [file.path for image_id in ids for file in tree.files.get(image_id, ())]
-    digest_of = dict(zip(paths, content_digests(paths, args.list_dir), strict=True))
+    digest_of = dict(zip(paths, content_hashes(paths, args.list_dir), strict=True))
     files = {i: ",".join(digest_of[f.path] for f in tree.files.get(i, ())) for i in ids}
     return Sources(joined(labelled_keys(args, ids), files))
 
@@ -194,5 +192,7 @@ def run(args: Options) -> None:
 
     tree, numbering = distributed.on_first_rank(look)
     inputs = {"keys": numbering}
-    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args, tree))
+    prepare_output(
+        folder(args), settings(args), inputs, args.overwrite, partial(sources, args, tree)
+    )
     run_over_images(ImportMaps(args, (tree, numbering)), args.image_ids("infer"), args.resources)

@@ -1,64 +1,28 @@
 """Instance labels: class maps cut by the displacement field, spread by the random walk (IRN)."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from misc.cams import load_cam
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
 from misc.data.datasets import image_of
 from misc.instances import Detections, instances
-from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import OutputFolder, file_digest, folder_digest
-from misc.storage.npydict import save_dict
-from misc.storage.outputs import Output
-from net.checkpoint import load_boundary_net
+from misc.storage.cam_files import save_dict
 from net.inference import boundaries
-from step.cam_to_ir_label import sources
-
-LISTS = ("infer",)
+from step.make_sem_seg_labels import MakePseudoMask
 
 
-def folder(args: Options) -> OutputFolder:
-    """Where the instance labels go."""
-    return OutputFolder("--ins_seg_out_dir", args.ins_seg_out_dir, ".npy")
-
-
-def settings(args: Options) -> dict:
-    """The options that the labels depend on."""
-    names = ("beta", "exp_times", "walk_radius", "ins_seg_bg_thres", "irn_pad_size")
-    return {"step": "make_ins_seg_labels", "version": 1, **args.settings(*names)}
-
-
-def writes(args: Options) -> tuple[Output, ...]:
-    """Everything that the step writes."""
-    return (Output("--ins_seg_out_dir", args.ins_seg_out_dir),)
-
-
-def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
-    preflight.output(folder(args), settings(args))
-    preflight.boundary_net(args.irn_weights_name)
-    preflight.images(args.image_ids("infer"))
-    preflight.cams(args.image_ids("infer"), args.cam_out_dir)
-
-
-class MakeInstances(ImageTask):
+class MakeInstances(MakePseudoMask):
     """Instance labels of one image: `score` (N,), `mask` N x H x W, `class` (N,)."""
 
-    name = "make_ins_seg_labels"
+    name, flag, suffix, version = "make_ins_seg_labels", "--result_dir", ".npy", 1
+    options = ("beta", "exp_times", "walk_radius", "ins_seg_bg_thres", "irn_pad_size")
+    subfolders = (".",)
 
-    def __init__(self, args: Options):
-        self.args = args
-
-    def outputs(self, image_id: str) -> list[Path]:
-        return [self.args.ins_seg_out_dir / f"{image_id}.npy"]
-
-    def start(self, device: torch.device, image_ids: list[str]) -> None:
-        self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
+    @classmethod
+    def place(cls, args: Options) -> Path:
+        return args.ins_seg_out_dir
 
     def one(self, image_id: str) -> None:
         maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
@@ -83,8 +47,4 @@ class MakeInstances(ImageTask):
         )
 
 
-def run(args: Options) -> None:
-    """Make and save the instance labels of every image of the inference list."""
-    inputs = {"maps": folder_digest(args.cam_out_dir), "IRN": file_digest(args.irn_weights_name)}
-    claim(folder(args), settings(args), inputs, args.overwrite, partial(sources, args))
-    run_over_images(MakeInstances(args), args.image_ids("infer"), args.resources)
+LISTS, settings, writes, check, run = MakeInstances.as_step()

@@ -1,7 +1,6 @@
-"""AdvCAM maps: every image climbs towards its classes, the maps on the way are summed."""
+"""AdvCAM maps: every image is manipulated towards its classes, its maps on the way are summed."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from misc.advcam import AdvCAMSettings, advcam
 from misc.cli.options import Options
 from misc.rib import Maps
+from misc.storage.outputs import Output
 from step.maps import MapMethod
 
 
@@ -20,9 +20,9 @@ class MakeAdvCAM(MapMethod):
     images_worth_a_process = 1
 
     @classmethod
-    def place(cls, args: Options) -> tuple[str, Path]:
-        chosen = args.recam == "advcam"
-        return "--cam_out_dir" if chosen else "--result_dir", args.adv_cam_out_dir
+    def folders(cls, args: Options) -> list[tuple[Output, dict]]:
+        flag = "--cam_out_dir" if args.recam == "advcam" else "--result_dir"
+        return [(Output(flag, args.adv_cam_out_dir, suffix=".npy"), cls.settings(args))]
 
     @classmethod
     def iterations(cls, args: Options) -> int:

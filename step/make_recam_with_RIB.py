@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
-from misc.data.datasets import load_labels
+from misc.data.label_file import load_labels
 from misc.data.rib_batches import CropSource, RIBBatches
 from misc.rib import Maps, RIBSettings, fine_tune
-from misc.runtime import distributed
-from misc.runtime.devices import pick_devices, read_ahead_workers
-from misc.runtime.memory import require_shared_memory
+from misc.runtime.devices import read_ahead_workers
 from step.maps import MapMethod
 
 
@@ -57,7 +55,6 @@ class MakeRIBCAM(MapMethod):
         super().check(args, preflight)
         preflight.disjoint_images()
         preflight.images(args.image_ids("train", limited=False))
-        preflight.collect(lambda: require_shared_memory(read_ahead_bytes(args)))
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         super().start(device, image_ids)
@@ -65,13 +62,12 @@ class MakeRIBCAM(MapMethod):
         self.batches = RIBBatches(
             CropSource(
                 args.info,
-                self.train_ids,
                 load_labels(args.cls_labels, self.train_ids, args.info),
                 args.cam_long,
                 args.cam_crop_size,
                 args.seed,
             ),
-            self.labels.with_classes(image_ids),
+            self.labels.of(i for i in image_ids if len(self.labels.classes_of(i))),
             args.RIB_iter,
             args.RIB_batch_size,
             args.disjoint_prob,
@@ -84,13 +80,6 @@ class MakeRIBCAM(MapMethod):
         with contextlib.closing(self.batches.of(image_id)) as batches:
             for state in fine_tune(self.model, pairs, label, batches, rib_settings(self.args)):
                 yield state.map_sums
-
-
-def read_ahead_bytes(args: Options) -> int:
-    """What the processes that read ahead hold at most: each has two batches ready and makes one."""
-    processes = len(pick_devices(args.resources, len(args.image_ids("infer"))))
-    readers = processes * distributed.local_size() * read_ahead_workers(args.resources)
-    return 3 * readers * args.RIB_batch_size * 3 * args.cam_crop_size**2
 
 
 def rib_settings(args: Options) -> RIBSettings:

@@ -4,32 +4,30 @@ A way to make maps is one class in a step module of its own: what the maps depen
 of one image. `step/make_cam.py` is the shortest.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from misc.cams import merge_scales, save_cam
+from misc.cli.check import Preflight
 from misc.cli.options import Options
-from misc.cli.preflight import Preflight
-from misc.data.datasets import image_of, load_labels, multi_scale_pairs
-from misc.data.image_keys import labelled_keys
-from misc.data.label_rows import LabelsById
+from misc.data.datasets import image_of, multi_scale_pairs
+from misc.data.label_file import labelled_keys, load_labels
 from misc.errors import UserError
 from misc.rib import Maps
-from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.files import remove_leftovers
-from misc.storage.manifest import OutputFolder, Sources, file_digest
+from misc.storage.manifest import Sources, file_hash
 from misc.storage.outputs import Output
 from net.checkpoint import load_classifier
+from step.base import FolderStep
 
 # Iterations that --visualize draws (as far as an image gets there).
 SHOWN_ITERATIONS = (1, 5, 10)
+_COMMON = ("dataset", "cam_scales", "max_long", "precision")
 
 
-class MapMethod(ImageTask):
+class MapMethod(FolderStep):
     """Makes the maps of one image after the other; must be picklable until `start` was called.
 
     A subclass sets `name` (its step), `flag` (the option of the folder that it fills), `version`
@@ -37,18 +35,16 @@ class MapMethod(ImageTask):
     depend on, beside the common ones), and overrides `maps`.
     """
 
-    version = 1
-    options: tuple[str, ...] = ()
-    flag = "--cam_out_dir"
+    flag, suffix = "--cam_out_dir", ".npy"
     lists = ("infer", "labels")
     advice = "give another classifier, or --precision float32"  # where maps are not finite
     memory_options = ("--max_long", "--num_processes")
 
     def __init__(self, args: Options):
-        image_ids = args.image_ids("infer")
-        labels = load_labels(args.cls_labels, image_ids, args.info)
-        self.args, self.labels = args, LabelsById(image_ids, labels)
-        self.shown = frozenset(image_ids[: args.visualize])
+        super().__init__(args)
+        ids = self.ids(args)
+        self.labels = load_labels(args.cls_labels, ids, args.info)
+        self.shown = frozenset(ids[: args.visualize])
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         model = load_classifier(self.args.cam_weights_name, self.args.info.num_classes)
@@ -75,8 +71,7 @@ class MapMethod(ImageTask):
         return self.maps(image_id, pairs, label.to(self.device))
 
     def outputs(self, image_id: str) -> list[Path]:
-        path = self.folder(self.args).path / f"{image_id}.npy"
-        return [path, *self._shown(image_id).values()]
+        return [*super().outputs(image_id), *self._shown(image_id).values()]
 
     def _shown(self, image_id: str) -> dict[int, Path]:
         """The iterations to keep of an image, and where."""
@@ -101,23 +96,6 @@ class MapMethod(ImageTask):
         merged = merge_scales(maps, size, keys.to(maps[0].device))
         save_cam(path, keys.numpy(), *(part.float().cpu().numpy() for part in merged))
 
-    # --- what a step module has -----------------------------------------------------------------
-
-    @classmethod
-    def as_step(cls) -> tuple[tuple[str, ...], Callable, Callable, Callable, Callable]:
-        """LISTS, settings, writes, check and run of a step module."""
-        return cls.lists, cls.settings, cls.writes, cls.check, cls.run
-
-    @classmethod
-    def place(cls, args: Options) -> tuple[str, Path]:
-        """The folder of the maps, behind the option that names it."""
-        return cls.flag, getattr(args, cls.flag.removeprefix("--"))
-
-    @classmethod
-    def folder(cls, args: Options) -> OutputFolder:
-        """Where the maps go."""
-        return OutputFolder(*cls.place(args), ".npy")
-
     @classmethod
     def iterations(cls, args: Options) -> int:
         """After how many iterations the maps of an image are complete at the latest."""
@@ -125,9 +103,11 @@ class MapMethod(ImageTask):
 
     @classmethod
     def settings(cls, args: Options) -> dict:
-        """The options that the maps depend on, as the folder records them."""
-        own = args.settings("dataset", "cam_scales", "max_long", "precision", *cls.options)
-        return {"step": cls.name, "version": cls.version, **own}
+        return {**super().settings(args), **args.settings(*_COMMON)}
+
+    @classmethod
+    def inputs(cls, args: Options) -> dict:
+        return {"classifier": file_hash(args.cam_weights_name)}
 
     @classmethod
     def drawn_from(cls, args: Options) -> tuple[str, ...]:
@@ -137,34 +117,19 @@ class MapMethod(ImageTask):
     @classmethod
     def sources(cls, args: Options) -> Sources:
         """The images and labels that the maps are made from."""
-        return Sources(labelled_keys(args, args.image_ids("infer")), cls.drawn_from(args))
+        return Sources(labelled_keys(args, cls.ids(args)), cls.drawn_from(args))
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
-        """Everything that the step writes."""
-        maps = Output(*cls.place(args))
         kept = args.visualize and cls.iterations(args)
-        shown = shown_path(args, cls.name, "", 0).parent
-        return (maps, Output("--result_dir", shown)) if kept else (maps,)
+        shown = Output("--result_dir", shown_path(args, cls.name, "", 0).parent)
+        return (*super().writes(args), *([shown] if kept else []))
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
-        """Everything that can be known to be wrong before the first image."""
-        preflight.output(cls.folder(args), cls.settings(args))
+        super().check(args, preflight)
         preflight.classifier(args.cam_weights_name)
-        preflight.labels(args.image_ids("infer"))
-        preflight.images(args.image_ids("infer"))
-
-    @classmethod
-    def run(cls, args: Options) -> None:
-        """Make and save the maps of every image of the inference list."""
-        inputs = {"classifier": file_digest(args.cam_weights_name)}
-        sources = partial(cls.sources, args)
-        claim(cls.folder(args), cls.settings(args), inputs, args.overwrite, sources)
-        for shown in cls.writes(args)[1:]:
-            shown.path.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(shown.path)
-        run_over_images(cls(args), args.image_ids("infer"), args.resources)
+        preflight.labels(cls.ids(args))
 
 
 def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:

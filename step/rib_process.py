@@ -30,7 +30,7 @@ from misc.cli.options import Options, parse
 from misc.data.datasets import image_of, mask_of
 from misc.errors import UserError
 from misc.metrics import ThresholdScores
-from misc.runtime.devices import check_device, main_device, set_up_process, threads_per_process
+from misc.runtime.devices import check_device, main_device, set_up_process
 from misc.runtime.programs import said_plainly
 from misc.storage.files import remove_leftovers
 from misc.storage.scores import load_scores
@@ -97,7 +97,7 @@ class Process:
         self._made = [image_id for image_id in lacking if labels[image_id].any()]
         if self._made:
             device = main_device(args.resources)
-            set_up_process(device, threads_per_process(args.resources), args.resources)
+            set_up_process(args.resources)
             self._refiner.start(device, self._made)
 
     def _path(self, image_id: str, iteration: int) -> Path:
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in run(args, own.best, own.worst, own.shown):
             log.info("%s", path)
 
-    return said_plainly(draw, ends_process=argv is None)
+    return said_plainly(draw)
 
 
 if __name__ == "__main__":

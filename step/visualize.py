@@ -14,8 +14,8 @@ from misc.cams import load_cam
 from misc.cli.options import Options, chosen_steps
 from misc.data.datasets import image_of, mask_of
 from misc.instance_metrics import RECALLS
-from misc.palette import label_colours, read_label_png
-from misc.storage.npydict import load_dict
+from misc.labels import label_colours, read_label_png
+from misc.storage.cam_files import load_dict
 from misc.storage.outputs import Output, require_places, write_output
 from misc.storage.scores import load_scores
 from step.make_seg import folders
@@ -177,7 +177,7 @@ def heat_map(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
 
 
 def coloured(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Labels H x W in the palette's colours over a pale image; undecided pixels are white."""
+    """Labels H x W in the palette's colours over a pale image; ignored pixels are white."""
     return 0.3 * image / 255 + 0.7 * (label_colours(labels) / 255)
 
 

@@ -5,12 +5,12 @@ python -m tests.often_saving [options of run_sample.py]
 
 import sys
 
-from misc.runtime.threads import wait_briefly
+from misc.runtime.programs import begin
 
 if __name__ == "__main__":
-    wait_briefly()
+    begin()
     from misc.runtime import training
     from run_sample import main
 
     training.CHECKPOINT_MINUTES = 0
-    sys.exit(main(ends_process=True))
+    sys.exit(main())

@@ -1,13 +1,12 @@
-"""Plain forms of the method: the formulas written down, without regard to time and memory.
+"""Reference implementations: the formulas written down, without regard to time and memory.
 
-They are what `tests/benchmark.py` compares the project with. Shapes and units are those of the
+`tests/tools/benchmark.py` times the project against them. Shapes and units are those of the
 functions in `misc` and `step` that do the same work.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -15,18 +14,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
-from pydensecrf.utils import unary_from_labels, unary_from_softmax
-from skimage import measure
+from pydensecrf.utils import unary_from_labels
 from torch import Tensor
 
 from misc.advcam import AdvCAMSettings
-from misc.imutils import IMAGENET_MEAN, IMAGENET_STD, random_crop
 from misc.indexing import PathIndex, start_size
-from misc.instances import MIN_FRAGMENT, MOVES, WEAK
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.rib import RIBSettings
 from net import backbones, resnet50_irn
-from net.deeplab_v2 import COLOURS, DeepLabV2, network_input
+from net.deeplab_v2 import DeepLabV2
 from net.resnet50_cam import CAM
 
 
@@ -119,16 +115,6 @@ def dense_transition_matrix(edge: Tensor, radius: int, beta: float) -> Tensor:
     return matrix / matrix.sum(dim=0)
 
 
-def dense_walk(
-    x: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8
-) -> Tensor:
-    """`misc.indexing.propagate_to_edge` with the whole matrix, squared exp_times times."""
-    matrix = dense_transition_matrix(edge, radius, beta)
-    for _ in range(exp_times):
-        matrix = matrix @ matrix
-    return ((x * (1 - edge)).flatten(1) @ matrix).view(len(x), 1, *edge.shape[-2:])
-
-
 # --- training of the boundary network -------------------------------------------------------------
 
 
@@ -216,16 +202,6 @@ def argmax_labels(cams: np.ndarray, keys: np.ndarray, threshold: float) -> np.nd
     return np.pad(keys + 1, (1, 0))[scores.argmax(axis=0)]
 
 
-def pseudo_mask(
-    cam: Tensor, edge: Tensor, keys: np.ndarray, threshold: float, size: tuple[int, int]
-) -> np.ndarray:
-    """Pseudo mask, H x W, of maps K x h4 x w4 and a boundary map, by a dense walk (IRN, Sec. 5)."""
-    walked = dense_walk(cam**1.3, edge)
-    scores = F.interpolate(walked, scale_factor=4, mode="bilinear", align_corners=False)[:, 0]
-    scores = scores[:, : size[0], : size[1]]
-    return argmax_labels((scores / scores.max()).cpu().numpy(), keys, threshold)
-
-
 # --- labels of the boundary network ---------------------------------------------------------------
 
 
@@ -255,20 +231,6 @@ def confident_labels(
 # --- RIB ------------------------------------------------------------------------------------------
 
 
-def training_crop(path: Path, long_range: tuple[int, int], crop_size: int, rng: Random) -> Tensor:
-    """A random view of an image for the classifier, 3 x crop_size x crop_size (RIB, Sec. 4)."""
-    with Image.open(path) as file:
-        image = file.convert("RGB")
-    factor = rng.randint(*long_range) / max(image.size)
-    image = image.resize([round(side * factor) for side in image.size], Image.Resampling.BICUBIC)
-    pixels = (np.asarray(image) / 255 - IMAGENET_MEAN) / IMAGENET_STD
-    pixels = pixels.astype(np.float32)
-    if rng.getrandbits(1):
-        pixels = np.fliplr(pixels)
-    crop = random_crop(pixels, crop_size, 0, rng=rng)
-    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
-
-
 def seg_losses(model: DeepLabV2, images: Tensor, labels: Tensor) -> list[Tensor]:
     """The losses of DeepLab-v2 as its published loop computes them: labels resized on the host."""
     losses = []
@@ -281,21 +243,6 @@ def seg_losses(model: DeepLabV2, images: Tensor, labels: Tensor) -> list[Tensor]
         target = torch.from_numpy(np.stack(resized)).long().to(images.device)
         losses.append(F.cross_entropy(output, target, ignore_index=255))
     return losses
-
-
-def seg_prediction(model: DeepLabV2, image: np.ndarray) -> np.ndarray:
-    """Labels of an image H x W x 3: network, largest scores of the scales, softmax, dense CRF."""
-    colours = COLOURS[model.colours]
-    height, width = image.shape[:2]
-    pixels = torch.from_numpy(network_input(image[..., ::-1] if colours.bgr else image, colours))
-    with torch.no_grad():
-        logits = F.interpolate(model(pixels[None]), (height, width), mode="bilinear")
-        scores = logits.softmax(dim=1)[0].numpy()
-    crf = DenseCRF2D(width, height, len(scores))
-    crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(scores)))
-    crf.addPairwiseGaussian(sxy=1, compat=3)
-    crf.addPairwiseBilateral(sxy=67, srgb=3, rgbim=np.array(image), compat=4)
-    return np.reshape(crf.inference(10), scores.shape).argmax(axis=0).astype(np.uint8)
 
 
 def advcam_maps(
@@ -331,56 +278,6 @@ def advcam_maps(
                 x = (x.detach() + step).clamp(x.detach().min(), x.detach().max())
         sums.append(of_scale)
     return sums
-
-
-def centroids(displacement: np.ndarray, moves: int) -> np.ndarray:
-    """`misc.instances.centroids`, pixel by pixel."""
-    _, height, width = displacement.shape
-    ends = np.zeros((2, height, width), np.float32)
-    for row, column in np.ndindex(height, width):
-        y, x = np.float32(row), np.float32(column)
-        for _ in range(moves):
-            top, left = int(np.floor(y)), int(np.floor(x))
-            down, right = float(y) - top, float(x) - left
-            below, beside = min(top + 1, height - 1), min(left + 1, width - 1)
-            change = [
-                field[top, left] * (1 - down) * (1 - right)
-                + field[top, beside] * (1 - down) * right
-                + field[below, left] * down * (1 - right)
-                + field[below, beside] * down * right
-                for field in displacement.astype(np.float64)
-            ]
-            y = np.float32(min(max(y + change[0], 0), height - 1))
-            x = np.float32(min(max(x + change[1], 0), width - 1))
-        ends[:, row, column] = y, x
-    return ends
-
-
-def instance_labels(
-    cams: np.ndarray, keys: np.ndarray, displacement: np.ndarray, edge: Tensor, size: tuple
-) -> list[tuple[float, np.ndarray, int]]:
-    """`misc.instances.instances` channel by channel: score, mask, class of every instance."""
-    ends = np.rint(centroids(displacement, MOVES)).astype(int)
-    weak = measure.label(np.hypot(*displacement.astype(np.float64)) < WEAK, connectivity=1)
-    numbers = weak[ends[0], ends[1]]
-    channels = [
-        (key, cam * (numbers == number))
-        for key, cam in zip(keys, cams, strict=True)
-        for number in np.unique(numbers)
-    ]
-    walked = [dense_walk(torch.from_numpy(cam)[None].to(edge), edge)[0] for _, cam in channels]
-    shown = {"scale_factor": 4, "mode": "bilinear", "align_corners": False}
-    scores = F.interpolate(torch.stack(walked), **shown)[:, 0, : size[0], : size[1]].numpy()
-    scores = scores / scores.max()
-    labels = argmax_labels(scores, np.arange(len(scores)), 0.25)
-    found = []
-    for channel, (key, _) in enumerate(channels):
-        parts = measure.label(labels == channel + 1, connectivity=1)
-        for part in range(1, parts.max() + 1):
-            mask = parts == part
-            large = mask.sum() >= MIN_FRAGMENT * size[0] * size[1]
-            found.append((float(scores[channel][mask].max()) if large else 0.0, mask, int(key)))
-    return found
 
 
 def looped_pooling(x: Tensor, present: Tensor, tau: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from misc.cams import save_cam
-from misc.palette import save_label_png, save_palette_png
+from misc.labels import save_label_png, save_palette_png
 from misc.storage.cam_files import load_label_dict, save_label_dict
 from misc.storage.manifest import read_manifest, write_manifest
 from net.checkpoint import save_checkpoint

@@ -13,9 +13,9 @@ from coco14.dataset import describe as describe_coco
 from misc.cams import load_cam, save_cam
 from misc.cli.options import parse
 from misc.errors import UserError
-from misc.storage.cam_files import save_label_dict
-from misc.storage.npydict import save_dict
-from misc.storage.untrusted import MAX_PIXELS, check_jpeg, read_bytes
+from misc.storage.cam_files import save_dict, save_label_dict
+from misc.storage.files import read_bytes
+from misc.storage.images import MAX_PIXELS, check_jpeg
 from net.checkpoint import read_checkpoint, save_checkpoint
 from net.resnet50_cam import Net
 from step.visualize import save_figure, strip
@@ -139,7 +139,7 @@ def test_weights_are_finite(call, tmp_path, value):
 @pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
 @pytest.mark.parametrize(
     "flag",
-    ["--RIB_lr", "--cam_learning_rate", "--irn_learning_rate", "--cam_weight_decay", "--stop_th",
+    ["--RIB_lr", "--cam_learning_rate", "--irn_learning_rate", "--stop_th",
      "--score_th", "--beta", "--seed_power"],
 )  # fmt: skip
 def test_options_are_finite(capsys, flag, value):
@@ -151,7 +151,7 @@ def test_options_are_finite(capsys, flag, value):
 @pytest.mark.parametrize(
     "flag, value",
     [("--RIB_lr", "1e3"), ("--cam_learning_rate", "1e3"), ("--num_threads", "100000"),
-     ("--num_processes", "100000"), ("--num_workers", "100000"), ("--cam_weight_decay", "2")],
+     ("--num_processes", "100000"), ("--num_workers", "100000")],
 )  # fmt: skip
 def test_options_have_bounds_that_are_said(capsys, flag, value):
     with pytest.raises(SystemExit):

@@ -1,6 +1,5 @@
 """The log of a run, and what the screen shows."""
 
-import io
 import json
 import logging
 import os
@@ -10,8 +9,6 @@ import sys
 
 import pytest
 
-from misc.runtime import progress as progress_module
-from misc.runtime.progress import progress
 from tests.conftest import PROJECT
 
 FIRST = "2012_000001"
@@ -88,34 +85,6 @@ def test_counts_and_places_are_named(call, tmp_path):
     assert f"eval_cam of {cam}: 1 image in " in said
     assert not re.search(r"\b1 (images|processes|threads)\b", said)
     assert re.search(f"pictures +{tmp_path / 'result' / 'visualize'}\n", said)
-
-
-def test_no_bar_in_a_file_but_a_line_for_slow_work(monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with progress(5, "quick", "image") as bar:
-        for _ in range(5):
-            bar.update()
-    assert caplog.text == ""
-    monkeypatch.setattr(progress_module, "_SECONDS", 0.0)
-    with progress(5, "slow", "image", done=2) as bar:
-        for _ in range(3):
-            bar.update()
-    assert sys.stderr.getvalue() == ""
-    assert "slow" in caplog.text and "4/5" in caplog.text and "\r" not in caplog.text
-
-
-def test_a_bar_on_a_terminal(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    bar = progress(5, "work", "image")
-    assert not bar.disable and bar.fp is not None and bar.total == 5
-    bar.close()
-    bar = progress(5, "work", "image", hidden=True)
-    assert bar.disable
 
 
 def test_a_name_that_is_not_utf8_is_logged_without_a_traceback(tmp_path, sample, classifier_file):

@@ -8,14 +8,13 @@ import pytest
 from PIL import Image
 
 from misc.cams import load_cam
-from misc.palette import read_label_png
-from misc.storage.lock import NAME as LOCK
-from misc.storage.lock import locked
+from misc.labels import read_label_png
+from misc.storage.files import LOCK, locked
 from misc.storage.manifest import read_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
 from tests.conftest import THIN
-from tests.robustness.fault_runs import digests
+from tests.tools.fault_runs import digests
 from voc12.dataset import describe
 
 FIRST, SECOND = "2012_000001", "2012_000002"

@@ -11,14 +11,13 @@ from PIL import Image
 from misc.cams import load_cam
 from misc.cli import lists
 from misc.cli.options import SEQUENCE, parse
-from misc.cli.steps import load_steps
 from misc.imutils import get_strided_size
-from misc.palette import read_label_png, voc_palette
-from misc.storage import contents
+from misc.labels import read_label_png, voc_palette
 from misc.storage.cam_files import load_label_dict
-from misc.storage.manifest import read_manifest
+from misc.storage.manifest import CONTENTS, read_manifest
 from misc.storage.scores import load_scores
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
+from step import all_steps
 from tests.conftest import PROJECT, TINY
 
 IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
@@ -48,7 +47,7 @@ class Run:
             for path in sorted(self.folder.rglob("*"))
             if path.suffix in (".npy", ".png", ".pth", ".txt")
             and path.parent.name != "visualize"
-            and path.name != contents.NAME
+            and path.name != CONTENTS
         }
 
 
@@ -196,7 +195,7 @@ def summary(folder, patterns) -> list[float]:
 
 
 def version_of(step: str, args) -> int:
-    return lists.VERSION if step == "lists" else load_steps()[step].settings(args)["version"]
+    return lists.VERSION if step == "lists" else all_steps()[step].settings(args)["version"]
 
 
 def test_every_output_is_that_of_the_version_of_its_step(run):

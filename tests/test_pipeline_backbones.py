@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.storage.scores import load_scores
 from net.checkpoint import load_boundary_net, load_classifier, save_checkpoint
 from net.resnet50_cam import Net

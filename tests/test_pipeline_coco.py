@@ -6,8 +6,8 @@ import torch
 
 from misc.cams import load_cam, save_cam
 from misc.cli.options import parse
+from misc.labels import read_label_png, save_palette_png
 from misc.metrics import mean_iou
-from misc.palette import read_label_png, save_palette_png
 from misc.storage.cam_files import load_label_dict
 from net.checkpoint import load_classifier, save_checkpoint
 from net.resnet50_cam import Net

@@ -11,7 +11,7 @@ from PIL import Image
 from misc.cams import load_cam
 from misc.cli.options import parse
 from misc.data.folder.dataset import ADVCAM_DEFAULTS
-from misc.palette import read_label_png, save_label_png, voc_palette
+from misc.labels import read_label_png, save_label_png, voc_palette
 from misc.storage.scores import load_scores
 from tests.conftest import PROJECT
 from voc12.dataset import CLASS_NAMES
@@ -87,7 +87,7 @@ def test_the_classifier_is_looked_at_on_photographs_held_out(
     options = ("--result_dir", tmp_path / "r", "--val_list", tmp_path / "val.txt")
     assert tiny_run(*words, *options, "--train_cam_pass", "--cam_long", "64,64") == 0
     said = capsys.readouterr().out
-    assert "classifier on 2 images held out: mean average precision" in said
+    assert "classifier on 2 images of the validation split: mean average precision" in said
     trained = (tmp_path / "r" / "lists" / "train.txt").read_text()
     assert "2012_000001" not in trained and "2012_000002" in trained
 

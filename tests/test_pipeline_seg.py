@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from misc.cli.options import SEG_PRESETS, parse
+from misc.cli.flags import SEG_PRESETS
+from misc.cli.options import parse
 from misc.errors import UserError
-from misc.palette import read_label_png, save_label_png
-from misc.runtime import interrupts
+from misc.labels import read_label_png, save_label_png
+from misc.runtime import training
 from misc.storage.scores import load_scores
 from net.backbones import ResNet
 from net.checkpoint import load_segmentation, read_checkpoint, segmentation_on
@@ -74,7 +75,7 @@ def test_predictions_and_scores(run):
         names = archive.getnames()
     assert names == [f"results/VOC2012/Segmentation/comp6_test_cls/{i}.png" for i in ids]
     log = (run.folder / "run.log").read_text()
-    assert "preset clims, apart from: {" in log and "a step has 4 images in 2 passes" in log
+    assert "preset clims, apart from: {" in log and "batch size 4, gradients acc" in log
     assert "the test server of VOC 2012 asks for 1456 images" in log
 
 
@@ -91,17 +92,18 @@ def test_the_checkpoint_knows_its_network(run):
 
 
 def test_an_interrupted_training_ends_in_the_same_weights(run, fresh, monkeypatch):
-    """The state is kept after every step; the third step is never reached the first time."""
-    check, count = interrupts.check, []
+    """The state is kept after every step; the third step is not reached the first time."""
+    micro_batches = training._add_gradients
+    done = []
 
-    def stop():
-        check()
-        count.append(0)
-        if len(count) == 4:
+    def stop(*given):
+        if len(done) == 2:
             raise KeyboardInterrupt
+        done.append(0)
+        return micro_batches(*given)
 
-    monkeypatch.setattr("misc.runtime.training.interrupts.check", stop)
-    monkeypatch.setattr("misc.runtime.training.CHECKPOINT_MINUTES", 0)
+    monkeypatch.setattr(training, "_add_gradients", stop)
+    monkeypatch.setattr(training, "CHECKPOINT_MINUTES", 0)
     with pytest.raises(KeyboardInterrupt):
         fresh("--train_seg_pass")
     monkeypatch.undo()

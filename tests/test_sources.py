@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from misc.cams import load_cam
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from misc.storage.scores import load_scores
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net

@@ -5,7 +5,7 @@ import re
 
 from tests.conftest import PROJECT
 
-GATE = ("misc/storage/files.py", "misc/storage/outputs.py", "misc/storage/lock.py")
+GATE = ("misc/storage/files.py", "misc/storage/outputs.py")
 WRITING = {"write_text", "write_bytes", "touch", "unlink", "symlink_to", "rename", "replace_file",
            "rmtree", "copyfile", "copytree", "memmap", "savetxt", "imsave", "imwrite", "to_csv",
            "atomic_path"}  # fmt: skip

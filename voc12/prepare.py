@@ -20,8 +20,8 @@ from defusedxml import ElementTree
 from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.preparation import command_line, matched, save_labels, save_lists
 from misc.errors import UserError, raise_problems
-from misc.palette import read_label_png
-from misc.storage.untrusted import read_bytes, reason
+from misc.labels import read_label_png
+from misc.storage.files import read_bytes, reason
 from voc12.dataset import describe
 
 _MAX_XML = 1 << 20  # bytes; the largest official annotation has 10 KiB

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from misc.cli.options import Options
-from misc.data.datasets import load_labels
+from misc.data.label_file import load_labels
 from misc.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def _bytes_of_image(args: Options) -> float:
     labels = load_labels(args.cls_labels, ids, args.info)
     sizes = [args.info.image_size(image_id) for image_id in ids]
     height, width = np.mean(sizes, axis=0)
-    return _MAP_BYTES * float(np.mean([row.sum() for row in labels])) * height * width
+    return _MAP_BYTES * (labels.rows.nnz / len(ids)) * height * width
 
 
 def _existing(path: Path) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 from misc.cli.options import Options
 from misc.cli.report import ordered
 from misc.errors import UserError
+from misc.storage.files import read_bytes, reason
 from misc.storage.scores import load_scores
-from misc.storage.untrusted import read_bytes, reason
 
 log = logging.getLogger(__name__)
 

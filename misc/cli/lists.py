@@ -11,19 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from misc.cli.options import Options
-from misc.cli.options.namespace import as_plain
-from misc.cli.options.recorded import default_key
-from misc.data.datasets import known_classes
+from misc.cli.options import Options, as_plain, default_key
+from misc.data.label_file import known_classes
 from misc.data.registry import own_options, preparation
 from misc.errors import UserError, some
-from misc.storage.manifest import (
-    OutputFolder,
-    check_folder,
-    claim_folder,
-    read_manifest,
-    settings_of,
-)
+from misc.storage.manifest import check_folder, prepare_folder, read_manifest, settings_of
 from misc.storage.outputs import Output, require_own
 
 log = logging.getLogger(__name__)
@@ -50,7 +42,7 @@ def prepare_lists(args: Options, steps: Steps) -> None:
     outdated, drawn = lists_are_outdated(args, steps), masks_are_missing(args, steps)
     before = made(args) if outdated else Made({}, {})
     if outdated:
-        claim_folder(*list_folder(args), overwrite=True)
+        prepare_folder(*list_folder(args), overwrite=True)
     if drawn or (outdated and made_by_name(args, steps)):
         make_lists(args, "eval" in roles_read(steps))
         say_differences(args, before)
@@ -91,12 +83,12 @@ def identity(args: Options) -> dict:
     return {"root": str(args.info.root.resolve()), **args.settings("dataset")}
 
 
-def list_folder(args: Options) -> tuple[OutputFolder, dict, dict]:
+def list_folder(args: Options) -> tuple[Output, dict, dict]:
     """Where lists are made, how their dataset is described, and digests of its files."""
     options = {name: _plain(getattr(args, name)) for name in own_options(args.dataset)}
     settings = {"version": VERSION, **options, **args.settings("skip_mismatched")}
     settings |= {default_key(name): as_plain(value) for name, value in args.fitted.items()}
-    folder = OutputFolder("--result_dir", args.list_dir, ".txt")
+    folder = Output("--result_dir", args.list_dir, suffix=".txt")
     return folder, settings | identity(args), args.info.made_from()
 
 

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from misc.cli.options import Options
 from misc.errors import UserError
-from misc.runtime.machine import machine
+from misc.runtime.devices import machine
 from misc.storage.manifest import make_writable
 from misc.storage.outputs import Output
 

@@ -1,7 +1,7 @@
 """Where a run writes: never into the dataset, over an input, or twice into one place."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -9,36 +9,26 @@ from types import ModuleType
 from misc.cli.lists import written_lists
 from misc.cli.log import log_file, require_log
 from misc.cli.options import Options
-from misc.cli.steps import load_steps
-from misc.data.registry import preparation
 from misc.errors import raise_problems
-from misc.storage.files import no_folder_left, remove_leftovers
-from misc.storage.lock import locked
+from misc.storage.files import locked, no_folder_left, remove_leftovers
 from misc.storage.manifest import make_writable
 from misc.storage.outputs import Output
 
 
-def written(args: Options, steps: Mapping[str, ModuleType]) -> tuple[Output, ...]:
-    """Everything that the run writes, each once."""
-    parts = dict(steps)
-    if "make_sem_seg_labels" in steps and hasattr(preparation(args.dataset), "finish"):
-        parts["finish"] = preparation(args.dataset)
-    if args.visualize:
-        parts |= load_steps(["visualize"])
-    if args.report_html:
-        parts |= load_steps(["html_report"])
-    of_parts = (output for part in parts.values() for output in part.writes(args))
+def written(args: Options, parts: Iterable[ModuleType]) -> tuple[Output, ...]:
+    """Everything that the parts of a run write, each once."""
+    of_parts = (output for part in parts for output in part.writes(args))
     return tuple(dict.fromkeys((log_file(args), *written_lists(args), *of_parts)))
 
 
 @contextmanager
-def claimed(args: Options, steps: Mapping[str, ModuleType]) -> Iterator[None]:
+def claimed(args: Options, outputs: Iterable[Output]) -> Iterator[None]:
     """The run has the folders that it writes into for itself; those that stay empty go again.
 
     Raises UserError where one cannot be written, or another run writes there.
     """
     flags = {args.result_dir: "--result_dir"}
-    for output in written(args, steps):
+    for output in outputs:
         flags.setdefault(output.folder, output.flag)
     with contextlib.ExitStack() as stack:
         for folder, flag in flags.items():
@@ -54,9 +44,9 @@ def remove_unfinished(outputs: tuple[Output, ...]) -> None:
         remove_leftovers(output.folder, below=not output.is_file)
 
 
-def check_places(args: Options, steps: Mapping[str, ModuleType]) -> None:
+def check_places(args: Options, parts: Iterable[ModuleType]) -> None:
     """Raise UserError where what exists would be lost; called before anything is written."""
-    outputs = (Output("--result_dir", args.result_dir), *written(args, steps))
+    outputs = (Output("--result_dir", args.result_dir), *written(args, parts))
     in_dataset = _in_dataset(args, outputs)
     messages = list(in_dataset.values())
     messages += [text for output in outputs[1:] for text in _over_inputs(args, outputs, output)]

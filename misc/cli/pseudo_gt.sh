@@ -33,7 +33,7 @@ pseudo_gt() {
     [ "$PWD" -ef "$project" ] || own=$project/
     # Misspelt options end here, before a sample stands in for the data that was meant.
     local given
-    local question="$SILENTLY; import runpy; runpy.run_module('misc.cli.options', run_name='__main__')"
+    local question="$SILENTLY; from misc.cli.options import print_given; print_given()"
     given=$(cd "$project" && "$PYTHON" -c "$question" --dataset "$dataset" "$@") || exit $?
     programs_say_it
     if [[ " $given " == *" ${dataset}_root "* ]] || [ -d "$project/$real_root" ]; then

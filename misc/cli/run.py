@@ -1,14 +1,16 @@
 """A run: everything is looked at first, then the chosen steps follow each other."""
 
 import contextlib
-import importlib
 import logging
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from misc.cli import expect
+from misc.cli.check import Preflight
 from misc.cli.disk import say_disk
 from misc.cli.lists import (
     lists_are_outdated,
@@ -21,71 +23,87 @@ from misc.cli.lists import (
 from misc.cli.log import log_to_screen, start_log
 from misc.cli.options import OBJECT_MASKS, STEPS, Options, chosen_steps, unread_lists
 from misc.cli.places import check_places, claimed, remove_unfinished, written
-from misc.cli.preflight import Preflight
 from misc.cli.report import print_report
-from misc.cli.steps import load_steps
 from misc.data.registry import preparation
 from misc.errors import NotReproducedError, UserError
-from misc.runtime import distributed, interrupts
-from misc.runtime.devices import (
-    check_device,
-    main_device,
-    set_up_process,
-    training_threads,
-    uses_cuda,
-)
-from misc.runtime.image_task import readers_can_end
+from misc.runtime import distributed
+from misc.runtime.devices import check_device, memory_can_end, set_up_process, uses_cuda
 from misc.runtime.programs import said_plainly
 from misc.storage.scores import load_scores
 
 log = logging.getLogger("run_sample")
 
 
-def execute(args: Options, ends_process: bool = False) -> int:
+class Parts(NamedTuple):
+    """The modules of a run: the chosen steps, what is made of their results, and all steps."""
+
+    steps: Mapping[str, ModuleType]
+    after: Mapping[str, ModuleType]
+    known: Mapping[str, ModuleType]
+
+    @property
+    def all(self) -> dict[str, ModuleType]:
+        """The chosen steps and what follows them, in their order."""
+        return {**self.steps, **self.after}
+
+
+def parts_of(args: Options, known: Mapping[str, ModuleType]) -> Parts:
+    """Return what the options ask for. known: all steps, pictures and report, by name."""
+    steps = {name: known[name] for name in chosen_steps(args)}
+    masks = getattr(preparation(args.dataset), "MASKS", None)
+    after = {"masks": masks} if masks and "make_sem_seg_labels" in steps else {}
+    after |= {"pictures": known["visualize"]} if args.visualize else {}
+    after |= {"report": known["html_report"]} if args.report_html else {}
+    return Parts(steps, after, known)
+
+
+def execute(args: Options, known: Mapping[str, ModuleType]) -> int:
     """Run what the options say; returns the exit code, after one line for what ended the run.
 
-    ends_process: the caller does nothing but exit with it; see `interrupts.noticed`.
+    known: all steps by name.
     """
 
     def work() -> None:
         if args.report:
             log_to_screen()
-            check_comparisons(args)
-            show_report(args)
+            expect.check(args)
+            show_report(args, known)
             compare(args)
         else:
             check_device(args.device)
             with distributed.joined(uses_cuda(args.resources)):
-                run(args)
+                run(args, known)
 
-    return said_plainly(work, ends_process)
+    return said_plainly(work)
 
 
-def run(args: Options) -> None:
-    """All of a run; every rank calls it."""
+def run(args: Options, known: Mapping[str, ModuleType]) -> None:
+    """All of a run; every rank calls it. known: all steps by name."""
     first = distributed.on_first_rank
     args.info.require_root()
-    steps = load_steps(chosen_steps(args))
-    first(lambda: check_places(args, steps))
-    set_up_process(main_device(args.resources), training_threads(args.resources), args.resources)
+    parts = parts_of(args, known)
+    first(lambda: check_places(args, parts.all.values()))
+    set_up_process(args.resources)
     if args.check:
-        first(lambda: check_only(args, steps))
+        first(lambda: check_only(args, parts))
         return
     with contextlib.ExitStack() as stack:
-        first(lambda: stack.enter_context(claimed(args, steps)))
-        remove_unfinished(written(args, steps))  # by every rank: those of its machine
+        outputs = written(args, parts.all.values())
+        first(lambda: stack.enter_context(claimed(args, outputs)))
+        remove_unfinished(outputs)  # by every rank: those of its machine
         start_log(args, distributed.rank() == 0)
         first(args.info.log_contents)
-        first(lambda: prepare_lists(args, steps))
-        first(lambda: check_steps(args, steps))
-        run_steps(args, steps)
+        first(lambda: prepare_lists(args, parts.steps))
+        first(lambda: check_steps(args, parts))
+        run_parts(args, parts)
         compare(args)
 
 
-def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
+def check_only(args: Options, parts: Parts) -> None:
     """What `--check` does: nothing is written but lists that are missing, into a passing folder."""
     log_to_screen()
     args.info.log_contents()
+    steps = parts.steps
     with tempfile.TemporaryDirectory() as scratch:
         checked = args
         try:
@@ -93,27 +111,21 @@ def check_only(args: Options, steps: dict[str, ModuleType]) -> None:
                 checked = args.with_list_dir(Path(scratch))
                 make_lists(checked, with_masks=False)
                 say_differences(checked, made(args))
-            check_steps(checked, steps)
+            check_steps(checked, parts)
             say_disk(checked, steps)
         except UserError as error:
             raise UserError(str(error).replace(scratch, str(args.list_dir))) from None
 
 
-def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
+def check_steps(args: Options, parts: Parts) -> None:
     """Look at everything that the steps will read and write; one UserError for all problems."""
-    preflight = Preflight(args, list(steps))
-    for step in steps.values():
+    preflight = Preflight(args, parts.steps, parts.known)
+    for step in parts.steps.values():
         preflight.collect(partial(step.check, args, preflight))
-    preflight.collect(partial(check_comparisons, args))
-    if args.report_html:
-        page = importlib.import_module("step.html_report")
-        preflight.collect(partial(page.check, args), "output")
-    if args.visualize:
-        pictures = importlib.import_module("step.visualize")
-        preflight.collect(partial(pictures.check, args), "output")
-    if "make_sem_seg_labels" in steps and hasattr(preparation(args.dataset), "finish"):
-        preflight.collect(partial(preparation(args.dataset).check, args), "output")
-    if unread := unread_lists(args, steps):
+    preflight.collect(partial(expect.check, args))
+    for part in parts.after.values():
+        preflight.collect(partial(part.check, args), "output")
+    if unread := unread_lists(args, parts.steps):
         log.warning("%s: no step of this run reads it", ", ".join(unread))
     if "threshold_from" in args.said:
         log.warning("--threshold_from: has no effect any more; a row has the best threshold of the "
@@ -123,24 +135,25 @@ def check_steps(args: Options, steps: dict[str, ModuleType]) -> None:
     preflight.finish()
 
 
-def show_report(args: Options) -> None:
+def show_report(args: Options, known: Mapping[str, ModuleType]) -> None:
     """What `--report` does: the table and the curves; a page also where nothing was scored.
 
     In a folder that cannot be written the table is all, and that is said.
     """
     if load_scores(args.result_dir) or not args.report_html:
         print_report(args)
-        pictures = importlib.import_module("step.visualize")
+        pictures = known["visualize"]
         try:
             remove_unfinished(pictures.writes(args))
             pictures.save_curves(args)
         except OSError as error:
             log.warning("--result_dir %s: cannot be written (%s); no curves are drawn",
                         args.result_dir, error.strerror)  # fmt: skip
-    if args.report_html:
-        args.info.require_root()  # a page without photographs would replace a good one
+    if not args.report_html:
+        return
+    args.info.require_root()  # a page without photographs would replace a good one
     try:
-        make_page(args)
+        known["html_report"].run(args)
     except OSError as error:
         raise UserError(
             f"--report_html: {error.filename or args.result_dir} cannot be used "
@@ -148,51 +161,32 @@ def show_report(args: Options) -> None:
         ) from None
 
 
-def make_page(args: Options) -> None:
-    """Write report.html where it was asked for."""
-    if args.report_html:
-        importlib.import_module("step.html_report").run(args)
-
-
-def check_comparisons(args: Options) -> None:
-    """Raise UserError where what a run is to be compared with cannot be read."""
-    expect.check(args)
-
-
 def compare(args: Options) -> None:
     """Compare the scores of a finished run where this was asked for.
 
     Raises NotReproducedError where it is another one. Every rank calls it.
     """
-
     if text := distributed.on_first_rank(lambda: expect.run(args) if args.expect else ""):
         raise NotReproducedError(text)
 
 
-def run_steps(args: Options, steps: dict[str, ModuleType]) -> None:
-    """Run the steps in the order of the method, then draw pictures and print the table."""
-    for number, (name, step) in enumerate(steps.items(), start=1):
-        log.info("[%d/%d] %s: %s", number, len(steps), name, STEPS[name].lstrip("0123456789 "))
-        interrupts.check()
-        with readers_can_end(name):
+def run_parts(args: Options, parts: Parts) -> None:
+    """Run the steps in the order of the method, print the table, then make what follows them."""
+    for number, (name, step) in enumerate(parts.steps.items(), start=1):
+        what = STEPS[name].lstrip("0123456789 ")
+        log.info("[%d/%d] %s: %s", number, len(parts.steps), name, what)
+        with memory_can_end(name):
             step.run(args)
-    finish = getattr(preparation(args.dataset), "finish", None)
-    if finish and "make_sem_seg_labels" in steps:
-        finish(args)
-    if args.visualize:
-        log.info("drawing pictures")
-        importlib.import_module("step.visualize").run(args)
-    if any("eval" in step.LISTS for step in steps.values()):
+    if any("eval" in step.LISTS for step in parts.steps.values()):
         print_report(args)
-    distributed.on_first_rank(lambda: make_page(args))
-    made = {name: step.writes(args)[0].path for name, step in steps.items() if step.writes(args)}
-    places = {}
-    if finish and "make_sem_seg_labels" in steps:
-        places["masks"] = args.result_dir / "masks"
-    if args.report_html:
-        places["page"] = args.result_dir / "report.html"
-    if args.visualize:
-        places["pictures"] = args.result_dir / "visualize"
-    for name, path in {**made, **places, "log": args.log_name}.items():
-        if path.exists():
-            log.info("%-20s %s", name, path)
+    for name, part in parts.after.items():
+        log.info("making the %s", name)
+        if name == "masks":  # all ranks share the images
+            part.run(args)
+        else:
+            distributed.on_first_rank(partial(part.run, args))
+    for name, part in parts.all.items():
+        for output in part.writes(args)[:1]:
+            if output.path.exists():
+                log.info("%-20s %s", name, output.path)
+    log.info("%-20s %s", "log", args.log_name)

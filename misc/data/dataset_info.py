@@ -1,18 +1,22 @@
-"""The one description of a dataset that steps and loaders work from."""
+"""The description of a dataset that steps and loaders work from."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
-from misc.errors import UserError
-from misc.storage.manifest import state_digest
+from misc.errors import UserError, some
+from misc.storage.checksums import Checksum, checksum_of
+from misc.storage.files import read_bytes, reason
+from misc.storage.images import image_size
+from misc.storage.manifest import IMAGES, content_hashes, read_manifest, state_hash
 from misc.storage.outputs import is_changed
-from misc.storage.seals import Seal, seal_of
-from misc.storage.untrusted import image_size, read_bytes, reason
 
 IMAGE_FORMATS = ("JPEG", "PNG")  # as Pillow names them; masks are PNG
 _MAX_LIST = 64 << 20  # bytes; the longest official list has 1 MiB
+# What the results of each image depend on, by its id: hashes of its files, classes of its labels.
+Keys = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class DatasetInfo:
     image_names: tuple[str, ...] = ("{}.jpg",)  # file of the image with the id {}, best first
     mask_names: tuple[str, ...] = ("{}.png",)  # of masks; {number} is the id without its zeros
     looked_for: str = ""  # folders of photographs in the layouts that are known; none: image_dir
-    draws_masks: bool = False  # whether its preparation draws the masks that are missing
+    draws_masks: bool = False  # its preparation draws the masks that are missing
     label_file: str = "cls_labels.npy"  # image-level labels, beside the lists
     list_dir: Path | None = None  # official lists that come with the project, as SPLIT.txt
     list_sources: tuple[Path, ...] = ()  # files and folders that lists and labels are made from
@@ -64,17 +68,6 @@ class DatasetInfo:
         """Names of the labels in a mask, by value."""
         return ("background", *self.class_names)
 
-    def official_ids(self, split: str) -> tuple[str, ...]:
-        """The official list of a split that comes with the project; empty where none does."""
-        path = self.list_dir / f"{split}.txt" if self.list_dir else None
-        return tuple(path.read_text().split()) if path and path.is_file() else ()
-
-    def is_official(self, split: str, image_ids: tuple[str, ...]) -> bool:
-        """Whether these are the images of the official list of a split."""
-        official = self.official_ids(split)
-        same = not official or set(official) == set(image_ids)
-        return same and len(image_ids) == self.official_sizes.get(split)
-
     @property
     def photo_long(self) -> int | None:
         """None where image files are taken as they are stored (JPEG, of any size).
@@ -89,24 +82,38 @@ class DatasetInfo:
         """Folder of the results, below result/."""
         return self.name
 
+    def official_ids(self, split: str) -> tuple[str, ...]:
+        """The official list of a split that comes with the project; empty where none does."""
+        path = self.list_dir / f"{split}.txt" if self.list_dir else None
+        return tuple(path.read_text().split()) if path and path.is_file() else ()
+
+    def is_official(self, split: str, image_ids: tuple[str, ...]) -> bool:
+        """Tell if these are the images of the official list of a split."""
+        official = self.official_ids(split)
+        same = not official or set(official) == set(image_ids)
+        return same and len(image_ids) == self.official_sizes.get(split)
+
     def made_from(self) -> dict[str, object]:
-        """What its lists and labels depend on, beside the root, as plain data for a manifest."""
-        return {"files": state_digest(self.list_sources)}
+        """State of the files that lists and labels are made from, for a manifest."""
+        return {"files": state_hash(self.list_sources)}
 
     def read_as(self) -> dict[str, object]:
-        """Options that what the steps see of an image depends on, as plain data for a manifest."""
+        """Options that decide how the steps see an image, for a manifest."""
         return {}
 
+    def log_contents(self) -> None:
+        """Say what is in the dataset, where a person should look at that first."""
+
     def columns_of(self, line: str) -> list[str]:
-        """The columns of a line of an image list; none where it says nothing."""
+        """The columns of a line of an image list, without its comment."""
         return line.partition("#")[0].split()
 
     def image_path(self, image_id: str) -> Path:
-        """Where the photograph of an image is."""
+        """Path of the photograph of an image."""
         return _first_file([self.image_dir / name.format(image_id) for name in self.image_names])
 
     def mask_path(self, image_id: str) -> Path:
-        """Where the ground truth mask of an image is, or would be expected."""
+        """Path of the ground truth mask of an image, there or not."""
         names = [name.format(image_id, number=image_id.lstrip("0")) for name in self.mask_names]
         return _first_file([folder / name for folder in self.mask_dirs for name in names])
 
@@ -115,7 +122,7 @@ class DatasetInfo:
         return self._header_size(self.image_path(image_id))
 
     def mask_fits(self, image_id: str) -> bool:
-        """Whether the mask of an image has the image's size (both from their headers)."""
+        """Tell if the mask of an image has the image's size (both from their headers)."""
         return self._header_size(self.mask_path(image_id)) == self.image_size(image_id)
 
     def _header_size(self, path: Path) -> tuple[int, int]:
@@ -125,14 +132,13 @@ class DatasetInfo:
             near = [path.with_suffix(suffix) for suffix in (".JPG", ".jpeg", ".JPEG", ".png")]
             found = [other.name for other in near if other.is_file()]
             advice = f"{found[0]} is there: rename it" if found else "check the list"
-            raise UserError(
-                f"{path}: no such image, but it is in the list; {advice}, or {self.root_flag}"
-            ) from None
+            said = f"no such image, but it is in the list; {advice}, or {self.root_flag}"
         except ValueError as error:
-            raise UserError(f"{path}: is not a readable image ({error})") from None
+            said = f"is not a readable image ({error})"
+        raise UserError(f"{path}: {said}")
 
     def is_id(self, text: str) -> bool:
-        """Whether a line of a list has the form of this dataset's image ids."""
+        """Tell if a text has the form of this dataset's image ids."""
         # ASCII: other scripts have digits too.
         return re.fullmatch(self.id_pattern, text, re.ASCII) is not None
 
@@ -153,21 +159,14 @@ class DatasetInfo:
         """Key of an image in the label file: its id as a number, without underscores."""
         return int(image_id.replace("_", ""))
 
-    def log_contents(self) -> None:
-        """Say what is in the dataset, where a person should look at that first."""
-
     def require_root(self) -> None:
         """Raise UserError unless the root is a dataset of this shape."""
-        wanted = self.looked_for or f"{self.image_dir.name}/"
-        if not self.root.is_dir():
-            raise UserError(
-                f"{self.root_flag} {self.root}: no such folder; give the folder that holds "
-                f"{wanted} (the README says how to prepare the dataset)"
-            )
         if not self.image_dir.is_dir():
+            wanted, there = self.looked_for or f"{self.image_dir.name}/", self.root.is_dir()
+            problem = f"has no folder {self.image_dir.name}" if there else "no such folder"
             raise UserError(
-                f"{self.root_flag} {self.root}: has no folder {self.image_dir.name}; give the "
-                f"folder that holds {wanted}"
+                f"{self.root_flag} {self.root}: {problem}; give the folder that holds {wanted} "
+                "(the README says how to prepare the dataset)"
             )
 
 
@@ -178,35 +177,29 @@ def _first_file(paths: list[Path]) -> Path:
 def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     """Image ids of a list file, one id a line (further columns are ignored), in file order.
 
-    Ids may have a folder and a JPEG's suffix; what follows a # is a comment. Raises UserError for a
-    list that is missing, empty, or has a line that is not an image id, ids that are repeated, or a
-    second column that says which images do not show a class.
+    Ids may have a folder and a JPEG's suffix, as "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png";
+    a # begins a comment. Raises UserError for a list that is missing, empty, or has a line that is
+    not an image id, ids that are repeated, or a second column of images that do not show a class.
     """
-    split = ((number, info.columns_of(line)) for number, line in _numbered_lines(path))
     places: dict[str, list[int]] = {}
     second: set[str] = set()
-    for number, words in split:
-        if not words:
-            continue
+    for number, line in enumerate(_lines(path), start=1):
+        words = info.columns_of(line)
         second.update(words[1:2])
-        # Lists of the segmentation networks say "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
         try:
-            image_id = info.id_in(words[0])
+            image_id = info.id_in(words[0]) if words else ""
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}; correct it") from None
-        if not info.is_id(image_id):
-            raise UserError(
-                f"{path}, line {number}: {words[0][:60]!r} is not an image id of {info.name}; "
-                "write one id a line"
-            )
-        places.setdefault(image_id, []).append(number)
+        if words and not info.is_id(image_id):
+            wrong = f"{words[0][:60]!r} is not an image id of {info.name}"
+            raise UserError(f"{path}, line {number}: {wrong}; write one id a line")
+        if words:
+            places.setdefault(image_id, []).append(number)
     if not places:
         raise UserError(f"{path}: the image list is empty; write one image id a line")
-    if repeated := {image_id: at for image_id, at in places.items() if len(at) > 1}:
-        firsts = [(image_id, at[0], at[1]) for image_id, at in repeated.items()][:3]
-        shown = [f"{image_id} (lines {one}, {other})" for image_id, one, other in firsts]
-        more = f" and {len(repeated) - 3} more" if len(repeated) > 3 else ""
-        raise UserError(f"{path}: repeats {', '.join(shown)}{more}; remove the repeats")
+    repeated = [f"{i} (lines {at[0]}, {at[1]})" for i, at in places.items() if len(at) > 1]
+    if repeated:
+        raise UserError(f"{path}: repeats {some(repeated)}; remove the repeats")
     if "-1" in second <= {"-1", "0", "1"}:
         raise UserError(
             f"{path}: its second column says which images show a class, and -1 that they do not; "
@@ -215,17 +208,38 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     return tuple(places)
 
 
-def _numbered_lines(path: Path) -> Iterable[tuple[int, str]]:
+def _lines(path: Path) -> list[str]:
     try:
         content = read_bytes(path, _MAX_LIST)
-        if seal_of(content) is Seal.BROKEN or is_changed(path):
-            raise UserError(
-                f"{path}: was changed since this program made it; save a list of your own under "
-                "another name, or remove this one to have it made again"
-            )
-        return enumerate(content.decode("utf-8-sig").splitlines(), start=1)
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: image list is not a text file; check the path") from None
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or reason(error)
         raise UserError(f"{path}: image list cannot be read ({cause}); check the path") from None
+    if checksum_of(content) is Checksum.BROKEN or is_changed(path):
+        raise UserError(
+            f"{path}: was changed since this program made it; save a list of your own under "
+            "another name, or remove this one to have it made again"
+        )
+    return text.splitlines()
+
+
+def photograph_keys(args: SimpleNamespace, image_ids: Sequence[str]) -> Keys:
+    """Hashes of the photographs. args: the options of a run."""
+    paths = [args.info.image_path(image_id) for image_id in image_ids]
+    return dict(zip(image_ids, content_hashes(paths, args.list_dir), strict=True))
+
+
+def keys_in(args: SimpleNamespace, folder: Path, suffix: str, image_ids: Sequence[str]) -> Keys:
+    """Keys of the images that files of a folder are of, by its manifest or by their own hashes."""
+    known = (read_manifest(folder) or {}).get(IMAGES) or {}
+    others = [image_id for image_id in image_ids if image_id not in known]
+    files = content_hashes([folder / f"{i}{suffix}" for i in others], args.list_dir)
+    found = joined(photograph_keys(args, others), dict(zip(others, files, strict=True)))
+    return {image_id: known.get(image_id) or found[image_id] for image_id in image_ids}
+
+
+def joined(*parts: Keys) -> Keys:
+    """Keys of several sources of the same images, in one."""
+    return {image_id: " ".join(part[image_id] for part in parts) for image_id in parts[0]}

@@ -1,11 +1,9 @@
 """Torch datasets, once for every DatasetInfo: they find and decode; `misc.imutils` changes."""
 
-import functools
 import random
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +12,14 @@ from torch.utils.data import Dataset
 from misc import imutils
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.folder.photographs import fitted_mask, read_photograph
-from misc.data.label_file import load_label_file
-from misc.data.label_rows import LabelRows, load_label_rows
-from misc.errors import UserError, counted, raise_problems
-from misc.labels import undecided
-from misc.palette import read_label_png
-from misc.storage.untrusted import decode_image
+from misc.data.label_file import Labels
+from misc.errors import UserError, counted
+from misc.labels import ignored_value, read_label_png
+from misc.storage.images import decode_image
 from misc.torchutils import worker_rng
+
+OUTSIDE = 256  # in the place of bytes: pixels of a crop beyond its image
+_VALUES = torch.from_numpy(np.pad(imutils.NORMALIZED, ((0, 0), (0, 1))))  # normalised, 3 x 257
 
 
 def image_of(info: DatasetInfo, image_id: str) -> np.ndarray:
@@ -64,160 +63,31 @@ def read_image(path: Path, photo_long: int | None = None) -> np.ndarray:
         raise UserError(f"{path}: cannot be decoded ({error}); get it again") from None
 
 
-def load_labels(
-    path: Path, image_ids: tuple[str, ...], info: DatasetInfo
-) -> np.ndarray | LabelRows:
-    """Multi-hot labels of the images, N x C float32, from a label file (`cls_labels.npy`).
-
-    Those of many images and classes come as rows that are made when they are asked for. Raises
-    UserError where an image has no label, or one of another number of classes.
-    """
-    if found := load_label_rows(path):
-        return _rows_of_images(path, *found, image_ids, info)
-    by_key = load_label_file(path, info)
-    keys = [info.label_key(image_id) for image_id in image_ids]
-    _require_all(path, (i for i, key in zip(image_ids, keys, strict=True) if key not in by_key))
-    return np.stack([by_key[key] for key in keys])
-
-
-def known_classes(
-    path: Path, image_ids: Iterable[str], info: DatasetInfo
-) -> dict[str, frozenset[int]]:
-    """Indices of the classes of those images that a label file has; of none without one."""
-    try:
-        if found := load_label_rows(path):
-            names, rows = found
-            row_of = dict(zip(names, range(len(names)), strict=True))
-            places = {i: row_of[i] for i in image_ids if i in row_of}
-            return {i: frozenset(rows.classes_of(row).tolist()) for i, row in places.items()}
-        by_key = load_label_file(path, info)
-    except UserError:
-        return {}
-    labels = {i: by_key.get(info.label_key(i)) for i in image_ids}
-    return {i: frozenset(v.nonzero()[0].tolist()) for i, v in labels.items() if v is not None}
-
-
-def _rows_of_images(
-    path: Path, names: list[str], rows: LabelRows, image_ids: tuple[str, ...], info: DatasetInfo
-) -> LabelRows:
-    if rows.num_classes != info.num_classes:
-        raise UserError(f"{path}: has labels of {rows.num_classes} classes, {info.name} has "
-                        f"{info.num_classes}; give the label file of this dataset")  # fmt: skip
-    row_of = dict(zip(names, range(len(names)), strict=True))
-    _require_all(path, (image_id for image_id in image_ids if image_id not in row_of))
-    return rows.take([row_of[image_id] for image_id in image_ids])
-
-
-def _require_all(path: Path, missing: Iterable[str]) -> None:
-    """Raise UserError where any image is missing in a label file."""
-    raise_problems(
-        "label",
-        [
-            f"{path}: missing label for image {image_id}; give the label file of this dataset "
-            f"with --cls_labels"
-            for image_id in missing
-        ],
-    )
-
-
-class Crops(NamedTuple):
-    """Random views of images as they were decoded: a quarter of the bytes of normalised ones.
-
-    pixels: B x S x S x 3 uint8; anything outside of the image.
-    boxes: B x 4 integers: top, bottom, left and right of the image in its crop.
-    """
-
-    pixels: torch.Tensor
-    boxes: torch.Tensor
-
-    def to(
-        self,
-        device: torch.device | str,
-        non_blocking: bool = False,
-        at_once: bool | None = None,
-    ) -> torch.Tensor:
-        """The crops on a device, normalised, zero (the mean colour) outside: B x 3 x S x S.
-
-        at_once: in few operations for all of them, which a GPU does where it is not said. A
-        processor is 2.5 times faster image by image: it passes over what lies outside.
-        """
-        pixels = self.pixels.to(device, non_blocking=non_blocking)
-        table = _normalized_on(pixels.device)
-        if at_once if at_once is not None else pixels.device.type != "cpu":
-            boxes = self.boxes.to(device, non_blocking=non_blocking)
-            return _normalized_at_once(pixels, boxes, table)
-        crops = torch.zeros(len(pixels), 3, *pixels.shape[1:3], device=device)
-        for crop, image, (top, bottom, left, right) in zip(
-            crops, pixels, self.boxes.tolist(), strict=True
-        ):
-            inside = image[top:bottom, left:right]
-            for channel in range(3):  # several times faster on the CPU than one indexing for all
-                indices = inside[..., channel].flatten().int()
-                values = table[channel].index_select(0, indices)
-                crop[channel, top:bottom, left:right] = values.view(inside.shape[:2])
-        return crops
-
-
-def _normalized_at_once(
-    pixels: torch.Tensor, boxes: torch.Tensor, table: torch.Tensor
-) -> torch.Tensor:
-    """B x S x S x 3 bytes, B x 4 boxes, 3 x 256 values -> B x 3 x S x S, zero outside the boxes.
-
-    It lies in memory as the bytes do: channels last.
-    """
-    starts, places = _places_on(pixels.device, pixels.shape[1])
-    values = table.flatten().index_select(0, (pixels + starts).flatten()).view(pixels.shape)
-    first, end = boxes.view(-1, 2, 2, 1).unbind(dim=2)  # of rows and of columns, B x 2 x 1
-    rows, columns = ((places < first) | (places >= end)).unbind(dim=1)
-    values.masked_fill_((rows[:, :, None] | columns[:, None, :])[..., None], 0)
-    return values.permute(0, 3, 1, 2)
-
-
-@functools.lru_cache
-def _places_on(device: torch.device, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each channel's values start in the table (3,), and 0 .. side - 1, on a device."""
-    starts = torch.arange(0, imutils.NORMALIZED.size, 256, dtype=torch.int32, device=device)
-    return starts, torch.arange(side, device=device)
-
-
-@functools.lru_cache
-def _normalized_on(device: torch.device) -> torch.Tensor:
-    """The normalised value of every byte, 3 x 256, on a device: copied there once."""
-    return torch.from_numpy(imutils.NORMALIZED).to(device)
-
-
 def training_crop(
-    image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
+    image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng: random.Random
 ) -> torch.Tensor:
     """Random view of an image for the classifier (paper, implementation details).
 
-    Longer side drawn from `long_range`, normalised, mirrored half of the time, cropped or padded
-    with zeros (the mean colour) to crop_size. H x W x 3 uint8 -> 3 x crop_size x crop_size.
+    Longer side drawn from `long_range`, mirrored half of the time, cropped or padded with OUTSIDE.
+    H x W x 3 uint8 -> S x S x 3 int16, which `normalized` takes.
     """
-    view, (top, bottom, left, right) = _training_view(image, long_range, crop_size, rng)
-    crop = torch.zeros(3, crop_size, crop_size)
-    crop[:, top:bottom, left:right] = torch.from_numpy(imutils.HWC_to_CHW(imutils.normalize(view)))
-    return crop
+    image = imutils.random_lr_flip(imutils.random_resize_long(image, *long_range, rng), rng)
+    return torch.from_numpy(imutils.random_crop(image.astype(np.int16), crop_size, OUTSIDE, rng))
 
 
-def byte_crop(image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng) -> Crops:
-    """`training_crop` before it is normalised, a single one (no B)."""
-    view, box = _training_view(image, long_range, crop_size, rng)
-    top, bottom, left, right = box
-    crop = torch.zeros(crop_size, crop_size, 3, dtype=torch.uint8)
-    crop.numpy()[top:bottom, left:right] = view
-    return Crops(crop, torch.tensor(box))
+def normalized(crops: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Crops B x S x S x 3 int16 -> B x 3 x S x S float on a device, zero (mean colour) outside.
 
-
-def _training_view(
-    image: np.ndarray, long_range: tuple[int, int], crop_size: int, rng
-) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """The part of an image that a random crop shows, h x w x 3, and its box in the crop."""
-    size = imutils.rescaled(image.shape[:2], rng.randint(*long_range) / max(image.shape[:2]))
-    image = imutils.pil_resize(image, size, order=3)
-    image = image[:, ::-1] if rng.getrandbits(1) else image
-    *box, top, bottom, left, right = imutils.get_random_crop_box(size, crop_size, rng)
-    return image[top:bottom, left:right], tuple(box)
+    crops: the bytes of images, which take half of the place of floats on their way, and OUTSIDE.
+    """
+    crops = crops.to(device, non_blocking=True).int()
+    planes = [
+        values.index_select(0, crops[..., channel].flatten()).view(crops.shape[:3])
+        for channel, values in enumerate(_VALUES.to(device))
+    ]
+    on_cpu = crops.device.type == "cpu"
+    layout = torch.contiguous_format if on_cpu else torch.channels_last
+    return torch.stack(planes, dim=1).contiguous(memory_format=layout)
 
 
 def multi_scale_pairs(
@@ -254,56 +124,40 @@ class EpochDataset(Dataset):
 
 
 class ClassificationDataset(EpochDataset):
-    """Random crops with multi-hot labels: (3 x S x S float, C float32).
+    """Random crops with multi-hot labels: (S x S x 3 int16 of `training_crop`, C float32)."""
 
-    The draw of an image depends on (seed, epoch, image id) alone; call `set_epoch` before each.
-    as_bytes: gives `Crops`, which a GPU normalises to the same bits.
-    """
-
-    def __init__(
-        self, info: DatasetInfo, image_ids, labels, long_range, crop_size, seed=0, as_bytes=False
-    ):
-        super().__init__(info, image_ids, seed)
+    def __init__(self, info: DatasetInfo, labels: Labels, long_range, crop_size: int, seed=0):
+        super().__init__(info, tuple(labels), seed)
         self.labels, self.long_range, self.crop_size = labels, long_range, crop_size
-        self.crop = byte_crop if as_bytes else training_crop
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor | Crops, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, rng = self._draw(index, "classification")
-        crop = self.crop(image, self.long_range, self.crop_size, rng)
-        return crop, torch.from_numpy(self.labels[index])
+        crop = training_crop(image, self.long_range, self.crop_size, rng)
+        return crop, torch.from_numpy(self.labels[self.image_ids[index]])
 
 
 class AffinityDataset(EpochDataset):
-    """Random crops with confident labels for IRN: (3 x S x S float, S/4 x S/4 uint8).
+    """Random crops with IRN training labels: (S x S x 3 int16, S/4 x S/4 uint8).
 
-    255 in the labels is "undecided"; labels of 16 bits are int32, with 65535. Image and label are
+    255 in the labels is "ignored"; labels of 16 bits are int32, with 65535. Image and label are
     scaled together by 0.5..1.5, mirrored and cropped; then the label is shrunk to stride 4 by
-    its nearest pixel (IRN, Sec. 4.2).
-    as_bytes: gives `Crops`, which a GPU normalises to the same bits.
+    its nearest pixel (IRN, Sec. 4.2). `normalized` takes the crops.
     """
 
     def __init__(
-        self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0, as_bytes=False
+        self, info: DatasetInfo, image_ids: tuple[str, ...], label_dir: Path, crop_size: int, seed=0
     ):
         super().__init__(info, image_ids, seed)
-        self.label_dir, self.crop_size, self.as_bytes = label_dir, crop_size, as_bytes
+        self.label_dir, self.crop_size = label_dir, crop_size
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor | Crops, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, rng = self._draw(index, "affinity")
         label = read_label_png(self.label_dir / f"{self.image_ids[index]}.png")
-        image, label = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng=rng)
-        if not self.as_bytes:
-            image = imutils.normalize(image)
-        image, label = imutils.random_lr_flip((image, label), rng=rng)
-        box = imutils.get_random_crop_box(label.shape, self.crop_size, rng)
-        image, label = (
-            imutils.cut(part, box, self.crop_size, outside)
-            for part, outside in ((image, 0), (label, undecided(label)))
-        )
-        small = label_tensor(imutils.pil_rescale(label, 0.25, 0))
-        if self.as_bytes:
-            return Crops(torch.from_numpy(image), torch.tensor(box[:4])), small
-        return torch.from_numpy(imutils.HWC_to_CHW(image)), small
+        pair = imutils.random_scale((image, label), (0.5, 1.5), (3, 0), rng)
+        image, label = imutils.random_lr_flip(pair, rng)
+        pair, outside = (image.astype(np.int16), label), (OUTSIDE, ignored_value(label))
+        image, label = imutils.random_crop(pair, self.crop_size, outside, rng)
+        return torch.from_numpy(image), label_tensor(imutils.pil_rescale(label, 0.25, 0))
 
 
 def label_tensor(labels: np.ndarray) -> torch.Tensor:

@@ -18,7 +18,7 @@ _IN_PIXEL = 0.49
 def regions(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Connected regions of a label map H x W: label (class + 1) and mask H x W bool.
 
-    Pixels that meet at a corner are apart. Neither background nor undecided pixels have
+    Pixels that meet at a corner are apart. Neither background nor ignored pixels have
     regions.
     """
     for label in classes_in(labels):

@@ -16,8 +16,8 @@ from misc.data.dataset_info import DatasetInfo
 from misc.data.foreign_tree import MapFile, class_index
 from misc.errors import UserError, about
 from misc.imutils import get_strided_size
-from misc.storage.foreign_files import read_arrays
-from misc.storage.untrusted import MAX_PIXELS, decode_image
+from misc.storage.images import MAX_PIXELS, decode_image
+from misc.storage.torch_files import read_arrays
 
 _NUMBERINGS = ("class", "label")
 # What the maps at full size are called in a dict with keys: by IRN, CLIP-ES, CLIMS and Puzzle-CAM,

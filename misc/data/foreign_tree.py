@@ -8,7 +8,7 @@ from typing import NamedTuple
 from misc.data.dataset_info import DatasetInfo
 from misc.data.folder.scan import Walk
 from misc.errors import UserError, counted
-from misc.storage.foreign_files import SUFFIXES
+from misc.storage.torch_files import SUFFIXES
 
 _FLAG = "--import_maps"
 _FORMS = (

@@ -1,57 +1,146 @@
-"""Image-level labels from files: the field's dict of vectors, and the forms that others write."""
+"""Image-level labels: sparse in memory, and in the files of this project and of other tools."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+from scipy.sparse import csr_array
 
-from misc.data.dataset_info import DatasetInfo
+from misc.data.dataset_info import DatasetInfo, Keys, joined, photograph_keys
 from misc.data.folder.classes import shown
 from misc.data.folder.table import Table
-from misc.errors import UserError
-from misc.storage.npydict import load_dict
-from misc.storage.untrusted import read_bytes, reason, require_unpacked_size
+from misc.errors import UserError, raise_problems, some
+from misc.storage.cam_files import load_dict
+from misc.storage.checksums import Checksum, checksum_of
+from misc.storage.files import read_bytes, reason, require_unpacked_size
+from misc.storage.outputs import is_own, write_output
 
 _MAX_FILE = 256 << 20  # bytes, also of what a .npz unpacks to
+_MAX_OWN = 1 << 30  # bytes of a .npz, which is not compressed where this project wrote it
 _EXPECTED = (
     "expected is a .npy dict of image id to multi-hot vector, a .npz (ids and labels, or a vector "
     "by id), or a .csv (a table with a line image,labels)"
 )
 
 
-def load_label_file(path: Path, info: DatasetInfo) -> dict[int, np.ndarray]:
-    """Multi-hot vectors (C,) float32 of 0 and 1, by `info.label_key` of their image.
+class Labels(Mapping):
+    """Multi-hot labels (C,) float32 by image, each made when it is asked for.
 
-    path: `cls_labels.npy` as the project writes it, the same with ids as text or with a column for
-    the background, a .npz or a .csv. No code in the file is run. Raises UserError, with what was
-    found, for anything that cannot be read in one way only.
+    rows: N x C sparse, ones alone, in the order of the images.
     """
+
+    def __init__(self, image_ids: Iterable, rows: csr_array):
+        self.rows, self._row = rows, {image_id: n for n, image_id in enumerate(image_ids)}
+
+    def __getitem__(self, image_id: str | int) -> np.ndarray:
+        label = np.zeros(self.rows.shape[1], dtype=np.float32)
+        label[self.classes_of(image_id)] = 1
+        return label
+
+    def __iter__(self) -> Iterator:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def classes_of(self, image_id: str | int) -> np.ndarray:
+        """Indices of the classes of an image, ascending."""
+        return row_classes(self.rows, self._row[image_id])
+
+    def of(self, image_ids: Iterable) -> "Labels":
+        """Those of some images, in this order."""
+        image_ids = list(image_ids)
+        return Labels(image_ids, self.rows[np.array([self._row[i] for i in image_ids], int)])
+
+
+def rows_of(classes: Sequence[Iterable[int]], num_classes: int) -> csr_array:
+    """Multi-hot rows, N x C sparse, from the class indices of every image."""
+    ends = np.cumsum([0, *map(len, classes)])
+    indices = np.array([index for of_image in classes for index in sorted(of_image)], np.int32)
+    return csr_array((np.ones_like(indices), indices, ends), (len(classes), num_classes))
+
+
+def row_classes(rows: csr_array, row: int) -> np.ndarray:
+    """Indices of the classes of a row, ascending."""
+    return rows.indices[rows.indptr[row] : rows.indptr[row + 1]]
+
+
+def save_label_rows(path: Path, image_ids: Sequence[str], rows: csr_array) -> None:
+    """Write labels as .npz, which `load_label_file` reads.
+
+    names: UTF-8 bytes of the ids, a line each. starts (N + 1,), classes: the classes of image n
+    are classes[starts[n]:starts[n + 1]]. num_classes: C.
+    """
+    stream = io.BytesIO()
+    names = np.frombuffer("\n".join(image_ids).encode(), np.uint8)
+    starts, classes = rows.indptr.astype(np.int64), rows.indices.astype(np.int32)
+    np.savez(stream, names=names, starts=starts, classes=classes, num_classes=rows.shape[1])
+    write_output(path, stream.getvalue())
+
+
+def load_labels(path: Path, image_ids: Iterable[str], info: DatasetInfo) -> Labels:
+    """Labels of the images from a label file; UserError where any has none there."""
+    known, keys = load_label_file(path, info), {i: info.label_key(i) for i in image_ids}
+    advice = "give the label file of this dataset with --cls_labels"
+    missing = [image_id for image_id, key in keys.items() if key not in known]
+    raise_problems("label", [f"{path}: missing label for image {i}; {advice}" for i in missing])
+    return Labels(keys, known.of(keys.values()).rows)
+
+
+def known_classes(
+    path: Path, image_ids: Iterable[str], info: DatasetInfo
+) -> dict[str, frozenset[int]]:
+    """Indices of the classes of those images that a label file has; of none without one."""
     try:
-        readers = {".csv": _from_csv, ".npz": _from_npz}
-        by_id = readers.get(Path(path).suffix.lower(), _from_npy)(Path(path), info)
-        rows = _without_background(np.stack(list(by_id.values())), info)
-        keys = [_key(image_id, info) for image_id in by_id]
-        _require_labels(rows, list(by_id))
+        known = load_label_file(path, info)
+    except UserError:
+        return {}
+    keys = {image_id: info.label_key(image_id) for image_id in image_ids}
+    return {i: frozenset(known.classes_of(k).tolist()) for i, k in keys.items() if k in known}
+
+
+def labelled_keys(args: SimpleNamespace, image_ids: Sequence[str]) -> Keys:
+    """Hashes of the photographs, with the classes of their labels. args: the options of a run."""
+    known = known_classes(args.cls_labels, image_ids, args.info)
+    classes = {i: ",".join(map(str, sorted(known.get(i, ())))) for i in image_ids}
+    return joined(photograph_keys(args, image_ids), classes)
+
+
+def load_label_file(path: Path, info: DatasetInfo) -> Labels:
+    """All labels of a file, by `info.label_key` of their image.
+
+    path: `cls_labels.npy` or `.npz` as the project writes them, the former also with ids as text or
+    with a column for the background, a .npz of other tools or a .csv. No code in the file is run.
+    Raises UserError, with what was found, for anything that cannot be read in one way only.
+    """
+    readers = {".csv": _from_csv, ".npz": _from_npz}
+    try:
+        return readers.get(Path(path).suffix.lower(), _from_npy)(Path(path), info)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; give the label file with --cls_labels") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check --cls_labels") from None
     except ValueError as error:
-        raise UserError(f"{path} is not a label file ({error}); {_EXPECTED}") from None
-    return dict(zip(keys, rows.astype(np.float32), strict=True))
+        fix = "remove it to have it made again" if is_own(Path(path)) else _EXPECTED
+        raise UserError(f"{path} is not a label file ({error}); {fix}") from None
 
 
-def _from_npy(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
-    return _vectors(load_dict(path, _EXPECTED))
+def _from_npy(path: Path, info: DatasetInfo) -> Labels:
+    return _from_vectors(load_dict(path, _EXPECTED), info)
 
 
-def _from_npz(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
-    content = read_bytes(path, _MAX_FILE)
+def _from_npz(path: Path, info: DatasetInfo) -> Labels:
+    content = read_bytes(path, _MAX_OWN)
     try:
-        require_unpacked_size(content, _MAX_FILE)
+        require_unpacked_size(content, max(_MAX_FILE, len(content)))
+        if checksum_of(content) is Checksum.BROKEN:
+            raise ValueError(Checksum.BROKEN.value)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        if set(arrays) == {"names", "starts", "classes", "num_classes"}:
+            return _from_rows(arrays, info)
     except Exception as error:  # damaged archives raise almost anything
         raise ValueError(reason(error)) from None
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
@@ -61,73 +150,68 @@ def _from_npz(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
         if ids.shape != labels.shape[:1] or ids.dtype.kind not in "USiu":
             raise ValueError(f"{ids.shape} ids of {ids.dtype} and {labels.shape} labels")
         names = (i.decode("latin1") if isinstance(i, bytes) else i for i in ids.tolist())
-        return _vectors(dict(zip(names, labels, strict=True)))
-    return _vectors(arrays)
+        arrays = dict(zip(names, labels, strict=True))
+    return _from_vectors(arrays, info)
 
 
-def _from_csv(path: Path, info: DatasetInfo) -> Mapping[object, np.ndarray]:
-    table = Table(path)
-    by_id: dict[object, np.ndarray] = {}
+def _from_rows(arrays: Mapping[str, np.ndarray], info: DatasetInfo) -> Labels:
+    """Labels that `save_label_rows` wrote."""
+    names = arrays["names"].astype(np.uint8).tobytes().decode().split("\n")
+    starts, classes, count = arrays["starts"], arrays["classes"], int(arrays["num_classes"])
+    if count != info.num_classes:
+        raise ValueError(f"labels of {count} classes, {info.name} has {info.num_classes}")
+    rows = csr_array((np.ones_like(classes), classes, starts), (len(names), count))
+    rows.check_format(full_check=True)
+    return Labels(names, rows)
+
+
+def _from_csv(path: Path, info: DatasetInfo) -> Labels:
+    table, by_id = Table(path), {}
+    names = [class_name.lower() for class_name in info.class_names]
     for line, cells in table.rows():
         where = table.place(line, cells)
         try:
-            indices = [_class_index(name, info) for name in (*table.classes, *table.labels(cells))]
+            own = table.labels(cells)
+            if unknown := [n for n in (*table.classes, *own) if n.lower() not in names]:
+                raise ValueError(f"{shown(unknown[0])} is not a class of {info.name}")
         except ValueError as error:
             raise UserError(f"{where}: {error}. {table.form}") from None
         image_id = cells[table.image].strip()
         if image_id in by_id:
             raise UserError(f"{where}: {reason(image_id)!r} is there already; keep one of the two")
-        by_id[image_id] = np.zeros(info.num_classes)
-        by_id[image_id][indices[len(table.classes) :]] = 1
-    return _vectors(by_id)
-
-
-def _class_index(name: str, info: DatasetInfo) -> int:
-    names = [class_name.lower() for class_name in info.class_names]
-    if name.lower() not in names:
-        raise ValueError(f"{shown(name)} is not a class of {info.name}")
-    return names.index(name.lower())
-
-
-def _vectors(by_id: Mapping[object, object]) -> dict[object, np.ndarray]:
+        by_id[image_id] = {names.index(name.lower()) for name in own}
     if not by_id:
         raise ValueError("it is empty")
+    keys = [_key(image_id, info) for image_id in by_id]
+    return Labels(keys, rows_of(list(by_id.values()), info.num_classes))
+
+
+def _from_vectors(by_id: Mapping[object, np.ndarray], info: DatasetInfo) -> Labels:
+    """Labels from vectors (C,) of 0 and 1, or (C + 1,) whose first entry is the background."""
     for image_id, row in by_id.items():
-        fits = isinstance(row, np.ndarray) and row.ndim == 1 and row.dtype.kind in "biuf"
-        if not fits:
-            shape = row.shape if isinstance(row, np.ndarray) else type(row).__name__
-            raise ValueError(f"the entry {reason(image_id)} is {shape} and not a vector")
-    sizes = {row.size for row in by_id.values()}
-    if len(sizes) > 1:
-        raise ValueError(f"vectors of different lengths: {sorted(sizes)[:3]}")
-    return dict(by_id)
-
-
-def _without_background(rows: np.ndarray, info: DatasetInfo) -> np.ndarray:
-    """N x C of N x C, or of N x C + 1 whose first column is the background."""
-    if rows.shape[1] == info.num_classes:
-        return rows
-    if rows.shape[1] == info.num_classes + 1:
-        # The background is in every image, or is never set. In the last column it would look alike.
+        if row.ndim != 1 or row.dtype.kind not in "biuf":
+            raise ValueError(f"the entry {reason(image_id)} is {row.shape} and not a vector")
+    sizes = sorted({row.size for row in by_id.values()})
+    if len(sizes) != 1:
+        lengths = f"vectors of different lengths: {sizes[:3]}"
+        raise ValueError(lengths if sizes else "it is empty")
+    rows = np.stack(list(by_id.values()))
+    if sizes[0] == info.num_classes + 1:
+        # The background is in every image or never set. In the last column it would look alike.
         first, last = (set(column.tolist()) for column in (rows[:, 0], rows[:, -1]))
-        if first in ({0}, {1}) and last != first:
-            return rows[:, 1:]
-    raise ValueError(f"vectors of {rows.shape[1]} classes, {info.name} has {info.num_classes}")
+        rows = rows[:, 1:] if first in ({0}, {1}) and last != first else rows
+    if rows.shape[1] != info.num_classes:
+        count = f"vectors of {rows.shape[1]} classes"
+        raise ValueError(f"{count}, {info.name} has {info.num_classes}")
+    keys = [_key(image_id, info) for image_id in by_id]
+    valid = np.isin(rows, (0, 1)).all(axis=1)
+    if wrong := [reason(i) for i, fits in zip(by_id, valid, strict=True) if not fits]:
+        raise ValueError(f"values other than 0 and 1 for {some(wrong)}")
+    return Labels(keys, csr_array(rows))
 
 
-def _require_labels(rows: np.ndarray, image_ids: Iterable[object]) -> None:
-    wrong = [reason(i) for i, row in zip(image_ids, rows, strict=True) if not _is_multi_hot(row)]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"values other than 0 and 1 for {', '.join(wrong[:3])}{more}")
-
-
-def _is_multi_hot(row: np.ndarray) -> bool:
-    return bool(np.isin(row, (0, 1)).all())
-
-
-def _key(image_id: object, info: DatasetInfo) -> int:
-    """The number of an image, from a number or a name with or without folder and suffix."""
+def _key(image_id: object, info: DatasetInfo) -> int | str:
+    """The key of an image, from a number or a name with or without folder and suffix."""
     if isinstance(image_id, (int, np.integer)):
         return int(image_id)
     name = info.id_in(image_id) if isinstance(image_id, str) else ""

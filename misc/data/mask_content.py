@@ -8,7 +8,7 @@ import numpy as np
 
 from misc.data.dataset_info import DatasetInfo
 from misc.errors import some
-from misc.labels import undecided
+from misc.labels import ignored_value
 
 FEW = 3  # label maps that contradict their labels and are not worth a warning
 _ONE_LINE = (
@@ -33,7 +33,7 @@ class Content(NamedTuple):
 def content_of(path: Path, labels: np.ndarray) -> Content:
     """What occurs in a label map H x W, uint8 or uint16."""
     values = np.flatnonzero(np.bincount(labels.ravel())).tolist()
-    ignored = undecided(labels)
+    ignored = ignored_value(labels)
     classes = frozenset(value - 1 for value in values if value not in (0, ignored))
     return Content(path, classes, 0 in values, ignored if ignored in values else 0)
 

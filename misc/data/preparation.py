@@ -70,4 +70,4 @@ def command_line(
         info.require_root()
         prepare(info, args.out_dir, args.skip_mismatched)
 
-    sys.exit(said_plainly(work, ends_process=True))
+    sys.exit(said_plainly(work))

@@ -2,8 +2,8 @@
 
 `dataset.py` has `describe(root)` and DEFAULT_ROOT, which is None where --root has to be given; one
 that describes a dataset by further options has their names in OPTIONS, and takes them by name.
-`prepare.py`, which is loaded when it is needed, has `prepare(...)` and LISTS, and may have
-`finish(args)`, called after the steps of a run, with its `writes(args)` and `check(args)`.
+`prepare.py`, which is loaded when it is needed, has `prepare(...)` and LISTS, and may have MASKS, a
+module with `writes(args)`, `check(args)` and `run(args)` that follows the pseudo masks of a run.
 """
 
 import importlib

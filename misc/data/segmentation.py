@@ -12,8 +12,7 @@ import torch
 from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import EpochDataset, label_tensor
 from misc.imutils import pil_resize
-from misc.labels import undecided
-from misc.palette import read_label_png
+from misc.labels import ignored_value, read_label_png
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class SegCrop:
         """Image H x W x 3 and label H x W -> float32 and label crops of this size.
 
         Scaled by one of `scales` (bilinear without smoothing; labels by the nearest pixel), padded
-        at the right and below with the mean colour and "undecided", cut at random, mirrored half
+        at the right and below with the mean colour and "ignored", cut at random, mirrored half
         of the time. Every draw is made, also where nothing is to choose.
         """
         height, width = label.shape
@@ -47,7 +46,7 @@ class SegCrop:
         padded = np.empty((max(height, self.size), max(width, self.size), 3), np.float32)
         padded[:] = self.mean
         padded[:height, :width] = image
-        padded_label = np.full(padded.shape[:2], undecided(label), label.dtype)
+        padded_label = np.full(padded.shape[:2], ignored_value(label), label.dtype)
         padded_label[:height, :width] = label
         top, left = (rng.randint(0, side - self.size) for side in padded_label.shape)
         window = np.s_[top : top + self.size, left : left + self.size]

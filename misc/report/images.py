@@ -12,9 +12,8 @@ from misc.cams import label_map, load_cam
 from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import image_of, mask_of
 from misc.errors import UserError
-from misc.labels import classes_in, label_type, of_type, undecided
+from misc.labels import classes_in, ignored_value, label_type, of_type, read_label_png
 from misc.metrics import mean_iou, pseudo_mask_confusion
-from misc.palette import read_label_png
 from misc.report.embedding import embedded
 from misc.report.pictures import Size, map_levels, photo_uri, reduced, reduced_labels, stack_uri
 
@@ -125,7 +124,7 @@ def _mask_layers(sources: Sources, masks: list[np.ndarray]) -> dict:
     """Label maps of an image as layers of 8 bits.
 
     Labels of 16 bits are numbered: `labels` has what the numbers stand for. Where an image has more
-    than 256 the rarest are shown as undecided.
+    than 256 the rarest are shown as ignored.
     """
     num_labels = sources.info.num_labels
     if label_type(num_labels) is np.uint8 or not masks:
@@ -137,7 +136,7 @@ def _mask_layers(sources: Sources, masks: list[np.ndarray]) -> dict:
     last = len(kept)
     numbered[~np.isin(wide, kept)] = last
     return {"src": stack_uri(list(numbered.astype(np.uint8))),
-            "labels": [*kept.tolist(), undecided(wide)]}  # fmt: skip
+            "labels": [*kept.tolist(), ignored_value(wide)]}  # fmt: skip
 
 
 def _predictions(

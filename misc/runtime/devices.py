@@ -1,81 +1,79 @@
-"""The processors and GPUs of a run: how many processes and threads, and which device each has."""
+"""Devices, processes, threads and memory of a run, and the machine that it runs on."""
 
+import contextlib
+import ctypes
 import os
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
 
 import torch
 
-from misc.errors import UserError
+from misc.errors import StoppedError, UserError
 from misc.runtime import distributed
-from misc.runtime.processes import cpu_count
-from misc.runtime.resources import Resources
+from misc.runtime.processes import Resources, cpu_count
 
 # A ResNet-50 at full size needs about this much for RIB on the CPU (20 crops of 512 pixels), and a
 # process without a network for the dense CRF of a photograph.
-_BYTES_PER_CPU_PROCESS = 8 << 30
-_BYTES_WITHOUT_NETWORK = 1 << 30
+_BYTES_WITH_NETWORK, _BYTES_WITHOUT = 8 << 30, 1 << 30
+# Errors of libraries that do not get the memory that they ask for.
+_PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+_LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
 
 
 def uses_cuda(resources: Resources) -> bool:
-    """Whether the run computes on GPUs."""
+    """Return whether the run computes on GPUs."""
     return resources.device != "cpu" and (resources.device != "auto" or torch.cuda.is_available())
 
 
 def pick_devices(resources: Resources, count: int, on_gpu: bool = True) -> list[torch.device]:
-    """The device of each process of this rank, for `count` images.
+    """The device of each process of this rank, for `count` images; a GPU with its index.
 
-    on_gpu: whether the work gains by a GPU; other work has every core, whatever GPUs there are.
+    on_gpu: the work gains by a GPU; other work has every core, whatever GPUs there are.
     """
-    ranks = distributed.local_size()
-    if not on_gpu:
-        cores = min(cpu_count() // ranks, _processes_that_fit(_BYTES_WITHOUT_NETWORK))
-        devices = [torch.device("cpu")] * (resources.num_processes or max(1, cores))
-    elif not uses_cuda(resources):
-        alone = max(1, min(cpu_count(), _processes_that_fit())) if ranks == 1 else 1
-        devices = [torch.device("cpu")] * (resources.num_processes or alone)
-    elif resources.device in ("auto", "cuda"):
+    ranks, wanted = distributed.local_size(), resources.num_processes
+    if on_gpu and uses_cuda(resources):
         gpus, first = torch.cuda.device_count(), distributed.local_rank()
-        count_here = resources.num_processes or (gpus if ranks == 1 else 1)
-        devices = [torch.device("cuda", (first + i * ranks) % gpus) for i in range(count_here)]
+        chosen = [torch.device("cuda", (first + i * ranks) % gpus) for i in range(gpus)]
+        if resources.device not in ("auto", "cuda"):
+            chosen = [torch.device(resources.device)]
+        wanted = wanted or (len(chosen) if ranks == 1 else 1)
     else:
-        devices = [torch.device(resources.device)] * (resources.num_processes or 1)
-    return devices[: max(1, count)]
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        fitting = memory // (_BYTES_WITH_NETWORK if on_gpu else _BYTES_WITHOUT)
+        chosen = [torch.device("cpu")]
+        wanted = wanted or min(cpu_count() // ranks, fitting if ranks == 1 or not on_gpu else 1)
+    wanted = max(1, min(wanted, count))
+    return [chosen[i % len(chosen)] for i in range(wanted)]
 
 
 def main_device(resources: Resources) -> torch.device:
-    """The device of what a rank does in one process (training)."""
+    """The device of a rank's own process, which trains."""
     return pick_devices(resources, 1)[0]
 
 
 def threads_per_process(resources: Resources, on_gpu: bool = True) -> int:
     """CPU threads of each process; the same however many images are left to do."""
-    return resources.num_threads or _share_of_cores(resources, on_gpu)
-
-
-def _share_of_cores(resources: Resources, on_gpu: bool = True) -> int:
     processes = len(pick_devices(resources, 1 << 30, on_gpu)) * distributed.local_size()
-    return max(1, cpu_count() // processes)
-
-
-def training_threads(resources: Resources) -> int:
-    """CPU threads of a training, which is one process in each rank."""
-    return resources.num_threads or max(1, cpu_count() // distributed.local_size())
+    return resources.num_threads or max(1, cpu_count() // processes)
 
 
 def read_ahead_workers(resources: Resources) -> int:
     """Processes that read images ahead for one compute process."""
     if resources.num_workers is not None:
         return resources.num_workers
-    return min(8, max(1, _share_of_cores(resources) - 1)) if uses_cuda(resources) else 1
+    return min(8, max(1, threads_per_process(resources) - 1)) if uses_cuda(resources) else 1
 
 
-def usual_precision(resources: Resources) -> str:
-    """The --precision of a run that does not say it: on a GPU what PyTorch itself would take."""
-    return "tf32" if uses_cuda(resources) else "float32"
-
-
-def set_up_process(device: torch.device, threads: int, resources: Resources) -> None:
-    """Threads and kernels of a process that computes."""
-    torch.set_num_threads(threads)
+def set_up_process(
+    resources: Resources, device: torch.device | None = None, threads: int | None = None
+) -> None:
+    """Set threads and kernels of a process that computes; by default of a rank's own process."""
+    device = device or main_device(resources)
+    own = resources.num_threads or max(1, cpu_count() // distributed.local_size())
+    torch.set_num_threads(threads or own)
     # Said for both, since the defaults differ: products of matrices, of which the random walk is
     # made, are never rounded; convolutions are what --precision is about.
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -89,29 +87,78 @@ def set_up_process(device: torch.device, threads: int, resources: Resources) -> 
         torch.backends.cudnn.benchmark = False
 
 
-def _processes_that_fit(each: int = _BYTES_PER_CPU_PROCESS) -> int:
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 1
-    return total // each
-
-
 def check_device(name: str) -> None:
     """Raise UserError for a device that does not exist, or a name that is not one."""
-    if name in ("auto", "cpu"):
+    known = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name, re.ASCII)
+    ranks, count = distributed.local_size(), torch.cuda.device_count()
+    if not known:
+        problem = "no such device; say auto, cpu, cuda or cuda:N"
+    elif known[1] and ranks > 1:
+        problem = (
+            f"the {ranks} processes of torchrun on this machine would share one GPU; say "
+            "--device cuda, of which each takes its own"
+        )
+    elif name[:4] == "cuda" and not (torch.cuda.is_available() and int(known[1] or 0) < count):
+        problem = (
+            f"there are {count} CUDA devices here; say --device cpu, or install a CUDA build of "
+            "torch and its driver"
+        )
+    else:
         return
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise UserError(f"--device {name}: no such device; say auto, cpu, cuda or cuda:N")
-    if index and distributed.local_size() > 1:
-        raise UserError(
-            f"--device {name}: the {distributed.local_size()} processes of torchrun on this "
-            f"machine would share one GPU; say --device cuda, of which each takes its own"
-        )
-    count = torch.cuda.device_count()
-    if not torch.cuda.is_available() or int(index or 0) >= count:
-        raise UserError(
-            f"--device {name}: there are {count} CUDA devices here; say --device cpu, "
-            f"or install a CUDA build of torch and its driver"
-        )
+    raise UserError(f"--device {name}: {problem}")
+
+
+def machine() -> dict[str, str]:
+    """Versions of the libraries, and names of the CPU and the GPUs."""
+    found = {"Python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    found["processor"] = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, TypeError):
+        found["processor"] = re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    if torch.cuda.is_available():
+        found["GPU"] = ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count())))
+    return found
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Let glibc keep freed memory for the next tensors; not for images of many sizes.
+
+    Else the system clears the pages of every map above 32 MB, up to a third of a training step.
+    """
+    _set_allocator(trim_above=2**31 - 1, map_above=2**30)
+    try:
+        yield
+    finally:
+        _set_allocator(trim_above=64 << 20, map_above=32 << 20)
+
+
+def _set_allocator(trim_above: int, map_above: int) -> None:
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        library = ctypes.CDLL(None)
+        library.mallopt(-1, trim_above)
+        library.mallopt(-3, map_above)
+        library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def memory_can_end(where: str, options: Sequence[str] = ("--num_processes",)) -> Iterator[None]:
+    """Say in one line which options to lower where memory ends in the block.
+
+    That also ends processes which read images ahead, by a signal.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        first = (str(error).splitlines() or ["no memory is left"])[0]
+        if "DataLoader worker" in first:
+            raise StoppedError(
+                f"{where}: a process that reads images ended ({first}); lower --num_workers"
+            ) from None
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not short and not any(phrase in str(error) for phrase in _PHRASES):
+            raise
+        lower = " or ".join(options)
+        raise StoppedError(f"{where}: out of memory ({first}); lower {lower}") from None

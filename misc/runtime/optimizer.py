@@ -1,4 +1,4 @@
-"""The optimiser of every training but the segmentation network's."""
+"""The optimizer of every training but the segmentation network's."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,27 +6,19 @@ import torch
 
 
 class PolyOptimizer(torch.optim.SGD):
-    """SGD whose rates follow initial rate x (1 - step / max_step)^power.
+    """SGD whose learning rates follow initial rate x (1 - step / max_step)^power.
 
-    From step max_step on the rates stay as they are. `global_step` counts the steps taken; it is
-    part of the state dict, so that a resumed training continues at the right rates. Each parameter
-    group may bring its own `lr`.
+    From step max_step on the rates stay as they are. `global_step` counts the steps taken and is
+    part of the state dict. Each parameter group may bring its own `lr`.
     """
 
     def __init__(
-        self,
-        params: Iterable,
-        lr: float,
-        weight_decay: float,
-        max_step: int,
-        power: float = 0.9,
+        self, params: Iterable, lr: float, weight_decay: float, max_step: int, power: float = 0.9
     ) -> None:
         # The momentum equals the weight decay. The original implementation does that by passing
         # its arguments by position; its published numbers come from it, so it is kept.
         super().__init__(params, lr=lr, momentum=weight_decay, weight_decay=weight_decay)
-        self.global_step = 0
-        self.max_step = max_step
-        self.power = power
+        self.global_step, self.max_step, self.power = 0, max_step, power
         for group in self.param_groups:
             group["initial_lr"] = group["lr"]
 
@@ -45,7 +37,7 @@ class PolyOptimizer(torch.optim.SGD):
         return {**super().state_dict(), "global_step": self.global_step}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Takes over what `state_dict` returned, momentum buffers and step count included."""
+        """Take over what `state_dict` returned, momentum buffers and step count included."""
         super().load_state_dict(state_dict)
         self.global_step = state_dict["global_step"]
 

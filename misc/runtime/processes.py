@@ -1,28 +1,37 @@
-"""Work split over processes, and what the processes of a run have in common."""
+"""What a run may use of the machine, and work split over processes; loads no torch."""
 
-import contextlib
 import multiprocessing
 import os
 import queue
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from misc.errors import StoppedError, UserError
-from misc.runtime import interrupts
+from misc.runtime.programs import shielded
 
-_SECONDS_TO_END = 5.0  # what a process gets before it is killed
 
-Share = TypeVar("Share")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use of the machine; None is chosen by what is there."""
+
+    device: str = "auto"  # or cpu, cuda, cuda:N
+    num_processes: int | None = None  # that share the images of a step
+    num_workers: int | None = None  # that read ahead for each of these
+    num_threads: int | None = None  # of each process
+    precision: str = "float32"  # of networks: float32, tf32 or bf16
+    deterministic: bool = False  # kernels that give the same bits every time
+
+
+def announced_ranks() -> int:
+    """Processes that share every batch: torchrun's, or those that the scripts tell a check of."""
+    values = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return max((int(value) for value in values if value.isdecimal()), default=1)
 
 
 def cpu_count() -> int:
@@ -30,138 +39,95 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(
-    body: Callable[[Share, Callable[[object], None]], None], shares: Sequence[Share], name: str
-) -> Iterator[tuple[int, Any]]:
-    """Run `body(share, report)` for each share in a process of its own.
+def in_processes(body: Callable, parts: Sequence, name: str) -> Iterator[tuple[int, Any]]:
+    """Run `body(part, report)` for each part in a process of its own.
 
-    Yields (number of the share, what its body reported) as it comes. A failure of one process ends
-    all: UserError and StoppedError come through, others as RuntimeError. body, shares and reports
-    have to be picklable. name: of the work, for messages. Raises StoppedError when a process is
-    killed.
+    Yields (number of the part, what its body reported) as it comes. A failure of one process ends
+    all: UserError and StoppedError come through, others as RuntimeError; StoppedError, with the
+    name of the work, where a process is killed. body, parts and reports have to be picklable.
     """
     context = multiprocessing.get_context("spawn")
-    reports = context.Queue()
+    reports, running = context.Queue(), len(parts)
     processes = [
-        context.Process(target=_child, args=(number, body, share, reports))
-        for number, share in enumerate(shares)
+        context.Process(target=_child, args=(number, body, part, reports))
+        for number, part in enumerate(parts)
     ]
     try:
-        with _undisturbed():
-            for process in processes:
-                process.start()
-        yield from _followed(name, processes, reports)
-        for process in processes:  # what has finished ends by itself
-            process.join(_SECONDS_TO_END)
+        _start(processes)
+        while running:
+            try:
+                number, kind, content = reports.get(timeout=1.0)
+            except queue.Empty:
+                if code := next((p.exitcode for p in processes if p.exitcode), None):
+                    raise StoppedError(
+                        f"{name}: a process ended with code {code} (killed, or out of memory? then "
+                        "give fewer --num_processes)"
+                    ) from None
+                continue
+            if kind == "error":
+                raise content
+            if kind == "end":
+                running -= 1
+            else:
+                yield number, content
+        for process in processes:
+            process.join(5.0)
     finally:
-        _end(processes)
+        for process in filter(lambda p: p.pid, processes):
+            process.kill()
+            process.join()
 
 
-def map_in_processes(
-    work: Callable[[Item], Result], items: Iterable[Item], processes: int
-) -> Iterator[Result]:
-    """What `work` returns for each item, in order; with one process it is done in this one.
-
-    work, items and results have to be picklable. Raises StoppedError when a process is killed.
-    """
-    items = list(items)
-    if processes == 1:
-        yield from map(work, items)
-        return
-    shares = [items[number::processes] for number in range(processes)]
-    ready: list[deque] = [deque() for _ in shares]
-    reports = in_processes(partial(_map_share, work), shares, "shared work")
-    with contextlib.closing(reports):
-        for index in range(len(items)):
-            while not ready[index % processes]:
-                number, result = next(reports)
-                ready[number].append(result)
-            yield ready[index % processes].popleft()
-
-
-def _map_share(work: Callable[[Item], Result], items: list[Item], report: Callable) -> None:
-    for item in items:
-        report(work(item))
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Starts processes: signals wait until the end of the block.
-
-    A new process that gets half of what it is to do would say so. Ctrl-C is blocked, which a new
-    process inherits: this one ends them all.
-    """
+def _start(processes: list) -> None:
+    """Start processes; signals wait: one that gets half of what it is to do would say so."""
+    # The new ones inherit that Ctrl-C is blocked: this process ends them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with interrupts.shielded():
-            yield
+        with shielded():
+            for process in processes:
+                process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _child(number: int, body: Callable, share: object, reports) -> None:
+def _child(number: int, body: Callable, part: object, reports) -> None:
     """Body of one process."""
-    signal.signal(signal.SIGTERM, _end_with_own_processes)
     end_with_parent()
     try:
-        body(share, lambda what: reports.put((number, None, what)))
+        body(part, lambda what: reports.put((number, "report", what)))
         reports.put((number, "end", None))
     except (UserError, StoppedError) as error:
-        reports.put((number, type(error), str(error)))
+        reports.put((number, "error", error))
     except Exception as error:
-        reports.put((number, RuntimeError, f"{error}\n{traceback.format_exc()}"))
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception would meet Python's own ending
+        reports.put((number, "error", RuntimeError(f"{error}\n{traceback.format_exc()}")))
 
 
-def _end_with_own_processes(number: int, frame: object) -> None:
-    """End this process, and first those that read for it: a loader would wait for each."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a loader's own handler raises when one ends
-    for process in multiprocessing.active_children():
-        process.terminate()
-    sys.exit(1)
+def map_in_processes(work: Callable, items: Iterable, processes: int) -> Iterator:
+    """Yield what `work` returns for each item, in order; with one process it is done in this one.
+
+    work, items and results have to be picklable. Raises StoppedError when a process is killed.
+    """
+    numbered, found, given = list(enumerate(items)), {}, 0
+    if processes == 1:
+        yield from (work(item) for _, item in numbered)
+        return
+    parts = [numbered[first::processes] for first in range(processes)]
+    for _, (number, result) in in_processes(partial(_map_part, work), parts, "shared work"):
+        found[number] = result
+        while given in found:
+            yield found.pop(given)
+            given += 1
 
 
-def _followed(name: str, processes: list, reports) -> Iterator[tuple[int, Any]]:
-    """The reports of all processes until each has ended."""
-    ended: set[int] = set()
-    while len(ended) < len(processes):
-        interrupts.check()
-        try:
-            number, kind, content = reports.get(timeout=1.0)
-        except queue.Empty:
-            dead = [p for n, p in enumerate(processes) if n not in ended and p.exitcode]
-            if dead:
-                raise StoppedError(
-                    f"{name}: a process ended with code {dead[0].exitcode} (killed, or out of "
-                    f"memory? then give fewer --num_processes)"
-                ) from None
-            continue
-        if kind is None:
-            yield number, content
-        elif kind == "end":
-            ended.add(number)
-        else:
-            raise kind(content)
-
-
-def _end(processes: list) -> None:
-    """End processes within seconds, whatever they do."""
-    started = [process for process in processes if process.pid]
-    for process in started:
-        process.terminate()
-    deadline = time.monotonic() + _SECONDS_TO_END
-    for process in started:
-        process.join(max(0.0, deadline - time.monotonic()))
-        process.kill()
-        process.join()
+def _map_part(work: Callable, numbered: list[tuple[int, Any]], report: Callable) -> None:
+    for number, item in numbered:
+        report((number, work(item)))
 
 
 def set_up_reader(number: int) -> None:
-    """For `worker_init_fn` of a loader: the reading process ends with the one that it reads for.
+    """Let a reading process end with the one that it reads for; `worker_init_fn` of a loader.
 
-    The loader's own watch takes whoever is the parent when the process has started for the one to
-    follow, which is another one if that was killed just then. Nothing is printed: the loader hands
-    errors on, except those raised while a run shuts down.
+    Nothing is printed: the loader hands errors on, except those raised while a run shuts down.
     """
     sys.excepthook = lambda *_: None
     end_with_parent()
@@ -169,11 +135,10 @@ def set_up_reader(number: int) -> None:
 
 def end_with_parent() -> None:
     """End this process when the one that started it is gone, also when that was killed."""
-    parent = multiprocessing.parent_process()
 
     def follow() -> None:
-        parent.join()
+        multiprocessing.parent_process().join()
         os._exit(1)
 
-    if parent is not None:
+    if multiprocessing.parent_process():
         threading.Thread(target=follow, name="end with parent", daemon=True).start()

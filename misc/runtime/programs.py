@@ -1,32 +1,38 @@
-"""The beginning and the end of every program, such as run_sample.py: one line for what ended it."""
+"""Beginning, progress and end of every program, such as run_sample.py; loads no torch."""
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+
+from tqdm import tqdm
 
 from misc.errors import NotReproducedError, SaidElsewhereError, StoppedError, UserError
-from misc.runtime import interrupts
-from misc.runtime.threads import wait_briefly
 
-_INTERRUPTED = "interrupted: the same command resumes where it stopped"
+# Turns of a waiting loop before a thread of OpenMP sleeps. Its own choice, some millions, costs a
+# busy machine dearly; sleeping at once costs a quiet one a third (misc/PERFORMANCE.md).
+SPINS = "2000"
+_RESUMES = "the same command resumes where it stopped"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SECONDS = 60.0  # between two lines of progress in a log
+
+log = logging.getLogger(__name__)
 
 
 def begin() -> None:
-    """For the first lines of a program, before it loads torch, which takes seconds.
-
-    Ctrl-C ends it with one line and code 130 while modules load; `said_plainly` takes over.
-    """
+    """Set what has to be set before torch is loaded; until then Ctrl-C ends with one line."""
     signal.signal(signal.SIGINT, _end_at_once)
-    wait_briefly()
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _end_at_once(number: int, frame: object) -> None:
     # No exception: modules that are being loaded take it for an error of their own.
-    if _is_first_rank():
-        os.write(2, f"{_INTERRUPTED}\n".encode())
+    _say_interrupted()
     os._exit(128 + number)
 
 
@@ -34,47 +40,92 @@ def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def said_plainly(work: Callable[[], object], ends_process: bool = False) -> int:
-    """Do something; returns the exit code, after one line for what ended it. Its log ends too.
-
-    ends_process: the caller does nothing but exit with it; see `interrupts.noticed`.
-    """
-    try:
-        with interrupts.noticed(ends_process), own_log():
-            work()
-    except UserError as error:
-        if not isinstance(error, SaidElsewhereError):
-            _say_each("error", str(error))
-        return 2
-    except NotReproducedError as error:
-        if _is_first_rank():
-            _say_each("compared", str(error))
-        return 1
-    except (StoppedError, OSError) as error:  # such as a full disk, or a folder that is gone
-        _say_each("stopped", f"{error}; the same command resumes where it stopped")
-        return 1
-    except interrupts.Interrupted as interrupt:
-        if _is_first_rank():
-            print(_INTERRUPTED, file=sys.stderr)
-        return 128 + interrupt.number
-    return 0
+def _say_interrupted() -> None:
+    if _is_first_rank():
+        os.write(2, f"interrupted: {_RESUMES}\n".encode())
 
 
-def _say_each(kind: str, text: str) -> None:
-    for line in text.splitlines():
-        print(f"{kind}: {line}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def own_log() -> Iterator[None]:
-    """What the block logs to ends with it: afterwards messages go where they went before."""
+def said_plainly(work: Callable[[], object]) -> int:
+    """Do something; return the exit code, after one line for what ended it. Its log ends too."""
+    received: list[int] = []
+    before = {n: signal.signal(n, partial(_interrupt, received)) for n in _SIGNALS}
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        yield
+        work()
+        return 0
+    except BaseException as error:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # nothing interrupts the ending
+        if not received:
+            return _say(error)
+        before = {}  # the process ends; a library may have made another error of the interruption
+        _say_interrupted()
+        return 128 + received[0]
     finally:
         for handler in set(root.handlers) - set(handlers):
             with contextlib.suppress(OSError):  # of a full disk, which has been said
                 handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(received: list[int], number: int, frame: object) -> None:
+    if multiprocessing.parent_process():  # a forked reader, which the process it reads for ends
+        return None if number == signal.SIGINT else os._exit(128 + number)
+    received.append(number)
+    raise KeyboardInterrupt
+
+
+def _say(error: BaseException) -> int:
+    """Print a line for each problem of an error and return its exit code; others are raised."""
+    if isinstance(error, UserError):
+        kind, text, code = "error", str(error), 2
+    elif isinstance(error, NotReproducedError):  # of all ranks
+        kind, text, code = "compared", str(error) if _is_first_rank() else "", 1
+    elif isinstance(error, StoppedError | OSError):  # such as a full disk
+        kind, text, code = "stopped", f"{error}; {_RESUMES}", 1
+    else:
+        raise error
+    for line in text.splitlines() if not isinstance(error, SaidElsewhereError) else ():
+        print(f"{kind}: {line}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Let a signal in the block take effect at its end: nothing is half-written."""
+    received: list[int] = []
+    before = {n: signal.signal(n, lambda n, frame: received.append(n)) for n in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
+
+
+class _Lines:
+    """Takes what tqdm would write on a terminal and logs it."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            log.info("%s", line)
+
+    def flush(self) -> None:
+        """Do nothing; tqdm asks for it."""
+
+
+def progress(total: int, what: str, unit: str, done: int = 0, hidden: bool = False) -> tqdm:
+    """Show how much of `total` units is done, from `done` on; a context with `update`.
+
+    Where the error output goes to a file, the log gets a line a minute instead of the bar.
+    """
+    options = {"total": total, "desc": what, "unit": unit, "initial": done, "disable": hidden}
+    if sys.stderr.isatty():
+        return tqdm(**options, delay=1, smoothing=0.1)
+    slow = {"mininterval": _SECONDS, "maxinterval": _SECONDS, "delay": _SECONDS, "miniters": 1}
+    return tqdm(**options, **slow, file=_Lines(), leave=False, ncols=100, ascii=True)

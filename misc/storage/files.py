@@ -1,14 +1,24 @@
 """Writing files so that a reader never meets half of one, whatever ends the writer."""
 
+import codecs
 import contextlib
 import hashlib
+import io
 import itertools
+import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+import stat
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from misc.errors import UserError
 
 _numbers = itertools.count()
 
@@ -111,12 +121,113 @@ def no_folder_left(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def is_whole_png(path: Path) -> bool:
-    """Whether a PNG is there with the last bytes of its format (`outputs` looks at all of it)."""
+_BLOCK = 1 << 16
+_SHOWN = 100  # characters of a file's content in a message
+LOCK = ".rib.lock"
+_PATIENCE = 5.0  # seconds; a killed run may still be ending
+_POLL = 0.1
+_MARK = b"process "  # a lock begins with it
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(folders: Iterable[Path]) -> Iterator[None]:
+    """Holds folders, which exist, for the block; UserError where another run holds one of them.
+
+    The lock is one of the file system (also of NFS): a process that is killed has none any more.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({folder.resolve() for folder in folders}):
+            stack.enter_context(_one_locked(folder))
+        yield
+
+
+@contextmanager
+def _one_locked(folder: Path) -> Iterator[None]:
+    path = folder / LOCK
+    holder, lock = _holder(path), FileLock(path)
     try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(-min(8, file.tell()), os.SEEK_END)
-            return file.read() == b"IEND\xaeB`\x82"
-    except OSError:
-        return False
+        lock.acquire(timeout=_PATIENCE, poll_interval=_POLL)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another run writes here ({_holder(path) or holder or 'its name is unknown'}"
+            "); wait for its end, or give another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or "no locks"
+        log.warning("%s: two runs at once are not noticed here (%s)", folder, reason)
+        yield
+        return
+    try:
+        _write_holder(path)
+        yield
+    finally:
+        # The name goes before the lock does, so that nobody locks a file that is about to go.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """What a lock says of the run that holds it; UserError where the file is not a lock."""
+    text = b""
+    with contextlib.suppress(FileNotFoundError):  # it ends meanwhile
+        text = path.read_bytes()[:200] if path.is_file() else b""
+    foreign = path.is_symlink() or (path.exists() and not path.is_file())
+    if foreign or not (text or _MARK).startswith(_MARK):
+        raise UserError(f"{path}: is not a lock of this program and stays as it is; move it away")
+    return text.decode(errors="replace").strip()
+
+
+def _write_holder(path: Path) -> None:
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    text = f"{_MARK.decode()}{os.getpid()} on {socket.gethostname()} since {started}\n"
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0))
+        with open(file, "w") as stream:
+            stream.write(text)
+
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """The content of a file; ValueError where it has more than `limit` bytes or is not a file."""
+    blocks, size = [], 0
+    require_regular(path)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            blocks.append(block)
+            size += len(block)
+            if size > limit:
+                raise ValueError(f"larger than {limit >> 20} MiB")
+    return b"".join(blocks)
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text by the mark at its start: UTF-16 with one, otherwise UTF-8."""
+    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if utf16 else "utf-8-sig"
+
+
+def require_unpacked_size(content: bytes, limit: int) -> None:
+    """Raise ValueError where what a zip archive says that it unpacks to is above `limit` bytes.
+
+    No more than that is unpacked: `zipfile` reads as many bytes of an entry as are announced.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > limit:
+        raise ValueError(f"unpacks to {size >> 20} MiB, more than {limit >> 20} MiB")
+
+
+def require_regular(path: str | Path) -> None:
+    """Raise ValueError for a pipe or a device, which would be waited for without end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # to open a folder is an error already
+        raise ValueError("not a regular file")
+
+
+def reason(error: object) -> str:
+    """What an exception or a part of a file says, cut and printable, for a message of one line."""
+    text = " ".join(str(error)[: 10 * _SHOWN].split())[:_SHOWN]
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if text or isinstance(error, str) else type(error).__name__

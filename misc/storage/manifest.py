@@ -8,42 +8,36 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from misc.errors import UserError, counted, some
+from misc.storage.checksums import JSON_KEY, Checksum, checksum_of
+from misc.storage.files import read_bytes, reason
 from misc.storage.outputs import (
     MANIFEST as NAME,
 )
 from misc.storage.outputs import (
-    foreign_line,
-    is_foreign,
+    Output,
+    State,
+    is_not_ours,
     is_own,
     manifest_content,
+    not_ours_line,
     noted_files,
+    output_state,
     remove_output,
     with_noted_files,
     write_json,
 )
-from misc.storage.seals import JSON_KEY, Seal, seal_of
-from misc.storage.untrusted import read_bytes, reason
 
 log = logging.getLogger(__name__)
 
 _MAX_BYTES = 256 << 20
 IMAGES = "images"  # in a manifest: what the files of each image depend on, by image id
 DRAWN = "drawn from"  # in a manifest: images that others are made with, of which more may come
-
-
-@dataclass(frozen=True)
-class OutputFolder:
-    """A folder that one step writes, and the option that names it."""
-
-    flag: str
-    path: Path
-    suffix: str  # of the files in it
 
 
 class Sources(NamedTuple):
@@ -67,8 +61,8 @@ def settings_of(options: dict, inputs: dict | None) -> dict:
     return {**options, "inputs": inputs}
 
 
-def claim_folder(
-    folder: OutputFolder,
+def prepare_folder(
+    folder: Output,
     options: dict,
     inputs: dict,
     overwrite: bool,
@@ -105,7 +99,7 @@ def claim_folder(
     write_manifest(folder.path, settings)
 
 
-def _remove_changed(folder: OutputFolder, known: dict[str, str], sources: Sources) -> None:
+def _remove_changed(folder: Output, known: dict[str, str], sources: Sources) -> None:
     """Remove the files of images that are others than when they were made."""
     changed = [i for i, key in sources.images.items() if known.get(i, key) != key]
     path_of = sources.path_of or (lambda image_id: folder.path / f"{image_id}{folder.suffix}")
@@ -117,9 +111,7 @@ def _remove_changed(folder: OutputFolder, known: dict[str, str], sources: Source
                     folder.flag, folder.path, images, some(changed))  # fmt: skip
 
 
-def _gone(
-    folder: OutputFolder, noted: Iterable[str], drawn: Iterable[str], overwrite: bool
-) -> list[str]:
+def _gone(folder: Output, noted: Iterable[str], drawn: Iterable[str], overwrite: bool) -> list[str]:
     """Images that others were made with and that are gone; UserError where that stays so."""
     now = set(drawn)
     gone = [image_id for image_id in noted if image_id not in now]
@@ -132,8 +124,8 @@ def _gone(
     return gone
 
 
-def check_folder(folder: OutputFolder, options: dict, overwrite: bool = False) -> bool:
-    """Raise UserError where `claim_folder` would for these options; inputs may still be made.
+def check_folder(folder: Output, options: dict, overwrite: bool = False) -> bool:
+    """Raise UserError where `prepare_folder` would for these options; inputs may still be made.
 
     Returns whether it would remove what is there, to have it made again.
     """
@@ -175,8 +167,8 @@ def read_manifest(folder: Path) -> dict | None:
     try:
         content = read_bytes(folder / NAME, _MAX_BYTES)
         noted = json.loads(content.decode("utf-8"))
-        if seal_of(content) is Seal.BROKEN:
-            raise ValueError(Seal.BROKEN.value)
+        if checksum_of(content) is Checksum.BROKEN:
+            raise ValueError(Checksum.BROKEN.value)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):
@@ -189,7 +181,7 @@ def read_manifest(folder: Path) -> dict | None:
     return settings if settings or not noted_files(folder) else None
 
 
-def folder_digest(folder: Path) -> str:
+def folder_hash(folder: Path) -> str:
     """Stands for what made a folder's files, in the manifests of what is made from them."""
     noted = read_manifest(folder)
     if noted is None:
@@ -198,7 +190,7 @@ def folder_digest(folder: Path) -> str:
     return hashlib.sha256(json.dumps(noted, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def file_digest(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """First 16 hex digits of the SHA-256 of a file."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
@@ -207,30 +199,30 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def state_digest(paths: Iterable[Path]) -> str:
+def state_hash(paths: Iterable[Path]) -> str:
     """Changes where a file, or one below a folder, does: by its name, size and time."""
     digest = hashlib.sha256()
     for path in paths:
         for folder, _, names in os.walk(path):
             for file in (Path(folder, name) for name in sorted(names)):
-                _add_state(digest, file)
+                _add_size_and_time(digest, file)
         if path.is_file():
-            _add_state(digest, path)
+            _add_size_and_time(digest, path)
     return digest.hexdigest()[:16]
 
 
-def _add_state(digest: "hashlib._Hash", path: Path) -> None:
+def _add_size_and_time(digest: "hashlib._Hash", path: Path) -> None:
     with contextlib.suppress(OSError):  # a link to nowhere
         state = path.stat()
         text = f"{os.fspath(path)!r} {state.st_size} {state.st_mtime_ns}\n"
         digest.update(text.encode(errors="surrogateescape"))
 
 
-def weights_digest(path: Path | None) -> str:
+def weights_hash(path: Path | None) -> str:
     """Stands for the weights that training starts from; None are torchvision's."""
     if name := weights_name(path):
         return name if ":" in name else f"torchvision {name} IMAGENET1K_V1"
-    return file_digest(path) if path else "torchvision IMAGENET1K_V1"
+    return file_hash(path) if path else "torchvision IMAGENET1K_V1"
 
 
 def weights_name(path: str | Path | None) -> str:
@@ -242,7 +234,7 @@ def weights_name(path: str | Path | None) -> str:
     return text if re.fullmatch(r"\w+|timm:.+", text) and not Path(text).exists() else ""
 
 
-def ids_digest(image_ids: tuple[str, ...]) -> str:
+def ids_hash(image_ids: tuple[str, ...]) -> str:
     """First 16 hex digits of the SHA-256 of a list of images."""
     return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
 
@@ -309,7 +301,7 @@ def _is_setting(name: object, value: object) -> bool:
     return isinstance(name, str) and plain and (name != "inputs" or value is None)
 
 
-def _difference(folder: OutputFolder, settings: dict, overwrite: bool) -> str:
+def _difference(folder: Output, settings: dict, overwrite: bool) -> str:
     """How settings differ from the noted ones; UserError where that cannot be overwritten."""
     noted, where = read_manifest(folder.path), f"{folder.flag} {folder.path}"
     if noted is None:
@@ -324,11 +316,62 @@ def _difference(folder: OutputFolder, settings: dict, overwrite: bool) -> str:
         step = reason(noted.get("step", "another program"))
         raise UserError(f"{where}: holds the files of {step}; give another {folder.flag}")
     difference = settings_difference(_without_images(noted), settings)
-    if difference and is_foreign(folder.path / NAME):
-        raise UserError(foreign_line(folder.path / NAME))
+    if difference and is_not_ours(folder.path / NAME):
+        raise UserError(not_ours_line(folder.path / NAME))
     if difference and not overwrite:
         raise UserError(
             f"{where}: was made with other settings ({difference}); give --overwrite to redo it, "
             f"or another {folder.flag}"
         )
     return difference
+
+
+CONTENTS = "contents.json"  # by path of a file: its size and time of change, and its hash
+_MISSING = "missing"
+
+
+def content_hashes(paths: Iterable[Path], folder: Path) -> list[str]:
+    """First 16 hex digits of the SHA-256 of each file, "missing" where there is none.
+
+    folder: where they are kept with size and time of change; a file for which these are the same
+    is not read again.
+    """
+    names = [os.path.abspath(path) for path in paths]
+    known = _load(folder / CONTENTS)
+    states = {name: _size_and_time(name) for name in names}
+    new = [n for n, state in states.items() if not state or known.get(n, ("",))[0] != state]
+    with ThreadPoolExecutor() as pool:  # reading and hashing leave Python to others
+        found = dict(zip(new, pool.map(_digest, new), strict=True))
+    read = {name: (states[name], digest) for name, digest in found.items() if digest != _MISSING}
+    if read:
+        _save(folder / CONTENTS, {**known, **read})
+    return [found.get(name) or known[name][1] for name in names]
+
+
+def _size_and_time(name: str) -> str:
+    """Size and time of change of a file; empty where there is none."""
+    try:
+        status = os.stat(name)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _digest(name: str) -> str:
+    try:
+        return file_hash(Path(name))
+    except OSError:
+        return _MISSING
+
+
+def _load(path: Path) -> dict[str, tuple[str, str]]:
+    """What is kept; nothing where the file is damaged or is not there."""
+    if output_state(path) is not State.WHOLE:
+        return {}
+    content = json.loads(path.read_bytes())
+    return {name: tuple(entry) for name, entry in content.items() if name != JSON_KEY}
+
+
+def _save(path: Path, known: dict[str, tuple[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, known)

@@ -1,8 +1,8 @@
 """Everything that is written goes through here: only this program's own files are ever replaced.
 
-It knows them by their checksum: embedded (`misc.storage.seals`), or, of kinds that carry none such
-as lists, noted under "files" in the manifest.json of their folder. A file without one is somebody
-else's, whatever is in it, and stays.
+It knows them by their checksum: embedded (`misc.storage.checksums`), or, of kinds that carry none
+such as lists, noted under "files" in the manifest.json of their folder. A file without one is
+somebody else's, whatever is in it, and stays.
 """
 
 import contextlib
@@ -17,8 +17,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from misc.errors import UserError, raise_problems
+from misc.storage.checksums import (
+    JSON_KEY,
+    Checksum,
+    append_checksum,
+    checksum_of,
+    crc_of,
+    ends,
+    has_checksum,
+    is_text,
+)
 from misc.storage.files import atomic_path
-from misc.storage.seals import JSON_KEY, Seal, crc_of, ends, has_seal, is_text, seal, seal_of
 
 MANIFEST = "manifest.json"
 _FILES = "files"  # key of the checksums in it
@@ -32,6 +41,7 @@ class Output:
     flag: str
     path: Path
     is_file: bool = False
+    suffix: str = ""  # of the files in a folder
 
     @property
     def folder(self) -> Path:
@@ -45,7 +55,7 @@ class State(enum.Enum):
     MISSING = enum.auto()
     WHOLE = enum.auto()
     DAMAGED = enum.auto()  # its own, with changed bytes: it is made again
-    FOREIGN = enum.auto()  # somebody else's, or a text of its own that was edited
+    NOT_OURS = enum.auto()  # somebody else's, or a text of its own that was edited
 
 
 def output_state(path: Path) -> State:
@@ -53,14 +63,14 @@ def output_state(path: Path) -> State:
     if not os.path.lexists(path):
         return State.MISSING
     if not path.is_file():
-        return State.FOREIGN
+        return State.NOT_OURS
     content = path.read_bytes()
-    found = seal_of(content)
-    if found is Seal.NONE:
-        return State.WHOLE if _is_noted(path) else State.FOREIGN
-    if found is Seal.WHOLE:
+    found = checksum_of(content)
+    if found is Checksum.NONE:
+        return State.WHOLE if _is_noted(path) else State.NOT_OURS
+    if found is Checksum.WHOLE:
         return State.WHOLE
-    return State.FOREIGN if is_text(content[:64]) else State.DAMAGED
+    return State.NOT_OURS if is_text(content[:64]) else State.DAMAGED
 
 
 def is_own(path: Path) -> bool:
@@ -71,30 +81,30 @@ def is_own(path: Path) -> bool:
         start, end = ends(file)
     if is_text(start):
         return output_state(path) is State.WHOLE
-    return has_seal(start, end) or _is_noted(path)
+    return has_checksum(start, end) or _is_noted(path)
 
 
-def is_foreign(path: Path) -> bool:
+def is_not_ours(path: Path) -> bool:
     """Whether something is there that is not this program's."""
     return os.path.lexists(path) and not is_own(path)
 
 
-def foreign_line(path: Path, advice: str = _ADVICE) -> str:
+def not_ours_line(path: Path, advice: str = _ADVICE) -> str:
     """What to say of a foreign file where an output should go."""
     return (
         f"{path}: was not made by this program, or was changed since, and stays as it is; {advice}"
     )
 
 
-def require_own(path: Path, advice: str = _ADVICE, noted: bool = False) -> None:
+def require_own(path: Path, advice: str = _ADVICE, in_manifest: bool = False) -> None:
     """Raise UserError where a file that is to be replaced is not this program's.
 
-    noted: it has to be one whose checksum the manifest has, as of files whose name the user chose:
+    in_manifest: its checksum has to be in the manifest, as of files whose name the user chose:
     among those with an embedded one are the results of other steps. That manifest is ours, too.
     """
-    if os.path.lexists(path) and not (_is_noted(path) if noted else is_own(path)):
-        raise UserError(foreign_line(path, advice))
-    if noted:
+    if os.path.lexists(path) and not (_is_noted(path) if in_manifest else is_own(path)):
+        raise UserError(not_ours_line(path, advice))
+    if in_manifest:
         require_own(path.with_name(MANIFEST), advice)
 
 
@@ -110,22 +120,22 @@ def require_places(paths: Mapping[str, Path]) -> None:
             messages.append(
                 f"{first[path]} and {name}: would both be written to {path}; rename one"
             )
-    messages += [foreign_line(path) for path in first if is_foreign(path)]
+    messages += [not_ours_line(path) for path in first if is_not_ours(path)]
     raise_problems("output", messages)
 
 
 @contextmanager
-def open_output(path: str | Path, noted: bool = False) -> Iterator[BinaryIO]:
+def open_output(path: str | Path, in_manifest: bool = False) -> Iterator[BinaryIO]:
     """Opens an output: what is written becomes the file at the end, with its checksum, or nothing.
 
-    noted: the checksum goes into the manifest beside it, also where the file could carry it. Raises
+    in_manifest: the checksum goes there, also where the file could carry it. Raises
     UserError where the file that it would replace is not this program's.
     """
     path = Path(path)
-    require_own(path, noted=noted)
+    require_own(path, in_manifest=in_manifest)
     with atomic_path(path) as temporary, open(temporary, "w+b") as stream:
         yield stream
-        if noted or not seal(stream):
+        if in_manifest or not append_checksum(stream):
             _note(path, crc_of(stream))
 
 
@@ -135,11 +145,11 @@ def write_output(path: str | Path, content: bytes) -> None:
         stream.write(content)
 
 
-def write_json(path: Path, content: dict, noted: bool = False) -> None:
+def write_json(path: Path, content: dict, in_manifest: bool = False) -> None:
     """Write an output as JSON, as `open_output` does."""
     sort = path.name == MANIFEST
-    text = json.dumps(content, indent=None if noted else 1, sort_keys=sort, allow_nan=False)
-    with open_output(path, noted) as stream:
+    text = json.dumps(content, indent=None if in_manifest else 1, sort_keys=sort, allow_nan=False)
+    with open_output(path, in_manifest) as stream:
         stream.write(text.encode() + b"\n")
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from misc.errors import UserError
+from misc.storage.files import read_bytes
 from misc.storage.outputs import Output, write_json
-from misc.storage.untrusted import read_bytes
 
 NAME = "scores.json"
 _MADE_BY = "RIB"

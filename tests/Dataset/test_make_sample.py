@@ -13,7 +13,7 @@ from Dataset import voc_layout
 from Dataset.objects import OBJECT_CLASSES
 from Dataset.scene import Instance, Scene
 from misc.errors import UserError
-from misc.palette import voc_palette
+from misc.labels import voc_palette
 from voc12.dataset import CLASS_NAMES
 
 

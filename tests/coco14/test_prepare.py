@@ -21,7 +21,7 @@ from coco14.prepare import prepare
 from misc.data.dataset_info import read_image_list
 from misc.data.datasets import mask_folders
 from misc.errors import UserError
-from misc.palette import read_label_png, save_palette_png, voc_palette
+from misc.labels import read_label_png, save_palette_png, voc_palette
 from misc.storage.cam_files import load_label_dict
 from tests.conftest import PROJECT, shared_path
 

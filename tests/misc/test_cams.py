@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from misc import cams
 from misc.errors import UserError
 from misc.storage import cam_files
-from misc.storage.npydict import save_dict
+from misc.storage.cam_files import save_dict
 
 
 @pytest.mark.parametrize("run", ["normal", "gap", "stop", "explode", "large"])

@@ -9,9 +9,7 @@ import torch
 from misc import indexing
 from misc.errors import UserError
 from misc.indexing import PathIndex, affinity_labels, path_maximum, propagate_to_edge
-from tests.references import IndexArrays
-
-WALKS = [indexing.walk_by_offsets, indexing.walk_by_windows]
+from tests.references import IndexArrays, PairIndices, dense_walk, gathered_maximum
 
 
 def random_map(*shape, seed=0, dtype=torch.float64):
@@ -21,13 +19,6 @@ def random_map(*shape, seed=0, dtype=torch.float64):
 def paths_of(index):
     """The offsets of every pair's path, in the order of search_dst."""
     return [path for group in index.search_paths for path in group.tolist()]
-
-
-def gathered_maximum(maps, path_index):
-    """The maxima by explicit index arrays, B x pairs x starts."""
-    groups = IndexArrays(path_index, tuple(maps.shape[-2:])).path_indices
-    flat = maps.flatten(1)
-    return torch.cat([flat[:, torch.from_numpy(g)].amax(dim=2) for g in groups], dim=1)
 
 
 def test_recorded_paths_and_indices(golden):
@@ -85,7 +76,8 @@ def test_pixels_at_distance_one_are_not_on_the_path():
 def test_path_maximum_equals_gathered_pixels(radius):
     maps = random_map(2, 9, 15)
     index = PathIndex(radius, (9, 15))
-    assert torch.equal(path_maximum(maps, index), gathered_maximum(maps, index))
+    groups = PairIndices.of(index, torch.device("cpu")).groups
+    assert torch.equal(path_maximum(maps, index), gathered_maximum(maps, groups))
 
 
 @pytest.mark.parametrize("size, kind", [((9, 15), torch.int16), ((200, 200), torch.int32)])
@@ -95,18 +87,6 @@ def test_ranks_are_places_in_ascending_order(size, kind):
     assert ranks.dtype == kind and ranks.shape == maps.shape
     assert (ascending.diff(dim=1) >= 0).all()
     assert torch.equal(ascending.gather(1, ranks.flatten(1).long()), maps.flatten(1))
-
-
-@pytest.mark.parametrize("radius, size", [(3, (7, 9)), (5, (12, 20)), (10, (30, 41))])
-def test_paths_all_at_once_have_the_same_ranks(radius, size):
-    """As on a GPU: in a few operations for all paths of a length."""
-    index = PathIndex(radius, size)
-    _, ranks = indexing.ranked_pixels(random_map(2, *size))
-    one_by_one = list(indexing.path_ranks(ranks, index, at_once=False))
-    together = list(indexing.path_ranks(ranks, index, at_once=True))
-    assert len(one_by_one) == len(index.search_paths)
-    assert all(a.dtype == b.dtype for a, b in zip(one_by_one, together, strict=True))
-    assert all(map(torch.equal, one_by_one, together))
 
 
 def test_path_maximum_gradient():
@@ -159,29 +139,8 @@ def test_pair_labels_equal_a_loop_over_pairs():
         assert tuple(label[image, pair, start].item() for label in labels) == expected
 
 
-def dense_walk(scores, edge, radius, beta, exp_times):
-    """The propagation with a dense transition matrix that is squared, in double precision."""
-    height, width = edge.shape[-2:]
-    index = PathIndex(radius, (height, width))
-    affinity = np.eye(height * width)
-    for (row, column), path in itertools.product(np.ndindex(height, width), paths_of(index)):
-        pixels = np.array(path) + (row, column)
-        if (pixels >= 0).all() and (pixels < (height, width)).all():
-            start, end = row * width + column, pixels[0] @ (width, 1)
-            value = 1 - edge[0].numpy()[pixels[:, 0], pixels[:, 1]].max()
-            affinity[start, end] = affinity[end, start] = value
-    transition = affinity**beta
-    transition /= transition.sum(axis=0)
-    for _ in range(exp_times):
-        transition = transition @ transition
-    seed = (scores * (1 - edge)).reshape(-1, height * width).numpy()
-    return torch.from_numpy(seed @ transition).view(-1, 1, height, width)
-
-
 @pytest.mark.parametrize("size", [(9, 13), (13, 9), (3, 20), (2, 3), (1, 1)])
-@pytest.mark.parametrize("walk", WALKS)
-def test_walk_equals_dense_matrix(size, walk, monkeypatch):
-    monkeypatch.setattr(indexing, "walk_by_offsets", walk)
+def test_walk_equals_dense_matrix(size):
     scores, edge = random_map(3, *size), random_map(1, *size, seed=1) ** 3
     for radius, beta, exp_times in [(5, 10, 8), (4, 3, 4), (2, 1, 0)]:
         walked = propagate_to_edge(scores, edge, radius, beta, exp_times)
@@ -189,7 +148,6 @@ def test_walk_equals_dense_matrix(size, walk, monkeypatch):
         torch.testing.assert_close(walked, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("walk", WALKS)
 @pytest.mark.parametrize(
     "scores, result, options",
     [
@@ -202,8 +160,7 @@ def test_walk_equals_dense_matrix(size, walk, monkeypatch):
         ("seg_cam", "seg_walk", {}),
     ],
 )
-def test_recorded_walks(golden, monkeypatch, walk, scores, result, options):
-    monkeypatch.setattr(indexing, "walk_by_offsets", walk)
+def test_recorded_walks(golden, scores, result, options):
     data = golden("random_walk.npz")
     edge_name = "seg_edge" if scores == "seg_cam" else scores.replace("x", "edge")
     power = float(data["seg_power"]) if scores == "seg_cam" else 1.0
@@ -231,18 +188,9 @@ def test_a_closed_boundary_keeps_scores_inside():
     assert (walked[:, 7:] == 0).all() and (walked[:, :7] > 0).all()
 
 
-@pytest.mark.parametrize("walk", WALKS)
-def test_single_precision_inputs_lose_no_accuracy(walk, monkeypatch):
-    monkeypatch.setattr(indexing, "walk_by_offsets", walk)
+def test_single_precision_inputs_lose_no_accuracy():
     scores, edge = random_map(2, 20, 20).float(), 0.9999 * random_map(1, 20, 20, seed=1).float()
     walked = propagate_to_edge(scores, edge)
     precise = propagate_to_edge(scores.double(), edge.double())
     assert walked.dtype == torch.float32
     assert (walked - precise).abs().max() < 1e-6 * precise.max()
-
-
-def test_paths_are_found_once_for_all_sizes():
-    one, other = PathIndex(4, (9, 9)), PathIndex(4, (20, 30))
-    assert all(a is b for a, b in zip(one.search_paths, other.search_paths, strict=True))
-    with pytest.raises(ValueError, match="read-only"):
-        one.search_paths[0][0] = 7

@@ -13,7 +13,16 @@ from misc.cams import label_map
 from misc.data.datasets import label_tensor
 from misc.data.exports import coco_annotations, yolo_text
 from misc.errors import UserError
-from misc.labels import classes_in, label_type, of_type, undecided
+from misc.labels import (
+    classes_in,
+    ignored_value,
+    label_type,
+    of_type,
+    read_label_png,
+    save_label_png,
+    save_palette_png,
+    voc_palette,
+)
 from misc.metrics import (
     ThresholdScores,
     confusion_matrix,
@@ -21,7 +30,6 @@ from misc.metrics import (
     pseudo_mask_confusion,
     require_few_labels,
 )
-from misc.palette import read_label_png, save_label_png, save_palette_png, voc_palette
 from misc.report.images import _mask_layers
 from misc.seg_loss import balanced_cross_entropy, cross_entropy
 from step.cam_to_ir_label import confident_labels
@@ -30,10 +38,10 @@ NUM_LABELS = 1001
 WIDE = np.array([[0, 255, 256], [1000, 65_535, 7]], np.uint16)
 
 
-def test_the_type_is_the_smallest_that_holds_all_classes_and_undecided():
+def test_the_type_is_the_smallest_that_holds_all_classes_and_ignored():
     assert label_type(255) is np.uint8 and label_type(256) is np.uint16
     narrow = np.array([[0, 254, 255]], np.uint8)
-    assert of_type(narrow, 255) is narrow and undecided(narrow) == 255
+    assert of_type(narrow, 255) is narrow and ignored_value(narrow) == 255
     wide = of_type(narrow, 256)
     assert wide.dtype == np.uint16 and wide.tolist() == [[0, 254, 65_535]]
     assert of_type(wide, 256) is wide and classes_in(wide) == [254]
@@ -83,7 +91,7 @@ def test_scores_are_those_of_the_same_labels_in_8_bits():
     require_few_labels(10_000)
 
 
-def test_undecided_pixels_of_wide_masks_are_left_out():
+def test_ignored_pixels_of_wide_masks_are_left_out():
     confusion = confusion_matrix(WIDE, np.where(WIDE == 65_535, 3, WIDE), NUM_LABELS)
     assert confusion.sum() == 5 and mean_iou(confusion) == 1
     assert pseudo_mask_confusion(np.zeros_like(WIDE), WIDE, NUM_LABELS)[0, 0] == 2
@@ -97,7 +105,7 @@ def test_networks_are_trained_on_wide_labels():
         value = loss(logits, labels)
         assert value.item() == pytest.approx(np.log(NUM_LABELS))
         (gradient,) = torch.autograd.grad(value, logits)
-        assert gradient[0, :, 1, 1].abs().max() == 0  # the undecided pixel
+        assert gradient[0, :, 1, 1].abs().max() == 0  # the ignored pixel
 
 
 def test_regions_have_their_late_classes():

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from misc.errors import UserError
-from misc.palette import read_label_png, save_label_png, save_palette_png, voc_palette
+from misc.labels import read_label_png, save_label_png, save_palette_png, voc_palette
 
 LABELS = np.arange(256, dtype=np.uint8).reshape(8, 32)
 

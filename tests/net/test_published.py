@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from misc.errors import UserError
-from misc.storage.manifest import weights_digest, weights_name
+from misc.storage.manifest import weights_hash, weights_name
 from net import checkpoint
 from net.backbones import ResNet
 from net.checkpoint import backbone_arch, load_backbone, segmentation_on
@@ -45,8 +45,8 @@ def test_names_are_told_from_files(tmp_path, monkeypatch):
         assert weights_name(path) == ""
     (tmp_path / "resnet18").touch()
     assert weights_name("resnet18") == ""
-    assert weights_digest("timm:x") == "timm:x"
-    assert weights_digest("resnet34") != weights_digest(None) == "torchvision IMAGENET1K_V1"
+    assert weights_hash("timm:x") == "timm:x"
+    assert weights_hash("resnet34") != weights_hash(None) == "torchvision IMAGENET1K_V1"
 
 
 def test_torchvisions_weights_are_had_by_name(monkeypatch):

@@ -129,25 +129,6 @@ def test_losses_and_gradients_are_those_of_the_maps_of_all_pairs(radius, size):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("radius, size", [(2, (5, 9)), (7, (13, 30)), (10, (32, 40))])
-def test_all_pairs_at_once_as_on_a_gpu_give_the_same_bits(radius, size):
-    generator = torch.Generator().manual_seed(radius)
-    paths = PathIndex(radius, size)
-    values = torch.tensor([0, 0, 3, 7, 255], dtype=torch.uint8)
-    labels = affinity_labels(
-        values[torch.randint(0, 5, (3, *size), generator=generator)], paths, 21
-    )
-    edge = torch.randn(3, 1, *size, generator=generator)
-    displacement = torch.randint(-3, 4, (3, 2, *size), generator=generator) / 2
-    results = []
-    for at_once in (False, True):
-        inputs = [tensor.clone().requires_grad_() for tensor in (edge, displacement)]
-        losses = PairLoss(paths, at_once)(*inputs, labels)
-        losses.total.backward()
-        results.append([*losses, *(tensor.grad for tensor in inputs)])
-    assert all(map(torch.equal, *results))
-
-
 def test_large_displacements_lose_no_accuracy(pair_loss):
     labels = affinity_labels(torch.zeros(1, 12, 12, dtype=torch.uint8), pair_loss.path_index, 21)
     small = torch.rand(1, 2, 12, 12, generator=torch.Generator().manual_seed(0)).mul(64).round()

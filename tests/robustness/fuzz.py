@@ -38,8 +38,9 @@ from misc.data.dataset_info import read_image_list
 from misc.data.datasets import read_image
 from misc.data.label_file import load_label_file
 from misc.errors import UserError, about
-from misc.storage.manifest import OutputFolder, check_folder, folder_digest
-from misc.storage.npydict import load_dict
+from misc.storage.cam_files import load_dict
+from misc.storage.manifest import check_folder, folder_hash
+from misc.storage.outputs import Output
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier, read_checkpoint
 from tests.robustness import fuzz_inputs as inputs
 from tests.robustness.hostile import HOSTILE
@@ -93,9 +94,9 @@ def _read_list(path: Path) -> None:
 
 
 def _read_manifest(path: Path) -> None:
-    folder_digest(path.parent)
+    folder_hash(path.parent)
     check_folder(
-        OutputFolder("--out_dir", path.parent, ".npy"), {"step": "make_cam", "scales": [1.0, 0.5]}
+        Output("--out_dir", path.parent, suffix=".npy"), {"step": "make_cam", "scales": [1.0, 0.5]}
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from misc.storage.untrusted import MAX_PIXELS
+from misc.storage.images import MAX_PIXELS
 from tests.robustness.fuzz_inputs import coco_content, npy, npy_of_pickle, torch_file
 
 RECONSTRUCT = np.zeros(1).__reduce__()[0]  # its module differs between numpy 1 and 2

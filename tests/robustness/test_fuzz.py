@@ -12,7 +12,7 @@ import torch
 from coco14.dataset import describe as describe_coco
 from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
-from misc.storage import untrusted
+from misc.storage.files import reason
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier
 from tests.robustness import fuzz
 from tests.robustness.hostile import HOSTILE, Reduced, torch_file
@@ -97,9 +97,9 @@ def test_ids_stay_in_their_folder(info):
 
 
 def test_reasons_are_one_short_line():
-    assert untrusted.reason("a\r\n\x1b[2Jb\u2028c") == "a ?[2Jb c"
-    assert untrusted.reason(ValueError()) == "ValueError"
-    assert len(untrusted.reason("a b" * 10**6)) == 100
+    assert reason("a\r\n\x1b[2Jb\u2028c") == "a ?[2Jb c"
+    assert reason(ValueError()) == "ValueError"
+    assert len(reason("a b" * 10**6)) == 100
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from misc.cams import load_cam, save_cam
-from misc.cli.options import EXPORTS, parse
+from misc.cli.flags import EXPORTS
+from misc.cli.options import parse
 from misc.data.exports import outline, regions, yolo_config, yolo_text
 from misc.data.label_file import load_label_file
 from misc.imutils import get_strided_size
-from misc.palette import read_label_png, save_label_png
+from misc.labels import read_label_png, save_label_png
 from net.checkpoint import save_checkpoint
 from net.deeplab_v2 import DeepLabV2
 from net.resnet50_cam import CAM

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from misc.cams import load_cam, save_cam
+from misc.cli.check import makers
 from misc.cli.options import chosen_steps, parse
-from misc.cli.steps import makers
 from misc.data.foreign_maps import ForeignMaps, numbering_of
 from misc.errors import UserError
 from misc.imutils import get_strided_size
 from misc.storage.scores import load_scores
+from step import all_steps
 from voc12.prepare import label_from_xml
 
 
@@ -222,7 +223,7 @@ def test_labels_and_masks_of_imported_maps_are_the_same(own, tmp_path, tiny_run,
 def test_the_sequence_of_imported_maps_has_no_classifier():
     steps = chosen_steps(parse(["--import_maps", "maps"]))
     args = parse(["--import_maps", "maps"])
-    assert makers(args)[args.cam_out_dir.resolve()] == "import_maps"
+    assert makers(args, all_steps())[args.cam_out_dir.resolve()] == "import_maps"
     assert steps[0] == "import_maps" and not {"train_cam", "make_cam"} & set(steps)
     assert not {"make_recam_with_RIB", "import_maps"} & set(
         chosen_steps(parse(["--recam", "none"]))

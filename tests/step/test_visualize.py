@@ -30,7 +30,7 @@ def test_a_sweep_shows_its_values_as_they_are(tmp_path, name):
         Point({"cam_weights_name": value, "walk_norm": name}, counts, True, "")
         for value in (name, "other")
     ]
-    figure = plot(rows_of([], points, 10, 0), points)
+    figure = plot(rows_of(points, 10, 0), points)
     save_figure(figure, tmp_path / "sweep.png")
     (axis,) = figure.axes
     assert [text.get_text() for text in axis.get_xticklabels()] == [name, "other"]

@@ -18,9 +18,9 @@ import numpy as np
 
 from misc.cams import load_cam
 from misc.errors import UserError
-from misc.palette import read_label_png
+from misc.labels import read_label_png
+from misc.storage.cam_files import load_dict
 from misc.storage.manifest import read_manifest, settings_difference
-from misc.storage.npydict import load_dict
 from misc.storage.scores import load_scores
 from net.checkpoint import read_checkpoint
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from misc.cams import load_cam, save_cam
-from misc.palette import read_label_png, save_label_png
+from misc.labels import read_label_png, save_label_png
 from misc.storage.scores import load_scores, save_score
 from tests.tools.compare_results import main
 

@@ -10,7 +10,7 @@ import pytest
 
 from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
-from misc.palette import read_label_png, save_palette_png
+from misc.labels import read_label_png, save_palette_png
 from misc.storage.cam_files import load_label_dict
 from tests.conftest import PROJECT
 from voc12.dataset import CLASS_NAMES, describe

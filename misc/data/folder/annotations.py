@@ -11,7 +11,7 @@ from misc.data.folder.classes import name_problem, shown
 from misc.data.folder.labels import Found, Places, Rows
 from misc.data.folder.scan import Walk, require_names
 from misc.errors import UserError
-from misc.storage.untrusted import read_bytes, reason
+from misc.storage.files import read_bytes, reason
 
 _MAX_JSON = 2 << 30  # bytes
 _MAX_XML = 1 << 20

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from misc.data.folder.names import normalised
 from misc.errors import Problems, UserError
-from misc.storage.seals import Seal, seal_of
-from misc.storage.untrusted import encoding_of, read_bytes, reason
+from misc.storage.checksums import Checksum, checksum_of
+from misc.storage.files import encoding_of, read_bytes, reason
 
 _MAX_CLASS_FILE = 64 << 20  # bytes
 _JOINERS = "\u200c\u200d"  # part of words in some scripts
@@ -77,7 +77,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); check --classes") from None
     lines = [line.strip(" \t") for line in re.split("\r\n|\r|\n", text)]
-    first = 2 if seal_of(content) is not Seal.NONE else 1  # the seal of a list of this program
+    first = (
+        2 if checksum_of(content) is not Checksum.NONE else 1
+    )  # the seal of a list of this program
     lines = lines[first - 1 :]
     while lines and not lines[-1]:
         lines.pop()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from misc.data.dataset_info import DatasetInfo
 from misc.errors import some
-from misc.storage.manifest import file_digest
+from misc.storage.manifest import file_hash
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def warn_of_copies(info: DatasetInfo, labels: Mapping[str, tuple[int, ...]]) -> 
     ends first.
     """
     alike: Iterable[list[str]] = [list(labels)]
-    for key_of in (_size, _tail, file_digest):
+    for key_of in (_size, _tail, file_hash):
         alike = [part for group in alike for part in _parted(info.root, group, key_of, labels)]
     for group in list(alike)[:_SHOWN]:
         first = group[0]

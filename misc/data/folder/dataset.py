@@ -18,7 +18,7 @@ from misc.data.folder.scan import Tree, look_into, require_names
 from misc.data.folder.summary import log_contents
 from misc.data.folder.table import read_table
 from misc.errors import UserError
-from misc.storage.manifest import file_digest, ids_digest, state_digest
+from misc.storage.manifest import file_hash, ids_hash, state_hash
 
 log = logging.getLogger(__name__)
 
@@ -162,10 +162,10 @@ class FolderInfo(DatasetInfo):
     def made_from(self) -> dict[str, object]:
         scan, val_list = self.scan(), self.source.val_list
         return {
-            "photographs": ids_digest((*scan.tree.photographs, "", *scan.unlabelled)),
+            "photographs": ids_hash((*scan.tree.photographs, "", *scan.unlabelled)),
             "labels": scan.labels.digest(),
-            "masks": state_digest(self.mask_dirs),
-            "val_list": file_digest(val_list) if val_list and val_list.is_file() else None,
+            "masks": state_hash(self.mask_dirs),
+            "val_list": file_hash(val_list) if val_list and val_list.is_file() else None,
         }
 
     def read_as(self) -> dict[str, object]:

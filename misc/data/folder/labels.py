@@ -13,7 +13,7 @@ from misc.data.folder.classes import in_words, made_of, name_problem, same_names
 from misc.data.folder.names import is_photograph, normalised
 from misc.errors import Problems, counted
 from misc.labels import MOST_CLASSES
-from misc.storage.untrusted import reason
+from misc.storage.files import reason
 
 _MOST_KEPT = 20  # messages of one kind: a table of a gigabyte may be wrong in every row
 

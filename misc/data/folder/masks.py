@@ -7,7 +7,7 @@ from pathlib import Path
 from misc.data.dataset_info import DatasetInfo
 from misc.data.folder.scan import Walk
 from misc.errors import UserError, counted, raise_problems
-from misc.storage.untrusted import reason
+from misc.storage.files import reason
 
 log = logging.getLogger(__name__)
 

@@ -7,21 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from misc.data.dataset_info import keys_in
 from misc.data.folder.dataset import FolderInfo
 from misc.data.folder.photographs import own_size
-from misc.data.image_keys import keys_in
-from misc.palette import read_label_png, save_label_png, save_palette_png
+from misc.labels import read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
-from misc.runtime.image_task import ImageTask, claim, run_over_images
-from misc.storage.manifest import (
-    OutputFolder,
-    Sources,
-    check_folder,
-    folder_digest,
-    read_manifest,
-)
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
+from misc.storage.images import MAX_PIXELS
+from misc.storage.manifest import Sources, check_folder, folder_hash, read_manifest
 from misc.storage.outputs import Output, remove_output, require_places
-from misc.storage.untrusted import MAX_PIXELS
 
 # The version is raised when the same masks give other files.
 _SETTINGS = {"step": "masks", "version": 1}
@@ -56,31 +50,31 @@ class OwnSizeMasks(ImageTask):
         (save_palette_png if mask.dtype == np.uint8 else save_label_png)(path, mask)
 
 
-def own_size_masks(args: SimpleNamespace) -> Output:
-    """Where the masks go."""
-    return Output("--result_dir", args.result_dir / "masks")
+def writes(args: SimpleNamespace) -> tuple[Output, ...]:
+    """Return where the masks go."""
+    return (Output("--result_dir", args.result_dir / "masks"),)
 
 
-def _folder(args: SimpleNamespace) -> OutputFolder:
-    output = own_size_masks(args)
-    return OutputFolder(output.flag, output.path, ".png")
+def _folder(args: SimpleNamespace) -> Output:
+    (output,) = writes(args)
+    return Output(output.flag, output.path, suffix=".png")
 
 
-def check_own_size(args: SimpleNamespace) -> None:
-    """Raise UserError where `save_own_size` would; called before the first step."""
+def check(args: SimpleNamespace) -> None:
+    """Raise UserError where `run` would; called before the first step."""
     folder, ids = _folder(args), args.image_ids("infer")
     check_folder(folder, _SETTINGS, overwrite=True)
     task = OwnSizeMasks(args.info, ids, args.sem_seg_out_dir, folder.path)
     require_places({str(args.info.image_path(i)): task.outputs(i)[0] for i in ids})
 
 
-def save_own_size(args: SimpleNamespace) -> None:
+def run(args: SimpleNamespace) -> None:
     """Write RESULT_DIR/masks from the pseudo masks; every rank calls it.
 
     args: the options of a run.
     """
     folder = _folder(args)
-    inputs = {"pseudo masks": folder_digest(args.sem_seg_out_dir)}
+    inputs = {"pseudo masks": folder_hash(args.sem_seg_out_dir)}
     distributed.on_first_rank(lambda: _remove_older(folder, inputs))
     image_ids = args.image_ids("infer")
     task = OwnSizeMasks(args.info, image_ids, args.sem_seg_out_dir, folder.path)
@@ -89,11 +83,11 @@ def save_own_size(args: SimpleNamespace) -> None:
         keys = keys_in(args, args.sem_seg_out_dir, ".png", image_ids)
         return Sources(keys, path_of=lambda image_id: task.outputs(image_id)[0])
 
-    claim(folder, _SETTINGS, inputs, True, sources)
+    prepare_output(folder, _SETTINGS, inputs, True, sources)
     run_over_images(task, image_ids, args.resources)
 
 
-def _remove_older(folder: OutputFolder, inputs: dict) -> None:
+def _remove_older(folder: Output, inputs: dict) -> None:
     """Remove the masks that were made from other pseudo masks, in all folders below."""
     noted = read_manifest(folder.path)
     if noted and noted.get("inputs") != inputs:

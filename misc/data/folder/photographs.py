@@ -5,8 +5,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from misc.storage.metadata import orientation_of, shown_size, stored_size, turned
-from misc.storage.untrusted import MAX_PIXELS, check_jpeg, opened_image
+from misc.storage.images import (
+    MAX_PIXELS,
+    check_jpeg,
+    opened_image,
+    orientation_of,
+    shown_size,
+    stored_size,
+    turned,
+)
 
 # Of a photograph that is shrunk. Decoded it takes 4 bytes a pixel, 1 GiB, a JPEG file far less.
 MAX_PHOTOGRAPH = 1 << 28

@@ -5,24 +5,24 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from misc.data.dataset_info import read_image_list
-from misc.data.folder import names
+from misc.data.folder import names, own_size
 from misc.data.folder.copies import warn_of_copies
 from misc.data.folder.dataset import HELD_OUT, FolderInfo
 from misc.data.folder.masks import masked
-from misc.data.folder.own_size import check_own_size, own_size_masks, save_own_size
-from misc.data.label_rows import LabelRows, rows_of, save_label_rows
+from misc.data.label_file import row_classes, rows_of, save_label_rows
 from misc.data.preparation import matched, save_lists
 from misc.errors import UserError, counted
 from misc.storage.files import ignores_case
-from misc.storage.outputs import Output, require_own, write_output
+from misc.storage.outputs import require_own, write_output
 
 LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
          "photographs.txt")  # fmt: skip
+MASKS = own_size  # follows the step that makes pseudo masks
 
 log = logging.getLogger(__name__)
 
@@ -76,22 +76,7 @@ def prepare(
              "none held out of the trainings: no class has ten images")  # fmt: skip
 
 
-def writes(args: SimpleNamespace) -> tuple[Output, ...]:
-    """What `finish` writes."""
-    return (own_size_masks(args),)
-
-
-def check(args: SimpleNamespace) -> None:
-    """Raise UserError where `finish` would find files of others, or one name for two masks."""
-    check_own_size(args)
-
-
-def finish(args: SimpleNamespace) -> None:
-    """Write the pseudo masks with the names, folders and sizes of the photographs."""
-    save_own_size(args)
-
-
-def _val(info: FolderInfo, image_ids: list[str], rows: LabelRows) -> list[str]:
+def _val(info: FolderInfo, image_ids: list[str], rows: csr_array) -> list[str]:
     if not info.source.val_list:
         return held_out(image_ids, rows)
     given = read_image_list(info.source.val_list, info)
@@ -105,20 +90,20 @@ def _val(info: FolderInfo, image_ids: list[str], rows: LabelRows) -> list[str]:
     return list(given)
 
 
-def held_out(image_ids: Sequence[str], rows: LabelRows) -> list[str]:
+def held_out(image_ids: Sequence[str], rows: csr_array) -> list[str]:
     """A tenth of the images of every class that has ten or more, the same ones every time.
 
     An image with several classes is held out where each of them has one to spare. The order in
     which images are looked at is that of a digest of their ids, so that it does not depend on how
     they are called or which others there are.
     """
-    counts = np.bincount(rows.nonzero()[1], minlength=rows.num_classes)
+    counts = rows.sum(axis=0)
     spare = counts // HELD_OUT
-    without = sum(len(rows.classes_of(row)) == 0 for row in range(len(rows))) // HELD_OUT
-    order = sorted(range(len(rows)), key=lambda row: _digest(image_ids[row]))
+    without = int((np.diff(rows.indptr) == 0).sum()) // HELD_OUT
+    order = sorted(range(len(image_ids)), key=lambda row: _digest(image_ids[row]))
     chosen = []
     for row in order:
-        classes = rows.classes_of(row)
+        classes = row_classes(rows, row)
         if not len(classes):
             if without:
                 chosen.append(image_ids[row])

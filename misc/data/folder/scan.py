@@ -9,7 +9,7 @@ from pathlib import Path
 
 from misc.data.folder.names import is_photograph
 from misc.errors import UserError, raise_problems
-from misc.storage.untrusted import reason
+from misc.storage.files import reason
 
 # Pictures that other programs show, so that their owner expects them to be read.
 _PICTURES = (".heic", ".heif", ".avif", ".gif", ".bmp", ".jp2", ".dng", ".cr2", ".nef", ".arw",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from misc.errors import counted
-from misc.storage.untrusted import reason
+from misc.storage.files import reason
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from misc.data.folder.classes import name_problem, shown
 from misc.data.folder.labels import Found, Places, Rows
 from misc.errors import UserError
-from misc.storage.untrusted import encoding_of, reason, require_regular
+from misc.storage.files import encoding_of, reason, require_regular
 
 FORM = (
     "A table has a first line of names and these columns alone: image (or filename, file, path), "

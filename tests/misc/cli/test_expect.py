@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from misc.cli import expect
-from misc.cli.options import EXPECTED
+from misc.cli.flags import EXPECTED
 from misc.errors import UserError
 from misc.storage.scores import save_score
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from misc.data.dataset_info import read_image_list
-from misc.palette import read_label_png, save_palette_png
+from misc.labels import read_label_png, save_palette_png
 from tests.conftest import PROJECT
 from voc12.dataset import describe
 from voc12.prepare import prepare

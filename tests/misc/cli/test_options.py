@@ -1,4 +1,4 @@
-"""misc/cli/options: what the command line means."""
+"""misc/cli/flags.py and misc/cli/options.py: what the command line means."""
 
 import pickle
 import sys
@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from misc.cli.options import SEG_STEPS, SEQUENCE, STEPS, build_parser, chosen_steps, parse
-from misc.cli.options import __main__ as options
-from misc.cli.places import check_places
+from misc.cli.options import print_given as print_options
 from misc.data.registry import describe
 from misc.errors import UserError
 from misc.runtime.devices import check_device
@@ -34,51 +33,49 @@ def refusal(capsys, *argv):
 def test_all_steps_without_any_flag():
     assert chosen_steps(parse([])) == list(SEQUENCE)
     assert chosen_steps(parse(["--with_seg"])) == [*SEQUENCE, *SEG_STEPS]
-    every = ("--with_crf", "--with_ins", "--with_seg")
     asked_for = ("make_recam_with_AdvCAM", "import_maps", "export_masks")
-    without = [name for name in STEPS if name not in asked_for]
-    assert chosen_steps(parse(list(every))) == without
+    every = chosen_steps(parse(["--with_crf", "--with_ins", "--with_seg"]))
+    assert every == [name for name in STEPS if name not in asked_for]
     advcam = chosen_steps(parse(["--recam", "advcam"]))
-    assert "make_recam_with_AdvCAM" in advcam and "make_recam_with_RIB" not in advcam
-    assert len(advcam) == len(SEQUENCE)
+    assert set(advcam) ^ set(SEQUENCE) == {"make_recam_with_AdvCAM", "make_recam_with_RIB"}
     assert len(chosen_steps(parse(["--recam", "none"]))) == len(SEQUENCE) - 1
 
 
-@pytest.mark.parametrize("words", [["--eval_cam_pass"], ["--eval_cam_pass", "True"]])
-def test_a_flag_chooses_its_step_alone(words):
-    assert chosen_steps(parse(words)) == ["eval_cam"]
-
-
-@pytest.mark.parametrize("word", ["False", "false", "0", "no"])
-def test_a_false_flag_leaves_its_step_out(word):
-    assert chosen_steps(parse(["--eval_cam_pass", word])) == [
-        s for s in SEQUENCE if s != "eval_cam"
-    ]
-
-
-def test_true_flags_win_over_false_ones_and_keep_the_order():
-    words = ["--eval_sem_seg_pass", "--make_cam_pass", "yes", "--train_cam_pass", "False"]
-    assert chosen_steps(parse(words)) == ["make_cam", "eval_sem_seg"]
-
-
 @pytest.mark.parametrize(
-    "flag, step",
-    [("--make_sem_seg_pass", "make_sem_seg_labels"), ("--make_recam_pass", "make_recam_with_RIB")]
-    + [(f"--{step}_pass", step) for step in STEPS],
+    "words, steps",
+    [
+        ("--eval_cam_pass True", ["eval_cam"]),
+        *(
+            (f"--eval_cam_pass {no}", [s for s in SEQUENCE if s != "eval_cam"])
+            for no in ("False", 0)
+        ),
+        (
+            "--eval_sem_seg_pass --make_cam_pass yes --train_cam_pass no",
+            ["make_cam", "eval_sem_seg"],
+        ),
+        ("--make_sem_seg_pass", ["make_sem_seg_labels"]),
+        ("--make_recam_pass", ["make_recam_with_RIB"]),
+        *((f"--{step}_pass", [step]) for step in STEPS),
+        ("--cam_weights_name c.pth", [s for s in SEQUENCE if s != "train_cam"]),
+        ("--cam_weights_name c.pth --train_cam_pass", ["train_cam"]),
+    ],
 )
-def test_every_step_has_its_flag(flag, step):
-    assert chosen_steps(parse([flag])) == [step]
+def test_flags_choose_their_steps_in_the_order_of_the_method(words, steps):
+    assert chosen_steps(parse(words.split())) == steps
 
 
-def test_a_given_classifier_is_not_trained_unless_told_to():
-    given = ["--cam_weights_name", "c.pth"]
-    assert chosen_steps(parse(given)) == [s for s in SEQUENCE if s != "train_cam"]
-    assert chosen_steps(parse([*given, "--train_cam_pass"])) == ["train_cam"]
-    assert "make_cam" not in chosen_steps(parse([*given, "--make_cam_pass", "False"]))
+def test_all_steps_disabled_is_said_so():
+    words = [word for name in SEQUENCE for word in (f"--{name}_pass", "False")]
+    with pytest.raises(UserError, match="all steps are disabled .*leave one of these options out"):
+        chosen_steps(parse(words))
 
 
-def test_a_flag_takes_no_other_word(capsys):
-    assert "--eval_cam_pass: 'maybe'" in refusal(capsys, "--eval_cam_pass", "maybe")
+def test_instance_labels_without_masks_of_objects_are_made_and_not_scored(tmp_path):
+    words = ["--with_ins", "--voc12_root", str(tmp_path)]
+    steps = chosen_steps(parse(words))
+    assert "make_ins_seg_labels" in steps and "eval_ins_seg" not in steps
+    (tmp_path / "SegmentationObject").mkdir()
+    assert "eval_ins_seg" in chosen_steps(parse(words))
 
 
 # --- values -------------------------------------------------------------------------------------
@@ -121,10 +118,8 @@ def test_results_go_beside_photographs_where_the_user_stands_inside(tmp_path, mo
     for name in ("1", "2"):
         Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     monkeypatch.chdir(folder.parent / inside)
-    root = ".." if inside == "deeper" else "."
-    args = parse(["--dataset", "folder", "--root", root])
+    args = parse(["--dataset", "folder", "--root", ".." if inside == "deeper" else "."])
     assert args.result_dir.resolve() == tmp_path / "result" / "folder_mine"
-    check_places(args, {})
     monkeypatch.chdir(tmp_path)
     args = parse(["--dataset", "folder", "--root", "mine"])
     assert args.result_dir == Path("result") / "folder_mine"
@@ -173,10 +168,19 @@ def test_published_settings_of_advcam_come_with_it_unless_given():
     assert (coco.conf_bg_thres, coco.sem_seg_bg_thres) == (0.17, 0.22)
 
 
+def test_the_maps_of_advcam_go_where_the_later_steps_read_them(tmp_path):
+    words = ["--result_dir", str(tmp_path / "r")]
+    assert parse(words).adv_cam_out_dir == tmp_path / "r" / "cam_adv"
+    args = parse([*words, "--recam", "advcam"])
+    assert args.adv_cam_out_dir == args.cam_out_dir == tmp_path / "r" / "cam_adv"
+    args = parse([*words, "--recam", "advcam", "--cam_out_dir", str(tmp_path / "maps")])
+    assert args.adv_cam_out_dir == tmp_path / "maps"
+
+
 def test_all_maps_are_for_the_scripts(capsys, monkeypatch):
     assert "--recam: all is for get_pseudo_gt_*.sh" in refusal(capsys, "--recam", "all")
     monkeypatch.setattr(sys, "argv", ["options", "--recam", "all", "--seed", "3"])
-    options.main()
+    print_options()
     assert set(capsys.readouterr().out.split()) == {"seed", "recam=all"}
 
 
@@ -190,63 +194,34 @@ def test_options_are_read_only_and_travel_to_other_processes():
         copy.seed = 4
 
 
-def test_what_is_logged_is_plain():
-    plain = parse(["--seed", "3"]).plain()
-    assert plain["seed"] == 3 and plain["RIB_lr"] == 8e-6
-    assert not {"info", "given", "_frozen"} & set(plain)
-
-
-def test_settings_of_a_manifest():
-    settings = parse([]).settings("RIB_iter", "cam_scales")
+def test_logs_and_manifests_have_plain_values():
+    args = parse(["--seed", "3", "--RIB_iter", "10"])
+    assert args.plain()["seed"] == 3 and not {"info", "given"} & set(args.plain())
+    assert args.changed() == {"seed": 3}
+    settings = args.settings("RIB_iter", "cam_scales")
     assert settings == {"RIB_iter": 10, "cam_scales": [1.0, 0.5, 1.5, 2.0]}
 
 
 @pytest.mark.parametrize(
-    "flag, value",
+    "words",
     [
-        ("--RIB_iter", "0"),
-        ("--RIB_iter", "2.5"),
-        ("--RIB_batch_size", "0"),
-        ("--RIB_lr", "0"),
-        ("--RIB_lr", "-1e-6"),
-        ("--RIB_lr", "nan"),
-        ("--score_th", "1.5"),
-        ("--score_th", "-0.1"),
-        ("--stop_th", "0"),
-        ("--explode_ratio", "70"),
-        ("--disjoint_prob", "2"),
-        ("--limit", "0"),
-        ("--seed", "-1"),
-        ("--num_processes", "0"),
-        ("--num_workers", "-1"),
-        ("--cam_scales", ""),
-        ("--cam_scales", "0.5,1.0"),
-        ("--cam_scales", "1.0,0.5,0.5"),
-        ("--cam_scales", "1.0,9"),
-        ("--cam_scales", "1.0;2.0"),
-        ("--cam_long", "320"),
-        ("--cam_long", "640,320"),
-        ("--cam_eval_thres", "0.5,0.2"),
-        ("--cam_eval_thres", "0.2,0.3,0.4"),
-        ("--cam_crop_size", "16"),
-        ("--irn_crop_size", "100"),
-        ("--irn_crop_size", "48"),
-        ("--irn_radius", "1"),
-        ("--beta", "0"),
-        ("--exp_times", "17"),
-        ("--walk_radius", "33"),
-        ("--sem_seg_bg_thres", "27"),
-        ("--dataset", "imagenet"),
-        ("--overwrite", "perhaps"),
+        "--RIB_iter 0", "--RIB_iter 2.5", "--RIB_lr 0", "--RIB_lr -1e-6", "--RIB_lr nan",
+        "--score_th 1.5", "--score_th -0.1", "--stop_th 0", "--limit 0", "--seed -1",
+        "--num_processes 0", "--num_workers -1", "--cam_scales 0.5,1.0", "--cam_scales 1.0,0.5,0.5",
+        "--cam_scales 1.0,9", "--cam_scales 1.0;2.0", "--cam_long 320", "--cam_long 640,320",
+        "--cam_eval_thres 0.5,0.2", "--cam_eval_thres 0.2,0.3,0.4", "--irn_crop_size 100",
+        "--irn_crop_size 48", "--irn_radius 1", "--beta 0", "--exp_times 17",
+        "--irn_crop_size 64 --irn_radius 9", "--conf_fg_thres 0.1", "--dataset imagenet",
+        "--overwrite perhaps", "--eval_cam_pass maybe", "--no_such_flag 1", "--eval_cam", "stray",
+        "--masks DIR", "--export mask", "--import_maps DIR --recam rib", "--recam climb",
     ],
-)
-def test_values_out_of_range_are_refused(capsys, flag, value):
-    assert flag in refusal(capsys, flag, value)
+)  # fmt: skip
+def test_values_out_of_range_and_unknown_flags_are_refused(capsys, words):
+    assert words.split()[0] in refusal(capsys, *words.split())
 
 
-def test_a_crop_must_have_room_for_pixel_pairs(capsys):
-    line = refusal(capsys, "--irn_crop_size", "64", "--irn_radius", "9")
-    assert "--irn_crop_size" in line and "--irn_radius" in line
+def test_an_empty_list_of_numbers_is_refused(capsys):
+    assert "--cam_scales" in refusal(capsys, "--cam_scales", "")
 
 
 def test_limits_belong_to_the_range():
@@ -256,19 +231,16 @@ def test_limits_belong_to_the_range():
     assert parse(["--cam_eval_thres", "0.3,0.3"]).cam_eval_thres == (0.3, 0.3)
 
 
-def test_unknown_and_shortened_flags_are_refused(capsys):
-    assert "--no_such_flag" in refusal(capsys, "--no_such_flag", "1")
-    assert "--eval_cam" in refusal(capsys, "--eval_cam")
-    assert "stray" in refusal(capsys, "stray")
-
-
 def test_help_tells_every_option_and_its_default():
-    text = build_parser().format_help()
-    words = " ".join(text.split())
+    words = " ".join(build_parser().format_help().split())
     assert all(f"--{name}_pass" in words for name in STEPS)
-    for name in describe("voc12", Path()).defaults:
-        assert f"--{name} " in words
-    assert "(default: voc12 0.27" in words and "(default: voc12 8e-06" in words
+    assert all(f"--{name} " in words for name in describe("voc12", Path()).defaults)
+    for default in ("voc12 0.27, coco14 0.22", "voc12 8e-06", "1.0,0.5,1.5,2.0", "RESULT_DIR/cam"):
+        assert f"(default: {default}" in words
+
+
+def test_there_are_not_more_options_than_a_reader_can_take():
+    assert len(build_parser()._actions) - 1 <= 110  # beside --help
 
 
 # --- lists and devices --------------------------------------------------------------------------
@@ -277,10 +249,8 @@ def test_help_tells_every_option_and_its_default():
 def lists(tmp_path, train, evaluated, *more):
     for name, ids in (("train", train), ("eval", evaluated)):
         (tmp_path / f"{name}.txt").write_text("".join(f"2007_00000{n}\n" for n in ids))
-    names = ("train", "train", "eval")
-    flags = ("--train_list", "--infer_list", "--eval_list")
-    words = [w for f, n in zip(flags, names, strict=True) for w in (f, str(tmp_path / f"{n}.txt"))]
-    return parse([*words, *more])
+    roles = {"train": "train", "infer": "train", "eval": "eval"}
+    return parse([*(f"--{r}_list={tmp_path / n}.txt" for r, n in roles.items()), *more])
 
 
 def test_limit_cuts_the_lists(tmp_path):
@@ -288,20 +258,14 @@ def test_limit_cuts_the_lists(tmp_path):
     assert args.image_ids("infer") == ("2007_000003", "2007_000001", "2007_000002")
     assert len(args.image_ids("train", limited=False)) == 4
     assert args.scored_ids() == ("2007_000002", "2007_000003")
+    assert len(lists(tmp_path, (1, 2), (5, 2, 3)).scored_ids()) == 3  # all, without a limit
+    with pytest.raises(UserError, match="--limit 2: .*eval.txt; give a larger limit"):
+        lists(tmp_path, (3, 1, 2), (2,), "--limit", "2").scored_ids()
 
 
 def test_lists_are_read_again_in_the_next_run(tmp_path):
     assert lists(tmp_path, (1, 2), (1,)).image_ids("train")[-1] == "2007_000002"
     assert lists(tmp_path, (1, 3), (1,)).image_ids("train")[-1] == "2007_000003"
-
-
-def test_without_limit_the_evaluation_list_is_scored_whole(tmp_path):
-    assert len(lists(tmp_path, (1, 2), (5, 2, 3)).scored_ids()) == 3
-
-
-def test_a_limit_without_any_image_to_score_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--limit 2: .*eval.txt; give a larger limit"):
-        lists(tmp_path, (3, 1, 2), (2,), "--limit", "2").scored_ids()
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x", "cpu:0"])
@@ -316,35 +280,5 @@ def test_one_gpu_for_all_ranks_is_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match="--device cuda:1: the 4 processes .*say --device cuda,"):
         check_device("cuda:1")
-    check_device("cuda")
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    check_device("cuda:1")
-
-
-def test_devices_that_are_always_there():
-    check_device("auto")
-    check_device("cpu")
-
-
-def test_instance_labels_without_masks_of_objects_are_made_and_not_scored(tmp_path):
-    words = ["--with_ins", "--voc12_root", str(tmp_path)]
-    steps = chosen_steps(parse(words))
-    assert "make_ins_seg_labels" in steps and "eval_ins_seg" not in steps
-    (tmp_path / "SegmentationObject").mkdir()
-    assert "eval_ins_seg" in chosen_steps(parse(words))
-    assert chosen_steps(parse([*words, "--eval_ins_seg_pass"])) == ["eval_ins_seg"]
-
-
-def test_all_steps_disabled_is_said_so():
-    words = [word for name in SEQUENCE for word in (f"--{name}_pass", "False")]
-    with pytest.raises(UserError, match="all steps are disabled .*leave one of these options out"):
-        chosen_steps(parse(words))
-
-
-def test_the_maps_of_advcam_go_where_the_later_steps_read_them(tmp_path):
-    words = ["--result_dir", str(tmp_path / "r")]
-    assert parse(words).adv_cam_out_dir == tmp_path / "r" / "cam_adv"
-    args = parse([*words, "--recam", "advcam"])
-    assert args.adv_cam_out_dir == args.cam_out_dir == tmp_path / "r" / "cam_adv"
-    args = parse([*words, "--recam", "advcam", "--cam_out_dir", str(tmp_path / "maps")])
-    assert args.adv_cam_out_dir == tmp_path / "maps"
+    for name in ("cuda", "auto", "cpu"):
+        check_device(name)

@@ -7,9 +7,11 @@ from PIL import Image
 
 from misc.cli.options import build_parser, parse
 from misc.cli.places import check_places, written
-from misc.cli.steps import load_steps
-from misc.data.folder.prepare import check, prepare
+from misc.cli.run import parts_of
+from misc.data.folder.own_size import check
+from misc.data.folder.prepare import prepare
 from misc.errors import UserError
+from step import all_steps
 
 PATHS = {action.dest for action in build_parser()._actions if action.type is Path}
 PATHS -= {"result_dir", "root", "voc12_root", "coco14_root"}
@@ -34,10 +36,15 @@ def words(project, *more):
     return [*given, project / "labels.csv", *more]
 
 
+def places_of(argv, *steps):
+    """Options of a run of these steps, and the modules whose places are looked at."""
+    args = parse([*map(str, argv), *(f"--{name}_pass" for name in steps)])
+    return args, parts_of(args, all_steps()).all.values()
+
+
 def refusal(argv, *steps):
-    args = parse([str(word) for word in argv])
     with pytest.raises(UserError) as error:
-        check_places(args, load_steps(steps or ("make_cam",)))
+        check_places(*places_of(argv, *(steps or ("make_cam",))))
     return str(error.value)
 
 
@@ -68,17 +75,16 @@ def test_masks_of_the_user_are_not_those_of_the_run(project):
     argv = words(project, "--masks", project / "masks", "--result_dir", project)
     line = refusal(argv, "make_sem_seg_labels")
     assert line == f"--result_dir {project / 'masks'}: is the folder of --masks; give another place"
-    args = parse([str(word) for word in argv])
-    check_places(args, load_steps(["make_cam"]))  # this one makes none
+    check_places(*places_of(argv, "make_cam"))  # this one makes none
 
 
 def test_what_the_steps_hand_to_each_other_is_no_input_of_the_user(tmp_path):
     place = tmp_path / "sem_seg"
     argv = ["--sem_seg_out_dir", place, "--seg_label_dir", place, "--export_from", place]
     argv += ["--train_list", tmp_path / "lists" / "train_aug.txt", "--result_dir", tmp_path]
-    args = parse([str(word) for word in argv])
+    args, parts = places_of(argv, "make_sem_seg_labels", "train_seg", "export_masks")
     assert args.brought == ()
-    check_places(args, load_steps(["make_sem_seg_labels", "train_seg", "export_masks"]))
+    check_places(args, parts)
 
 
 def test_an_unfinished_training_has_a_place_of_its_own(tmp_path):
@@ -89,8 +95,7 @@ def test_an_unfinished_training_has_a_place_of_its_own(tmp_path):
 
 def test_everything_around_the_steps_is_known_too(project):
     argv = words(project, "--visualize", 1, "--report_html", "--result_dir", project / "r")
-    args = parse([str(word) for word in argv])
-    names = {output.path.name for output in written(args, load_steps(["make_sem_seg_labels"]))}
+    names = {output.path.name for output in written(*places_of(argv, "make_sem_seg_labels"))}
     expected = {"run.log", "lists", "sem_seg", "palette", "masks", "visualize", "report.html"}
     assert names == expected
 

@@ -1,8 +1,9 @@
-"""Labels of the drawn sample's training images."""
+"""Labels of the synthetic sample's training images."""
 
 import numpy as np
 import pytest
 
+from misc.data.label_file import Labels, rows_of
 from voc12.prepare import label_from_xml
 
 IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
@@ -12,4 +13,5 @@ IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
 def labels(sample):
     """Multi-hot labels of IDS, 8 x 20."""
     paths = [sample.root / "Annotations" / f"{image_id}.xml" for image_id in IDS]
-    return np.stack([label_from_xml(path, sample) for path in paths])
+    classes = [np.flatnonzero(label_from_xml(path, sample)) for path in paths]
+    return Labels(IDS, rows_of(classes, 20))

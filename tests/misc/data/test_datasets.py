@@ -1,26 +1,27 @@
 """misc/data/datasets.py on the drawn sample: what loaders give, and what draws depend on."""
 
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from misc import imutils
 from misc.data.datasets import (
+    OUTSIDE,
     AffinityDataset,
     ClassificationDataset,
-    Crops,
     TopLeftDataset,
-    load_labels,
     multi_scale_pairs,
+    normalized,
     read_image,
+    training_crop,
 )
 from misc.errors import UserError
-from misc.palette import save_label_png
-from misc.storage.cam_files import save_label_dict
+from misc.labels import save_label_png
+from tests import references
 from tests.misc.data.conftest import IDS
 
 
@@ -48,34 +49,36 @@ def test_read_image_names_a_bad_file(sample, tmp_path):
         read_image(cut)
 
 
-def test_load_labels_in_the_order_of_the_ids(sample, labels, tmp_path):
-    path = tmp_path / "cls_labels.npy"
-    save_label_dict(path, {sample.label_key(i): row for i, row in zip(IDS, labels, strict=True)})
-    assert np.array_equal(load_labels(path, IDS[::-1], sample), labels[::-1])
-    with pytest.raises(UserError, match="(?s)npy: .* 2012_100001;.* 2012_100002;.*2 problems"):
-        load_labels(path, (*IDS, "2012_100001", "2012_100002"), sample)
-    with pytest.raises(UserError, match="vectors of 20 classes, voc12 has 3"):
-        load_labels(path, IDS, replace(sample, class_names=("a", "b", "c")))
-
-
 # --- views for the networks ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("long_range", [(20, 30), (48, 64), (100, 120)])
+def test_crops_are_bitwise_those_of_the_original_code(long_range, tmp_path):
+    """Smaller than the crop on both sides, on one or on none; dark pixels are no padding."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 40, 61, 3), dtype=np.uint8)
+    images[0] = 0
+    drawn = [training_crop(image, long_range, 32, random.Random(7)) for image in images]
+    for crop, image in zip(normalized(torch.stack(drawn), "cpu"), images, strict=True):
+        Image.fromarray(image).save(tmp_path / "a.png")
+        expected = references.training_crop(tmp_path / "a.png", long_range, 32, random.Random(7))
+        assert np.array_equal(crop.numpy().view(np.int32), expected.numpy().view(np.int32))
+
+
 def test_classification_crops(sample, labels):
-    dataset = ClassificationDataset(sample, IDS, labels, (64, 96), 80, seed=3)
+    dataset = ClassificationDataset(sample, labels, (64, 96), 80, seed=3)
     assert len(dataset) == len(IDS)
     for index in range(len(IDS)):
         crop, label = dataset[index]
-        assert crop.shape == (3, 80, 80) and crop.dtype == torch.float32
-        assert torch.equal(label, torch.from_numpy(labels[index]))
-        inside = ~zero_colour(crop.numpy())
+        assert crop.shape == (80, 80, 3) and crop.dtype == torch.int16
+        assert torch.equal(label, torch.from_numpy(labels[IDS[index]]))
+        inside = (crop != OUTSIDE).all(dim=2).numpy()
         height, width = (np.ptp(inside.any(axis).nonzero()) + 1 for axis in (1, 0))
         assert 60 <= max(height, width) <= 80 and min(height, width) >= 35
 
 
 def test_classification_draws_depend_on_seed_epoch_and_image_alone(sample, labels):
     def crop(position=2, seed=0, epoch=0, ids=IDS):
-        dataset = ClassificationDataset(sample, ids, labels, (64, 96), 80, seed)
+        dataset = ClassificationDataset(sample, labels.of(ids), (64, 96), 80, seed)
         dataset.set_epoch(epoch)
         return dataset[position][0]
 
@@ -100,6 +103,7 @@ def test_affinity_labels_stay_on_their_pixels(sample, tmp_path):
     for epoch in range(4):
         dataset.set_epoch(epoch)
         crop, label = dataset[0]
+        crop = normalized(crop[None], "cpu")[0]
         assert crop.shape == (3, 256, 256) and crop.dtype == torch.float32
         assert label.shape == (64, 64) and label.dtype == torch.uint8
         bright = crop[0].unfold(0, 4, 4).unfold(1, 4, 4)[..., 2, 2]
@@ -126,22 +130,6 @@ def test_affinity_draws_depend_on_seed_epoch_and_image_alone(sample, tmp_path):
 
     assert equal(item(), item()) and equal(item(), item(position=0, ids=IDS[1:2]))
     assert not equal(item(), item(seed=1)) and not equal(item(), item(epoch=1))
-
-
-def test_training_views_as_bytes_have_the_same_bits(sample, labels, tmp_path):
-    """A batch of them, put on the device as the trainings do it for a GPU."""
-    for image_id in IDS:
-        size = sample.image_size(image_id)
-        save_label_png(tmp_path / f"{image_id}.png", np.ones(size, dtype=np.uint8))
-    for cls, given, side in ((ClassificationDataset, (labels, (64, 200)), 80),
-                             (AffinityDataset, (tmp_path,), 256)):  # fmt: skip
-        batches = []
-        for as_bytes in (False, True):
-            dataset = cls(sample, IDS, *given, side, seed=1, as_bytes=as_bytes)
-            (batch,) = DataLoader(dataset, len(IDS))
-            batches.append([part.to("cpu", non_blocking=True) for part in batch])
-            assert as_bytes == isinstance(batch[0], Crops) and len(batch[-1]) == len(IDS)
-        assert all(map(torch.equal, *batches))
 
 
 @pytest.mark.parametrize("canvas", [100, 400])

@@ -11,8 +11,8 @@ from misc.cams import label_map, save_cam
 from misc.cli.options import Options, parse
 from misc.data.dataset_info import DatasetInfo
 from misc.imutils import get_strided_size
+from misc.labels import read_label_png, save_label_png
 from misc.metrics import ThresholdScores, score_of
-from misc.palette import read_label_png, save_label_png
 from misc.storage.scores import save_score
 
 AT = (0.2, 0.3, 0.4)

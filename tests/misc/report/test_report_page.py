@@ -11,13 +11,13 @@ from PIL import Image
 
 from misc.cams import load_cam
 from misc.errors import UserError
+from misc.labels import read_label_png
 from misc.metrics import mean_iou, pseudo_mask_confusion
-from misc.palette import read_label_png
 from misc.report.embedding import embedded
 from misc.report.history import runs_of
 from misc.report.pictures import SIZES, map_levels, reduced
+from misc.storage.checksums import Checksum, checksum_of
 from misc.storage.manifest import write_manifest
-from misc.storage.seals import Seal, seal_of
 from step import html_report
 
 
@@ -123,7 +123,7 @@ def test_levels_are_above_a_threshold_where_the_map_is():
 
 def test_a_page_is_sealed_and_replaces_no_page_of_others(result, held):
     path = result.folder / "report.html"
-    assert seal_of(path.read_bytes()) is Seal.WHOLE
+    assert checksum_of(path.read_bytes()) is Checksum.WHOLE
     html_report.run(result.args)  # its own it replaces
     path.write_text("mine")
     with pytest.raises(UserError, match="was not made by this program"):

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from misc.errors import StoppedError, UserError
-from misc.runtime import devices, image_task
-from misc.runtime.devices import pick_devices
-from misc.runtime.image_task import ImageTask, readers_can_end, run_over_images
-from misc.runtime.resources import Resources
-from misc.storage.npydict import save_dict
+from misc.runtime import devices
+from misc.runtime.image_task import ImageTask, run_over_images
+from misc.runtime.processes import Resources
+from misc.storage.cam_files import save_dict
 
 IDS = tuple(f"2007_00000{n}" for n in range(7))
 
@@ -164,14 +163,6 @@ def test_a_process_that_has_finished_ends_by_itself(tmp_path):
     }
 
 
-def test_a_killed_reader_stops_the_run():
-    with pytest.raises(StoppedError, match=r"^train_cam: a process that reads images ended"):
-        with readers_can_end("train_cam"):
-            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    with pytest.raises(RuntimeError, match="shapes differ"), readers_can_end("train_cam"):
-        raise RuntimeError("shapes differ")
-
-
 def test_threads_are_as_before_even_after_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "cpu_count", lambda: 3)
     before = torch.get_num_threads()
@@ -184,53 +175,3 @@ def test_threads_are_as_before_even_after_an_error(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         run_over_images(Threads(tmp_path, "bug"), IDS[3:], options(1))
     assert seen == [3] and torch.get_num_threads() == before
-
-
-def test_few_images_get_few_processes():
-    assert len(pick_devices(options(4), 2)) == 2
-    assert len(pick_devices(options(4), 0)) == 1
-    assert len(pick_devices(options(4), 100)) == 4
-
-
-def test_devices_of_the_processes(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-
-    def names(device="auto", processes=None):
-        resources = Resources(device, num_processes=processes)
-        return [str(device) for device in pick_devices(resources, 100)]
-
-    assert names() == ["cuda:0", "cuda:1"]
-    assert names(processes=3) == ["cuda:0", "cuda:1", "cuda:0"]
-    assert names("cuda:1") == ["cuda:1"]
-    assert names("cpu", 2) == ["cpu", "cpu"]
-    monkeypatch.setattr(devices, "cpu_count", lambda: 5)
-    without_network = pick_devices(Resources(), 100, on_gpu=False)
-    assert [str(device) for device in without_network] == ["cpu"] * 5
-    assert devices.threads_per_process(Resources(), on_gpu=False) == 1
-    monkeypatch.setattr(devices.distributed, "local_size", lambda: 2)
-    assert len(pick_devices(Resources(), 100, on_gpu=False)) == 2
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert set(names()) == {"cpu"}
-
-
-def test_threads_do_not_depend_on_the_images_left(monkeypatch):
-    monkeypatch.setattr(devices, "cpu_count", lambda: 8)
-    assert image_task.threads_per_process(options(2)) == 4
-    assert image_task.threads_per_process(options(16)) == 1
-
-
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_what_a_gpu_rounds_is_said(precision):
-    """Whatever PyTorch's defaults are: convolutions as --precision says, products never."""
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, products.allow_tf32
-    try:
-        products.allow_tf32, cudnn.allow_tf32 = True, precision == "float32"
-        resources = Resources("cpu", precision=precision)
-        devices.set_up_process(torch.device("cpu"), torch.get_num_threads(), resources)
-        assert (cudnn.allow_tf32, products.allow_tf32) == (precision != "float32", False)
-    finally:
-        cudnn.allow_tf32, products.allow_tf32 = before
-    assert devices.usual_precision(Resources("cpu")) == "float32"
-    assert devices.usual_precision(Resources("cuda")) == "tf32"

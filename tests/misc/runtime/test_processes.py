@@ -29,10 +29,9 @@ def test_results_come_in_order(processes):
     assert list(map_in_processes(square, range(20), processes)) == [n**2 for n in range(20)]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_errors_reach_the_caller(processes):
-    with pytest.raises((TypeError, RuntimeError), match="unsupported operand"):
-        list(map_in_processes(square, [1, "a"], processes))
+def test_errors_reach_the_caller():
+    with pytest.raises(RuntimeError, match="unsupported operand"):
+        list(map_in_processes(square, [1, "a"], 2))
 
 
 def test_a_killed_process_is_reported():
@@ -60,19 +59,17 @@ next(iter(DataLoader([1, 2], num_workers=1, worker_init_fn=late, multiprocessing
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for the process in /proc")
 def test_a_reader_ends_though_its_parent_was_killed_before_it_looked():
     command = [sys.executable, "-c", KILLED_WITH_A_NEW_READER]
-    root = PROJECT
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as parent:
         reader = int(parent.stdout.readline())
         deadline = time.monotonic() + 20
-        while _runs(reader) and time.monotonic() < deadline:
+        while runs(reader) and time.monotonic() < deadline:
             time.sleep(0.05)
-        left = _runs(reader)
-        if left:
+        if left := runs(reader):
             os.kill(reader, signal.SIGKILL)
     assert not left and parent.returncode == -signal.SIGKILL
 
 
-def _runs(pid):
+def runs(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -102,12 +99,8 @@ if __name__ == "__main__":
 
 def test_a_signal_while_processes_start_is_one_line(tmp_path):
     (tmp_path / "program.py").write_text(INTERRUPTED_START)
+    command = [sys.executable, str(tmp_path / "program.py")]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    end = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py")],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    end = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert end.returncode == 128 + signal.SIGTERM
     assert end.stderr.startswith("interrupted: ") and end.stderr.count("\n") == 1

@@ -1,12 +1,19 @@
-"""misc/runtime/programs.py: Ctrl-C ends every program with one line, also while modules load."""
+"""misc/runtime/programs.py: the end of a program is one line, whatever ended it."""
 
+import contextlib
+import io
+import logging
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from misc.errors import SaidElsewhereError, UserError
-from misc.runtime.programs import said_plainly
+from misc.errors import NotReproducedError, SaidElsewhereError, UserError
+from misc.runtime import programs
+from misc.runtime.programs import SPINS, progress, said_plainly, shielded
+from misc.storage.torch_files import write_torch
 from tests.conftest import PROJECT
 
 PROGRAMS = {
@@ -35,12 +42,26 @@ sys.meta_path.insert(0, Watch())
 name = sys.argv.pop(1)
 runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
+# Prints how threads wait at the moment when torch is looked for.
+WATCHED = """
+import os, runpy, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"))
+            sys.exit(0)
+
+sys.meta_path.insert(0, Watch())
+sys.argv = ["run_sample.py", "--check"]
+runpy.run_path("run_sample.py", run_name="__main__")
+"""
 
 
 def ended(code, *words, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=PROJECT
-    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command, environment = [sys.executable, "-c", code, *words], {**clean, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=environment)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -49,32 +70,104 @@ def test_ctrl_c_while_modules_load_is_one_line(name):
     assert (end.returncode, end.stderr, end.stdout) == (130, LINE, "")
 
 
-def test_every_program_is_among_these():
-    found = set()
-    for path in (p for p in PROJECT.rglob("*.py") if p.relative_to(PROJECT).parts[0] != "tests"):
-        if '__name__ == "__main__"' in path.read_text():
-            found.add(".".join(path.relative_to(PROJECT).with_suffix("").parts))
-    # The scripts ask for options; they see to Ctrl-C themselves.
-    assert found - {"misc.cli.options.__main__"} == set(PROGRAMS)
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ({}, [SPINS, "None"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["7", "None"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["None", "ACTIVE"]),
+    ],
+)
+def test_threads_wait_briefly_unless_the_user_has_set_it(given, seen):
+    assert ended(WATCHED, **given).stdout.split() == seen
 
 
-AT_WORK = """
-import os, signal, sys
-from Dataset import make_sample
-
-def interrupt(*_):
-    os.kill(os.getpid(), signal.SIGINT)
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-make_sample.draw_scene = interrupt
-sys.exit(make_sample.main(["--out", sys.argv[1]]))
-"""
+# --- signals ------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_while_a_sample_is_drawn_is_one_line_and_leaves_nothing(tmp_path):
-    end = ended(AT_WORK, str(tmp_path / "sample"))
-    assert (end.returncode, end.stderr, end.stdout) == (130, LINE, "")
-    assert not list(tmp_path.iterdir())
+@pytest.fixture(autouse=True)
+def handlers():
+    """Signals do what they did, also after an interruption that is meant to end the process."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+def plain_work(number):
+    send(number)
+    pytest.fail("continued")
+
+
+def work_whose_library_drops_the_interruption(number):
+    with contextlib.suppress(KeyboardInterrupt):
+        send(number)
+    raise ValueError("a library thinks that a file is damaged")
+
+
+def work_that_is_interrupted_while_it_ends(number):
+    try:
+        send(number)
+    finally:
+        send(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "work",
+    [plain_work, work_whose_library_drops_the_interruption, work_that_is_interrupted_while_it_ends],
+)
+def test_an_interrupted_run_ends_with_one_line(number, work, capfd):
+    assert said_plainly(lambda: work(number)) == 128 + number
+    assert capfd.readouterr().err == LINE
+
+
+def test_a_complete_program_leaves_signals_as_they_were(handlers):
+    assert said_plainly(lambda: None) == 0
+    assert handlers == {number: signal.getsignal(number) for number in handlers}
+
+
+def test_writing_is_not_interrupted(tmp_path, monkeypatch):
+    def save(content, stream):
+        stream.write(b"PK\3\4 first half, ")
+        send(signal.SIGTERM)
+        stream.write(b"second half")
+
+    def work():
+        with shielded(), shielded():
+            write_torch(tmp_path / "a.pth", {})
+        pytest.fail("continued")
+
+    monkeypatch.setattr("torch.save", save)
+    assert said_plainly(work) == 128 + signal.SIGTERM
+    assert (tmp_path / "a.pth").read_bytes().startswith(b"PK\3\4 first half, second half")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + 15), (signal.SIGINT, 5)])
+def test_a_reader_says_nothing(number, code):
+    program = """if True:
+        import multiprocessing, os, signal, sys
+        from misc.runtime.programs import said_plainly
+        def read():
+            os.kill(os.getpid(), int(sys.argv[1]))
+            os._exit(5)
+        def work():
+            reader = multiprocessing.get_context("fork").Process(target=read)
+            reader.start()
+            reader.join()
+            os._exit(reader.exitcode)
+        said_plainly(work)
+    """
+    end = ended(program, str(int(number)))
+    assert (end.returncode, end.stderr) == (code, "")
+
+
+# --- what is said -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -82,6 +175,7 @@ def test_ctrl_c_while_a_sample_is_drawn_is_one_line_and_leaves_nothing(tmp_path)
     [
         (UserError("a.csv: is empty\nb.csv: is empty"), 2, "error: a.csv: is empty\nerror: b.csv"),
         (SaidElsewhereError("a.csv: is empty"), 2, ""),
+        (NotReproducedError("mIoU differs"), 1, "compared: mIoU differs"),
         (OSError(28, "No space left"), 1, "stopped: [Errno 28] No space left; the same command"),
     ],
 )
@@ -91,3 +185,26 @@ def test_what_ends_a_program_is_said_in_lines(capsys, error, code, said):
 
     assert said_plainly(work) == code
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_no_bar_in_a_file_but_a_line_for_slow_work(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress(5, "quick", "image") as bar:
+        for _ in range(5):
+            bar.update()
+    assert caplog.text == ""
+    monkeypatch.setattr(programs, "_SECONDS", 0.0)
+    with progress(5, "slow", "image", done=2) as bar:
+        for _ in range(3):
+            bar.update()
+    assert sys.stderr.getvalue() == ""
+    assert "slow" in caplog.text and "4/5" in caplog.text and "\r" not in caplog.text
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress(5, "work", "image") as bar:
+        assert not bar.disable and bar.total == 5
+    assert progress(5, "work", "image", hidden=True).disable

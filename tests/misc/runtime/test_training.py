@@ -10,15 +10,16 @@ from torch.utils.data import Dataset
 from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.training import (
-    CheckpointFile,
     Training,
     check_batch,
     check_target,
     is_trained,
     save_trained,
+    state_of,
     train,
 )
 from misc.storage.manifest import settings_of
+from misc.storage.outputs import Output
 from misc.storage.torch_files import write_torch
 from misc.torchutils import PolyOptimizer
 from net.checkpoint import save_checkpoint
@@ -53,7 +54,7 @@ class Numbers(Dataset):
 
 def training(path, options=OPTIONS, inputs=INPUTS, **changes):
     values = {"name": "toy", "epochs": 3, "batch_size": 2, "seed": 0, "num_workers": 0}
-    file = CheckpointFile("--cam_weights_name", path)
+    file = Output("--cam_weights_name", path, is_file=True)
     settings = settings_of(options, inputs)
     return Training(**{"file": file, "settings": settings, **values, **changes})
 
@@ -258,7 +259,7 @@ def test_a_state_of_other_settings_is_refused_early(run, tmp_path):
     with pytest.raises(UserError, match=words):
         check_target(file, options, overwrite=False)
     with pytest.raises(UserError, match=words):
-        run(Numbers(4), path=path, options=options)
+        is_trained(training(path, options))
     check_target(file, OPTIONS, overwrite=False)
     check_target(file, options, overwrite=True)
     _, seen = run(Numbers(4), path=path, options=options, overwrite=True)
@@ -268,7 +269,7 @@ def test_a_state_of_other_settings_is_refused_early(run, tmp_path):
 def test_a_damaged_state_is_left(run, tmp_path):
     path = tmp_path / "cam.pth"
     run(Numbers(4), interrupt_at=3, path=path)
-    state = training(path).file.partial
+    state = state_of(training(path).file).path
     whole = bytearray(state.read_bytes())
     whole[len(whole) // 2] ^= 1
     state.write_bytes(whole)
@@ -281,39 +282,39 @@ def test_a_damaged_state_is_left(run, tmp_path):
 @pytest.mark.parametrize("content", [b"mine", b""])
 def test_a_file_of_the_user_in_the_place_of_the_state_stays(tmp_path, content, overwrite):
     job = training(tmp_path / "cam.pth")
-    job.file.partial.write_bytes(content)
+    state_of(job.file).path.write_bytes(content)
     for refuse in (lambda: check_target(job.file, OPTIONS, overwrite), lambda: is_trained(job)):
         with pytest.raises(UserError, match="cam.partial.pth: was not made by this program"):
             refuse()
     save_trained(job, Net(3, **THIN), save_checkpoint)  # that would end an unfinished training
-    assert job.file.partial.read_bytes() == content
+    assert state_of(job.file).path.read_bytes() == content
 
 
 def test_a_state_of_another_network_is_refused(run, tmp_path):
     path = tmp_path / "cam.pth"
     run(Numbers(4), interrupt_at=3, path=path)
     file = training(path).file
-    state = torch.load(file.partial, weights_only=True)
-    write_torch(file.partial, {**state, "model": {"other": torch.zeros(3)}})
+    state = torch.load(state_of(file).path, weights_only=True)
+    write_torch(state_of(file).path, {**state, "model": {"other": torch.zeros(3)}})
     with pytest.raises(UserError, match="cam.partial.pth: is of another network .*remove it"):
         run(Numbers(4), path=path)
-    write_torch(file.partial, {**state, "done": "three"})
+    write_torch(state_of(file).path, {**state, "done": "three"})
     _, seen = run(Numbers(4), path=path)
     assert len(seen) == 6
 
 
 def test_the_state_goes_when_the_checkpoint_is_there(tmp_path):
     job = training(tmp_path / "cam.pth")
-    write_torch(job.file.partial, {"done": 1})
+    write_torch(state_of(job.file).path, {"done": 1})
     save_trained(job, Net(3, **THIN), save_checkpoint)
     assert is_trained(job) and [path.name for path in tmp_path.iterdir()] == ["cam.pth"]
-    write_torch(job.file.partial, {"done": 1})  # a run was ended between the two
+    write_torch(state_of(job.file).path, {"done": 1})  # a run was ended between the two
     assert is_trained(job) and [path.name for path in tmp_path.iterdir()] == ["cam.pth"]
 
 
-def test_every_rank_needs_a_part_of_each_batch(monkeypatch):
+def test_every_announced_rank_needs_a_part_of_each_batch(monkeypatch):
     check_batch("--cam_batch_size", 1, 9)
-    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     check_batch("--cam_batch_size", 3, 9)
     with pytest.raises(UserError, match="--cam_batch_size 2: .* 3 processes; give NPROC=2"):
         check_batch("--cam_batch_size", 2, 9)
@@ -323,18 +324,12 @@ def test_every_rank_needs_a_part_of_each_batch(monkeypatch):
         check_batch("--seg_batch_size", 10, 99, accumulate=3)
 
 
-def test_a_check_knows_the_processes_of_the_run_to_come(monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    with pytest.raises(UserError, match="--irn_batch_size 2: .* 3 processes"):
-        check_batch("--irn_batch_size", 2, 12)
-
-
 # --- checkpoints --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def file(tmp_path):
-    return CheckpointFile("--cam_weights_name", tmp_path / "new" / "cam.pth")
+    return Output("--cam_weights_name", tmp_path / "new" / "cam.pth", is_file=True)
 
 
 @pytest.fixture

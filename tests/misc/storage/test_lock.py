@@ -7,15 +7,15 @@ import time
 import pytest
 
 from misc.errors import UserError
-from misc.storage import lock
-from misc.storage.lock import NAME, locked
+from misc.storage import files
+from misc.storage.files import LOCK, locked
 from misc.storage.manifest import make_writable
 from tests.conftest import PROJECT
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from misc.storage.lock import locked
+from misc.storage.files import LOCK, locked
 with locked([Path(sys.argv[1])]):
     print("held", flush=True)
     time.sleep(60)
@@ -38,7 +38,7 @@ def holder(tmp_path):
 
 
 def test_a_second_run_is_told_who_holds_the_folder(holder, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_PATIENCE", 0.0)
+    monkeypatch.setattr(files, "_PATIENCE", 0.0)
     words = f"{tmp_path}: another run writes here .process {holder.pid} on .* since "
     with pytest.raises(UserError, match=words), locked([tmp_path]):
         pass
@@ -47,10 +47,10 @@ def test_a_second_run_is_told_who_holds_the_folder(holder, tmp_path, monkeypatch
 def test_a_killed_run_leaves_no_lock(holder, tmp_path):
     holder.kill()
     holder.wait()
-    assert (tmp_path / NAME).exists()
+    assert (tmp_path / LOCK).exists()
     with locked([tmp_path]):
-        assert "process" in (tmp_path / NAME).read_text()
-    assert not (tmp_path / NAME).exists()
+        assert "process" in (tmp_path / LOCK).read_text()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_a_run_that_is_ending_is_waited_for(holder, tmp_path):
@@ -62,19 +62,19 @@ def test_a_run_that_is_ending_is_waited_for(holder, tmp_path):
 
 
 def test_several_folders_are_free_again_when_one_is_held(holder, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_PATIENCE", 0.0)
+    monkeypatch.setattr(files, "_PATIENCE", 0.0)
     other = tmp_path / "a"
     other.mkdir()
     with pytest.raises(UserError), locked([other, tmp_path]):
         pass
-    assert not (other / NAME).exists()
+    assert not (other / LOCK).exists()
 
 
 def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
     def refuse(*_, **__):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock.FileLock, "acquire", refuse)
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
     with locked([tmp_path]):
         assert "two runs at once are not noticed here (Operation not supported)" in caplog.text
 
@@ -83,20 +83,20 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path, content):
     target = tmp_path / "thesis.txt"
     target.write_text(content)
-    (tmp_path / NAME).symlink_to(target)
+    (tmp_path / LOCK).symlink_to(target)
     with (
-        pytest.raises(UserError, match=f"{NAME}: is not a lock of this program"),
+        pytest.raises(UserError, match=f"{LOCK}: is not a lock of this program"),
         locked([tmp_path]),
     ):
         pass
-    assert target.read_text() == content and (tmp_path / NAME).is_symlink()
+    assert target.read_text() == content and (tmp_path / LOCK).is_symlink()
 
 
 def test_a_file_of_the_user_in_the_place_of_the_lock_stays(tmp_path):
-    (tmp_path / NAME).write_text("mine")
+    (tmp_path / LOCK).write_text("mine")
     with pytest.raises(UserError, match="move it away"), locked([tmp_path]):
         pass
-    assert (tmp_path / NAME).read_text() == "mine"
+    assert (tmp_path / LOCK).read_text() == "mine"
 
 
 def test_locks_and_probes_of_other_programs_do_not_matter(tmp_path):
@@ -111,7 +111,7 @@ def test_locks_and_probes_of_other_programs_do_not_matter(tmp_path):
 
 
 def test_the_holder_is_known_to_every_run_that_asks(holder, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_PATIENCE", 0.0)
+    monkeypatch.setattr(files, "_PATIENCE", 0.0)
     for _ in range(3):
         with pytest.raises(UserError, match=f"process {holder.pid} on"), locked([tmp_path]):
             pass

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from misc.errors import UserError
+from misc.storage.cam_files import save_dict
 from misc.storage.manifest import (
-    OutputFolder,
     Sources,
     check_folder,
-    claim_folder,
-    file_digest,
-    folder_digest,
-    ids_digest,
+    file_hash,
+    folder_hash,
+    ids_hash,
     make_writable,
+    prepare_folder,
     read_manifest,
     require_writable,
     settings_difference,
 )
-from misc.storage.npydict import save_dict
+from misc.storage.outputs import Output
 
 OPTIONS = {"step": "make_cam", "scales": (1.0, 0.5), "limit": None}
 INPUTS = {"classifier": "abc"}
@@ -27,12 +27,12 @@ INPUTS = {"classifier": "abc"}
 
 @pytest.fixture
 def folder(tmp_path):
-    return OutputFolder("--out_dir", tmp_path / "new" / "out", ".npy")
+    return Output("--out_dir", tmp_path / "new" / "out", suffix=".npy")
 
 
 @pytest.fixture
 def full_folder(folder):
-    claim_folder(folder, OPTIONS, INPUTS, overwrite=False)
+    prepare_folder(folder, OPTIONS, INPUTS, overwrite=False)
     for name in ("a.npy", "b.npy"):
         save_dict(folder.path / name, {"keys": np.arange(3)})
     (folder.path / "notes.txt").touch()
@@ -46,7 +46,7 @@ def names(folder):
 def test_a_new_folder_says_what_made_it(folder):
     check_folder(folder, OPTIONS)
     assert not folder.path.exists()
-    claim_folder(folder, OPTIONS, INPUTS, overwrite=False)
+    prepare_folder(folder, OPTIONS, INPUTS, overwrite=False)
     noted = {"step": "make_cam", "scales": [1.0, 0.5], "limit": None, "inputs": INPUTS}
     assert names(folder) == ["manifest.json"] and read_manifest(folder.path) == noted
 
@@ -54,7 +54,7 @@ def test_a_new_folder_says_what_made_it(folder):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_the_same_settings_go_on(full_folder, overwrite):
     check_folder(full_folder, OPTIONS)
-    claim_folder(full_folder, OPTIONS, INPUTS, overwrite)
+    prepare_folder(full_folder, OPTIONS, INPUTS, overwrite)
     assert names(full_folder) == ["a.npy", "b.npy", "manifest.json", "notes.txt"]
 
 
@@ -71,10 +71,10 @@ def test_the_same_settings_go_on(full_folder, overwrite):
 def test_other_settings_are_refused_or_redone(full_folder, options, inputs, words):
     before = (full_folder.path / "manifest.json").read_text()
     with pytest.raises(UserError, match=f"--out_dir .*out: .*{words}.*--overwrite"):
-        claim_folder(full_folder, options, inputs, overwrite=False)
+        prepare_folder(full_folder, options, inputs, overwrite=False)
     assert (full_folder.path / "manifest.json").read_text() == before
     assert names(full_folder) == ["a.npy", "b.npy", "manifest.json", "notes.txt"]
-    claim_folder(full_folder, options, inputs, overwrite=True)
+    prepare_folder(full_folder, options, inputs, overwrite=True)
     assert names(full_folder) == ["manifest.json", "notes.txt"]
     assert read_manifest(full_folder.path)["inputs"] == inputs
     check_folder(full_folder, options)
@@ -89,7 +89,7 @@ def test_inputs_may_still_be_made_when_a_folder_is_checked(full_folder):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_files_of_unknown_origin_are_never_removed(full_folder, overwrite):
     (full_folder.path / "manifest.json").unlink()
-    for claim in (claim_folder, lambda f, o, _, w: check_folder(f, o, w)):
+    for claim in (prepare_folder, lambda f, o, _, w: check_folder(f, o, w)):
         with pytest.raises(UserError, match="holds 2 .npy files and no manifest.json") as refusal:
             claim(full_folder, OPTIONS, INPUTS, overwrite)
         assert "--overwrite" not in str(refusal.value)
@@ -99,14 +99,14 @@ def test_files_of_unknown_origin_are_never_removed(full_folder, overwrite):
 def test_overwrite_removes_sealed_files_alone_and_says_how_many(full_folder, caplog):
     np.save(full_folder.path / "by_hand.npy", {"keys": np.arange(3)})
     caplog.set_level("INFO")
-    claim_folder(full_folder, {**OPTIONS, "limit": 3}, INPUTS, overwrite=True)
+    prepare_folder(full_folder, {**OPTIONS, "limit": 3}, INPUTS, overwrite=True)
     assert names(full_folder) == ["by_hand.npy", "manifest.json", "notes.txt"]
     assert f"--out_dir {full_folder.path}: 2 files removed" in caplog.text
 
 
 def test_a_folder_of_another_step_is_never_redone(full_folder):
     other = {**OPTIONS, "step": "make_recam_with_RIB"}
-    for claim in (claim_folder, lambda f, o, _, w: check_folder(f, o, w)):
+    for claim in (prepare_folder, lambda f, o, _, w: check_folder(f, o, w)):
         with pytest.raises(UserError, match="holds the files of make_cam; give another") as refusal:
             claim(full_folder, other, INPUTS, True)
         assert "--overwrite" not in str(refusal.value)
@@ -116,7 +116,7 @@ def test_a_folder_of_another_step_is_never_redone(full_folder):
 def test_files_of_another_kind_do_not_matter(folder):
     folder.path.mkdir(parents=True)
     (folder.path / "notes.txt").touch()
-    claim_folder(folder, OPTIONS, INPUTS, overwrite=False)
+    prepare_folder(folder, OPTIONS, INPUTS, overwrite=False)
     assert names(folder) == ["manifest.json", "notes.txt"]
 
 
@@ -124,13 +124,13 @@ def test_files_of_another_kind_do_not_matter(folder):
 def test_a_damaged_manifest_is_named(full_folder, content):
     (full_folder.path / "manifest.json").write_bytes(content)
     with pytest.raises(UserError, match="manifest.json: is damaged.*remove the folder"):
-        claim_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
+        prepare_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
 
 
 def test_a_manifest_of_another_form_is_of_no_step(full_folder):
     (full_folder.path / "manifest.json").write_text(json.dumps([1, 2]))
     with pytest.raises(UserError, match="holds the files of another program"):
-        claim_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
+        prepare_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
 
 
 def test_differences_are_told_apart_from_forms():
@@ -158,15 +158,15 @@ def test_digests_stand_for_content(tmp_path, full_folder):
     (tmp_path / "one").write_bytes(b"1" * 3_000_000)
     (tmp_path / "same").write_bytes(b"1" * 3_000_000)
     (tmp_path / "other").write_bytes(b"1" * 2_999_999 + b"2")
-    one, same, other = (file_digest(tmp_path / name) for name in ("one", "same", "other"))
+    one, same, other = (file_hash(tmp_path / name) for name in ("one", "same", "other"))
     assert one == same != other and len(one) == 16
-    assert ids_digest(("a", "b")) == ids_digest(("a", "b")) != ids_digest(("b", "a"))
-    before = folder_digest(full_folder.path)
-    claim_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
-    assert folder_digest(full_folder.path) == before
-    claim_folder(full_folder, {**OPTIONS, "limit": 3}, INPUTS, overwrite=True)
-    assert folder_digest(full_folder.path) != before
-    assert "no manifest" in folder_digest(tmp_path)
+    assert ids_hash(("a", "b")) == ids_hash(("a", "b")) != ids_hash(("b", "a"))
+    before = folder_hash(full_folder.path)
+    prepare_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
+    assert folder_hash(full_folder.path) == before
+    prepare_folder(full_folder, {**OPTIONS, "limit": 3}, INPUTS, overwrite=True)
+    assert folder_hash(full_folder.path) != before
+    assert "no manifest" in folder_hash(tmp_path)
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -174,23 +174,23 @@ def test_digests_stand_for_content(tmp_path, full_folder):
 
 def test_files_of_images_that_changed_go_and_others_stay(full_folder):
     first = Sources({"a": "1", "b": "1"})
-    claim_folder(full_folder, OPTIONS, INPUTS, False, first)
+    prepare_folder(full_folder, OPTIONS, INPUTS, False, first)
     assert names(full_folder) == ["a.npy", "b.npy", "manifest.json", "notes.txt"]
-    digest = folder_digest(full_folder.path)
-    claim_folder(full_folder, OPTIONS, INPUTS, False, Sources({"b": "2", "c": "1"}))
+    digest = folder_hash(full_folder.path)
+    prepare_folder(full_folder, OPTIONS, INPUTS, False, Sources({"b": "2", "c": "1"}))
     assert names(full_folder) == ["a.npy", "manifest.json", "notes.txt"]
     assert read_manifest(full_folder.path)["images"] == {"a": "1", "b": "2", "c": "1"}
-    assert folder_digest(full_folder.path) == digest  # what is made of the others stays, too
+    assert folder_hash(full_folder.path) == digest  # what is made of the others stays, too
 
 
 def test_a_list_that_images_are_drawn_from_may_grow_and_not_shrink(full_folder):
-    claim_folder(full_folder, OPTIONS, INPUTS, False, Sources(drawn=("a", "b")))
-    claim_folder(full_folder, OPTIONS, INPUTS, False, Sources(drawn=("b", "c", "a")))
+    prepare_folder(full_folder, OPTIONS, INPUTS, False, Sources(drawn=("a", "b")))
+    prepare_folder(full_folder, OPTIONS, INPUTS, False, Sources(drawn=("b", "c", "a")))
     fewer = Sources(drawn=("a", "b"))
     with pytest.raises(UserError, match=r"1 image of the train list that are not in it now \(c\)"):
-        claim_folder(full_folder, OPTIONS, INPUTS, False, fewer)
+        prepare_folder(full_folder, OPTIONS, INPUTS, False, fewer)
     assert "a.npy" in names(full_folder)
-    claim_folder(full_folder, OPTIONS, INPUTS, True, fewer)
+    prepare_folder(full_folder, OPTIONS, INPUTS, True, fewer)
     assert names(full_folder) == ["manifest.json", "notes.txt"]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from misc.errors import UserError
-from misc.storage.npydict import load_dict, save_dict
+from misc.storage.cam_files import load_dict, save_dict
 
 RECONSTRUCT = np.zeros(1).__reduce__()[0]  # its module differs between numpy 1 and 2
 

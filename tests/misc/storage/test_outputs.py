@@ -8,13 +8,14 @@ from PIL import Image
 
 from misc.cams import save_cam
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from misc.storage import outputs
-from misc.storage.manifest import OutputFolder, claim_folder, read_manifest
+from misc.storage.manifest import prepare_folder, read_manifest
 from misc.storage.outputs import (
+    Output,
     State,
     is_changed,
-    is_foreign,
+    is_not_ours,
     is_own,
     link_new,
     open_output,
@@ -49,7 +50,7 @@ def test_a_file_without_a_checksum_is_somebody_elses_whatever_is_in_it(tmp_path,
     path = tmp_path / "out" / name
     for content in not_ours(tmp_path):
         path.write_bytes(content)
-        assert output_state(path) is State.FOREIGN and is_foreign(path)
+        assert output_state(path) is State.NOT_OURS and is_not_ours(path)
         with pytest.raises(UserError, match=f"{path}: was not made by this program, or was chang"):
             WRITERS[name](path)
         remove_output(path)
@@ -64,7 +65,7 @@ def test_own_files_are_replaced_and_removed(tmp_path, name):
         WRITERS[name](path)
         assert output_state(path) is State.WHOLE and is_own(path)
     remove_output(path)
-    assert output_state(path) is State.MISSING and not is_foreign(path)
+    assert output_state(path) is State.MISSING and not is_not_ours(path)
 
 
 def test_a_cut_file_is_nobodys_any_more_and_a_changed_byte_is_damage(tmp_path):
@@ -74,7 +75,7 @@ def test_a_cut_file_is_nobodys_any_more_and_a_changed_byte_is_damage(tmp_path):
         whole = path.read_bytes()
         for kept in (0, 1, len(whole) // 2):
             path.write_bytes(whole[:kept])
-            assert output_state(path) is State.FOREIGN
+            assert output_state(path) is State.NOT_OURS
         path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
         if name == "a.npy":  # in the last bytes of a PNG stands the checksum itself
             assert output_state(path) is State.DAMAGED
@@ -102,14 +103,14 @@ def test_a_list_holds_ids_only_and_the_manifest_its_checksum(tmp_path):
 
 
 def test_settings_and_checksums_share_a_manifest(tmp_path):
-    folder = OutputFolder("--result_dir", tmp_path, ".txt")
-    claim_folder(folder, {"version": 1, "a": 1}, {}, False)
+    folder = Output("--result_dir", tmp_path, suffix=".txt")
+    prepare_folder(folder, {"version": 1, "a": 1}, {}, False)
     write_output(tmp_path / "train.txt", b"1\n")
     assert read_manifest(tmp_path) == {"version": 1, "a": 1, "inputs": {}}
-    claim_folder(folder, {"version": 1, "a": 1}, {}, False)
+    prepare_folder(folder, {"version": 1, "a": 1}, {}, False)
     assert is_own(tmp_path / "train.txt")
     (tmp_path / "mine.txt").write_text("1\n")
-    claim_folder(folder, {"version": 1, "a": 2}, {}, True)
+    prepare_folder(folder, {"version": 1, "a": 2}, {}, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "mine.txt"]
 
 
@@ -119,9 +120,9 @@ def test_a_manifest_of_the_user_stays(tmp_path, overwrite):
     path.write_text('{"name": "my application"}')
     with pytest.raises(UserError, match=f"{path}: was not made by this program"):
         write_output(tmp_path / "train.txt", b"1\n")
-    folder = OutputFolder("--result_dir", tmp_path, ".txt")
+    folder = Output("--result_dir", tmp_path, suffix=".txt")
     with pytest.raises(UserError, match="manifest.json: was not made by this program"):
-        claim_folder(folder, {"version": 1}, {}, overwrite)
+        prepare_folder(folder, {"version": 1}, {}, overwrite)
     assert path.read_text() == '{"name": "my application"}'
     assert [other.name for other in tmp_path.iterdir()] == ["manifest.json"]
 
@@ -157,19 +158,19 @@ def test_a_file_whose_name_is_given_replaces_no_result_of_another_step(tmp_path)
     save_cam(path, [3], MAP, MAP)
     before = path.read_bytes()
     with pytest.raises(UserError, match="was not made by this program"):
-        write_json(path, {"a": 1}, noted=True)
+        write_json(path, {"a": 1}, in_manifest=True)
     assert path.read_bytes() == before
     for number in range(2):
-        write_json(tmp_path / "b.json", {"a": number}, noted=True)
+        write_json(tmp_path / "b.json", {"a": number}, in_manifest=True)
     assert json.loads((tmp_path / "b.json").read_text()) == {"a": 1}
 
 
 def test_a_file_goes_nowhere_beside_a_manifest_of_the_user(tmp_path):
     (tmp_path / "manifest.json").write_text('{"mine": 1}')
     with pytest.raises(UserError, match="manifest.json: was not made by this program"):
-        require_own(tmp_path / "b.json", noted=True)  # before hours of computing
+        require_own(tmp_path / "b.json", in_manifest=True)  # before hours of computing
     with pytest.raises(UserError, match="manifest.json: was not made by this program"):
-        write_json(tmp_path / "b.json", {"a": 1}, noted=True)
+        write_json(tmp_path / "b.json", {"a": 1}, in_manifest=True)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 

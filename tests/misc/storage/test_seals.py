@@ -14,10 +14,10 @@ from misc.cams import load_cam, save_cam
 from misc.data.dataset_info import read_image_list
 from misc.data.preparation import save_lists
 from misc.errors import UserError
-from misc.palette import read_label_png, save_label_png, save_palette_png
-from misc.storage.files import is_whole_png
+from misc.labels import read_label_png, save_label_png, save_palette_png
+from misc.storage.checksums import Checksum, checksum_of
+from misc.storage.images import is_whole_png
 from misc.storage.outputs import State, is_own, output_state, write_output
-from misc.storage.seals import Seal, seal_of
 from misc.storage.torch_files import read_torch, write_torch
 from voc12.dataset import describe
 
@@ -63,21 +63,21 @@ CONTENTS = {
 def test_texts_carry_their_checksum_where_their_readers_pass_over_it(tmp_path, name):
     path = tmp_path / name
     write_output(path, CONTENTS[name])
-    assert seal_of(path.read_bytes()) is Seal.WHOLE and is_own(path)
+    assert checksum_of(path.read_bytes()) is Checksum.WHOLE and is_own(path)
     if name == "a.json":
         assert json.loads(path.read_bytes()).items() >= {"a": [1, 2], "b": {}}.items()
     if name == "b.svg":
         assert ElementTree.fromstring(path.read_bytes()).tag == "svg"
     path.write_bytes(path.read_bytes()[:16] + b" " + path.read_bytes()[16:])
-    assert seal_of(path.read_bytes()) is Seal.BROKEN
+    assert checksum_of(path.read_bytes()) is Checksum.BROKEN
     # A person edits a text; other bytes change by damage alone.
-    assert output_state(path) is (State.DAMAGED if name == "d.gif" else State.FOREIGN)
+    assert output_state(path) is (State.DAMAGED if name == "d.gif" else State.NOT_OURS)
 
 
 def test_weights_carry_their_checksum_and_torch_reads_them(tmp_path):
     path = tmp_path / "a.pth"
     write_torch(path, {"a": torch.arange(4)})
-    assert seal_of(path.read_bytes()) is Seal.WHOLE
+    assert checksum_of(path.read_bytes()) is Checksum.WHOLE
     for content in (read_torch(path), torch.load(path, weights_only=True, mmap=True)):
         assert content["a"].tolist() == [0, 1, 2, 3]
 
@@ -88,7 +88,7 @@ def test_a_list_of_an_earlier_version_is_read_and_known(tmp_path):
     path.write_bytes(b"# RIB list, crc32 %08x\n" % zlib.crc32(ids) + ids)
     assert is_own(path) and read_image_list(path, describe(tmp_path)) == IDS
     path.write_bytes(path.read_bytes().replace(b"1\n", b"3\n"))
-    assert output_state(path) is State.FOREIGN
+    assert output_state(path) is State.NOT_OURS
     with pytest.raises(UserError, match="was changed since"):
         read_image_list(path, describe(tmp_path))
 
@@ -121,7 +121,7 @@ def test_files_of_others_have_no_seal(tmp_path):
     for name, content in {**CONTENTS, "e.txt": b"2012_000001\n", "empty": b""}.items():
         (tmp_path / name).write_bytes(content)
     for path in tmp_path.iterdir():
-        assert seal_of(path.read_bytes()) is Seal.NONE and not is_own(path)
+        assert checksum_of(path.read_bytes()) is Checksum.NONE and not is_own(path)
 
 
 def test_a_whole_png_is_known_by_its_end(tmp_path):

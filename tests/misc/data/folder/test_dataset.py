@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from misc.data.dataset_info import read_image_list
-from misc.data.datasets import image_of, load_labels, mask_of
+from misc.data.datasets import image_of, mask_of
 from misc.data.folder import names
 from misc.data.folder.dataset import defaults_for, describe
 from misc.data.folder.prepare import held_out, prepare
-from misc.data.label_rows import rows_of
+from misc.data.label_file import load_labels, rows_of
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from tests.misc.data.folder.conftest import save_photo
 
 TABLE = "image,labels\na.jpg,cat\nb.png,dog\nx/c.webp,cat;dog\nx/d e.tif,\nx/y/ä#%1.JPG,cat\n"
@@ -31,7 +31,7 @@ def test_all_photographs_of_a_tree_are_found_by_their_ids(photos, described, tmp
     for image_id in ids:
         assert image_of(info, image_id).shape == (*info.image_size(image_id), 3) == (16, 24, 3)
     labels = load_labels(tmp_path / "lists" / "cls_labels.npz", ids, info)
-    shown = {names.path_of(i): row.tolist() for i, row in zip(ids, labels, strict=True)}
+    shown = {names.path_of(i): labels[i].tolist() for i in ids}
     assert info.class_names == ("cat", "dog")
     assert shown == {"a.jpg": [1, 0], "b.png": [0, 1], "x/c.webp": [1, 1], "x/d e.tif": [0, 0],
                      "x/y/ä#%1.JPG": [1, 0], "x/y/a.jpeg": [0, 1]}  # fmt: skip
@@ -134,9 +134,9 @@ def test_masks_inside_the_root_are_no_photographs(photos, described):
 def test_a_tenth_of_every_class_is_held_out():
     classes = [[0]] * 40 + [[1]] * 20 + [[2]] * 9 + [[]] * 10 + [[0, 2]] * 1
     rows = rows_of(classes, 3)
-    ids = [f"image{n}" for n in range(len(rows))]
+    ids = [f"image{n}" for n in range(len(classes))]
     chosen = held_out(ids, rows)
-    counts = np.sum([rows[ids.index(i)] for i in chosen], axis=0)
+    counts = rows[[ids.index(i) for i in chosen]].sum(axis=0)
     assert counts.tolist() == [4, 2, 1] and len(chosen) == len(set(chosen)) in (7, 8)
     again = held_out(ids[::-1], rows_of(classes[::-1], 3))
     assert set(again) == set(chosen)  # the same whatever their order

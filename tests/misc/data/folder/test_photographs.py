@@ -15,7 +15,7 @@ from misc.data.folder.photographs import (
     read_photograph,
     size_as_shown,
 )
-from misc.storage import untrusted
+from misc.storage import images
 from tests.misc.data.folder.conftest import save_photo
 
 ORIENTATION = 0x0112
@@ -237,7 +237,7 @@ def test_a_photograph_of_too_many_pixels_is_refused_unread(tmp_path):
 @pytest.fixture
 def little_memory(monkeypatch):
     """The usual limit is 5,000 pixels, and large photographs are converted 1,000 at a time."""
-    for module in (photographs, untrusted, own_size):
+    for module in (photographs, images, own_size):
         monkeypatch.setattr(module, "MAX_PIXELS", 5_000)
     monkeypatch.setattr(photographs, "_BAND", 1_000)
     monkeypatch.setattr(own_size, "_BAND", 1_000)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from misc.errors import UserError
-from misc.palette import save_label_png
+from misc.labels import save_label_png
 from tests.misc.data.folder.conftest import save_photo
 
 TABLE = "image,labels\na.jpg,cat;dog\nb.png,\nc.webp,cat\n"

@@ -6,12 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from misc.cli import preflight
+from misc.cli import check
+from misc.cli.check import Preflight, check_mask
 from misc.cli.options import parse
-from misc.cli.preflight import Preflight, check_mask
 from misc.errors import UserError
-from misc.palette import save_label_png
-from misc.storage.manifest import OutputFolder
+from misc.labels import save_label_png
+from misc.storage.outputs import Output
+from step import all_steps
 from voc12.dataset import describe
 
 IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
@@ -31,7 +32,9 @@ def begin(info, tmp_path):
 
     def call(*planned, result_dir=tmp_path / "result"):
         return Preflight(
-            parse(["--voc12_root", str(info.root), "--result_dir", str(result_dir)]), list(planned)
+            parse(["--voc12_root", str(info.root), "--result_dir", str(result_dir)]),
+            {name: all_steps()[name] for name in planned},
+            all_steps(),
         )
 
     return call
@@ -80,7 +83,7 @@ def test_nothing_is_raised_before_the_end(begin, tmp_path):
     (tmp_path / "result" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
     checks = begin("make_cam")
     checks.classifier(tmp_path / "none.pth")
-    checks.output(OutputFolder("--cam_out_dir", tmp_path / "file" / "below", ".npy"), {})
+    checks.output(Output("--cam_out_dir", tmp_path / "file" / "below", suffix=".npy"), {})
     checks.cams(IDS + NOWHERE, checks.args.plain_cam_out_dir)
     checks.collect(lambda: checks.args.image_ids("eval"))
     checks.labels(IDS)
@@ -107,9 +110,9 @@ def test_a_broken_image_is_no_problem_of_its_mask(begin, info):
 def test_each_file_is_looked_at_once(begin, tmp_path, monkeypatch):
     looked_at = []
     for name in ("check_image", "check_mask", "load_backbone", "load_labels"):
-        monkeypatch.setattr(preflight, name, lambda *what, **_: looked_at.append(str(what[-1])))
-    monkeypatch.setattr(preflight, "load_backbone", lambda path, *_: looked_at.append(str(path)))
-    monkeypatch.setattr(preflight, "load_labels", lambda _, ids, info: looked_at.extend(ids))
+        monkeypatch.setattr(check, name, lambda *what, **_: looked_at.append(str(what[-1])))
+    monkeypatch.setattr(check, "load_backbone", lambda path, *_: looked_at.append(str(path)))
+    monkeypatch.setattr(check, "load_labels", lambda _, ids, info: looked_at.extend(ids))
     checks = begin()
     for ids in (IDS[:5], IDS[3:], IDS):
         checks.images(ids)
@@ -130,8 +133,8 @@ def test_other_processes_find_the_same(begin, info, tmp_path, monkeypatch):
             yield pickle.loads(pickle.dumps(work_there(chunk_there)))
 
     seen = []
-    monkeypatch.setattr(preflight, "map_in_processes", through_pickle)
-    monkeypatch.setattr(preflight, "cpu_count", lambda: 3)
+    monkeypatch.setattr(check, "map_in_processes", through_pickle)
+    monkeypatch.setattr(check, "cpu_count", lambda: 3)
     info.mask_path(IDS[6]).write_bytes(b"nothing")
 
     def lines():
@@ -143,8 +146,8 @@ def test_other_processes_find_the_same(begin, info, tmp_path, monkeypatch):
         return lines_of(checks)
 
     alone = lines()
-    monkeypatch.setattr(preflight, "_WORTH_PROCESSES", 8)
-    monkeypatch.setattr(preflight, "_CHUNK", 7)
+    monkeypatch.setattr(check, "_WORTH_PROCESSES", 8)
+    monkeypatch.setattr(check, "_CHUNK", 7)
     assert lines() == alone and len(alone) == 18 and seen == [1, 3]
 
 
@@ -170,7 +173,7 @@ def test_checks_make_no_folder(begin, tmp_path):
     (tmp_path / "there" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
     checks = begin(result_dir=tmp_path / "there")
     for path in (tmp_path / "there", tmp_path / "a" / "b"):
-        checks.output(OutputFolder("--cam_out_dir", path, ".npy"), {})
+        checks.output(Output("--cam_out_dir", path, suffix=".npy"), {})
     checks.finish()
     assert (tmp_path / "there").is_dir() and not (tmp_path / "a").exists()
 
@@ -178,7 +181,8 @@ def test_checks_make_no_folder(begin, tmp_path):
 def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
     (tmp_path / "annotations").mkdir()
     for more, lacking in (("--check", False), ("--limit=1", True)):
-        checks = Preflight(parse(["--dataset", "coco14", f"--coco14_root={tmp_path}", more]), [])
+        args = parse(["--dataset", "coco14", f"--coco14_root={tmp_path}", more])
+        checks = Preflight(args, {}, {})
         checks.masks(("COCO_train2014_000000000009",))
         if lacking:
             assert "no ground truth mask of COCO_train2014" in lines_of(checks)[0]

@@ -30,7 +30,7 @@ _BLOCK = 1 << 20
 _Make = Callable[[int], bytes]  # the seal of content with this CRC-32
 
 
-class Seal(enum.Enum):
+class Checksum(enum.Enum):
     """What a file's embedded checksum says."""
 
     NONE = "has none"
@@ -78,7 +78,7 @@ def crc_of(file: BinaryIO, length: int | None = None) -> int:
     return crc
 
 
-def seal(file: BinaryIO) -> bool:
+def append_checksum(file: BinaryIO) -> bool:
     """Give a file, opened for both, its checksum; False where its kind cannot carry one."""
     size = file.seek(0, 2)
     start, end = ends(file)
@@ -102,21 +102,21 @@ def ends(file: BinaryIO) -> tuple[bytes, bytes]:
     return start, file.read()
 
 
-def has_seal(start: bytes, end: bytes) -> bool:
+def has_checksum(start: bytes, end: bytes) -> bool:
     """Whether a file with these ends has a seal, damaged or not."""
     form = _form(start)
     return start.startswith(_OLD_LIST) or (form is not None and form[0] in end)
 
 
-def seal_of(content: bytes) -> Seal:
+def checksum_of(content: bytes) -> Checksum:
     """What the seal in the bytes of a file says."""
     view, form = memoryview(content), _form(content[:_LONGEST])
     if content.startswith(_OLD_LIST):
         end = content.find(b"\n") + 1
         whole = content[:end] == _OLD_LIST + b"%08x\n" % zlib.crc32(view[end:])
-        return Seal.WHOLE if whole else Seal.BROKEN
+        return Checksum.WHOLE if whole else Checksum.BROKEN
     start = content.rfind(form[0], max(0, len(content) - _LONGEST)) if form else -1
     if start < 0:
-        return Seal.NONE
+        return Checksum.NONE
     whole = content[start:] == form[1](zlib.crc32(view[:start]))
-    return Seal.WHOLE if whole else Seal.BROKEN
+    return Checksum.WHOLE if whole else Checksum.BROKEN

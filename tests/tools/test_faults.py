@@ -1,18 +1,18 @@
-"""tests/robustness/faults.py: its comparison, and its main scenarios on a few images."""
+"""tests/tools/faults.py: its comparison, and its main scenarios on a few images."""
 
 import random
 from pathlib import Path
 
 import pytest
 
-from tests.robustness.fault_runs import (
+from tests.tools.fault_runs import (
     Bench,
     FaultError,
     differences,
     digests,
     unfinished_differences,
 )
-from tests.robustness.faults import (
+from tests.tools.faults import (
     flip_bits,
     keep_files_named_alike,
     kill_often,

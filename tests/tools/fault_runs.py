@@ -18,7 +18,7 @@ from pathlib import Path
 from Dataset.make_sample import make_sample
 from Dataset.train_sample_classifier import SAMPLES
 from misc.cli.options import STEPS
-from misc.storage.lock import NAME as LOCK
+from misc.storage.files import LOCK
 from tests.conftest import PROJECT
 
 CHECKPOINT = PROJECT / SAMPLES["voc"].checkpoint
@@ -140,7 +140,7 @@ class Run:
         text = self.screen()
         if _REPORTED.search(text):
             return "end"
-        if " drawing pictures" in text:
+        if " making the pictures" in text:
             return "pictures"
         steps = re.findall(r"^[\d:]+ \[\d+/\d+\] (\w+):", text, re.MULTILINE)
         return steps[-1] if steps else "start"

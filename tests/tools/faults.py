@@ -1,6 +1,6 @@
 """Shows that no run is lost: disturbs runs in many ways and compares what they make.
 
-    python -m tests.robustness.faults [--kills 30] [--seed 0] [--only NAME ...] [--folder DIR]
+    python -m tests.tools.faults [--kills 30] [--seed 0] [--only NAME ...] [--folder DIR]
 
 Every scenario ends with the same command as it began with, and every file but the log has to be
 that of an undisturbed run to the last byte. Needs Linux; takes half an hour on two idle cores.
@@ -22,9 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from misc.cli.options import build_parser
-from misc.storage.files import _host
-from misc.storage.lock import NAME as LOCK
-from tests.robustness.fault_runs import (
+from misc.storage.files import LOCK, _host
+from tests.tools.fault_runs import (
     PRODUCTS,
     SPLIT,
     Bench,
@@ -224,7 +223,7 @@ def disk_full(bench: Bench) -> str:
     disk = bench.folder / "disk"
     disk.mkdir()
     if _mount("-t", "tmpfs", "none", disk):
-        return "skipped: mount is not allowed; try unshare -rm python -m tests.robustness.faults"
+        return "skipped: mount is not allowed; try unshare -rm python -m tests.tools.faults"
     try:
         stops = [_fill(bench, disk, moment) for moment in ("start", *bench.moments)]
         _mount("-o", "remount,size=1g", disk)

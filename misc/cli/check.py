@@ -2,38 +2,31 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
 from misc.cams import CAM_STRIDE, load_cam
-from misc.cli.options import Options
-from misc.cli.steps import makers
+from misc.cli.options import RECAM, STEPS, Options
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
-from misc.data.datasets import known_classes, load_labels, mask_of
+from misc.data.datasets import mask_of
 from misc.data.folder.photographs import check_photograph
-from misc.data.label_rows import LabelRows
+from misc.data.label_file import Labels, known_classes, load_labels
 from misc.data.mask_content import Compared, Content, content_of
-from misc.data.rib_batches import DisjointIndex
+from misc.data.rib_batches import disjoint
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
-from misc.palette import read_label_png
+from misc.labels import read_label_png
 from misc.runtime.processes import cpu_count, map_in_processes
-from misc.runtime.progress import progress
-from misc.runtime.training import CheckpointFile, check_target
-from misc.storage.manifest import (
-    NAME,
-    OutputFolder,
-    check_folder,
-    read_manifest,
-    require_writable,
-    weights_name,
-)
-from misc.storage.outputs import Output, foreign_line, is_foreign, require_own
-from misc.storage.untrusted import check_jpeg, is_rotated
+from misc.runtime.programs import progress
+from misc.runtime.training import check_target
+from misc.storage.images import check_jpeg, is_rotated
+from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
+from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
 from net.checkpoint import (
     backbone_arch,
     load_backbone,
@@ -68,12 +61,14 @@ class Files(NamedTuple):
 class Preflight:
     """Checks shared by the steps' `check` functions; each is made once, problems are collected.
 
-    planned: names of the steps of this run. What one of them will make is not asked for.
+    steps: those of this run, by name; what one of them will make is not asked for. known: all.
     """
 
-    def __init__(self, args: Options, planned: list[str]):
-        self.args, self.info = args, args.info
-        self._makers, self._planned = makers(args), makers(args, planned)
+    def __init__(
+        self, args: Options, steps: Mapping[str, ModuleType], known: Mapping[str, ModuleType]
+    ):
+        self.args, self.info, self._known = args, args.info, known
+        self._planned = makers(args, steps)
         self._problems = Problems()
         self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
         # Kind of file -> check of one image and the images, for `finish`. The photographs come
@@ -200,26 +195,24 @@ class Preflight:
         self.labels((*drawn, *targets))
         self.collect(lambda: self._check_disjoint(drawn, targets), "label")
 
-    def output(
-        self, folder: OutputFolder, options: dict, image_ids: Iterable[str] | None = None
-    ) -> None:
+    def output(self, folder: Output, options: dict, image_ids: Iterable[str] | None = None) -> None:
         """An output folder can be written and does not hold foreign files, or of other options."""
         self.collect(lambda: check_folder(folder, options, self.args.overwrite), "output")
         ids = self.args.image_ids("infer") if image_ids is None else image_ids
         self.collect(lambda: self._check_own(folder, ids), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
 
-    def file(self, output: Output, noted: bool = False) -> None:
-        """A file can be written, and replaces none but this program's; noted: see `require_own`."""
+    def file(self, output: Output, in_manifest: bool = False) -> None:
+        """A file can be written, replacing none but this program's; see `require_own`."""
         advice = f"move it away, or give another {output.flag}"
-        self.collect(lambda: require_own(output.path, advice, noted), "output")
+        self.collect(lambda: require_own(output.path, advice, in_manifest), "output")
         self.collect(lambda: require_writable(output.folder, output.flag), "output")
 
-    def _check_own(self, folder: OutputFolder, image_ids: Iterable[str]) -> None:
+    def _check_own(self, folder: Output, image_ids: Iterable[str]) -> None:
         paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]
-        raise_problems("output", [foreign_line(path) for path in paths if is_foreign(path)])
+        raise_problems("output", [not_ours_line(path) for path in paths if is_not_ours(path)])
 
-    def output_file(self, file: CheckpointFile, options: dict) -> None:
+    def output_file(self, file: Output, options: dict) -> None:
         """A checkpoint can be written and replaces none that was trained otherwise."""
         self.collect(lambda: check_target(file, options, self.args.overwrite), "output")
         self.collect(lambda: require_writable(file.path.parent, file.flag), "output")
@@ -252,7 +245,7 @@ class Preflight:
 
     def _advice(self, folder: Path, otherwise: str) -> str:
         """What to do where the files of a folder are not there."""
-        made_by = self._makers.get(folder.resolve())
+        made_by = makers(self.args, self._known).get(folder.resolve())
         return f"run --{made_by}_pass first" if made_by else otherwise
 
     def _no_folder(self, kind: str, folder: Path, advice: str) -> None:
@@ -287,20 +280,23 @@ class Preflight:
         return True
 
     def _check_disjoint(self, drawn: tuple[str, ...], targets: tuple[str, ...]) -> None:
-        labels = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
-        index = DisjointIndex(labels[: len(drawn)])
-        self._require_no_common_class(labels[: len(drawn)])
+        known = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
+        labels, alike = known.of(drawn), {}
+        self._require_no_common_class(labels)
+        for image_id in targets:  # images of the same classes together
+            alike.setdefault(tuple(known.classes_of(image_id).tolist()), []).append(image_id)
         messages = [
             f"{self.args.train_list}: every image shares a class with {image_id}, so RIB can draw "
             f"no batches for it; give a --train_list with other classes too"
-            for image_id, label in zip(targets, labels[len(drawn) :], strict=True)
-            if label.any() and not index.disjoint(label).size
+            for ids in alike.values()
+            if known[ids[0]].any() and not disjoint(labels.rows, known[ids[0]]).size
+            for image_id in ids
         ]
         raise_problems("RIB target", messages)
 
-    def _require_no_common_class(self, labels: np.ndarray | LabelRows) -> None:
+    def _require_no_common_class(self, labels: Labels) -> None:
         """Raise UserError where all training images show one class: none of them has a batch."""
-        counts = np.bincount(labels.nonzero()[1], minlength=self.info.num_classes)
+        counts = labels.rows.sum(axis=0)
         if len(labels) and counts.max() == len(labels):
             name = self.info.class_names[int(counts.argmax())]
             raise UserError(
@@ -309,6 +305,17 @@ class Preflight:
                 "else (without any class is fine, also for a classifier that has to tell "
                 f"{name!r} from the rest), or give --recam none"
             )
+
+
+def makers(args: Options, steps: Mapping[str, ModuleType]) -> dict[Path, str]:
+    """The step that makes each folder and file that these steps would write with these options."""
+    # Of two the first counts, and that of --recam before others that make such maps.
+    others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
+    found = {}
+    for name in sorted(STEPS, key=lambda name: name in others):
+        for output in steps[name].writes(args) if name in steps else ():
+            found.setdefault(output.path.resolve(), name)
+    return found
 
 
 def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:

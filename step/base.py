@@ -1,0 +1,220 @@
+"""What steps of one kind share: those that fill folders image by image, and those that train.
+
+The module of a step ends with `LISTS, settings, writes, check, run = ItsClass.as_step()`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from misc.cli.check import Preflight
+from misc.cli.options import Options
+from misc.data.dataset_info import keys_in
+from misc.runtime import distributed
+from misc.runtime.devices import main_device, read_ahead_workers
+from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
+from misc.runtime.training import (
+    Training,
+    check_batch,
+    is_trained,
+    save_trained,
+    state_of,
+    train,
+)
+from misc.storage.manifest import IMAGES, Sources, settings_of
+from misc.storage.outputs import Output
+from misc.torchutils import PolyOptimizer, parameter_groups
+from net.checkpoint import save_checkpoint
+
+
+class Step:
+    """A step of the method.
+
+    A subclass sets `name`, `flag` (the option of its result), `version` (raised when the same
+    options give another result), `options` (names of those that the result depends on), `lists`
+    (roles of the image lists that it reads, and "labels") and `role` (of the list of its images).
+    """
+
+    name = flag = ""
+    version = 1
+    options: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ("infer",)
+    role = "infer"
+
+    @classmethod
+    def as_step(cls) -> tuple[tuple[str, ...], Callable, Callable, Callable, Callable]:
+        """LISTS, settings, writes, check and run of a step module."""
+        return cls.lists, cls.settings, cls.writes, cls.check, cls.run
+
+    @classmethod
+    def place(cls, args: Options) -> Path:
+        """The folder or file behind `flag`."""
+        return getattr(args, cls.flag.removeprefix("--"))
+
+    @classmethod
+    def ids(cls, args: Options) -> tuple[str, ...]:
+        """The images of the step."""
+        return args.image_ids(cls.role)
+
+    @classmethod
+    def settings(cls, args: Options) -> dict:
+        """The options that the result depends on, as it records them."""
+        return {"step": cls.name, "version": cls.version, **args.settings(*cls.options)}
+
+    @classmethod
+    def inputs(cls, args: Options) -> dict:
+        """Digests of the networks and folders that the result is made from, by name."""
+        raise NotImplementedError
+
+
+class FolderStep(Step, ImageTask):
+    """A step that makes files of one image after the other; picklable until `start` was called.
+
+    A subclass sets `suffix` (of its files) and `subfolders` (of its place, that it fills), and
+    overrides `inputs` and `one`.
+    """
+
+    suffix = ".png"
+    subfolders: tuple[str, ...] = (".",)
+
+    def __init__(self, args: Options):
+        self.args = args
+
+    def outputs(self, image_id: str) -> list[Path]:
+        folders = self.folders(self.args)
+        return [folder.path / f"{image_id}{folder.suffix}" for folder, _ in folders]
+
+    @classmethod
+    def folders(cls, args: Options) -> list[tuple[Output, dict]]:
+        """The folders that the step fills, each with its settings."""
+        place, settings = cls.place(args), cls.settings(args)
+        return [
+            (Output(cls.flag, place / name, suffix=cls.suffix), settings) for name in cls.subfolders
+        ]
+
+    @classmethod
+    def sources(cls, args: Options) -> Sources:
+        """What the files of each image are made from: its photograph and its maps."""
+        return Sources(keys_in(args, args.cam_out_dir, ".npy", cls.ids(args)))
+
+    @classmethod
+    def writes(cls, args: Options) -> tuple[Output, ...]:
+        """Everything that the step writes."""
+        return tuple(folder for folder, _ in cls.folders(args))
+
+    @classmethod
+    def check(cls, args: Options, preflight: Preflight) -> None:
+        """Everything that can be known to be wrong before the first image."""
+        for folder, settings in cls.folders(args):
+            preflight.output(folder, settings, cls.ids(args))
+        preflight.images(cls.ids(args))
+
+    @classmethod
+    def run(cls, args: Options) -> None:
+        """Make and save the files of every image."""
+        inputs = cls.inputs(args)
+        for folder, settings in cls.folders(args):
+            prepare_output(folder, settings, inputs, args.overwrite, partial(cls.sources, args))
+        for output in cls.writes(args):
+            output.folder.mkdir(parents=True, exist_ok=True)
+        run_over_images(cls(args), cls.ids(args), args.resources)
+
+
+class TrainStep(Step):
+    """A step that trains a network: `model` on `dataset`, both made when it starts.
+
+    A subclass sets `network` (the beginning of the names of its options) and overrides `inputs`,
+    `keys`, `__init__` and `losses`.
+    """
+
+    network = ""
+    model: nn.Module
+
+    def __init__(self, args: Options, device: torch.device):
+        self.args, self.device = args, device
+
+    @classmethod
+    def target(cls, args: Options) -> Output:
+        """The checkpoint to write."""
+        return Output(cls.flag, cls.place(args), is_file=True)
+
+    @classmethod
+    def writes(cls, args: Options) -> tuple[Output, ...]:
+        """Everything that the step writes."""
+        return cls.target(args), state_of(cls.target(args))
+
+    @classmethod
+    def option(cls, args: Options, name: str) -> object:
+        """The value of an option of this network."""
+        return getattr(args, f"{cls.network}_{name}")
+
+    @classmethod
+    def length(cls, args: Options) -> dict[str, int]:
+        """Length of the training, in epochs or iterations, and passes of a step."""
+        return {"epochs": cls.option(args, "num_epoches")}
+
+    @classmethod
+    def keys(cls, args: Options) -> dict[str, str]:
+        """What is learned of each image depends on this."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, args: Options, preflight: Preflight) -> None:
+        """Everything that can be known to be wrong before the first batch."""
+        preflight.output_file(cls.target(args), cls.settings(args))
+        size, images = cls.option(args, "batch_size"), len(cls.ids(args))
+        passes = cls.length(args).get("accumulate", 1)
+        flag = f"--{cls.network}_batch_size"
+        preflight.collect(lambda: check_batch(flag, size, images, passes))
+        preflight.images(cls.ids(args))
+
+    def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
+        """Losses by name; "total" is minimised.
+
+        images, labels: of the dataset. part: the fraction of a batch that they are.
+        """
+        raise NotImplementedError
+
+    def losses_of(self, network: nn.Module, batch: Sequence[Tensor], part: float) -> dict:
+        """`losses` of a batch of images and labels that is not on the device yet."""
+        return self.losses(network, *(t.to(self.device, non_blocking=True) for t in batch), part)
+
+    def optimizer(self, steps: int) -> tuple[Optimizer, LRScheduler | None]:
+        """The optimizer, and what moves its rates where it does not do so itself."""
+        rate = self.option(self.args, "learning_rate")
+        decay = self.option(self.args, "weight_decay")
+        groups = parameter_groups(*self.model.trainable_parameters(), rate, decay)
+        return PolyOptimizer(groups, rate, decay, steps), None
+
+    def finish(self) -> None:
+        """Called after the last batch, before the network is saved."""
+
+    @classmethod
+    def run(cls, args: Options) -> nn.Module | None:
+        """Train and save the network; returns it, or None where it is there already."""
+        images = distributed.on_first_rank(lambda: cls.keys(args))
+        training = Training(
+            name=cls.name,
+            file=cls.target(args),
+            settings={**settings_of(cls.settings(args), cls.inputs(args)), IMAGES: images},
+            batch_size=cls.option(args, "batch_size"),
+            seed=args.seed,
+            num_workers=read_ahead_workers(args.resources),
+            overwrite=args.overwrite,
+            **cls.length(args),
+        )
+        if is_trained(training):
+            return None
+        torch.manual_seed(args.seed)
+        step = cls(args, main_device(args.resources))
+        step.model.train()
+        optimizer, schedule = step.optimizer(training.steps(len(step.dataset))[1])
+        train(training, step.model, optimizer, step.dataset, step.losses_of, schedule)
+        step.finish()
+        save_trained(training, step.model, save_checkpoint)
+        return step.model

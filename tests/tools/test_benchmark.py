@@ -1,0 +1,71 @@
+"""The benchmark at small sizes: this project and the reference implementations agree."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY
+from tests.tools import benchmark, comparisons, gpu_session, pipeline
+from tests.tools.comparisons import COMPARISONS, CPU
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_this_project_agrees_with_the_reference_implementation(name):
+    entry = COMPARISONS[name]
+    comparison = entry.kind(CPU, **entry.small)
+    results = comparison.ours()
+    _, expected = comparison.timed_reference()
+    assert benchmark.difference(results, expected) <= comparison.tolerance
+    assert all(np.ptp(np.asarray(part)) > 0 for part in results)  # something to compare
+
+
+@pytest.fixture
+def small_sizes(monkeypatch):
+    small = {n: e._replace(sizes=e.small) for n, e in COMPARISONS.items()}
+    monkeypatch.setattr(benchmark, "COMPARISONS", small)
+
+
+def test_table_and_json_of_a_comparison(small_sizes, tmp_path, capsys):
+    path = tmp_path / "numbers.json"
+    assert benchmark.main(["pooling", "walk", "--repeats", "2", "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "pooling with gradient, 3 x 4 x 6 x 5" in printed and "MiB" in printed
+    pooling, walk = json.loads(path.read_text())["comparisons"]
+    assert pooling["memory"] is None and len(walk["memory"]) == 2
+    low, high = pooling["ratio_quartiles"]
+    assert len(pooling["ours"]) == 2 and 0 < low <= high
+
+
+def test_quartiles_are_of_consecutive_runs():
+    report = benchmark.Report("walk", "", [2.0, 6.0, 8.0], [1.0, 2.0, 2.0], None, 0.0, True)
+    assert report.ratio == 3.0 and report.quartiles == (2.5, 3.5)
+
+
+def test_wrong_results_are_reported(small_sizes, monkeypatch, capsys):
+    monkeypatch.setattr(comparisons, "gndp2d", lambda maps, present, tau: maps.mean(dim=(2, 3)))
+    assert benchmark.main(["pooling", "--repeats", "1"]) == 1
+    assert "TOO LARGE" in capsys.readouterr().out
+
+
+def test_an_unknown_name_is_an_error(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["pool"])
+    assert "no comparison is called pool" in capsys.readouterr().err
+
+
+def test_the_gpu_session_runs_through_on_a_cpu(tmp_path):
+    found = gpu_session.measure(tmp_path, CPU)
+    assert list(found) == list(gpu_session.PARTS)
+    assert not any("failed" in part for part in found.values()), found
+    assert found["RIB"]["float32"]["from float32"] == 0 < found["RIB"]["bf16"]["from float32"]
+    assert found["deterministic"]["equal"] is True
+    assert list(json.loads((tmp_path / "session.json").read_text())) == list(found)
+
+
+def test_steps_on_synthetic_photographs_are_timed_one_by_one():
+    words = [*TINY, "--train_cam_pass", "--make_cam_pass", "--visualize", "0"]
+    rows = pipeline.measured(words, images=4, width=8, size=(48, 64))
+    assert list(rows) == ["train_cam", "make_cam", "all"]
+    both = rows["train_cam"]["seconds"] + rows["make_cam"]["seconds"]
+    assert rows["all"]["seconds"] == pytest.approx(both)
