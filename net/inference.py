@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from misc.cams import label_map, merge_scales, pair_map
-from misc.data.datasets import multi_scale_pairs, read_image, training_crop
+from misc.data.datasets import multi_scale_pairs, normalized, read_image, training_crop
 from misc.data.folder.names import SUFFIXES
 from misc.errors import UserError
 from misc.indexing import WalkSettings, walked_scores
@@ -87,7 +87,8 @@ def _other_batches(
         drawn = [rng.choice(disjoint) for _ in range(batch_size)]
         long_range = (5 * crop_size // 8, 5 * crop_size // 4)  # 320 to 640 for crops of 512
         crops = [training_crop(read_image(p), long_range, crop_size, rng) for p, _ in drawn]
-        yield torch.stack(crops).to(label.device), torch.stack([labels for _, labels in drawn])
+        labels = torch.stack([classes for _, classes in drawn])
+        yield normalized(torch.stack(crops), label.device), labels
 
 
 @torch.no_grad()
