@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from coco14.dataset import CLASS_NAMES as COCO_CLASSES
@@ -26,6 +25,8 @@ from misc.runtime.programs import said_plainly
 from misc.storage.outputs import write_output
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
 from net.inference import class_probabilities, plain_maps, pseudo_mask, rib_iterations
+from net.resnet50_cam import CAM
+from net.resnet50_irn import EdgeDisplacement
 from step.visualize import coloured, heat_map
 from voc12.dataset import CLASS_NAMES as VOC_CLASSES
 
@@ -45,8 +46,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--long", type=int, default=384, help="longer side of the photographs (default: 384)")
     add("--batch_size", type=int, default=12, help="other crops of an iteration (default: 12)")
     add("--crop_size", type=int, default=256, help="their size (default: 256)")
-    add("--learning_rate", type=float, default=RIBSettings.learning_rate,
-        help="(default: the paper's, 8e-6)")  # fmt: skip
+    add("--learning_rate", type=float, nargs="+", default=[RIBSettings.learning_rate],
+        metavar="X", help="a row for each (default: the paper's, 8e-6)")  # fmt: skip
     add("--threshold", type=float, default=0.25, help="of the contours (default: 0.25)")
     return parser.parse_args(argv)
 
@@ -57,7 +58,7 @@ def class_names(number: int) -> tuple[str, ...]:
     return known.get(number) or tuple(str(c) for c in range(number))
 
 
-def label_of(network: torch.nn.Module, image: np.ndarray, name: str | None) -> np.ndarray:
+def label_of(network: CAM, image: np.ndarray, name: str | None) -> np.ndarray:
     """Multi-hot label (C,): the class that is given, otherwise those that are found."""
     probabilities = class_probabilities(network, image)
     names = class_names(len(probabilities))
@@ -80,14 +81,16 @@ def draw_row(axes: np.ndarray, panels: dict[str, np.ndarray], image: np.ndarray,
         axis.set_title(title, fontsize=11)
 
 
-def panels_of(args: argparse.Namespace, network, irn, photo: str) -> tuple[str, np.ndarray, dict]:
+def panels_of(
+    args: argparse.Namespace, network: CAM, irn: EdgeDisplacement | None, photo: str, rate: float
+) -> tuple[str, np.ndarray, dict]:
     """Title of a photograph, its image H x W x 3, and its panels by title."""
     name, _, path = photo.rpartition("=")
     image = read_image(Path(path))
     image = pil_rescale(image, min(1.0, args.long / max(image.shape[:2])), 3)
     label = label_of(network, image, name or None)
     first = int(label.argmax())
-    settings = replace(RIBSettings(), learning_rate=args.learning_rate)
+    settings = replace(RIBSettings(), learning_rate=rate)
     panels = {"CAM": plain_maps(network, image)["high_res"][first]}
     steps = rib_iterations(
         network, image, label, args.others, settings, args.batch_size, args.crop_size
@@ -100,7 +103,7 @@ def panels_of(args: argparse.Namespace, network, irn, photo: str) -> tuple[str, 
         panels.setdefault(f"RIB, {k} iterations", maps["high_res"][0])
     if irn is not None:
         panels["pseudo mask"] = pseudo_mask(irn, image, maps)
-    return class_names(len(label))[first], image, panels
+    return f"{class_names(len(label))[first]}, learning rate {rate:g}", image, panels
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,7 +112,11 @@ def main(argv: list[str] | None = None) -> None:
     number = read_checkpoint(args.classifier)["arch"]["num_classes"]
     network = load_classifier(args.classifier, number)
     irn = load_boundary_net(args.irn) if args.irn else None
-    rows = [panels_of(args, network, irn, photo) for photo in args.photos]
+    rows = [
+        panels_of(args, network, irn, photo, rate)
+        for photo in args.photos
+        for rate in args.learning_rate
+    ]
     count = 1 + len(rows[0][2])
     heights = [image.shape[0] / image.shape[1] for _, image, _ in rows]
     size = (2.5 * count, sum(2.5 * height + 0.3 for height in heights))
