@@ -2,9 +2,9 @@
 
     python -m Demo.try_rib PHOTO ... --classifier FILE --others DIR --out FIGURE.png [--irn FILE]
 
-PHOTO may be CLASS=PHOTO, with the name of a class of VOC or COCO, or its number from 0; otherwise the
-classes are those that the classifier finds. DIR has other photographs, from which RIB draws its
-batches.
+PHOTO may be CLASS=PHOTO, with the name of a class of VOC or COCO, or its number from 0; otherwise
+the classes are those that the classifier finds. DIR has other photographs, from which RIB draws
+its batches.
 """
 
 import argparse
@@ -35,8 +35,10 @@ SHOWN = (3, 6, 10)  # iterations
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(prog="python -m Demo.try_rib", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m Demo.try_rib", None, __doc__, formatter_class=as_written
+    )
     add = parser.add_argument
     add("photos", nargs="+", metavar="[CLASS=]PHOTO")
     add("--classifier", type=Path, required=True, help="as train_cam writes it")
