@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pseudo masks for photographs of your own from image-level labels:
-# classifier -> RIB maps -> confident labels -> IRN -> masks.
+# classifier -> RIB maps -> IRN training labels -> IRN -> masks.
 #
 #   bash get_pseudo_gt.sh DIR [LABELS] [options of run_sample.py]
 #

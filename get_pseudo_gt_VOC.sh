@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Pseudo masks for PASCAL VOC 2012 from image-level labels:
-# classifier -> RIB maps -> confident labels -> IRN -> pseudo masks, with their scores.
+# classifier -> RIB maps -> IRN training labels -> IRN -> pseudo masks, with their scores.
 #
 #   bash get_pseudo_gt_VOC.sh [options of run_sample.py]
 #
 # Paths that are given are relative to where you stand; Dataset/ and result/ are in the folder of this
-# script. Without the real dataset it runs on a small drawn sample. What is finished is not done
+# script. Without the real dataset it runs on a small synthetic sample. What is finished is not done
 # again: the same command resumes where it stopped.
 set -euo pipefail
 project=$(cd "$(dirname "$0")" && pwd)

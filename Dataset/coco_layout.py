@@ -1,4 +1,4 @@
-"""Writes drawn scenes in the layout of MS COCO 2014: photographs and instances files."""
+"""Scenes in the layout of MS COCO 2014: images and instances files."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ from Dataset.scene import Scene
 
 FIRST_NUMBERS = {"train": 1, "val": 500_001}
 CROWD = 4  # objects of one class in an image that are annotated as a crowd, not one by one
-CROWD_MARGIN = 2  # pixels that the outline of a crowd runs outside its objects
+CROWD_MARGIN = 2  # pixels that the region of a crowd reaches beyond its objects
 
 
 def write_split(folder: Path, split: str, scenes: Iterable[Scene]) -> None:
@@ -41,16 +41,16 @@ def annotations_of(scene: Scene) -> Iterator[dict]:
     counts = Counter(instance.name for instance in scene.instances)
     crowds = {name for name, count in counts.items() if count >= CROWD}
     for instance in scene.instances:
-        polygons = outlines(instance.mask)
-        if polygons and instance.name not in crowds:
-            yield _annotation(instance.name, instance.mask, polygons, is_crowd=0)
+        found = polygons(instance.mask)
+        if found and instance.name not in crowds:
+            yield _annotation(instance.name, instance.mask, found, is_crowd=0)
     for name in sorted(crowds):
         masks = [instance.mask for instance in scene.instances if instance.name == name]
         region = ndimage.binary_dilation(np.any(masks, axis=0), iterations=CROWD_MARGIN)
-        yield _annotation(name, region, run_lengths(region), is_crowd=1)
+        yield _annotation(name, region, rle(region), is_crowd=1)
 
 
-def outlines(mask: np.ndarray) -> list[list[float]]:
+def polygons(mask: np.ndarray) -> list[list[float]]:
     """Polygons x0, y0, x1, y1, ... round the parts of a mask H x W bool; holes are filled."""
     contours, _ = cv2.findContours(
         mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
@@ -59,7 +59,7 @@ def outlines(mask: np.ndarray) -> list[list[float]]:
     return [(contour + 0.5).ravel().tolist() for contour in contours if len(contour) >= 3]
 
 
-def run_lengths(mask: np.ndarray) -> dict:
+def rle(mask: np.ndarray) -> dict:
     """Uncompressed RLE of a mask H x W bool: runs down the columns, the first is of zeros."""
     pixels = mask.ravel(order="F")
     edges = np.flatnonzero(np.diff(pixels, prepend=False))
@@ -69,11 +69,7 @@ def run_lengths(mask: np.ndarray) -> dict:
 
 def _annotation(name: str, mask: np.ndarray, segmentation: list | dict, is_crowd: int) -> dict:
     rows, columns = ndimage.find_objects(mask.astype(np.uint8))[0]
-    box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-    return {
-        "segmentation": segmentation,
-        "area": int(mask.sum()),
-        "iscrowd": is_crowd,
-        "bbox": list(box),
-        "category_id": CATEGORY_IDS[CLASS_NAMES.index(name)],
-    }
+    box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+    category = CATEGORY_IDS[CLASS_NAMES.index(name)]
+    return {"segmentation": segmentation, "area": int(mask.sum()), "iscrowd": is_crowd,
+            "bbox": box, "category_id": category}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Writes a small drawn data set in the layout of PASCAL VOC 2012 or MS COCO 2014.
+"""Writes a small synthetic data set in the layout of PASCAL VOC 2012 or MS COCO 2014.
 
     python -m Dataset.make_sample --out DIR [--layout voc] [--train 24] [--val 12] [--seed 0]
 
@@ -16,10 +16,9 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,22 +33,52 @@ VERSION = 2  # to be raised when the drawing changes, so that an older sample is
 TRAIN_IMAGES, VAL_IMAGES, SEED = 24, 12, 0
 SPLITS = ("train", "val")
 MAX_IMAGES = 99_999  # of a split: an id of VOC is 2012_ and the split's digit and five more
+MAX_SEED = 2**32 - 1
 OBJECT_COUNTS = (0.62, 0.28, 0.10)  # probabilities of 1, 2 and 3 objects in an image
 COCO_OBJECT_COUNTS = (0.3, 0.4, 0.3)
-MAX_SEED = 2**32 - 1
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What the images of a sample show, and how they are written.
+def choose_objects(rng: np.random.Generator, index: int) -> list[ObjectClass]:
+    """Objects of the image with this index: at most two classes, and the first one goes round.
 
-    choose: objects of the image with an index, from a random generator. write_split: writes the
-    scenes of a split, "train" or "val", into a folder.
+    So all classes are about equally frequent, and most images share no class with a given one: RIB
+    fills its batches with such images.
     """
+    count = 1 + int(rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS))
+    first = OBJECT_CLASSES[index % len(OBJECT_CLASSES)]
+    pair = (first, OBJECT_CLASSES[rng.integers(len(OBJECT_CLASSES))])
+    return [first, *(pair[i] for i in rng.integers(len(pair), size=count - 1))]
+
+
+def choose_coco_objects(rng: np.random.Generator, index: int) -> list[ObjectClass]:
+    """Objects of an image of the COCO sample: mostly two classes, at times none, or a crowd.
+
+    As in `choose_objects` the first class goes round.
+    """
+    classes = COCO_OBJECT_CLASSES
+    if index % 12 == 7:
+        return []
+    first = index % len(classes)
+    other = (first + rng.integers(1, len(classes))) % len(classes)
+    if index % 8 == 5:
+        return [*[classes[first]] * coco_layout.CROWD, classes[other]]
+    count = 1 + int(rng.choice(len(COCO_OBJECT_COUNTS), p=COCO_OBJECT_COUNTS))
+    chosen = [first, other, rng.choice((first, other))][:count]
+    return [classes[chosen[i]] for i in rng.permutation(count)]
+
+
+class Layout(NamedTuple):
+    """Classes of a sample, the objects of an image by its index, and the writer of a split."""
 
     classes: tuple[ObjectClass, ...]
     choose: Callable[[np.random.Generator, int], list[ObjectClass]]
     write_split: Callable[[Path, str, Iterable[Scene]], None]
+
+
+LAYOUTS = {
+    "voc": Layout(OBJECT_CLASSES, choose_objects, voc_layout.write_split),
+    "coco": Layout(COCO_OBJECT_CLASSES, choose_coco_objects, coco_layout.write_split),
+}
 
 
 def make_sample(
@@ -62,124 +91,66 @@ def make_sample(
 ) -> bool:
     """Write the sample to `out_dir`; False where it is there already.
 
-    layout: one of LAYOUTS. borrowed: share of objects whose body looks like that of a class drawn
-    at random. A classifier trained on such images trusts heads more than bodies.
+    layout: one of LAYOUTS. borrowed: fraction of objects whose body looks like that of a class
+    drawn at random. A classifier trained on such images trusts heads more than bodies.
 
     The folder appears under its name only when it is complete. Raises UserError where a number is
     out of range and where `out_dir` holds anything else, or a sample drawn with other options.
     """
     out_dir = out_dir.resolve()
-    for flag, number, low, high in (
-        ("--train", num_train, 1, MAX_IMAGES),
-        ("--val", num_val, 1, MAX_IMAGES),
-        ("--seed", seed, 0, MAX_SEED),
-    ):
+    ranges = (("--train", num_train, 1, MAX_IMAGES), ("--val", num_val, 1, MAX_IMAGES))
+    for flag, number, low, high in (*ranges, ("--seed", seed, 0, MAX_SEED)):
         if not low <= number <= high:
             raise UserError(f"{flag} {number} is out of range: it must be in {low}..{high}")
     settings = {"version": VERSION, "train": num_train, "val": num_val, "seed": seed}
-    settings["borrowed"] = borrowed
-    if layout != "voc":
-        settings["layout"] = layout
+    settings |= {"borrowed": borrowed} | ({"layout": layout} if layout != "voc" else {})
     if _is_complete(out_dir, settings):
         return False
-    with _folder_when_complete(out_dir) as folder:
+    temporary = out_dir.with_name(f".{out_dir.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
         for split, count in zip(SPLITS, (num_train, num_val), strict=True):
             scenes = (_scene(LAYOUTS[layout], split, i, seed, borrowed) for i in range(count))
-            LAYOUTS[layout].write_split(folder, split, scenes)
-        write_manifest(folder, settings)
+            LAYOUTS[layout].write_split(temporary, split, scenes)
+        write_manifest(temporary, settings)
+        if out_dir.exists():  # an empty folder, which os.replace accepts on some systems only
+            out_dir.rmdir()
+        os.replace(temporary, out_dir)
+    except OSError as error:
+        raise UserError(f"--out {out_dir}: cannot be written ({error}); give another") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return True
 
 
-def choose_objects(
-    rng: np.random.Generator, index: int, classes: Sequence[ObjectClass] = OBJECT_CLASSES
-) -> list[ObjectClass]:
-    """Objects of the image with this index: at most two classes, and the first one goes round.
-
-    So all classes are about equally frequent, and most images share no class with a given one: RIB
-    fills its batches with such images.
-    """
-    count = 1 + int(rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS))
-    first = classes[index % len(classes)]
-    pair = (first, classes[rng.integers(len(classes))])
-    return [first, *(pair[i] for i in rng.integers(len(pair), size=count - 1))]
-
-
-def choose_coco_objects(
-    rng: np.random.Generator, index: int, classes: Sequence[ObjectClass] = COCO_OBJECT_CLASSES
-) -> list[ObjectClass]:
-    """Objects of an image of the COCO sample: mostly two classes, at times none, or a crowd.
-
-    As in `choose_objects` the first class goes round.
-    """
-    if index % 12 == 7:
-        return []
-    first = index % len(classes)
-    other = (first + rng.integers(1, len(classes))) % len(classes)
-    if index % 8 == 5:
-        return [*[classes[first]] * coco_layout.CROWD, classes[other]]
-    count = 1 + int(rng.choice(len(COCO_OBJECT_COUNTS), p=COCO_OBJECT_COUNTS))
-    chosen = [first, other, rng.choice((first, other))][:count]
-    return [classes[chosen[i]] for i in rng.permutation(count)]
-
-
-LAYOUTS = {
-    "voc": Layout(OBJECT_CLASSES, choose_objects, voc_layout.write_split),
-    "coco": Layout(COCO_OBJECT_CLASSES, choose_coco_objects, coco_layout.write_split),
-}
-
-
 def _scene(layout: Layout, split: str, index: int, seed: int, borrowed: float) -> Scene:
-    """Draws one image, which does not depend on the other ones."""
+    """One image, which does not depend on the other ones."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     objects = layout.choose(rng, index)
-    return draw_scene(rng, [_dressed(rng, kind, borrowed, layout.classes) for kind in objects])
-
-
-def _dressed(
-    rng: np.random.Generator, kind: ObjectClass, borrowed: float, classes: Sequence[ObjectClass]
-) -> ObjectClass:
-    if borrowed and rng.random() < borrowed:
-        return with_body_of(kind, classes[rng.integers(len(classes))])
-    return kind
+    for i, kind in enumerate(objects):
+        if borrowed and rng.random() < borrowed:
+            objects[i] = with_body_of(kind, layout.classes[rng.integers(len(layout.classes))])
+    return draw_scene(rng, objects)
 
 
 def _is_complete(out_dir: Path, settings: dict[str, float]) -> bool:
-    """Whether the sample is there; UserError where `out_dir` is taken by something else."""
+    """Return True where the sample is there; UserError where something else is."""
     if not out_dir.exists():
         return False
     if not out_dir.is_dir():
         raise UserError(f"--out {out_dir}: is a file; give a folder")
-    noted = read_manifest(out_dir)
-    if noted is None:
-        if any(out_dir.iterdir()):
-            raise UserError(f"--out {out_dir}: holds other files; give a new or an empty folder")
-        return False
-    if difference := settings_difference(noted, settings):
+    recorded = read_manifest(out_dir)
+    if recorded is None and any(out_dir.iterdir()):
+        raise UserError(f"--out {out_dir}: holds other files; give a new or an empty folder")
+    if recorded is not None and (difference := settings_difference(recorded, settings)):
         raise UserError(
             f"--out {out_dir}: holds another sample ({difference}); remove it or give another --out"
         )
-    return True
+    return recorded is not None
 
 
-@contextmanager
-def _folder_when_complete(folder: Path) -> Iterator[Path]:
-    """Yields a new sibling of `folder`, which takes its name when the block ends well."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if folder.exists():  # an empty folder, which os.replace accepts on some systems only
-            folder.rmdir()
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise UserError(
-            f"--out {folder}: cannot be written ({error}); give another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _parser() -> argparse.ArgumentParser:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code, which is 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m Dataset.make_sample",
         description="Draws a small data set in the layout of PASCAL VOC 2012 or MS COCO 2014.",
@@ -190,12 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--train", type=int, default=TRAIN_IMAGES, help="training images (%(default)s)")
     add("--val", type=int, default=VAL_IMAGES, help="validation images (%(default)s)")
     add("--seed", type=int, default=SEED, help="0 or more; other images (%(default)s)")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code, which is 2 for bad input."""
-    args = _parser().parse_args(arguments)
+    args = parser.parse_args(arguments)
 
     def draw() -> None:
         written = make_sample(args.out, args.train, args.val, args.seed, layout=args.layout)

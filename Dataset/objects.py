@@ -1,17 +1,15 @@
-"""How objects of the drawn sample look: textures and shapes; objects.json has the classes.
+"""Objects of the synthetic sample: textures and shapes; objects.json has the classes.
 
-Every class is a composite of parts that differ in how much they tell about it: a small head with
-strong colours, a body whose texture belongs to the class but whose colour and brightness vary, and
-limbs. How much a classifier trusts heads more than bodies depends on how often bodies look like
-those of another class in its training images (`with_body_of`): looking at the most telling part
-only is the flaw of class activation maps that RIB is about.
+A class has a small head with strong colours (its discriminative region), a body whose texture
+belongs to the class but whose colour and brightness vary, and limbs. A classifier trusts heads more
+than bodies where bodies often look like those of another class in its training images
+(`with_body_of`): that is the flaw of class activation maps that RIB is about.
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,6 @@ from PIL import Image
 
 Colour = tuple[float, float, float]  # RGB in 0..1
 Point = tuple[float, float]  # (u, v) in object units: u to the right, v downwards
-Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]  # u, v -> signed distance, < 0 inside
-
-
-# --- textures -----------------------------------------------------------------------------------
 
 
 def smooth_noise(
@@ -46,30 +40,10 @@ def _soft_step(value: np.ndarray, sharpness: float = 3.0) -> np.ndarray:
     return 0.5 + 0.5 * np.tanh(sharpness * value)
 
 
-def _plain(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
-    return np.clip(0.5 + 0.25 * rough, 0, 1)
-
-
-def _stripes(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
-    return _soft_step(np.sin(2 * np.pi * u + 1.3 * rough) - 0.2)
-
-
-def _spots(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
-    return _soft_step(rough - 0.55, 5.0)
-
-
-def _wool(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
-    return np.clip(1.1 - 1.3 * np.abs(rough), 0, 1)
-
-
 def _feathers(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
     row = np.floor(v)
     across = (u + 0.5 * (row % 2)) % 1 - 0.5
     return _soft_step(np.hypot(across * 1.5, v - row) - 0.75 + 0.08 * rough, 5.0)
-
-
-def _gloss(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
-    return np.exp(-(((u + 0.5) / 0.22) ** 2)) + 0.45 * np.exp(-(((u - 0.65) / 0.12) ** 2))
 
 
 def _lacquer(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
@@ -77,29 +51,29 @@ def _lacquer(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
     return np.clip(_soft_step(np.sin(2 * np.pi * v + 0.5 * rough), 2.0) * (1 - seam), 0, 1)
 
 
-def _diamonds(u: np.ndarray, v: np.ndarray, rough: np.ndarray) -> np.ndarray:
-    return _soft_step(np.sin(np.pi * (u + v)) * np.sin(np.pi * (u - v)), 6.0)
-
-
-# A pattern maps coordinates in units of its period, and rough noise of that cell, to 0..1.
+# A pattern maps coordinates u, v in units of its period, and rough noise of that cell, to 0..1.
 PATTERNS: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "plain": _plain,
-    "stripes": _stripes,
-    "spots": _spots,
-    "wool": _wool,
+    "plain": lambda u, v, rough: np.clip(0.5 + 0.25 * rough, 0, 1),
+    "stripes": lambda u, v, rough: _soft_step(np.sin(2 * np.pi * u + 1.3 * rough) - 0.2),
+    "spots": lambda u, v, rough: _soft_step(rough - 0.55, 5.0),
+    "wool": lambda u, v, rough: np.clip(1.1 - 1.3 * np.abs(rough), 0, 1),
     "feathers": _feathers,
-    "gloss": _gloss,
+    "gloss": lambda u, v, rough: (
+        np.exp(-(((u + 0.5) / 0.22) ** 2)) + 0.45 * np.exp(-(((u - 0.65) / 0.12) ** 2))
+    ),
     "lacquer": _lacquer,
-    "diamonds": _diamonds,
+    "diamonds": lambda u, v, rough: _soft_step(
+        np.sin(np.pi * (u + v)) * np.sin(np.pi * (u - v)), 6.0
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Skin:
-    """How a surface looks: two colours mixed by a pattern.
+    """Look of a surface: two colours mixed by a pattern.
 
     period: size of the pattern in object units. vary, tint: standard deviations of the random
-    change in brightness and in the single channels; they decide how telling the colour is.
+    change in brightness and in the single channels; they decide how much the colour tells.
     """
 
     first: Colour
@@ -124,10 +98,11 @@ class Skin:
         return colour * (1 + 0.05 * smooth_noise(rng, u.shape, 2.0))[..., None]
 
 
-# --- shapes: signed distances in object units ---------------------------------------------------
+# Shapes: signed distances in object units, negative inside.
 
 
-def _ellipse(u: np.ndarray, v: np.ndarray, centre: Point, radii: Point, tilt: float = 0.0):
+def ellipse(u: np.ndarray, v: np.ndarray, centre: Point, radii: Point, tilt: float = 0.0):
+    """Ellipse, turned by `tilt` radians."""
     du, dv = u - centre[0], v - centre[1]
     cos, sin = math.cos(tilt), math.sin(tilt)
     along, across = cos * du + sin * dv, cos * dv - sin * du
@@ -136,14 +111,15 @@ def _ellipse(u: np.ndarray, v: np.ndarray, centre: Point, radii: Point, tilt: fl
     return radius * (radius - 1) / (slope + 1e-6)  # first-order distance to an ellipse
 
 
-def _limb(u: np.ndarray, v: np.ndarray, start: Point, end: Point, radii: Point):
+def limb(u: np.ndarray, v: np.ndarray, start: Point, end: Point, radii: Point):
+    """Stroke between two points; radii: half its width at each of them."""
     du, dv = end[0] - start[0], end[1] - start[1]
     along = np.clip(((u - start[0]) * du + (v - start[1]) * dv) / (du**2 + dv**2), 0, 1)
     distance = np.hypot(u - start[0] - along * du, v - start[1] - along * dv)
     return distance - (radii[0] + along * (radii[1] - radii[0]))
 
 
-def _polygon(u: np.ndarray, v: np.ndarray, corners: Sequence[Point], rounding: float = 0.02):
+def polygon(u: np.ndarray, v: np.ndarray, corners: Sequence[Point], rounding: float = 0.02):
     """Convex polygon, corners clockwise as seen on the screen."""
     sides = []
     for (u0, v0), (u1, v1) in zip(corners, [*corners[1:], corners[0]], strict=True):
@@ -152,85 +128,72 @@ def _polygon(u: np.ndarray, v: np.ndarray, corners: Sequence[Point], rounding: f
     return np.max(sides, axis=0) - rounding
 
 
-def ellipse(centre: Point, radii: Point, tilt: float = 0.0) -> Shape:
-    """Ellipse, turned by `tilt` radians."""
-    return partial(_ellipse, centre=centre, radii=radii, tilt=tilt)
-
-
-def limb(start: Point, end: Point, radii: Point) -> Shape:
-    """Stroke between two points; radii: half its width at each of them."""
-    return partial(_limb, start=start, end=end, radii=radii)
-
-
-# --- classes ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Part:
     """One piece of an object, painted over the parts before it.
 
-    telling: the part belongs to the most telling region and moves with it. bevel: width of the
-    shaded rim in object units.
+    discriminative: it belongs to the discriminative region and moves with it. bevel: width of the
+    shaded rim in object units. geometry: further arguments of the shape.
     """
 
-    shape: Shape
+    shape: Callable[..., np.ndarray]
     skin: str
-    telling: bool = False
-    bevel: float = 0.12
+    discriminative: bool
+    bevel: float
+    geometry: Mapping
+
+    def distance(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Signed distance to the part at the object coordinates u, v."""
+        return self.shape(u, v, **self.geometry)
 
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """What an object of a class looks like, facing right, centred on (0, 0).
+    """A class: half_size of all parts (width, height), and the centre of its discriminative region.
 
-    half_size: half width and half height of all parts. telling: centre of the telling region.
     parts: from back to front. skins: the surfaces that the parts name. bend: how much the outline
     of one object differs from that of the next, in object units (little for what is rigid).
     """
 
     name: str
     half_size: Point
-    telling: Point
+    discriminative: Point
     parts: Sequence[Part]
     skins: Mapping[str, Skin]
     bend: float = 0.025
 
 
-def body_skins(kind: ObjectClass) -> list[str]:
-    """Names of the skins that only parts outside the telling region wear."""
-    telling = {part.skin for part in kind.parts if part.telling}
-    worn = dict.fromkeys(part.skin for part in kind.parts if not part.telling)
-    return [name for name in worn if name not in telling]
+def _body_skins(kind: ObjectClass) -> list[str]:
+    """Names of the skins that only parts outside the discriminative region wear."""
+    head = {part.skin for part in kind.parts if part.discriminative}
+    worn = dict.fromkeys(part.skin for part in kind.parts if not part.discriminative)
+    return [name for name in worn if name not in head]
 
 
 def with_body_of(kind: ObjectClass, donor: ObjectClass) -> ObjectClass:
-    """An object whose body wears another class's skins, so that only its telling part is sure."""
-    donated = [donor.skins[name] for name in body_skins(donor)]
-    changed = {name: donated[i % len(donated)] for i, name in enumerate(body_skins(kind))}
+    """An object whose body wears another class's skins; its discriminative region stays."""
+    donated = [donor.skins[name] for name in _body_skins(donor)]
+    changed = {name: donated[i % len(donated)] for i, name in enumerate(_body_skins(kind))}
     return replace(kind, skins={**kind.skins, **changed})
 
 
-_SHAPES = {"ellipse": _ellipse, "limb": _limb, "polygon": _polygon}
+_SHAPES = {"ellipse": ellipse, "limb": limb, "polygon": polygon}
 
 
-def _part(skin: str, kind: str, telling: bool = False, bevel: float = 0.12, **geometry) -> Part:
-    return Part(partial(_SHAPES[kind], **geometry), skin, telling, bevel)
+def _part(skin: str, kind: str, discriminative=False, bevel=0.12, **geometry) -> Part:
+    return Part(_SHAPES[kind], skin, discriminative, bevel, geometry)
 
 
-def read_classes(layout: str) -> tuple[ObjectClass, ...]:
+def _read_classes(layout: str) -> tuple[ObjectClass, ...]:
     """The classes of a sample, "voc" or "coco", from the table in objects.json."""
     table = json.loads(Path(__file__).with_name("objects.json").read_text(encoding="utf-8"))
-    return tuple(
-        ObjectClass(
-            **{
-                **entry,
-                "parts": [_part(**part) for part in entry["parts"]],
-                "skins": {name: Skin(**skin) for name, skin in entry["skins"].items()},
-            }
-        )
-        for entry in table[layout]
-    )
+    classes = []
+    for entry in table[layout]:
+        parts = [_part(**part) for part in entry.pop("parts")]
+        skins = {name: Skin(**skin) for name, skin in entry.pop("skins").items()}
+        classes.append(ObjectClass(**entry, parts=parts, skins=skins))
+    return tuple(classes)
 
 
-OBJECT_CLASSES = read_classes("voc")
-COCO_OBJECT_CLASSES = read_classes("coco")
+OBJECT_CLASSES = _read_classes("voc")
+COCO_OBJECT_CLASSES = _read_classes("coco")

@@ -1,19 +1,20 @@
-"""Draws scenes: an image with the exact mask of every object in it.
+"""Drawing of scenes: an image with the exact mask of every object in it.
 
-Knows nothing of data sets and files. All randomness comes from the generator that is passed in, and
-nothing in the background depends on the classes of the objects.
+All randomness comes from the generator that is passed in, and nothing in the background depends on
+the classes of the objects.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from Dataset.objects import PATTERNS, ObjectClass, Skin, ellipse, smooth_noise
 
-OCCLUSION_PROBABILITY = 0.12  # of the telling part, so that the body has to carry the label ...
-CUT_PROBABILITY = 0.12  # ... and the same with the telling part beyond the image border
+OCCLUSION_PROBABILITY = 0.12  # of the head, so that the body has to carry the label ...
+CUT_PROBABILITY = 0.12  # ... and the same with the head beyond the image border
 SHORT_SIDE, LONG_SIDE = (170, 205), (225, 280)  # pixels
 
 # Pairs of colours (RGB in 0..1) and grain of the grounds (cell_y, cell_x, in pixels).
@@ -33,28 +34,18 @@ LOWER_GROUNDS = (
     ((0.56, 0.58, 0.34), (0.4, 0.42, 0.22), (12.0, 5.0)),  # dry meadow
 )
 # Colours of stones, bushes and cushions: some of them are colours of objects too.
-CLUTTER = (
-    (0.5, 0.48, 0.45),
-    (0.36, 0.33, 0.3),
-    (0.22, 0.36, 0.18),
-    (0.38, 0.48, 0.24),
-    (0.55, 0.4, 0.26),
-    (0.66, 0.6, 0.5),
-    (0.42, 0.5, 0.58),
-    (0.6, 0.36, 0.32),
-)
+CLUTTER = ((0.5, 0.48, 0.45), (0.36, 0.33, 0.3), (0.22, 0.36, 0.18), (0.38, 0.48, 0.24),
+           (0.55, 0.4, 0.26), (0.66, 0.6, 0.5), (0.42, 0.5, 0.58), (0.6, 0.36, 0.32))  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """One object: its class name and its visible pixels (H x W bool, at least one)."""
 
     name: str
     mask: np.ndarray
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """image: H x W x 3 uint8 RGB. instances: disjoint masks, from back to front."""
 
     image: np.ndarray
@@ -63,7 +54,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where an object stands: centre (x, y) in pixels, pixels per object unit, tilt in radians."""
+    """Place of an object: centre (x, y) in pixels, pixels per object unit, tilt in radians."""
 
     centre: tuple[float, float]
     scale: float
@@ -90,12 +81,14 @@ def draw_scene(
     objects: Sequence[ObjectClass],
     size: tuple[int, int] | None = None,
 ) -> Scene:
-    """Draws one object for every entry of `objects` (none: background only) at random poses.
+    """Draw one object for every entry of `objects` (none: background only) at random poses.
 
-    size: (H, W) in pixels; drawn at random when left out. Later objects may hide a part of earlier
-    ones, a bush or stone may hide a telling part, and objects may be cut by the border.
+    size: (H, W) in pixels; random when left out, and three in four images are landscape. Later
+    objects may hide a part of earlier ones, a bush or stone a head, and the border may cut objects.
     """
-    size = random_size(rng) if size is None else size
+    if size is None:
+        short, long = int(rng.integers(*SHORT_SIDE)), int(rng.integers(*LONG_SIDE))
+        size = (short, long) if rng.random() < 0.75 else (long, short)
     canvas = _draw_ground(rng, size)
     for _ in range(rng.integers(1, 4)):
         _paint_distractor(rng, canvas, rng.uniform((0.3, 0), 1) * size, rng.uniform(0.08, 0.2))
@@ -106,21 +99,12 @@ def draw_scene(
         covered = _paint_object(rng, canvas, kind, pose)
         masks = [mask & ~covered for mask in masks] + [covered]
     if objects and rng.random() < OCCLUSION_PROBABILITY:
-        x, y = poses[-1].to_image(objects[-1].telling)
+        x, y = poses[-1].to_image(objects[-1].discriminative)
         radius = 0.36 * poses[-1].scale / min(size)
         covered = _paint_distractor(rng, canvas, (y, x), radius)
         masks = [mask & ~covered for mask in masks]
     instances = [Instance(kind.name, mask) for kind, mask in zip(objects, masks, strict=True)]
     return Scene(_expose(rng, canvas), tuple(i for i in instances if i.mask.any()))
-
-
-def random_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Image size (H, W) in pixels, three in four landscape."""
-    short, long = int(rng.integers(*SHORT_SIDE)), int(rng.integers(*LONG_SIDE))
-    return (short, long) if rng.random() < 0.75 else (long, short)
-
-
-# --- background ---------------------------------------------------------------------------------
 
 
 def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -147,9 +131,9 @@ def _draw_texture(rng: np.random.Generator, size: tuple[int, int], ground: tuple
 def _paint_distractor(
     rng: np.random.Generator, canvas: np.ndarray, centre: Sequence[float], radius: float
 ) -> np.ndarray:
-    """Paints a bush, stone or cushion at centre (y, x); returns its pixels, H x W bool.
+    """Paint a bush, stone or cushion at centre (y, x); return its pixels, H x W bool.
 
-    radius: as a share of the shorter side. It may carry the pattern of a class, in any colour.
+    radius: over the shorter side. It may have the pattern of a class, in any colour.
     """
     size = canvas.shape[:2]
     first, second = (CLUTTER[i] for i in rng.integers(len(CLUTTER), size=2))
@@ -158,10 +142,10 @@ def _paint_distractor(
     pose = Pose((float(centre[1]), float(centre[0])), radius * min(size), rng.uniform(-0.5, 0.5))
     window = _window(size, pose, (1.6, 1.6))
     u, v = _warped_grid(rng, window, pose, 0.06)
-    blob = ellipse((0.0, 0.0), (1.0, rng.uniform(0.6, 0.95)))
+    distance = ellipse(u, v, (0.0, 0.0), (1.0, rng.uniform(0.6, 0.95)))
     colours = skin.render(rng, u, v, pose.scale)
     covered = np.zeros(size, bool)
-    covered[window] = _blend(canvas[window], colours, blob(u, v), v, pose.scale, bevel=0.4)
+    covered[window] = _blend(canvas[window], colours, distance, v, pose.scale, bevel=0.4)
     return covered
 
 
@@ -176,13 +160,10 @@ def _expose(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(canvas * light + noise, 0, 1) * 255).astype(np.uint8)
 
 
-# --- objects ------------------------------------------------------------------------------------
-
-
 def _place(
     rng: np.random.Generator, objects: Sequence[ObjectClass], size: tuple[int, int]
 ) -> list[Pose]:
-    """One pose per object: side by side, in overlapping slots along the longer side."""
+    """A pose for each object: side by side, in overlapping slots along the longer side."""
     count = len(objects)
     share = {0: 1.0, 1: 1.0, 2: 0.58}.get(count, 1.3 / max(count, 1))
     long_axis = int(size[1] >= size[0])
@@ -195,14 +176,14 @@ def _place(
         centre[long_axis] = middle * size[long_axis]
         poses.append(_pose_in_slot(rng, kind, centre, slot))
         if rng.random() < CUT_PROBABILITY and count == 1:
-            poses[-1] = _cut_telling_part(kind, poses[-1], size)
+            poses[-1] = _cut_head(kind, poses[-1], size)
     return poses
 
 
 def _pose_in_slot(
     rng: np.random.Generator, kind: ObjectClass, centre: np.ndarray, slot: np.ndarray
 ) -> Pose:
-    """Fits an object into a slot with centre (y, x) and size (height, width) in pixels."""
+    """A pose in which an object fits into a slot with centre (y, x) and size (h, w) in pixels."""
     half = np.array(kind.half_size[::-1])
     scale = float((slot / (2 * half)).min()) * rng.uniform(0.78, 1.04)
     slack = np.maximum(slot / 2 - scale * half, 0)
@@ -210,21 +191,19 @@ def _pose_in_slot(
     return Pose((x, y), scale, rng.normal(0, 0.08), bool(rng.integers(2)))
 
 
-def _cut_telling_part(kind: ObjectClass, pose: Pose, size: tuple[int, int]) -> Pose:
-    """Moves a pose so that the border of the image passes through the telling part."""
-    x, y = pose.to_image(kind.telling)
-    if abs(kind.telling[0]) > abs(kind.telling[1]):
-        move = ((0 if x < pose.centre[0] else size[1]) - x, 0.0)
-    else:
-        move = (0.0, (0 if y < pose.centre[1] else size[0]) - y)
-    centre = (pose.centre[0] + move[0], pose.centre[1] + move[1])
-    return Pose(centre, pose.scale, pose.tilt, pose.mirrored)
+def _cut_head(kind: ObjectClass, pose: Pose, size: tuple[int, int]) -> Pose:
+    """A pose moved so that the border of the image passes through the discriminative region."""
+    head, centre = pose.to_image(kind.discriminative), list(pose.centre)
+    axis = 0 if abs(kind.discriminative[0]) > abs(kind.discriminative[1]) else 1
+    border = 0 if head[axis] < centre[axis] else size[1 - axis]
+    centre[axis] += border - head[axis]
+    return replace(pose, centre=tuple(centre))
 
 
 def _paint_object(
     rng: np.random.Generator, canvas: np.ndarray, kind: ObjectClass, pose: Pose
 ) -> np.ndarray:
-    """Paints all parts of an object in place; returns its pixels, H x W bool."""
+    """Paint all parts of an object in place; return its pixels, H x W bool."""
     window = _window(canvas.shape[:2], pose, kind.half_size)
     u, v = _warped_grid(rng, window, pose, kind.bend)
     v = v * rng.uniform(1.0, 1.12)
@@ -232,15 +211,15 @@ def _paint_object(
     skins = {name: skin.render(rng, u, v, pose.scale) for name, skin in kind.skins.items()}
     covered = np.zeros(canvas.shape[:2], bool)
     for part in kind.parts:
-        du, dv = nod.tolist() if part.telling else (0.0, 0.0)
-        distance = part.shape(u - du, v - dv)
+        du, dv = nod.tolist() if part.discriminative else (0.0, 0.0)
+        distance = part.distance(u - du, v - dv)
         patch = canvas[window]
         covered[window] |= _blend(patch, skins[part.skin], distance, v, pose.scale, part.bevel)
     return covered
 
 
 def _paint_shadow(canvas: np.ndarray, kind: ObjectClass, pose: Pose) -> None:
-    """Darkens the ground under an object."""
+    """Darken the ground under an object."""
     width, height = kind.half_size
     window = _window(canvas.shape[:2], pose, (1.2 * width, 1.4 * height))
     u, v = pose.to_object(*_pixels(window))
@@ -266,23 +245,17 @@ def _pixels(window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
 def _warped_grid(
     rng: np.random.Generator, window: tuple[slice, slice], pose: Pose, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Object units of a window, bent smoothly so that no two outlines are equal."""
+    """Object units of a window, bent smoothly so that no two objects are equal."""
     u, v = pose.to_object(*_pixels(window))
     bend = (smooth_noise(rng, u.shape, 0.4 * pose.scale) for _ in range(2))
     return tuple(axis + strength * field for axis, field in zip((u, v), bend, strict=True))
 
 
-def _blend(
-    patch: np.ndarray,
-    colours: np.ndarray,
-    distance: np.ndarray,
-    v: np.ndarray,
-    scale: float,
-    bevel: float,
-) -> np.ndarray:
-    """Paints colours where distance < 0, with antialiased edge and rounded light, in place.
+def _blend(patch, colours, distance, v, scale: float, bevel: float) -> np.ndarray:
+    """Paint colours where distance < 0, with antialiased edge and rounded light, in place.
 
-    Returns the pixels that are covered by more than half, H x W bool.
+    patch, colours: H x W x 3. distance, v: in object units, H x W. Returns the pixels that are
+    covered by more than half, H x W bool.
     """
     opacity = np.clip(0.5 - distance * scale, 0, 1)
     inside = np.clip(-distance / bevel, 0, 1)

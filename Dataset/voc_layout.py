@@ -1,4 +1,4 @@
-"""Writes drawn scenes in the layout of PASCAL VOC 2012."""
+"""Scenes in the layout of PASCAL VOC 2012."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

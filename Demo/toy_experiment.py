@@ -2,10 +2,10 @@
 
     python -m Demo.toy_experiment --mnist_root DIR [--mnist_download]
 
-Twos and eights on a canvas; few of them come with a small shape that tells the class as well. HGR,
-the share of a region's pixels on which a layer depends, falls at the last layer, the one that meets
-the final activation, far more on the shapes than on the digits. RIB's fine-tuning without that
-activation is then tried on the same network. It is no step of the method.
+Twos and eights on a canvas; few of them come with a small shape that tells the class as well. HGR
+(high gradient ratio), the fraction of a region's pixels on which a layer depends, falls at the last
+layer, the one that meets the final activation, far more on the shapes than on the digits. RIB's
+fine-tuning without that activation is then tried on the same network.
 """
 
 if __name__ == "__main__":
@@ -51,14 +51,14 @@ PUBLISHED = {
     "irrelevant": (1.0, 0.0, np.nan, np.nan, 0.03, 0.05),
 }
 _DIAMOND, _SQUARE = 0.16, 0.13  # of the canvas' side: the shapes of a two and of an eight
-_TRAINED_SHARE = 0.8  # of the images
+_TRAINED = 0.8  # fraction of the images
 _KEPT = 0.5  # grey value above which a pixel belongs to the digit's region
 _COLOURS = dict(zip(REGIONS, ("tab:red", "tab:blue", "tab:gray"), strict=True))
 
 
 @dataclass(frozen=True)
 class Toy:
-    """What the paper leaves free; README has a table of what was tried."""
+    """Settings that the paper leaves free; README has a table of what was tried."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     images: int = 2000
@@ -95,9 +95,8 @@ class Canvases(NamedTuple):
 class ToyNet(nn.Module):
     """Five 3x3 convolutions without biases, ReLU after each, and a fully connected layer.
 
-    Padding is circular, so that the border of the canvas is like every other place of it.
-
-    side: height and width of the images. channels: of each convolution. strides: of the five.
+    side: of the images. channels, strides: of the convolutions. Padding is circular, so that the
+    border of the canvas is like every other place of it.
     """
 
     def __init__(self, side: int, channels: int = 8, strides: tuple[int, ...] = (1,) * 5):
@@ -113,7 +112,7 @@ class ToyNet(nn.Module):
         self.fc = nn.Linear(channels * side * side, len(DIGITS), bias=False)
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """N x 1 x H x W -> what each convolution gives, before its ReLU, and the logits N x C."""
+        """N x 1 x H x W -> output of each convolution, before its ReLU, and the logits N x C."""
         outputs, features = [], images
         for conv in self.convs:
             outputs.append(conv(features))
@@ -126,11 +125,10 @@ class ToyNet(nn.Module):
 
 
 def gradient_maps(network: ToyNet, images: Tensor, labels: Tensor) -> Tensor:
-    """The maps G1 .. G6 of images: how strongly each pixel acts on each layer (paper, Sec. 3).
+    """Gradient maps G1 .. G6 of images N x 1 x H x W and labels N (paper, Sec. 3).
 
-    images: N x 1 x H x W. labels: N class indices. Returns N x 6 x H x W in 0..1: the absolute
-    gradient of a layer's summed features, for the last one of the logit of the image's class, over
-    its maximum.
+    Returns N x 6 x H x W in 0..1: the absolute gradient of a layer's summed features, for the last
+    one of the logit of the image's class, over its maximum.
     """
     images = images.detach().requires_grad_()
     *features, logits = network.layers(images)
@@ -145,7 +143,7 @@ def normalized(maps: Tensor) -> Tensor:
 
 
 def high_gradient_ratio(maps: Tensor, region: Tensor, threshold: float = 0.3) -> Tensor:
-    """HGR: the share of a region's pixels whose map is above the threshold, mean over images.
+    """HGR: the fraction of a region's pixels whose map is above the threshold, mean over images.
 
     maps: N x L x H x W in 0..1. region: N x H x W bool, no image without a pixel. Returns L values.
     """
@@ -182,10 +180,7 @@ def _logit_gradient(network: ToyNet, image: Tensor, label: int) -> Tensor:
 
 
 def final_loss(logits: Tensor, labels: Tensor, activation: str) -> Tensor:
-    """Loss of a training whose last layer meets this activation: "sigmoid", "softmax", "none".
-
-    none: logits of the own class up, of others down, without an end.
-    """
+    """Loss of a training by its final activation; none: own logits up, others down, endlessly."""
     if activation == "softmax":
         return F.cross_entropy(logits, labels)
     truth = F.one_hot(labels, logits.shape[1]).to(logits)
@@ -202,9 +197,10 @@ def read_mnist(root: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     folder, parts = root / "MNIST" / "raw", []
     for part in ("train", "t10k"):
-        images = _read_idx(folder / f"{part}-images-idx3-ubyte", 3)
-        labels = _read_idx(folder / f"{part}-labels-idx1-ubyte", 1)
-        if images is not None and labels is not None:
+        files = [f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+        found = [next(iter(sorted(folder.glob(f"{name}*"))), None) for name in files]
+        if None not in found:
+            images, labels = _read_idx(found[0], 3), _read_idx(found[1], 1)
             if len(images) != len(labels) or images.shape[1:] != (28, 28):
                 raise UserError(f"{folder}: images and labels of {part} do not belong together")
             chosen = np.isin(labels, DIGITS)
@@ -214,20 +210,17 @@ def read_mnist(root: Path) -> tuple[np.ndarray, np.ndarray]:
     return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _read_idx(path: Path, dimensions: int) -> np.ndarray | None:
-    """The array of one of MNIST's files; None where it is not there."""
-    packed = path.with_name(f"{path.name}.gz")
-    found = path if path.is_file() else packed
-    if not found.is_file():
-        return None
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The array of one of MNIST's files, which may be packed by gzip."""
     try:
-        data = gzip.decompress(found.read_bytes()) if found is packed else found.read_bytes()
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
         if data[:4] != bytes((0, 0, 8, dimensions)):
             raise ValueError
         shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
         return np.frombuffer(data, np.uint8, offset=4 * (1 + dimensions)).reshape(shape)
     except (OSError, ValueError, EOFError, zlib.error):
-        raise UserError(f"{found}: is damaged, or no file of MNIST; download it again") from None
+        raise UserError(f"{path}: is damaged, or not a file of MNIST; download it again") from None
 
 
 def shape_mask(value: int, side: int) -> np.ndarray:
@@ -242,7 +235,7 @@ def shape_mask(value: int, side: int) -> np.ndarray:
 def compose(
     rng: np.random.Generator, digits: np.ndarray, values: np.ndarray, side: int, share: float
 ) -> Canvases:
-    """Each digit in the middle of a canvas, a share of them with their shape somewhere beside it.
+    """Each digit in the middle of a canvas, a fraction with their shape somewhere beside it.
 
     digits: N x 28 x 28 uint8. values: N, of DIGITS. side: of the canvas, pixels.
     """
@@ -282,7 +275,7 @@ def trained(
     """A network, the canvases that it was trained on, and others that all have their shape."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(digits))[: toy.images]
-    first, rest = np.split(order, [round(_TRAINED_SHARE * len(order))])
+    first, rest = np.split(order, [round(_TRAINED * len(order))])
     learned = compose(rng, digits[first], values[first], toy.side, toy.shape_share)
     shown = compose(rng, digits[rest], values[rest], toy.side, 1.0)
     torch.manual_seed(seed)
@@ -338,7 +331,7 @@ def fine_tune_each(
 
 
 def experiment(root: Path, toy: Toy) -> tuple[dict, ToyNet, Canvases]:
-    """All seeds: what scores.json holds, and a network and canvases to draw."""
+    """All seeds: the content of scores.json, and a network and canvases to draw."""
     digits, values = read_mnist(root)
     if len(digits) < toy.images:
         raise UserError(f"--images {toy.images}: {root} has {len(digits)} twos and eights")
@@ -391,62 +384,43 @@ def draw(scores: dict, network: ToyNet, shown: Canvases) -> Figure:
         for axis in row:
             axis.axis("off")
     upper, lower = right.subplots(2, 1)
-    _draw_layers(upper, scores)
-    _draw_fine_tuning(lower, scores)
-    return figure
-
-
-def _draw_layers(axis, scores: dict) -> None:
     layers = np.arange(1, NUM_LAYERS + 1)
     for name, colour in _COLOURS.items():
         values = np.array([h[name] for h in scores["hgr_by_seed"]])
-        label = f"{name.replace('_', '-')}"
-        axis.plot(layers, scores["hgr"][name], "o-", color=colour, label=label)
-        axis.fill_between(layers, values.min(0), values.max(0), color=colour, alpha=0.2)
+        upper.plot(layers, scores["hgr"][name], "o-", color=colour, label=name.replace("_", "-"))
+        upper.fill_between(layers, values.min(0), values.max(0), color=colour, alpha=0.2)
         known = ~np.isnan(PUBLISHED[name])
         published = np.array(PUBLISHED[name])[known]
-        axis.plot(layers[known], published, "x--", color=colour, alpha=0.6)
-    axis.set_title(f"HGR by layer, {scores['data']} (band: seeds; dashed: published)", fontsize=10)
-    axis.set_xticks(layers, [f"G{k}" for k in layers])
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+        upper.plot(layers[known], published, "x--", color=colour, alpha=0.6)
+        lower.plot(scores["fine_tuned"]["summed"][name], "o-", color=colour)
+        lower.plot(scores["fine_tuned"]["tuned"][name], ":", color=colour)
+    upper.set_title(f"HGR by layer, {scores['data']} (band: seeds; dashed: published)", fontsize=10)
+    upper.set_xticks(layers, [f"G{k}" for k in layers])
+    upper.legend(fontsize=8)
+    lower.set_title("HGR of G6 while fine-tuned without activation (line: summed)", fontsize=10)
+    lower.set_xlabel("iterations")
+    for axis in (upper, lower):
+        axis.grid(alpha=0.3)
+    return figure
 
 
-def _draw_fine_tuning(axis, scores: dict) -> None:
-    for name, colour in _COLOURS.items():
-        axis.plot(scores["fine_tuned"]["summed"][name], "o-", color=colour)
-        axis.plot(scores["fine_tuned"]["tuned"][name], ":", color=colour)
-    axis.set_title("HGR of G6 while fine-tuned without activation (line: summed maps)", fontsize=10)
-    axis.set_xlabel("iterations")
-    axis.grid(alpha=0.3)
-
-
-def check_output(out_dir: Path) -> None:
-    """Raise UserError where results cannot be written, or files of something else are there."""
+def run_toy(root: Path, out_dir: Path, toy: Toy) -> None:
+    """The whole experiment. Raises UserError for bad input and where files of others are there."""
     make_writable(out_dir, "--toy_out_dir")
     path = out_dir / "scores.json"
     if path.exists() and b'"RIB, toy experiment"' not in path.read_bytes()[:100]:
         raise UserError(f"{path}: is not of a toy experiment; give another --toy_out_dir")
     for name in (FIGURE, "scores.json"):
         require_own(out_dir / name)
-
-
-def run_toy(root: Path, out_dir: Path, toy: Toy) -> dict:
-    """The whole experiment; returns what scores.json holds. Raises UserError for bad input."""
-    check_output(out_dir)
     scores, network, shown = experiment(root, toy)
     save_figure(draw(scores, network, shown), out_dir / FIGURE)
-    write_json(out_dir / "scores.json", scores)
+    write_json(path, scores)
     log.info("HGR of G1 .. G6, mean of %d seeds:%s", len(toy.seeds), _lines(scores["hgr"]))
-    lost = scores["loss_at_last_layer"]
-    log.info("lost at the last layer: %.2f of the shapes, %.2f of the digits",
-             lost["non_discriminative"], lost["discriminative"])  # fmt: skip
     for kind, text in (("tuned", "the last map"), ("summed", "the sum of all maps")):
         digits, shapes = (scores["fine_tuned"][kind][name] for name in REGIONS[:2])
         log.info("fine-tuned without the final activation, HGR in %s: shapes %.2f -> %.2f, digits "
                  "%.2f -> %.2f", text, shapes[0], shapes[-1], digits[0], digits[-1])  # fmt: skip
-    log.info("%s and %s", out_dir / "scores.json", FIGURE)
-    return scores
+    log.info("%s and %s", path, FIGURE)
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -30,7 +30,6 @@ DEFAULTS = {
     "RIB_batch_size": 15,
     "score_th": 0.5,
     "stop_th": 1000.0,
-    "explode_th": 0.3,
     "explode_ratio": 0.8,
     "cam_eval_thres": (0.10, 0.50),
     "sem_seg_bg_thres": 0.22,
@@ -90,19 +89,16 @@ def describe(root: str | Path) -> DatasetInfo:
 
 
 def annotation_dir(root: Path) -> Path:
-    """Where the instances files are: beside the photographs."""
+    """Folder of the instances files, beside the photographs."""
     beside = [root / "annotations", root / "coco" / "annotations"]
     return next((folder for folder in beside if folder.is_dir()), beside[0])
 
 
 def _image_dir(tree: Path) -> Path | None:
     """The folder of the photographs or of their splits; None where there is none."""
-    first, *others = (tree / name for name in _IMAGE_FOLDERS)
-    if first.is_dir():
-        return first
-    split = [folder for folder in others if _splits(folder)]
-    whole = [folder for folder in others if folder != tree and folder.is_dir()]
-    return next(iter(split + whole), None)
+    first, second, _ = folders = [tree / name for name in _IMAGE_FOLDERS]
+    split = [folder for folder in folders if folder == first or _splits(folder)]
+    return next((folder for folder in (*split, second) if folder.is_dir()), None)
 
 
 def _splits(folder: Path) -> list[str]:
@@ -111,12 +107,9 @@ def _splits(folder: Path) -> list[str]:
 
 def _image_names(folder: Path) -> tuple[str, ...]:
     """Names of photographs, the likelier ones first: each is tried for each image."""
-    whole = ("{}.jpg", *(f"{prefix}{{}}.jpg" for prefix in _PREFIXES))
-    names = []
-    for split in _splits(folder):
-        own = (f"COCO_{split}_", "") if f"COCO_{split}_" in _PREFIXES else ("",)
-        names += [f"{split}/{prefix}{{}}.jpg" for prefix in own]
-    return (*names, *whole)
+    own = [(split, prefix) for split in _splits(folder) for prefix in (f"COCO_{split}_", "")]
+    names = [f"{split}/{prefix}{{}}.jpg" for split, prefix in own if prefix in (*_PREFIXES, "")]
+    return (*names, "{}.jpg", *(f"{prefix}{{}}.jpg" for prefix in _PREFIXES))
 
 
 def _mask_dirs(tree: Path) -> tuple[Path, ...]:

@@ -22,7 +22,7 @@ class Annotation(NamedTuple):
 
     number: int  # its "id" in the file
     image: int
-    category: int
+    label: int  # in masks: class + 1; while the file is read, the id of its category
     area: float  # pixels
     is_crowd: bool
     # Polygons x0, y0, x1, y1, ... as double precision arrays, or an RLE as pycocotools takes it.
@@ -37,20 +37,7 @@ class AnnotatedImage(NamedTuple):
     annotations: list[Annotation]
 
 
-class Instances(NamedTuple):
-    """Content of an instances file; `class_index` gives the class, from 0, of a category id."""
-
-    images: list[AnnotatedImage]
-    class_index: Mapping[int, int]
-
-
-class _Size(NamedTuple):
-    image: int
-    height: int
-    width: int
-
-
-def read_instances(path: Path, info: DatasetInfo) -> Instances:
+def read_instances(path: Path, info: DatasetInfo) -> list[AnnotatedImage]:
     """All images of an instances file, ascending by id, also those without any object.
 
     Raises UserError where the file is missing, broken, or says what cannot be. Segmentations are
@@ -58,12 +45,27 @@ def read_instances(path: Path, info: DatasetInfo) -> Instances:
     """
     with about(path):
         content = _load(path)
-        class_index = _class_index(content["categories"], info)
-        images = _images(content["images"], info)
-        by_number = {int(image.image_id): image for image in images}
-        for annotation in content["annotations"]:
-            _attach(annotation, by_number, class_index)
-    return Instances(images, class_index)
+        try:
+            return _joined(content, info)
+        except ValueError as error:
+            raise UserError(f"{error}; {ADVICE}") from None
+
+
+def _joined(content: dict[str, list], info: DatasetInfo) -> list[AnnotatedImage]:
+    """The images with their annotations; ValueError for what cannot be."""
+    label_of = _labels(content["categories"], info)
+    images = _images(content["images"], info)
+    by_number = {int(image.image_id): image for image in images}
+    for annotation in content["annotations"]:
+        if not isinstance(annotation, Annotation):
+            raise ValueError("an annotation has no segmentation")
+        number, image, category = annotation[:3]
+        if category not in label_of:
+            raise ValueError(f"annotation {number} has the unknown category {category}")
+        if image not in by_number:
+            raise ValueError(f"annotation {number} is of image {image}, which is not listed")
+        by_number[image].annotations.append(annotation._replace(label=label_of[category]))
+    return images
 
 
 def _load(path: Path) -> dict[str, list]:
@@ -77,13 +79,13 @@ def _load(path: Path) -> dict[str, list]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"is not valid JSON ({reason(error)}); {ADVICE}") from None
     tables = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(t), list) for t in tables):
-        raise UserError(f"has no lists of images, annotations and categories; {ADVICE}")
-    return content
+    if isinstance(content, dict) and all(isinstance(content.get(t), list) for t in tables):
+        return content
+    raise UserError(f"has no lists of images, annotations and categories; {ADVICE}")
 
 
 def _compact(entry: dict) -> object:
-    """What is needed of a JSON object; called for each as soon as it was read.
+    """The part of a JSON object that is needed; called for each as soon as it was read.
 
     As Python's floats the polygons of all objects would take gigabytes.
     """
@@ -91,30 +93,14 @@ def _compact(entry: dict) -> object:
         if "segmentation" in entry:
             return _annotation(entry)
         if "height" in entry and "width" in entry:
-            return _Size(*(_integer(entry[name]) for name in ("id", "height", "width")))
+            number, *size = (int(entry[name]) for name in ("id", "height", "width"))
+            return AnnotatedImage(f"{number:012d}", tuple(size), [])
         if isinstance(entry.get("counts"), list):
             return {"size": entry.get("size"), "counts": array("I", entry["counts"])}
-    except KeyError as error:
-        raise UserError(f"the entry {_shown(entry)} has no {error}; {ADVICE}") from None
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"the entry {_shown(entry)} is wrong ({reason(error)}); {ADVICE}") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        shown = f"with id {_brief(entry['id'])}" if "id" in entry else _brief(entry)
+        raise UserError(f"the entry {shown} is wrong ({reason(error)}); {ADVICE}") from None
     return entry
-
-
-def _integer(value: object) -> int:
-    number = int(value)
-    if number.bit_length() > 63:
-        raise ValueError("a number of more than 63 bits")
-    return number
-
-
-def _shown(entry: dict) -> str:
-    # Not repr: it writes out all that is nested.
-    return f"with id {_brief(entry['id'])}" if "id" in entry else _brief(entry)
-
-
-def _brief(value: object) -> str:
-    return reason(reprlib.repr(value))
 
 
 def _annotation(entry: dict) -> Annotation:
@@ -123,62 +109,37 @@ def _annotation(entry: dict) -> Annotation:
         raise ValueError(f"area {area}")
     if not isinstance(segmentation, dict):
         segmentation = tuple(array("d", polygon) for polygon in segmentation)
-    return Annotation(
-        number=_integer(entry["id"]),
-        image=_integer(entry["image_id"]),
-        category=_integer(entry["category_id"]),
-        area=area,
-        is_crowd=bool(entry.get("iscrowd", 0)),
-        segmentation=segmentation,
-    )
+    number, image, category = (int(entry[n]) for n in ("id", "image_id", "category_id"))
+    return Annotation(number, image, category, area, bool(entry.get("iscrowd", 0)), segmentation)
 
 
-def _class_index(categories: list, info: DatasetInfo) -> dict[int, int]:
-    """Class of every category id, by the names: files of other origin number them otherwise."""
-    index = {}
+def _brief(value: object) -> str:
+    return reason(reprlib.repr(value))  # not repr: it writes out all that is nested
+
+
+def _labels(categories: list, info: DatasetInfo) -> Mapping[int, int]:
+    """Label of every category id, by the names: files of other origin number them otherwise."""
+    labels = {}
     for category in categories:
         known = isinstance(category, dict) and category.get("name") in info.class_names
         if not known or not isinstance(category.get("id"), int):
-            raise UserError(f"{_brief(category)} is not a category of {info.name}; {ADVICE}")
-        index[category["id"]] = info.class_names.index(category["name"])
-    return index
+            raise ValueError(f"{_brief(category)} is not a category of {info.name}")
+        labels[category["id"]] = info.class_names.index(category["name"]) + 1
+    return labels
 
 
-def _images(sizes: list, info: DatasetInfo) -> list[AnnotatedImage]:
-    images = []
-    for size in sizes:
-        if not isinstance(size, _Size):
-            raise UserError(f"an image has no height or width; {ADVICE}")
-        sides = (size.height, size.width)
-        if min(sides) < 1 or max(sides) > MAX_SIDE or size.height * size.width > MAX_PIXELS:
-            raise UserError(f"image {size.image} is {size.width}x{size.height} pixels; {ADVICE}")
-        images.append(AnnotatedImage(f"{size.image:012d}", sides, []))
+def _images(images: list, info: DatasetInfo) -> list[AnnotatedImage]:
+    """The images in ascending order, each of which may be of COCO and is there once."""
     if not images:
-        raise UserError(f"has no images; {ADVICE}")
-    images.sort()
-    ids = [image.image_id for image in images]
-    for image_id, following in zip(ids, [*ids[1:], ""], strict=True):
-        if image_id == following or not info.is_id(image_id):
-            raise UserError(
-                f"image {image_id} is listed twice, or is not an image of COCO; {ADVICE}"
-            )
-    return images
-
-
-def _attach(
-    annotation: object, by_number: Mapping[int, AnnotatedImage], class_index: Mapping[int, int]
-) -> None:
-    """Put an annotation to its image."""
-    if not isinstance(annotation, Annotation):
-        raise UserError(f"an annotation has no segmentation; {ADVICE}")
-    if annotation.category not in class_index:
-        raise UserError(
-            f"annotation {annotation.number} has the unknown category {annotation.category}; "
-            f"{ADVICE}"
-        )
-    if annotation.image not in by_number:
-        raise UserError(
-            f"annotation {annotation.number} is of image {annotation.image}, which is not listed; "
-            f"{ADVICE}"
-        )
-    by_number[annotation.image].annotations.append(annotation)
+        raise ValueError("has no images")
+    seen = set()
+    for image in images:
+        if not isinstance(image, AnnotatedImage):
+            raise ValueError("an image has no height or width")
+        image_id, (height, width), _ = image
+        if min(height, width) < 1 or max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+            raise ValueError(f"image {image_id} is {width}x{height} pixels")
+        if image_id in seen or not info.is_id(image_id):
+            raise ValueError(f"image {image_id} is listed twice, or is not an image of COCO")
+        seen.add(image_id)
+    return sorted(images)

@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,34 +11,31 @@ from pycocotools import mask as coco_mask
 
 from coco14.instances import ADVICE, AnnotatedImage, Annotation
 from misc.errors import UserError, raise_problems
-from misc.labels import save_palette_png
+from misc.labels import IGNORED, save_palette_png
 from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.programs import progress
 from misc.storage.files import reason
 
-VOID = 255
-# Pixels on all outlines of an annotation, and distance of its points: far more than in any image.
-# pycocotools takes some 60 bytes of memory for each.
-MAX_OUTLINE = 1e6
+# Pixels on all polygons of an annotation, and distance of its points: far more than in any image.
+MAX_LENGTH = 1e6
 # A run in COCO's text: characters of five bits each, of which the last one is marked.
-_COMPRESSED = re.compile("[P-o]{0,6}[0-O]")
-_CHUNK = 32  # images handed to a process at once
+_COMPRESSED = "[P-o]{0,6}[0-O]"
 _WORTH_PROCESSES = 500  # images; fewer are done sooner than other processes have started
 
 
-def draw_mask(image: AnnotatedImage, class_index: Mapping[int, int]) -> np.ndarray:
+def draw_mask(image: AnnotatedImage) -> np.ndarray:
     """Label map of an image, H x W uint8: 0 background, class + 1, 255 where only a crowd is.
 
     Where objects overlap the one of the smaller annotated area is on top: of a cup on a table the
-    table's outline covers both. Of equal areas the later one of the file is on top. A crowd lies
-    beneath all objects: its outline is coarse and runs over the single objects in it, whose own
-    outlines are exact, so that these pixels can be scored; the rest of it has no certain label.
+    table's polygon covers both. Of equal areas the later one of the file is on top. A crowd lies
+    beneath all objects: its polygon is coarse and runs over the single objects in it, whose own
+    ones are exact, so that these pixels can be scored; the rest of it has no certain label.
     Raises UserError where a segmentation cannot be decoded.
     """
     height, width = image.size
-    labels = np.zeros((width, height), dtype=np.uint8)  # COCO's runs go down the columns
+    labels = np.zeros((width, height), dtype=np.uint8)  # COCO's RLE goes down the columns
     for annotation in sorted(image.annotations, key=lambda a: (not a.is_crowd, -a.area)):
-        value = VOID if annotation.is_crowd else class_index[annotation.category] + 1
+        value = IGNORED if annotation.is_crowd else annotation.label
         np.copyto(labels, value, where=decode(annotation, image.size).T, casting="unsafe")
     return np.ascontiguousarray(labels.T)
 
@@ -48,7 +45,7 @@ def decode(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
     segmentation = annotation.segmentation
     try:
         if isinstance(segmentation, dict):
-            return _decode_runs(segmentation, size)
+            return _decode_rle(segmentation, size)
         return _decode_polygons(segmentation, size)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
@@ -57,53 +54,45 @@ def decode(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
         ) from None
 
 
-def make_masks(
-    images: Sequence[AnnotatedImage], class_index: Mapping[int, int], folder: Path
-) -> None:
+def make_masks(images: Sequence[AnnotatedImage], folder: Path) -> None:
     """Draw and save the label maps of the images, in as many processes as there are cores.
 
     Raises UserError for the annotations that cannot be drawn, after all others have been.
     """
-    chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
-    work = partial(_make_chunk, folder=folder, class_index=class_index)
     processes = cpu_count() if len(images) >= _WORTH_PROCESSES else 1
-    problems = []
     with progress(len(images), folder.name, "image") as bar:
-        for chunk, found in zip(chunks, map_in_processes(work, chunks, processes), strict=True):
-            problems += found
-            bar.update(len(chunk))
+        problems = []
+        for problem in map_in_processes(partial(_make, folder), images, processes):
+            problems += [problem] if problem else []
+            bar.update()
     raise_problems("mask", problems)
 
 
-def _make_chunk(
-    images: Sequence[AnnotatedImage], folder: Path, class_index: Mapping[int, int]
-) -> list[str]:
-    """Draw and save some masks; returns what was wrong."""
-    problems = []
-    for image in images:
-        path = folder / f"{image.image_id}.png"
-        try:
-            save_palette_png(path, draw_mask(image, class_index))
-        except UserError as error:
-            problems.append(f"{path}: {error}")
-        except OSError as error:
-            return [f"{path}: cannot be written ({error.strerror}); make room and run again"]
-    return problems
+def _make(folder: Path, image: AnnotatedImage) -> str:
+    """Draw and save a mask; returns the problem, if there was one."""
+    path = folder / f"{image.image_id}.png"
+    try:
+        save_palette_png(path, draw_mask(image))
+    except UserError as error:
+        return f"{path}: {error}"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room") from None
+    return ""
 
 
 def _decode_polygons(polygons: Sequence[array], size: tuple[int, int]) -> np.ndarray:
     """Pixels inside any of the polygons."""
     if not polygons:
         raise ValueError("there is no polygon")
-    outline = 0.0
+    length = 0.0
     for polygon in polygons:
         coordinates = np.frombuffer(polygon)
-        if len(polygon) % 2 or not (np.abs(coordinates) <= MAX_OUTLINE).all():
+        if len(polygon) % 2 or not (np.abs(coordinates) <= MAX_LENGTH).all():
             raise ValueError(f"polygon {polygon.tolist()[:6]} ...")
         points = coordinates.reshape(-1, 2)
-        outline += np.abs(points - np.roll(points, 1, axis=0)).sum()
-    if outline > MAX_OUTLINE:
-        raise ValueError(f"outlines of {outline:.0f} pixels")
+        length += np.abs(points - np.roll(points, 1, axis=0)).sum()
+    if length > MAX_LENGTH:
+        raise ValueError(f"polygons of {length:.0f} pixels")
     # Fewer than three points have no inside; pycocotools would take two for a box.
     whole = [polygon for polygon in polygons if len(polygon) >= 6]
     if not whole:
@@ -111,7 +100,7 @@ def _decode_polygons(polygons: Sequence[array], size: tuple[int, int]) -> np.nda
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(whole, *size))).view(bool)
 
 
-def _decode_runs(rle: dict, size: tuple[int, int]) -> np.ndarray:
+def _decode_rle(rle: dict, size: tuple[int, int]) -> np.ndarray:
     """Pixels of an RLE whose counts are numbers or, compressed, a string.
 
     pycocotools reads and writes beyond its memory where runs or text are not what they should be.
@@ -127,15 +116,12 @@ def _decode_runs(rle: dict, size: tuple[int, int]) -> np.ndarray:
 
 
 def _uncompressed(text: str) -> list[int]:
-    """The runs in COCO's text: from the fourth one on, differences to the last but one."""
+    """The counts in COCO's text: from the fourth one on, differences to the last but one."""
     counts: list[int] = []
-    end = 0
-    while end < len(text):
-        run = _COMPRESSED.match(text, end)
-        if not run:
-            raise ValueError("counts that are no runs")
-        end = run.end()
-        bits = [ord(letter) - ord("0") for letter in run[0]]
+    if not re.fullmatch(f"(?:{_COMPRESSED})*", text):
+        raise ValueError("counts that are no runs")
+    for run in re.findall(_COMPRESSED, text):
+        bits = [ord(letter) - ord("0") for letter in run]
         count = sum((five & 31) << 5 * place for place, five in enumerate(bits))
         count -= (bits[-1] & 16) << 5 * len(bits) - 4  # a sign, in the highest of the five bits
         counts.append(count + counts[-2] if len(counts) > 2 else count)

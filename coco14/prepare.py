@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,11 @@ from coco14.dataset import CATEGORY_IDS, SPLITS, annotation_dir, describe
 from coco14.instances import ADVICE, AnnotatedImage, read_instances
 from coco14.masks import make_masks
 from misc.data.dataset_info import DatasetInfo
-from misc.data.preparation import command_line, matched, save_labels, save_lists
+from misc.data.preparation import command_line, save_prepared
 from misc.errors import UserError, counted
 from misc.labels import read_label_png
-from misc.storage.images import is_whole_png
 from misc.storage.manifest import make_writable
+from misc.storage.outputs import State, output_state
 
 _LOOKED_AT = 100  # masks whose labels are compared with the annotations
 LISTS = tuple(f"{split}.txt" for split in SPLITS)
@@ -46,51 +46,51 @@ def prepare(
     Masks that are missing in coco_seg_anno/ of the root are drawn first, `with_masks`; those that
     are there, be they the published ones or of an earlier run, stay. The lists have all images of
     the instances files, ascending by id, those without objects and those whose photograph is
-    missing too: the scores are those of the official lists or none. skip_mismatched leaves out
-    images whose mask has another size.
+    missing too: the scores are those of the official lists or none.
     """
-    paths = {split: annotation_dir(info.root) / name for split, name in SPLITS.items()}
+    paths = {f"{split}.txt": annotation_dir(info.root) / name for split, name in SPLITS.items()}
     for path in paths.values():  # before minutes are spent on the first one
         if not path.is_file():
             raise UserError(f"{path}: no such file; {ADVICE}")
-    labels = {split: _prepare_split(split, path, info, with_masks) for split, path in paths.items()}
-    lists = {f"{split}.txt": list(by_id) for split, by_id in labels.items()}
-    if skip_mismatched:
-        lists = {split: matched(image_ids, info) for split, image_ids in lists.items()}
-    out_dir.mkdir(parents=True, exist_ok=True)
-    if with_labels:
-        kept = {i for image_ids in lists.values() for i in image_ids}
-        by_id = {i: label for of_split in labels.values() for i, label in of_split.items()}
-        save_labels(out_dir, info, {i: label for i, label in by_id.items() if i in kept})
-    save_lists(out_dir, lists)
+    labels: dict[str, np.ndarray] = {}
+    lists = {}
+    for name, path in paths.items():
+        of_split = _prepare_split(path, info, with_masks)
+        labels |= of_split
+        lists[name] = list(of_split)
+
+    def labels_of(listed: set[str]) -> dict[str, np.ndarray]:
+        return {image_id: label for image_id, label in labels.items() if image_id in listed}
+
+    save_prepared(info, out_dir, lists, labels_of if with_labels else None, skip_mismatched)
 
 
-def _prepare_split(
-    split: str, path: Path, info: DatasetInfo, with_masks: bool
-) -> dict[str, np.ndarray]:
+def _prepare_split(path: Path, info: DatasetInfo, with_masks: bool) -> dict[str, np.ndarray]:
     """Draw the missing masks of an instances file; returns multi-hot labels (C,) by image id."""
     start = time.perf_counter()
     log.info("reading %s ...", path)
-    images, class_index = read_instances(path, info)
-    _warn_of_missing_photographs(split, [image.image_id for image in images], info)
-    _require_class_numbers(images, class_index, info)
-    todo = [i for i in images if with_masks and not is_whole_png(info.mask_path(i.image_id))]
+    images = read_instances(path, info)
+    _warn_of_missing_photographs(path, [image.image_id for image in images], info)
+    _require_class_numbers(images, info)
+    missing, masked = (State.MISSING, State.DAMAGED), images if with_masks else ()
+    todo = [i for i in masked if output_state(info.mask_path(i.image_id)) in missing]
     if todo:
-        _make_mask_folder(info)
-        make_masks(todo, class_index, info.mask_dirs[0])
-    seconds = time.perf_counter() - start
+        try:
+            make_writable(info.mask_dirs[0], "masks in")
+        except UserError as error:
+            links = f"links to {info.image_dir.name} and annotations of {info.root}"
+            raise UserError(f"{error} as {info.root_flag}: one of your own with {links}") from None
+        make_masks(todo, info.mask_dirs[0])
     done = counted({"image": len(images), "mask": len(todo)})
-    log.info("%s: %s drawn, %.0f s", split, done, seconds)
+    log.info("%s: %s drawn, %.0f s", path.name, done, time.perf_counter() - start)
     labels = np.zeros((len(images), info.num_classes), dtype=np.float32)
     for label, image in zip(labels, images, strict=True):
         # Crowds count: they show objects of their class, though their pixels are not scored.
-        label[[class_index[annotation.category] for annotation in image.annotations]] = 1
+        label[[annotation.label - 1 for annotation in image.annotations]] = 1
     return dict(zip((image.image_id for image in images), labels, strict=True))
 
 
-def _require_class_numbers(
-    images: Sequence[AnnotatedImage], class_index: Mapping[int, int], info: DatasetInfo
-) -> None:
+def _require_class_numbers(images: Sequence[AnnotatedImage], info: DatasetInfo) -> None:
     """Raise UserError where masks of others have category ids (1..90) in place of class + 1."""
     own, categories, folder = 0, 0, None
     for image in images[:: -(-len(images) // _LOOKED_AT)]:
@@ -98,10 +98,10 @@ def _require_class_numbers(
         if path.parent == info.mask_dirs[0] or not path.is_file():
             continue
         folder = path.parent
-        labels = set(np.unique(read_label_png(path)).tolist()) - {0, 255}
-        classes = {class_index[annotation.category] for annotation in image.annotations}
-        own += labels <= {index + 1 for index in classes}
-        categories += labels <= {CATEGORY_IDS[index] for index in classes}
+        shown = set(np.unique(read_label_png(path)).tolist()) - {0, 255}
+        labels = {annotation.label for annotation in image.annotations}
+        own += shown <= labels
+        categories += shown <= {CATEGORY_IDS[label - 1] for label in labels}
     if categories > own:
         raise UserError(
             f"{folder}: the masks have COCO's category ids (1..90) as labels, and not class + "
@@ -109,37 +109,14 @@ def _require_class_numbers(
         )
 
 
-def _make_mask_folder(info: DatasetInfo) -> None:
-    """Create the folder of the masks where there is none and see that it can be written."""
-    try:
-        make_writable(info.mask_dirs[0], "masks in")
-    except UserError as error:
-        raise UserError(
-            f"{error} as {info.root_flag}: one of your own with links to {info.image_dir.name} and "
-            f"annotations of {info.root}"
-        ) from None
-
-
-def _warn_of_missing_photographs(split: str, image_ids: Sequence[str], info: DatasetInfo) -> None:
-    folders = {name.rpartition("/")[0] for name in info.image_names}
-    there = {(f, name) for f in folders for name in os.listdir(info.image_dir / f)}
+def _warn_of_missing_photographs(path: Path, ids: Sequence[str], info: DatasetInfo) -> None:
     names = [name.rpartition("/")[::2] for name in info.image_names]
-    missing = [i for i in image_ids if not any((f, n.format(i)) in there for f, n in names)]
+    there = {(f, name) for f in dict(names) for name in os.listdir(info.image_dir / f)}
+    missing = [i for i in ids if not any((f, n.format(i)) in there for f, n in names)]
     if missing:
-        log.warning(
-            "%s: %d of %d images of %s are missing, the first is %s",
-            info.image_dir,
-            len(missing),
-            len(image_ids),
-            split,
-            missing[0],
-        )
-
-
-def main() -> None:
-    """Command line of this module."""
-    command_line(describe, prepare, __doc__.split("\n")[0], "coco14")
+        log.warning("%s: %d of %d images of %s are missing, the first is %s",
+                    info.image_dir, len(missing), len(ids), path.name, missing[0])  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    command_line(describe, prepare, __doc__.split("\n")[0], "coco14")

@@ -1,7 +1,7 @@
-"""AdvCAM: an image is changed so that the classifier sees more of a class (Lee et al., CVPR 2021).
+"""AdvCAM: an image is manipulated so that a class scores higher (Lee et al., CVPR 2021).
 
 `climb` is the algorithm for one class at one scale; weights are never changed. The image and its
-mirror image climb together: they share the mask, the largest gradient and the bounds.
+mirror image are manipulated together: they share the mask, the largest gradient and the bounds.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ class AdvCAMSettings:
     iterations: int = 27
     coefficient: float = 7.0  # of what keeps discriminative pixels as they are
     step_size: float = 0.08
-    tau: float = 0.5  # pixels above this share of a map's peak are discriminative
+    tau: float = 0.5  # pixels above this fraction of a map's peak are discriminative
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
 
     @property
@@ -38,7 +38,7 @@ class AdvCAMSettings:
 
 @dataclass
 class Climb:
-    """One iteration: what was seen of the image, and the image that comes out of it."""
+    """One iteration on an image: its maps and scores, and the image after the step."""
 
     map: Tensor  # h x w, of the class
     mask: Tensor  # h x w bool, the discriminative pixels
@@ -54,8 +54,8 @@ class Climb:
 def class_map(raw: Tensor, index: int, positive: int) -> Tensor:
     """Map of a class, h x w, from raw scores 2 x C x h x w of an image and its mirror image.
 
-    Each is weighted by its share of the positions with a positive score. positive: number of
-    positive weights of the class. It is what Grad-CAM gives for this network and this score.
+    Each is weighted by its fraction of the positions with a positive score, as Grad-CAM does it for
+    this network and this score. positive: number of positive weights of the class.
     """
     active = (raw[:, index] > 0).sum(dim=(1, 2))
     weight = active / (positive * active.sum().clamp_min(1))
@@ -113,7 +113,7 @@ def advcam(
     """Sums of the maps of all scales, C x h x w each, after every iteration of AdvCAM.
 
     weights: of the classifier, C x channels x 1 x 1. pairs: the image and its mirror image at each
-    scale, 2 x 3 x H x W. label: multi-hot C, not all zero. Every class and scale climbs by itself.
+    scale, 2 x 3 x H x W. label: multi-hot C, not all zero. Classes and scales are independent.
     """
     positive = (weights > 0).flatten(1).sum(dim=1).tolist()
     climbs = [

@@ -20,7 +20,7 @@ class Losses(NamedTuple):
     neg: Tensor  # affinity of pairs of different classes
     dp_fg: Tensor  # displacement of pairs within a class
     dp_bg: Tensor  # displacement of pairs within the background
-    total: Tensor  # what is minimised
+    total: Tensor  # is minimised
 
 
 def _counts_by_pixel(ranks: Tensor, labels: AffinityLabels, path_index: PathIndex) -> Tensor:

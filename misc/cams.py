@@ -26,7 +26,7 @@ def pair_map(raw: torch.Tensor) -> torch.Tensor:
 def merge_scales(
     maps: Sequence[torch.Tensor], size: tuple[int, int], keys: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adds the CAMs of all scales, in two resolutions, and normalises each class (IRN, Sec. 3).
+    """Add the CAMs of all scales, in two resolutions, and normalise each class (IRN, Sec. 3).
 
     maps: for every scale C x h x w (any h, w). size: H, W of the image. keys: (K,) its classes.
     Returns `cam`, K x ceil(H/4) x ceil(W/4), and `high_res`, K x H x W, both in 0..1.

@@ -24,29 +24,24 @@ class _CRFMessages:
     """The pairwise terms of a fully connected CRF over the pixels of an image (IRN, Sec. 4.2).
 
     img: H x W x 3 uint8. channels: maps that are filtered together.
-    Raises UserError when pydensecrf is not installed.
     """
-
-    # Pairwise terms: standard deviations in pixels (sxy) and colour values (srgb), and weights.
-    GAUSSIAN = {"sxy": 3, "compat": 3}
-    BILATERAL = {"sxy": 50, "srgb": 5, "compat": 10}
 
     def __init__(self, img: np.ndarray, channels: int) -> None:
         from pydensecrf.eigen import matrixXf
 
         height, width = img.shape[:2]
         self._crf = _new_crf(width, height, channels)
-        self._crf.addPairwiseGaussian(**self.GAUSSIAN)
-        self._crf.addPairwiseBilateral(
-            rgbim=np.require(img, requirements=["C", "W"]), **self.BILATERAL
-        )
+        # Standard deviations in pixels (sxy) and colour values (srgb), and weights.
+        self._crf.addPairwiseGaussian(sxy=3, compat=3)
+        rgb = np.require(img, requirements=["C", "W"])
+        self._crf.addPairwiseBilateral(sxy=50, srgb=5, rgbim=rgb, compat=10)
         nothing = np.zeros((channels, height * width), dtype=np.float32)
         self._crf.setUnaryEnergy(nothing)
         self._input, _, self._scratch = self._crf.startInference()
         self._output = matrixXf(nothing)  # matrices that the library makes do not show their size
 
     def of(self, maps: np.ndarray) -> np.ndarray:
-        """What the other pixels' values add to the score of a label, channels x HW float32."""
+        """Sums that the other pixels add to the score of a label, channels x HW float32."""
         np.asarray(self._input)[...] = maps
         # Without unary terms, what the library would normalise are the sums of the pairwise ones.
         self._crf.stepInference(self._input, self._output, self._scratch)
@@ -100,7 +95,7 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 def crf_inference_label(
     img: np.ndarray, labels: np.ndarray, t: int = 10, n_labels: int = 21, gt_prob: float = 0.7
 ) -> np.ndarray:
-    """Refines one label map, H x W, by the dense CRF of its image; see `refine_label_maps`."""
+    """Refine one label map, H x W, by the dense CRF of its image; see `refine_label_maps`."""
     return refine_label_maps(img, labels[None], n_labels, t, gt_prob)[0]
 
 
@@ -130,19 +125,16 @@ def dense_crf(
     energy = -np.log(np.clip(probabilities, s.clip, 1.0).astype(np.float32))
     crf.setUnaryEnergy(np.ascontiguousarray(energy.reshape(labels, -1)))
     crf.addPairwiseGaussian(sxy=s.gaussian_sxy, compat=s.gaussian_weight)
+    rgb = np.require(image, requirements=["C", "W"])
     crf.addPairwiseBilateral(
-        sxy=s.bilateral_sxy,
-        srgb=s.bilateral_srgb,
-        rgbim=np.require(image, requirements=["C", "W"]),
-        compat=s.bilateral_weight,
+        sxy=s.bilateral_sxy, srgb=s.bilateral_srgb, rgbim=rgb, compat=s.bilateral_weight
     )
     return np.array(crf.inference(s.iterations), np.float32).reshape(labels, height, width)
 
 
 def wrapped_image(image: np.ndarray, mean: tuple[float, float, float]) -> np.ndarray:
-    """What deeplab-pytorch's evaluation hands to its CRF, H x W x 3 uint8: a quirk.
+    """The image that deeplab-pytorch's evaluation hands to its CRF, H x W x 3 uint8: a quirk.
 
-    The mean is subtracted, the rest is cut to whole numbers and taken modulo 256, so that colours
-    just below the mean become the brightest.
+    The mean is subtracted, the rest is cut to whole numbers and taken modulo 256.
     """
     return np.trunc(image - np.asarray(mean)).astype(np.int64).astype(np.uint8)

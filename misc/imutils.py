@@ -21,14 +21,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RESAMPLING = {0: Image.Resampling.NEAREST, 3: Image.Resampling.BICUBIC}
 
+_MEAN, _STD = np.array(IMAGENET_MEAN)[:, None], np.array(IMAGENET_STD)[:, None]
 # The normalised value of every byte, 3 x 256: computed in double precision, rounded once.
-NORMALIZED = (
-    (np.arange(256) / 255 - np.array(IMAGENET_MEAN)[:, None]) / np.array(IMAGENET_STD)[:, None]
-).astype(np.float32)
+NORMALIZED = ((np.arange(256) / 255 - _MEAN) / _STD).astype(np.float32)
 
 
 def pil_resize(img: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray:
-    """Resizes an H x W [x 3] uint8 array to `size` (height, width).
+    """Resize an H x W [x 3] uint8 array to `size` (height, width).
 
     order: 3 for bicubic (antialiased when shrinking), 0 for nearest, as label maps need. An array
     that has the size already is returned itself.
@@ -39,20 +38,15 @@ def pil_resize(img: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray
 
 
 def pil_rescale(img: np.ndarray, scale: float, order: int) -> np.ndarray:
-    """Resizes an H x W [x 3] uint8 array by a factor; sides: rounded half to even, 1 or more."""
-    return pil_resize(img, rescaled(img.shape[:2], scale), order)
-
-
-def rescaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Height and width times a factor, rounded half to even, 1 or more."""
-    height, width = (max(1, round(side * scale)) for side in size)
-    return height, width
+    """Resize an H x W [x 3] uint8 array by a factor; sides: rounded half to even, 1 or more."""
+    height, width = (max(1, round(side * scale)) for side in img.shape[:2])
+    return pil_resize(img, (height, width), order)
 
 
 def random_resize_long(
     img: np.ndarray, min_long: int, max_long: int, rng: Rng = random
 ) -> np.ndarray:
-    """Resizes (bicubic) so that the longer side is drawn from min_long..max_long, both included."""
+    """Resize (bicubic) so that the longer side is drawn from min_long..max_long, both included."""
     target_long = rng.randint(min_long, max_long)
     return pil_rescale(img, target_long / max(img.shape[:2]), order=3)
 
@@ -60,7 +54,7 @@ def random_resize_long(
 def random_scale(
     images: Images, scale_range: tuple[float, float], orders: int | Sequence[int], rng: Rng = random
 ) -> Images:
-    """Rescales an array, or several by one factor, drawn evenly from scale_range.
+    """Rescale an array, or several by one factor, drawn evenly from scale_range.
 
     orders: the `order` of `pil_resize`, one for each array.
     """
@@ -72,7 +66,7 @@ def random_scale(
 
 
 def random_lr_flip(images: Images, rng: Rng = random) -> Images:
-    """Mirrors an array, or all of a list together, left to right with probability 1/2.
+    """Mirror an array, or all of a list together, left to right with probability 1/2.
 
     A mirrored array is a view with negative strides: copy it before handing it to torch.
     """
@@ -84,7 +78,7 @@ def random_lr_flip(images: Images, rng: Rng = random) -> Images:
 
 
 def get_random_crop_box(imgsize: tuple[int, int], cropsize: int, rng: Rng = random) -> CropBox:
-    """Where a random square crop comes from and goes to.
+    """Places of a random square crop, in the crop and in the image.
 
     Returns target top, bottom, left, right, then the same four in the source. A side longer than
     the crop is cut at a random place; a shorter one is put at a random place of the crop.
@@ -103,22 +97,21 @@ def get_random_crop_box(imgsize: tuple[int, int], cropsize: int, rng: Rng = rand
 def random_crop(
     images: Images, cropsize: int, default_values: float | Sequence[float], rng: Rng = random
 ) -> Images:
-    """Cuts the same random cropsize x cropsize window out of an array or of several of equal size.
+    """Cut the same random cropsize x cropsize window out of an array or of several of equal size.
 
     default_values: fills the part of the crop outside the image, one value for each array.
     """
     if isinstance(images, np.ndarray):
         return random_crop([images], cropsize, [default_values], rng)[0]
     box = get_random_crop_box(images[0].shape[:2], cropsize, rng)
-    return [
-        cut(img, box, cropsize, value) for img, value in zip(images, default_values, strict=True)
-    ]
+    pairs = zip(images, default_values, strict=True)
+    return [_cut(img, box, cropsize, value) for img, value in pairs]
 
 
 def top_left_crop(img: np.ndarray, cropsize: int, default_value: float) -> np.ndarray:
-    """Puts an image, cut where it is larger, in the top left of a filled square of cropsize."""
+    """Put an image, cut where it is larger, in the top left of a filled square of cropsize."""
     height, width = (min(side, cropsize) for side in img.shape[:2])
-    return cut(img, (0, height, 0, width, 0, height, 0, width), cropsize, default_value)
+    return _cut(img, (0, height, 0, width, 0, height, 0, width), cropsize, default_value)
 
 
 def HWC_to_CHW(img: np.ndarray) -> np.ndarray:  # noqa: N802 (the field's name for it)
@@ -156,8 +149,8 @@ def _random_offsets(side: int, cropsize: int, rng: Rng) -> tuple[int, int]:
     return (0, offset) if space > 0 else (offset, 0)
 
 
-def cut(img: np.ndarray, box: CropBox, cropsize: int, default_value: float) -> np.ndarray:
-    """Copies the source part of a crop box into a new cropsize x cropsize array."""
+def _cut(img: np.ndarray, box: CropBox, cropsize: int, default_value: float) -> np.ndarray:
+    """Copy the source part of a crop box into a new cropsize x cropsize array."""
     crop = np.full((cropsize, cropsize, *img.shape[2:]), default_value, dtype=img.dtype)
     top, bottom, left, right, source_top, source_bottom, source_left, source_right = box
     crop[top:bottom, left:right] = img[source_top:source_bottom, source_left:source_right]

@@ -21,7 +21,7 @@ def objects_of(objects: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
     classes = np.where(labels == ignored_value(labels), -1, labels.astype(np.int64))
     kinds = np.array([classes[mask].min() - 1 for mask in masks], dtype=np.int64)
     if (kinds == -1).any():
-        raise ValueError("an object of the truth has pixels of the background class")
+        raise ValueError("an object of the ground truth has pixels of the background class")
     return np.array(masks, dtype=bool).reshape(-1, *objects.shape), kinds
 
 
@@ -36,7 +36,7 @@ def mask_ious(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 class InstanceScores:
-    """Collects the detections of all images; of each its class, score and what it met.
+    """Detections of all images: of each its class, its score, and at which thresholds it is true.
 
     thresholds: of the IoU from which on a detection is true. Void pixels count as background.
     """
@@ -54,7 +54,7 @@ class InstanceScores:
         true_masks: np.ndarray,
         true_classes: np.ndarray,
     ) -> None:
-        """Counts one image: detections (N,), N x H x W, (N,) and objects R x H x W, (R,)."""
+        """Count one image: detections (N,), N x H x W, (N,) and objects R x H x W, (R,)."""
         for kind in sorted({*classes.tolist(), *true_classes.tolist()}):
             own, truth = classes == kind, true_classes == kind
             self.counts[kind] = self.counts.get(kind, 0) + int(truth.sum())
@@ -73,7 +73,7 @@ class InstanceScores:
                 self.found.setdefault(kind, []).append((value, tuple(hits)))
 
     def merge(self, other: "InstanceScores") -> None:
-        """Adds what another object has counted, of images that follow."""
+        """Add the counts of another object, of images that follow."""
         for kind, count in other.counts.items():
             self.counts[kind] = self.counts.get(kind, 0) + count
         for kind, found in other.found.items():

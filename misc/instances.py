@@ -14,7 +14,7 @@ from misc.indexing import propagate_to_edge, upsampled_walk
 
 MOVES = 300
 WEAK = 2.5  # displacements shorter than this are close to a centroid
-MIN_FRAGMENT = 0.01  # share of the image; smaller parts get the score 0
+MIN_FRAGMENT = 0.01  # fraction of the image; smaller parts get the score 0
 
 
 class Detections(NamedTuple):
@@ -26,7 +26,7 @@ class Detections(NamedTuple):
 
 
 def centroids(displacement: np.ndarray, moves: int = MOVES) -> np.ndarray:
-    """Where every pixel ends that follows the field, 2 x h x w float32 (rows, columns).
+    """End of every pixel that follows the field, 2 x h x w float32 (rows, columns).
 
     displacement: 2 x h x w in pixels. It is read bilinearly at the position, to which it is added;
     positions stay within the map.

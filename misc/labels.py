@@ -7,6 +7,7 @@ files it is a grey PNG of the values, or a palette PNG in the colours of PASCAL 
 import io
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
@@ -65,7 +66,7 @@ def label_colours(labels: np.ndarray) -> np.ndarray:
 
 def save_label_png(path: str | Path, labels: np.ndarray) -> None:
     """Write an H x W label map, uint8 or uint16, as a grey PNG whose values are the labels."""
-    _save_png(path, Image.fromarray(labels))
+    write_output(path, iio.imwrite("<bytes>", labels, extension=".png", plugin="pillow"))
 
 
 def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
@@ -74,15 +75,10 @@ def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
     A palette has 256 entries: of a uint16 map an RGB picture is written, which is no label map.
     """
     if labels.dtype == np.uint16:
-        image = Image.fromarray(label_colours(labels))
-    else:
-        image = Image.fromarray(labels)
-        image.putpalette(voc_palette().tobytes())
-    _save_png(path, image)
-
-
-def _save_png(path: str | Path, image: Image.Image) -> None:
-    stream = io.BytesIO()
+        save_label_png(path, label_colours(labels))
+        return
+    image, stream = Image.fromarray(labels), io.BytesIO()
+    image.putpalette(voc_palette().tobytes())  # Pillow itself: imageio writes no palette
     image.save(stream, format="PNG")
     write_output(path, stream.getvalue())
 
@@ -94,8 +90,8 @@ def read_label_png(path: str | Path) -> np.ndarray:
     too many pixels.
     """
     try:
-        labels = np.array(decode_image(path, ("PNG",), modes=("L", "P", "I;16", "I")))
-        return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
+        labels = decode_image(path, ("PNG",), modes=("L", "P", "I;16", "I"))
+        return labels.astype(np.uint8 if labels.dtype == np.uint8 else np.uint16)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; check the folder of the label maps") from None
     except WrongModeError as error:

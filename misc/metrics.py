@@ -186,7 +186,7 @@ def best_threshold(mious: np.ndarray) -> int:
 def score_of(
     confusions: np.ndarray | Counts, thresholds: Sequence[float], names: Sequence[str]
 ) -> dict:
-    """What scores.json keeps of the confusion matrices of some thresholds, T x L x L.
+    """The content of scores.json for the confusion matrices of some thresholds, T x L x L.
 
     names: of the labels, background first. IoU, precision and recall are those of the threshold
     with the highest mean IoU, by label; all values are 0..1, nan where nothing is defined.
@@ -227,9 +227,10 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _check_sizes(truth: tuple[int, ...], prediction: tuple[int, ...]) -> None:
     if truth != prediction:
+        sizes = [" x ".join(map(str, shape)) for shape in (truth, prediction)]
         raise UserError(
-            f"the truth is {truth[0]} x {truth[1]} pixels but the prediction "
-            f"{' x '.join(map(str, prediction))}; both have to be of the same image"
+            f"the ground truth is {sizes[0]} pixels but the prediction {sizes[1]}; both have to be "
+            "of the same image"
         )
 
 

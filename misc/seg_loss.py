@@ -70,10 +70,7 @@ def scale_losses(outputs: list[Tensor], labels: Tensor, kind: str = "ce") -> lis
 def stepwise_poly(
     optimizer: torch.optim.Optimizer, iterations: int, every: int = 10, power: float = 0.9
 ) -> LambdaLR:
-    """Rates times (1 - k / iterations)^power, where k moves every so many iterations.
-
-    From the last move on the rates stay as they are.
-    """
+    """Learning rates times (1 - k / iterations)^power, where k moves every so many iterations."""
 
     def factor(done: int) -> float:
         k = min(done, iterations) // every * every

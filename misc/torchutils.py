@@ -18,8 +18,7 @@ def gap2d(x: torch.Tensor) -> torch.Tensor:
 def worker_rng(seed: int, *parts: int | str) -> random.Random:
     """A generator that depends on the seed and the parts alone, e.g. worker_rng(seed, image_id).
 
-    What is drawn for an image is then the same in whichever process or order it is handled.
+    So an image has the same draws in whichever process or order it is handled.
     """
     text = "\0".join(str(part) for part in (seed, *parts))
-    digest = hashlib.sha256(text.encode()).digest()
-    return random.Random(int.from_bytes(digest, "big"))
+    return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))

@@ -1,24 +1,25 @@
 """The backbones: ResNets whose batch normalisation never updates its statistics (RIB; IRN).
 
-Everything that a network may know of its backbone is asked here: what it is made of by name, the
-channels and strides of its stages, which of them never train. Parameters are named as torchvision
-names them.
+Parameters are named as torchvision names them.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from misc.errors import UserError
+
+_SHOWN = 120  # characters of each line about names that differ
+
 
 class FixedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation with the stored running statistics, in training too.
-
-    Weight and bias stay trainable.
-    """
+    """Batch normalisation with the stored running statistics, in training too."""
 
     def forward(self, features: Tensor) -> Tensor:
         """B x C x H x W -> B x C x H x W."""
@@ -26,128 +27,89 @@ class FixedBatchNorm(nn.BatchNorm2d):
         return F.batch_norm(features, *statistics, self.weight, self.bias, False, eps=self.eps)
 
 
-def normalized(conv: nn.Conv2d, norm: FixedBatchNorm, features: Tensor) -> Tensor:
-    """`norm(conv(features))` as one convolution, since the statistics are fixed.
-
-    What lies between the two is neither computed nor kept for the gradient.
-    """
+def folded(conv: nn.Conv2d, norm: FixedBatchNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that computes `norm(conv(features))`."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+def normalized(conv: nn.Conv2d, norm: nn.Module, features: Tensor) -> Tensor:
+    """`norm(conv(features))`: what lies between the two is neither computed nor kept."""
+    if not isinstance(norm, FixedBatchNorm):
+        return norm(conv(features))
+    weight, bias = folded(conv, norm)
     return F.conv2d(features, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _conv3x3(
-    in_channels: int, out_channels: int, stride: int, dilation: int, groups: int = 1
-) -> nn.Conv2d:
-    options = {"stride": stride, "padding": dilation, "dilation": dilation, "bias": False}
-    return nn.Conv2d(in_channels, out_channels, 3, groups=groups, **options)
-
-
-def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """What a shortcut needs to fit; None where it fits as it is."""
-    if stride == 1 and in_channels == out_channels:
-        return None
-    conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-    return nn.Sequential(conv, FixedBatchNorm(out_channels))
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the stride is on the first (ResNet-18 and -34)."""
-
-    EXPANSION = 1  # output channels over inner width
-
-    def __init__(
-        self, in_channels: int, width: int, stride: int, stride_in_1x1: bool, dilation: int = 1
-    ):
-        super().__init__()
-        self.conv1 = _conv3x3(in_channels, width, stride, dilation)
-        self.bn1 = FixedBatchNorm(width)
-        self.conv2 = _conv3x3(width, width, 1, dilation)
-        self.bn2 = FixedBatchNorm(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _downsample(in_channels, width, stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """B x in_channels x H x W -> B x width x ceil(H / stride) x ceil(W / stride)."""
-        shortcut = normalized(*self.downsample, features) if self.downsample else features
-        features = self.relu(normalized(self.conv1, self.bn1, features))
-        return self.relu(normalized(self.conv2, self.bn2, features) + shortcut)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution; the stride is on the 3x3 or the first 1x1.
-
-    widening: inner channels over `width`. groups: of the 3x3 convolution.
-    """
-
-    EXPANSION = 4
-
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        stride_in_1x1: bool,
-        dilation: int = 1,
-        widening: int = 1,
-        groups: int = 1,
-    ):
-        super().__init__()
-        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        inner = widening * width
-        self.conv1 = nn.Conv2d(in_channels, inner, 1, stride=stride_1x1, bias=False)
-        self.bn1 = FixedBatchNorm(inner)
-        self.conv2 = _conv3x3(inner, inner, stride_3x3, dilation, groups)
-        self.bn2 = FixedBatchNorm(inner)
-        self.conv3 = nn.Conv2d(inner, self.EXPANSION * width, 1, bias=False)
-        self.bn3 = FixedBatchNorm(self.EXPANSION * width)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _downsample(in_channels, self.EXPANSION * width, stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """B x in_channels x H x W -> B x 4 width x ceil(H / stride) x ceil(W / stride)."""
-        shortcut = normalized(*self.downsample, features) if self.downsample else features
-        features = self.relu(normalized(self.conv1, self.bn1, features))
-        features = self.relu(normalized(self.conv2, self.bn2, features))
-        return self.relu(normalized(self.conv3, self.bn3, features) + shortcut)
+@torch.no_grad()
+def fold_norms(network: nn.Module) -> None:
+    """Fold every normalisation into its convolution, in place: for many passes without training."""
+    for module in [*network.modules()]:
+        children = [*module.named_children()]
+        for (_, conv), (name, norm) in pairwise(children):
+            if isinstance(norm, FixedBatchNorm):
+                weight, bias = folded(conv, norm)
+                conv.weight, conv.bias = (nn.Parameter(t, False) for t in (weight, bias))
+                setattr(module, name, nn.Identity())
 
 
 class Kind(NamedTuple):
-    """What a backbone's name stands for."""
+    """Architecture of a backbone."""
 
-    block: type[BasicBlock] | type[Bottleneck]
+    expansion: int  # output channels of a block over its width: 4 of bottlenecks, 1 of others
     counts: tuple[int, int, int, int]  # blocks in layer1 .. layer4
     widening: int = 1  # inner channels of a bottleneck over the width
     group_width: int = 0  # channels of a group of layer1's 3x3 convolutions; 0: no groups
 
-    def options(self, width: int) -> dict[str, int]:
-        """Further constructor values of the blocks, for layer1's `width`."""
-        if self.widening == 1 and self.group_width == 0:
-            return {}
-        # The groups of later layers are as many, and so twice as wide with every layer.
-        groups = max(1, self.widening * width // self.group_width) if self.group_width else 1
-        return {"widening": self.widening, "groups": groups}
-
 
 KINDS = {
-    "resnet18": Kind(BasicBlock, (2, 2, 2, 2)),
-    "resnet34": Kind(BasicBlock, (3, 4, 6, 3)),
-    "resnet50": Kind(Bottleneck, (3, 4, 6, 3)),
-    "resnet101": Kind(Bottleneck, (3, 4, 23, 3)),
-    "resnext50_32x4d": Kind(Bottleneck, (3, 4, 6, 3), widening=2, group_width=4),
-    "wide_resnet50_2": Kind(Bottleneck, (3, 4, 6, 3), widening=2),
+    "resnet18": Kind(1, (2, 2, 2, 2)),
+    "resnet34": Kind(1, (3, 4, 6, 3)),
+    "resnet50": Kind(4, (3, 4, 6, 3)),
+    "resnet101": Kind(4, (3, 4, 23, 3)),
+    "resnext50_32x4d": Kind(4, (3, 4, 6, 3), widening=2, group_width=4),
+    "wide_resnet50_2": Kind(4, (3, 4, 6, 3), widening=2),
 }
+
+
+def _conv(inputs: int, outputs: int, side: int, stride: int = 1, **options: int) -> nn.Conv2d:
+    padding = side // 2 * options.get("dilation", 1)
+    return nn.Conv2d(inputs, outputs, side, stride, padding, bias=False, **options)
+
+
+class Block(nn.Module):
+    """Convolutions beside a shortcut, which has one of its own where sizes differ."""
+
+    def __init__(self, convs: list[nn.Conv2d], stride: int):
+        super().__init__()
+        inputs, outputs = convs[0].in_channels, convs[-1].out_channels
+        for number, conv in enumerate(convs, start=1):
+            self.add_module(f"conv{number}", conv)
+            self.add_module(f"bn{number}", FixedBatchNorm(conv.out_channels))
+        self.count, self.relu, self.downsample = len(convs), nn.ReLU(inplace=True), None
+        if stride > 1 or inputs != outputs:
+            conv = _conv(inputs, outputs, 1, stride)
+            self.downsample = nn.Sequential(conv, FixedBatchNorm(outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """B x inputs x H x W -> B x outputs x ceil(H / stride) x ceil(W / stride)."""
+        shortcut = normalized(*self.downsample, features) if self.downsample else features
+        for number in range(1, self.count + 1):
+            conv, norm = getattr(self, f"conv{number}"), getattr(self, f"bn{number}")
+            features = normalized(conv, norm, features)
+            features = self.relu(features + shortcut if number == self.count else features)
+        return features
 
 
 class ResNet(nn.Module):
     """A ResNet without its last layer.
 
-    name: a key of KINDS. width: inner width of the blocks of layer1 (64 is the usual network, 32
-    and 16 thin ones); it doubles with every layer. stem: channels of the first convolution.
-    stride_in_1x1: a bottleneck's stride is on its first 1x1 convolution (Caffe) and not on the 3x3
-    one (torchvision). strides: of the first convolution, layer2, layer3 and layer4; the default
-    (IRN) gives outputs at strides 4, 4, 8, 16, 16. dilations: of the 3x3 convolutions of layer1 ..
-    layer4. ceil_pool: the stem's pooling counts a last incomplete window (Caffe).
+    name: a key of KINDS. width: inner width of the blocks of layer1 (usually 64); it doubles with
+    every layer. stem: channels of the first convolution. stride_in_1x1: a bottleneck's stride is on
+    its first 1x1 convolution (Caffe) and not on the 3x3 one (torchvision). strides: of the first
+    convolution, layer2, layer3 and layer4; the default (IRN) gives outputs at strides 4, 4, 8, 16,
+    16. dilations: of the 3x3 convolutions of layer1 .. layer4. ceil_pool: the stem's pooling counts
+    a last incomplete window (Caffe).
 
     arch: the values that a checkpoint stores. out_channels, out_strides: of the five outputs.
     """
@@ -168,22 +130,38 @@ class ResNet(nn.Module):
         super().__init__()
         self.arch = {"name": name, "width": width, "stem": stem, "stride_in_1x1": stride_in_1x1}
         kind = KINDS[name]
-        block, counts, options = kind.block, kind.counts, kind.options(width)
-        widths = [width * 2**i for i in range(len(counts))]
-        self.out_channels = (stem, *(block.EXPANSION * w for w in widths))
+        widths = [width * 2**i for i in range(4)]
+        self.out_channels = (stem, *(kind.expansion * w for w in widths))
         self.out_strides = [2 * strides[0]] * 2
         self.conv1 = nn.Conv2d(3, stem, 7, stride=strides[0], padding=3, bias=False)
         self.bn1 = FixedBatchNorm(stem)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_pool)
         for i, stride in enumerate((1, *strides[1:])):
-            inputs = (self.out_channels[i], *[self.out_channels[i + 1]] * (counts[i] - 1))
-            blocks = [
-                block(channels, widths[i], step, stride_in_1x1, dilations[i], **options)
-                for channels, step in zip(inputs, (stride, *[1] * (counts[i] - 1)), strict=True)
-            ]
+            inputs, blocks = self.out_channels[i], []
+            for step in (stride, *[1] * (kind.counts[i] - 1)):
+                convs = self._convolutions(kind, inputs, widths[i], step, dilations[i])
+                blocks.append(Block(convs, step))
+                inputs = self.out_channels[i + 1]
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
             self.out_strides += [self.out_strides[-1] * stride] if i else []
+
+    def _convolutions(
+        self, kind: Kind, inputs: int, width: int, stride: int, dilation: int
+    ) -> list[nn.Conv2d]:
+        """Convolutions of a block: two of 3x3, or a bottleneck of 1x1, 3x3 and 1x1."""
+        if kind.expansion == 1:
+            first = _conv(inputs, width, 3, stride, dilation=dilation)
+            return [first, _conv(width, width, 3, dilation=dilation)]
+        stride_1x1, stride_3x3 = (stride, 1) if self.arch["stride_in_1x1"] else (1, stride)
+        inner = kind.widening * width
+        # The groups of later layers are as many, and so twice as wide with every layer.
+        groups = kind.widening * self.arch["width"] // (kind.group_width or math.inf)
+        return [
+            _conv(inputs, inner, 1, stride_1x1),
+            _conv(inner, inner, 3, stride_3x3, dilation=dilation, groups=max(1, int(groups))),
+            _conv(inner, kind.expansion * width, 1),
+        ]
 
     def stem(self, images: Tensor) -> Tensor:
         """Normalised RGB, B x 3 x H x W -> B x stem x h x w after max pooling, stride 4."""
@@ -209,10 +187,26 @@ class ResNet(nn.Module):
         return [getattr(self, name) for name in names]
 
 
+def require_fit(
+    path: object, cls: type[nn.Module], arguments: dict, state: Mapping[str, Tensor], advice: str
+) -> None:
+    """Raise UserError, with the first differences, unless `cls(**arguments)` has these tensors."""
+    try:
+        with torch.device("meta"):  # a network of any size needs no memory there
+            cls(**arguments).load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        text = re.sub(
+            r"(Missing|Unexpected) key\(s\) in state_dict", lambda m: m[1].lower(), str(error)
+        )
+        lines = text.replace('"', "").replace("backbone.", "").split("\n\t")[1:4]
+        short = ("; ".join(" ".join(line.split())[:_SHOWN] for line in lines)).rstrip(". ")
+        raise UserError(f"{path} is of another network ({short}); {advice}") from None
+
+
 def inferred_arch(state: Mapping[str, Tensor]) -> dict:
     """Name, width and stem of the backbone whose tensors these are, by torchvision's names.
 
-    What cannot be told is that of the usual ResNet-50: a comparison of names will say the rest.
+    What is not in them is that of the usual ResNet-50: a comparison of names will say the rest.
     """
 
     def channels(name: str) -> int:
@@ -224,16 +218,12 @@ def inferred_arch(state: Mapping[str, Tensor]) -> dict:
         if found := re.match(r"layer([1-4])\.(\d{1,3})\.", name):
             layer = int(found[1]) - 1
             counts[layer] = max(counts[layer], int(found[2]) + 1)
-    block = Bottleneck if "layer1.0.conv3.weight" in state else BasicBlock
+    expansion = 4 if "layer1.0.conv3.weight" in state else 1
     width = channels("layer1.0.conv1.weight")
-    kind, grouped = Kind(block, tuple(counts)), state.get("layer1.0.conv2.weight")
-    if block is Bottleneck and channels("layer1.0.conv3.weight") == 2 * width and width % 4 == 0:
+    kind, grouped = Kind(expansion, tuple(counts)), state.get("layer1.0.conv2.weight")
+    if expansion == 4 and channels("layer1.0.conv3.weight") == 2 * width and width % 4 == 0:
         per_group = grouped.shape[1] if grouped is not None and grouped.ndim > 1 else width
         kind = kind._replace(widening=2, group_width=0 if per_group == width else per_group)
         width //= 2
-    names = [name for name, known in KINDS.items() if known == kind]
-    return {
-        "name": names[0] if names else "resnet50",
-        "width": width,
-        "stem": channels("conv1.weight"),
-    }
+    name = next((name for name, known in KINDS.items() if known == kind), "resnet50")
+    return {"name": name, "width": width, "stem": channels("conv1.weight")}

@@ -4,8 +4,7 @@ A checkpoint is a dict with `arch` (constructor values of the network), `state_d
 the backbone under torchvision's names, a head under its own) and any further plain values.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 
 from misc.errors import UserError
 from misc.runtime.programs import shielded
+from misc.storage.files import reason
 from misc.storage.manifest import weights_name
 from misc.storage.torch_files import read_torch, write_torch
-from net.backbones import KINDS, ResNet, inferred_arch
+from net.backbones import ResNet, inferred_arch, require_fit
 from net.deeplab_v2 import COLOURS, DeepLabV2
 from net.names import is_deeplab, original_names, plain_names
-from net.published import FITTING, TIMM, require_same_features, timm_network, torchvision_weights
+from net.published import published_backbone
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
 
@@ -27,26 +27,21 @@ Network = TypeVar("Network", bound=nn.Module)
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which others save weights
 _HEADS = ("classifier.", "fc_edge", "fc_dp", "mean_shift.", "aspp.")
-_ARCH = ("name", "width", "stem", "stride_in_1x1")  # of a backbone
-# What the originals build: they have no option for it, and would load others without a word.
+_BACKBONE = ("name", "width", "stem", "stride_in_1x1")  # of an arch
+# The networks of the original code, which has no option for it and would load others silently.
 _OF_IRN = {"name": "resnet50", "stride_in_1x1": False}
 _OF_DEEPLAB = {"name": "resnet101", "stride_in_1x1": True, "colours": "caffe"}
 _MAX_CHANNELS = 1 << 16  # of a layer, above all classes
-_SHOWN = 3  # differing names of each kind in a message
 
 
 def save_checkpoint(
     path: str | Path, model: nn.Module, dtype: torch.dtype = torch.float32, **extra: Any
 ) -> None:
-    """Writes a network with an `arch` in this precision; other plain values are stored beside it.
+    """Write a network with an `arch` in this precision; other plain values are stored beside it.
 
-    extra: numbers, strings, tensors, and lists, tuples or dicts of them; TypeError for anything
-    else, which could not be read back safely. An older file is replaced when the new one is
-    complete. Raises UserError where the file cannot be written.
+    extra: numbers, strings, tensors, and lists, tuples or dicts of them. An older file is replaced
+    when the new one is complete. Raises UserError where the file cannot be written.
     """
-    for name, value in extra.items():
-        if not _is_plain(value):
-            raise TypeError(f"{name} is a {type(value).__name__} and not plain data")
     state = plain_names(model.state_dict())
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
     with shielded():
@@ -69,33 +64,27 @@ def original_state(path: str | Path) -> dict[str, Tensor]:
     return original_names(state)
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(_is_plain(item) for pair in value.items() for item in pair)
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str, Tensor))
-
-
 def read_checkpoint(path: str | Path) -> dict[str, dict]:
-    """Reads a file of any accepted kind, running no code from it.
+    """Read a file of any accepted kind, running no code from it.
 
-    Returns `arch` (name, width, stem, stride_in_1x1 and, of a classifier, num_classes; inferred
-    from the tensors where the file has none), `state_dict` (name -> float32 tensor on the CPU) and
-    `extra` (further values of the file). Raises UserError for a missing file and for one that is
-    not a checkpoint of a ResNet.
+    Returns `arch` (name, width, stem, stride_in_1x1, colours and, of a classifier, num_classes;
+    inferred from the tensors where the file has none), `state_dict` (name -> float32 tensor on the
+    CPU) and `extra` (further values of the file). Raises UserError for a missing file and for one
+    that is not a checkpoint of a ResNet.
     """
     path = Path(path)
-    content = read_torch(path)
-    extra = {}
-    wrapper = next((key for key in _WRAPPERS if _is_wrapped(content, key)), None)
-    if wrapper:
-        extra = {k: v for k, v in content.items() if k not in ("arch", wrapper)}
-        given, state = content.get("arch", {}), content[wrapper]
-    else:
-        given, state = {}, content
-    if not _is_state_dict(state) or not isinstance(given, Mapping):
+    state = read_torch(path)
+    given, extra = {}, {}
+    for key in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            extra = {k: v for k, v in state.items() if k not in ("arch", key)}
+            given, state = state.get("arch", {}), state[key]
+            break
+    named = isinstance(state, Mapping) and state and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"{path} holds no network weights; give a ResNet checkpoint")
+    if not isinstance(given, Mapping):
+        raise UserError(f"{path} has an arch that is not a dict; give a ResNet checkpoint")
     if is_deeplab(state):
         given = {"stride_in_1x1": True, "colours": "caffe", **given}
     state = plain_names(state)
@@ -103,99 +92,76 @@ def read_checkpoint(path: str | Path) -> dict[str, dict]:
     if sum(tensor.numel() for tensor in state.values()) > path.stat().st_size:
         raise UserError(f"{path} has more weights than bytes; give a ResNet checkpoint")
     state = {name: tensor.float() for name, tensor in state.items()}
-    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    if broken:
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(
-            f"{path} has weights that are not finite ({_first(broken)}); its training failed, or "
-            "it is damaged: give another file"
+            f"{path} has weights that are not finite ({reason(broken[0])}); its training failed, "
+            "or it is damaged: give another file"
         )
     return {"arch": _complete_arch(path, given, state), "state_dict": state, "extra": extra}
 
 
-def _is_wrapped(content: Any, key: str) -> bool:
-    return isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
-
-
-def _is_state_dict(state: Any) -> bool:
-    return (
-        isinstance(state, Mapping)
-        and len(state) > 0
-        and all(isinstance(name, str) for name in state)
-        and all(isinstance(tensor, Tensor) for tensor in state.values())
-    )
-
-
 def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> dict:
     """The file's arch, checked against its tensors, or what the tensors tell."""
-
     inferred = inferred_arch(state)
-    if "aspp.0.weight" in state:
-        inferred["num_labels"] = len(state["aspp.0.weight"].flatten(1))
-    if "classifier.weight" in state:
-        inferred["num_classes"] = len(state["classifier.weight"].flatten(1))
+    for key, name in (("num_classes", "classifier.weight"), ("num_labels", "aspp.0.weight")):
+        if name in state:
+            inferred[key] = len(state[name].flatten(1))
     if max(number for number in inferred.values() if isinstance(number, int)) > _MAX_CHANNELS:
         raise UserError(f"{path} has tensors of more than {_MAX_CHANNELS} channels; give another")
-    arch = {"stride_in_1x1": False, **inferred, **given}
-    for key, value in inferred.items():
+    arch = {"stride_in_1x1": False, "colours": "torchvision", **inferred, **given}
+    expected = {**inferred, "stride_in_1x1": bool(arch["stride_in_1x1"])}
+    for key, value in expected.items():
         if type(arch[key]) is not type(value) or arch[key] != value:
             raise UserError(
                 f"{path} has an arch with {key} {arch[key]!r:.40}, but its tensors are those of "
                 f"{key} {value!r}; give a ResNet checkpoint"
             )
-    if not isinstance(arch["stride_in_1x1"], bool):
-        raise UserError(f"{path} has an arch whose stride_in_1x1 is not a bool; give another file")
-    if arch.setdefault("colours", "torchvision") not in tuple(COLOURS):
+    if arch["colours"] not in tuple(COLOURS):
         raise UserError(f"{path} has an arch whose colours are not known; give another file")
-    names = (*_ARCH, "num_classes", "num_labels", "colours")
-    return {key: arch[key] for key in names if key in arch}
+    return {key: arch[key] for key in ("colours", *expected)}
 
 
-def _options(arch: Mapping) -> dict:
-    """The part of an arch that every network's constructor takes: that of the backbone."""
-    return {key: arch[key] for key in _ARCH}
+def _load(path: str | Path, cls: type[Network], advice: str, **options: Any) -> Network:
+    """A network with the weights of a file, in evaluation mode on the CPU.
 
-
-def _check_fit(
-    path: Path | str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], advice: str
-) -> None:
-    """Raises UserError, with the first differing names, unless the tensors are those wanted."""
-    common = [name for name in wanted if name in state]
-    shapes = [(name, state[name].shape, wanted[name].shape) for name in common]
-    differences = {
-        "missing": [name for name in wanted if name not in state],
-        "unexpected": [name for name in state if name not in wanted],
-        "of another shape": [
-            f"{name} ({_size(found)} and not {_size(expected)})"
-            for name, found, expected in shapes
-            if found != expected
-        ],
-    }
-    if any(differences.values()):
-        listed = "; ".join(f"{kind}: {_first(n)}" for kind, n in differences.items() if n)
-        raise UserError(f"{path} is of another network ({listed}); {advice}")
-
-
-def _size(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape)) or "a single number"
-
-
-def _first(names: list[str]) -> str:
-    shown = ", ".join(" ".join(name.split()) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def _load(
-    path: Path, state: Mapping[str, Tensor], build: Callable[[], Network], advice: str
-) -> Network:
-    """Copies the tensors into the network, which is returned in evaluation mode."""
-    with torch.device("meta"):  # a network of any size needs no memory there
-        wanted = plain_names(build().state_dict())
-    _check_fit(path, state, wanted, advice)
-    model = build()
-    backbone = {name: t for name, t in state.items() if not name.startswith(_HEADS)}
-    heads = {name: t for name, t in state.items() if name.startswith(_HEADS)}
-    model.load_state_dict({**{f"backbone.{name}": t for name, t in backbone.items()}, **heads})
+    options: constructor arguments beside those of the backbone. Raises UserError for a file that
+    does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    arch, state = checkpoint["arch"], checkpoint["state_dict"]
+    found = arch.get("num_classes", arch.get("num_labels"))
+    wanted = options.get("n_classes", options.get("num_labels"))
+    if found and wanted and found != wanted:
+        raise UserError(
+            f"{path} tells {found} classes apart, but the dataset has {wanted}; {advice} for this "
+            "dataset"
+        )
+    options |= {key: arch[key] for key in _BACKBONE}
+    if cls is DeepLabV2:
+        options["colours"] = arch["colours"]
+    state = {n if n.startswith(_HEADS) else f"backbone.{n}": t for n, t in state.items()}
+    require_fit(path, cls, options, state, advice)
+    model = cls(**options)
+    model.load_state_dict(state)
     return model.eval()
+
+
+def load_classifier(path: str | Path, num_classes: int, cls: type[Network] = CAM) -> Network:
+    """A trained classifier of `num_classes` classes; cls: `net.resnet50_cam.CAM` or `Net`."""
+    return _load(path, cls, "give a classifier, as train_cam writes it", n_classes=num_classes)
+
+
+def load_boundary_net(
+    path: str | Path, cls: type[Network] = EdgeDisplacement, **options: Any
+) -> Network:
+    """A trained boundary network, a class of `net.resnet50_irn` with further options."""
+    return _load(path, cls, "give a boundary network, as train_irn writes it", **options)
+
+
+def load_segmentation(path: str | Path, num_labels: int, **options: Any) -> DeepLabV2:
+    """A trained segmentation network; options: further constructor arguments."""
+    advice = "give a segmentation network, as train_seg writes it"
+    return _load(path, DeepLabV2, advice, num_labels=num_labels, **options)
 
 
 def on_backbone(cls: type[Network], path: str | Path | None, *arguments: Any) -> Network:
@@ -204,58 +170,6 @@ def on_backbone(cls: type[Network], path: str | Path | None, *arguments: Any) ->
     model = cls(*arguments, **arch)
     model.backbone.load_state_dict(state)
     return model
-
-
-def load_classifier(path: str | Path, num_classes: int, cls: type[Network] = CAM) -> Network:
-    """A trained classifier of `num_classes` classes, in evaluation mode on the CPU.
-
-    cls: `net.resnet50_cam.CAM` or `Net`. Raises UserError for a file that does not fit.
-    """
-    path = Path(path)
-    checkpoint = read_checkpoint(path)
-    found = checkpoint["arch"].get("num_classes", num_classes)
-    if found != num_classes:
-        raise UserError(
-            f"{path} is a classifier of {found} classes, but the data set has {num_classes}; "
-            "give the one that train_cam wrote for this data set"
-        )
-    build = partial(cls, n_classes=num_classes, **_options(checkpoint["arch"]))
-    advice = "give a classifier, as train_cam writes it"
-    return _load(path, checkpoint["state_dict"], build, advice)
-
-
-def load_boundary_net(
-    path: str | Path, cls: type[Network] = EdgeDisplacement, **options: Any
-) -> Network:
-    """A trained boundary network, in evaluation mode on the CPU.
-
-    cls: a class of `net.resnet50_irn`; options: its further constructor arguments. Raises
-    UserError for a file that does not fit.
-    """
-    path = Path(path)
-    checkpoint = read_checkpoint(path)
-    build = partial(cls, **options, **_options(checkpoint["arch"]))
-    advice = "give a boundary network, as train_irn writes it"
-    return _load(path, checkpoint["state_dict"], build, advice)
-
-
-def load_segmentation(path: str | Path, num_labels: int, **options: Any) -> DeepLabV2:
-    """A trained segmentation network, in evaluation mode on the CPU.
-
-    options: further constructor arguments. Raises UserError for a file that does not fit.
-    """
-    path = Path(path)
-    checkpoint = read_checkpoint(path)
-    arch = checkpoint["arch"]
-    found = arch.get("num_labels", num_labels)
-    if found != num_labels:
-        raise UserError(
-            f"{path} tells {found} labels apart, but the data set has {num_labels}; give the one "
-            "that train_seg wrote for this data set"
-        )
-    build = partial(DeepLabV2, num_labels, colours=arch["colours"], **options, **_options(arch))
-    advice = "give a segmentation network, as train_seg writes it"
-    return _load(path, checkpoint["state_dict"], build, advice)
 
 
 def segmentation_on(path: str | Path | None, num_labels: int, **options: Any) -> DeepLabV2:
@@ -272,60 +186,23 @@ def segmentation_on(path: str | Path | None, num_labels: int, **options: Any) ->
 
 
 def load_backbone(
-    path: str | Path | None, flag: str = "--imagenet_weights", network: str = "ResNet50"
+    path: str | Path | None,
+    flag: str = "--imagenet_weights",
+    network: str = "ResNet50",
+    download: bool = True,
 ) -> tuple[dict, dict[str, Tensor]]:
-    """What training starts from: arch (name, width, stem, stride_in_1x1) and state dict.
+    """Arch (name, width, stem, stride_in_1x1) and state dict that a training starts from.
 
     path: a torchvision ResNet, a backbone of any width, or a network of this project, of which
     the backbone is taken; or the name of published weights, "resnet18" (torchvision's
-    IMAGENET1K_V1) or "timm:resnet18.a1_in1k"; None is torchvision's `network`. The names are
-    those of `net.backbones.ResNet`, the tensors float32. Raises UserError for a file or a network
-    that does not fit and for a download that fails.
+    IMAGENET1K_V1) or "timm:resnet18.a1_in1k"; None is torchvision's `network`. download: False
+    checks a name only. Raises UserError for a file or a network that does not fit and for a
+    download that fails.
     """
     if path is None or weights_name(path):
-        return _published(weights_name(path) or network.lower(), flag)
-    path = Path(path)
+        return published_backbone(weights_name(path) or network.lower(), flag, download)
     checkpoint = read_checkpoint(path)
-    arch = _options(checkpoint["arch"])
-    state = {
-        name: tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if not name.startswith(_HEADS)
-    }
-    _check_fit(path, state, _wanted(arch), f"give ResNet weights for {flag}")
+    arch = {key: checkpoint["arch"][key] for key in _BACKBONE}
+    state = {n: t for n, t in checkpoint["state_dict"].items() if not n.startswith(_HEADS)}
+    require_fit(path, ResNet, arch, state, f"give ResNet weights for {flag}")
     return arch, state
-
-
-def backbone_arch(path: str | Path | None, flag: str = "--imagenet_weights") -> dict:
-    """The arch that `load_backbone` would give, without any download; {} where path is None."""
-    name = weights_name(path)
-    if name.startswith(TIMM):
-        network = timm_network(name.removeprefix(TIMM), pretrained=False)
-        return inferred_arch(plain_names(network.state_dict()))
-    if name in KINDS:
-        return {"name": name}
-    return load_backbone(path, flag)[0] if path else {}
-
-
-def _published(name: str, flag: str) -> tuple[dict, dict[str, Tensor]]:
-    """Arch and state dict of torchvision's or timm's weights of this name."""
-    if name in KINDS:
-        arch = {"name": name, "width": 64, "stem": 64, "stride_in_1x1": False}
-        return arch, plain_names(torchvision_weights(name))
-    if not name.startswith(TIMM):
-        raise UserError(
-            f"{flag} {name}: is neither a file nor a name of published weights; give a file, "
-            f"one of {FITTING}, or {TIMM}NAME"
-        )
-    network = timm_network(name.removeprefix(TIMM))
-    state = plain_names(network.state_dict())
-    arch = {"stride_in_1x1": False, **inferred_arch(state)}
-    _check_fit(name, state, _wanted(arch), f"give one of timm's {FITTING}")
-    require_same_features(name.removeprefix(TIMM), network, arch, state)
-    return arch, state
-
-
-def _wanted(arch: Mapping) -> dict[str, Tensor]:
-    """Names and shapes of the tensors of a backbone."""
-    with torch.device("meta"):
-        return plain_names(ResNet(**arch).state_dict())

@@ -20,7 +20,7 @@ SCALES = (1.0, 0.5, 0.75)  # of the input, the first one whole
 
 
 class Colours(NamedTuple):
-    """What a backbone was trained to see: (value - mean) / deviation, of bytes 0..255."""
+    """The input that a backbone was trained on: (value - mean) / deviation, of bytes 0..255."""
 
     bgr: bool
     mean: tuple[float, float, float]
@@ -98,14 +98,10 @@ class DeepLabV2(nn.Module):
         The maximum is taken at the size of the first scale, to which the others are resized.
         """
         outputs = [self.scores(self.scaled(images, scale)) for scale in SCALES]
-        size = outputs[0].shape[-2:]
-        resized = [
-            F.interpolate(output, size, mode="bilinear", align_corners=False)
-            for output in outputs[1:]
-        ]
-        highest = outputs[0]
-        for other in resized:
-            highest = torch.maximum(highest, other)
+        highest, *others = outputs
+        for other in others:
+            same = F.interpolate(other, highest.shape[-2:], mode="bilinear", align_corners=False)
+            highest = torch.maximum(highest, same)
         return [*outputs, highest] if self.training else highest
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict]:

@@ -30,8 +30,7 @@ def plain_maps(
     """Class activation maps of an image, of all classes of the classifier."""
     device = network.classifier.weight.device
     with torch.no_grad():
-        pairs = [pair.to(device) for pair in multi_scale_pairs(image, scales)]
-        maps = [pair_map(network(pair)) for pair in pairs]
+        maps = [pair_map(network(pair.to(device))) for pair in multi_scale_pairs(image, scales)]
     return merged(maps, image, torch.arange(len(maps[0])))
 
 

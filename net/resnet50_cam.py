@@ -41,7 +41,7 @@ class Net(nn.Module):
 
     def trainable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Parameters of the trained part of the backbone and of the classifier."""
-        trained = nn.ModuleList(self.backbone.parts(ResNet.TRAINED))
+        trained = nn.ModuleList(getattr(self.backbone, name) for name in ResNet.TRAINED)
         return list(trained.parameters()), list(self.classifier.parameters())
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from misc.affinity_loss import Losses, PairLoss
-from misc.indexing import AffinityLabels, PathIndex
+from misc.cams import CAM_STRIDE
+from misc.imutils import get_strided_size
 from net.backbones import ResNet
 
 
@@ -27,17 +27,15 @@ class MeanShift(nn.Module):
 
 def _block(in_channels: int, out_channels: int, groups: int, scale: int = 1) -> nn.Sequential:
     """1x1 convolution, group normalisation, bilinear enlargement by `scale` and ReLU."""
-    layers = [
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.GroupNorm(groups, out_channels),
-    ]
+    conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    layers = [conv, nn.GroupNorm(groups, out_channels)]
     if scale > 1:
         layers.append(nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
 def _crop_like(features: Tensor, finer: Tensor) -> Tensor:
-    """Cuts enlarged features at the right and below to the size of the finer map."""
+    """Enlarged features, cut at the right and below to the size of the finer map."""
     return features[..., : finer.shape[-2], : finer.shape[-1]]
 
 
@@ -84,9 +82,6 @@ class Net(nn.Module):
         """Constructor values, as stored in a checkpoint."""
         return self.backbone.arch
 
-    def _on_processor(self) -> bool:
-        return self.fc_edge6.weight.device.type == "cpu"
-
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised RGB, B x 3 x H x W -> boundary logits and displacements at stride 4.
 
@@ -98,22 +93,20 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> list[Tensor]:
-        """The backbone's five outputs: of one image after the other on a processor, channels last.
+        """The backbone's five outputs, channels last.
 
-        What a layer has written is in the processor's cache then when the next one reads it, and
-        the largest maps are held for one image only.
+        On a CPU one image after the other: the cache holds what a layer hands to the next, and the
+        largest maps are there for one image only.
         """
         images = images.contiguous(memory_format=torch.channels_last)
-        parts = images.split(1) if self._on_processor() else (images,)
+        parts = (images,) if images.is_cuda else images.split(1)
         outputs = [self.backbone(part) for part in parts]
         return [torch.cat(output) for output in zip(*outputs, strict=True)]
 
     def _boundary(self, features: list[Tensor]) -> Tensor:
         heads = (self.fc_edge1, self.fc_edge2, self.fc_edge3, self.fc_edge4, self.fc_edge5)
-        edges = [
-            _crop_like(head(output), features[0])
-            for head, output in zip(heads, features, strict=True)
-        ]
+        pairs = zip(heads, features, strict=True)
+        edges = [_crop_like(head(output), features[0]) for head, output in pairs]
         return _of_all(self.fc_edge6, edges) + self.fc_edge6.bias
 
     def _displacement(self, features: list[Tensor]) -> Tensor:
@@ -129,22 +122,9 @@ class Net(nn.Module):
 
     def trainable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Parameters of the boundary head and of the displacement head."""
-        return self._head_parameters("fc_edge"), self._head_parameters("fc_dp")
-
-    def _head_parameters(self, prefix: str) -> list[nn.Parameter]:
-        return [p for name, p in self.named_parameters() if name.startswith(prefix)]
-
-
-class AffinityDisplacementLoss(Net):
-    """The network with its training loss on pixel pairs; arch: as in `net.backbones.ResNet`."""
-
-    def __init__(self, path_index: PathIndex, **arch):
-        super().__init__(**arch)
-        self.loss = PairLoss(path_index)
-
-    def forward(self, images: Tensor, labels: AffinityLabels) -> Losses:
-        """Normalised RGB, B x 3 x H x W, and labels of `affinity_labels` -> the loss terms."""
-        return self.loss(*super().forward(images), labels)
+        named = list(self.named_parameters())
+        edge, dp = ([p for n, p in named if n.startswith(h)] for h in ("fc_edge", "fc_dp"))
+        return edge, dp
 
 
 class EdgeDisplacement(Net):
@@ -154,19 +134,18 @@ class EdgeDisplacement(Net):
     and larger ones are cut, as in the original implementation; None leaves them as they are.
     """
 
-    def __init__(self, crop_size: int | None = 512, stride: int = 4, **arch):
+    def __init__(self, crop_size: int | None = 512, **arch):
         super().__init__(**arch)
         self.crop_size = crop_size
-        self.stride = stride
 
     def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
         """An image and its mirror image, 2 x 3 x H x W -> boundary map and displacement field.
 
         Boundary map: 1 x h x w, probabilities 0..1, from the mean logits of the two images.
-        Displacement: 2 x h x w, of the image. h = (H-1) // stride + 1, w likewise, or less where
+        Displacement: 2 x h x w, of the image. h = (H-1) // 4 + 1, w likewise, or less where
         crop_size has cut the image.
         """
-        height, width = ((n - 1) // self.stride + 1 for n in pair.shape[-2:])
+        height, width = get_strided_size(pair.shape[-2:], CAM_STRIDE)
         if self.crop_size is not None:
             below, right = (self.crop_size - n for n in pair.shape[-2:])
             pair = F.pad(pair, (0, right, 0, below))

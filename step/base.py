@@ -18,33 +18,54 @@ from misc.data.dataset_info import keys_in
 from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
-from misc.runtime.training import (
-    Training,
-    check_batch,
-    is_trained,
-    save_trained,
-    state_of,
-    train,
+from misc.runtime.training import Training, check_batch, is_trained, save_trained, state_of, train
+from misc.storage.manifest import (  # fmt: skip
+    IMAGES,
+    Sources,
+    file_hash,
+    folder_hash,
+    settings_of,
+    weights_hash,
 )
-from misc.storage.manifest import IMAGES, Sources, settings_of
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
-from net.checkpoint import save_checkpoint
+from net.checkpoint import load_boundary_net, load_classifier, load_segmentation, save_checkpoint
+
+_ADVICE = "give the labels of all images, or an --infer_list of those that have one"
+# What steps start from, by its name in manifests: its option, its hash, and its check.
+READS: dict[str, tuple[str, Callable, Callable]] = {
+    "maps": ("cam_out_dir", folder_hash, lambda look, path, args, ids: look.cams(ids, path)),
+    "classifier": ("cam_weights_name", file_hash, lambda look, path, args, ids: look.checkpoint(
+        path, load_classifier, args.info.num_classes)),
+    "IRN": ("irn_weights_name", file_hash, lambda look, path, args, ids: look.checkpoint(
+        path, load_boundary_net)),
+    "network": ("seg_weights_name", file_hash, lambda look, path, args, ids: look.checkpoint(
+        path, load_segmentation, args.info.num_labels)),
+    "imagenet weights": ("imagenet_weights", weights_hash, lambda look, path, args, ids:
+        look.backbone(path)),
+    "init": ("seg_init", weights_hash, lambda look, path, args, ids:
+        look.backbone(path, "ResNet101", "--seg_init")),
+    "IR labels": ("ir_label_out_dir", folder_hash, lambda look, path, args, ids:
+        look.label_maps(ids, path)),
+    "labels": ("seg_label_dir", folder_hash, lambda look, path, args, ids:
+        look.label_maps(ids, path, _ADVICE, trained_on=True)),
+}  # fmt: skip
 
 
 class Step:
     """A step of the method.
 
     A subclass sets `name`, `flag` (the option of its result), `version` (raised when the same
-    options give another result), `options` (names of those that the result depends on), `lists`
-    (roles of the image lists that it reads, and "labels") and `role` (of the list of its images).
+    options give another result), `options` (names of those that the result depends on), `reads`
+    (keys of READS) and `lists` (roles of the image lists that it reads, that of its images first,
+    and "labels" for image-level labels).
     """
 
     name = flag = ""
     version = 1
     options: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     lists: tuple[str, ...] = ("infer",)
-    role = "infer"
 
     @classmethod
     def as_step(cls) -> tuple[tuple[str, ...], Callable, Callable, Callable, Callable]:
@@ -59,7 +80,7 @@ class Step:
     @classmethod
     def ids(cls, args: Options) -> tuple[str, ...]:
         """The images of the step."""
-        return args.image_ids(cls.role)
+        return args.image_ids(cls.lists[0])
 
     @classmethod
     def settings(cls, args: Options) -> dict:
@@ -68,15 +89,24 @@ class Step:
 
     @classmethod
     def inputs(cls, args: Options) -> dict:
-        """Digests of the networks and folders that the result is made from, by name."""
-        raise NotImplementedError
+        """Hashes of what the result is made from, by name."""
+        read = {name: READS[name] for name in cls.reads}
+        return {name: hash_of(getattr(args, option)) for name, (option, hash_of, _) in read.items()}
+
+    @classmethod
+    def check(cls, args: Options, preflight: Preflight) -> None:
+        """Look at everything that can be known to be wrong before the first image."""
+        preflight.images(cls.ids(args))
+        if "labels" in cls.lists:
+            preflight.labels(cls.ids(args))
+        for option, _, check in (READS[name] for name in cls.reads):
+            check(preflight, getattr(args, option), args, cls.ids(args))
 
 
 class FolderStep(Step, ImageTask):
     """A step that makes files of one image after the other; picklable until `start` was called.
 
-    A subclass sets `suffix` (of its files) and `subfolders` (of its place, that it fills), and
-    overrides `inputs` and `one`.
+    A subclass sets `suffix` (of its files) and `subfolders` (that it fills), and overrides `one`.
     """
 
     suffix = ".png"
@@ -92,15 +122,8 @@ class FolderStep(Step, ImageTask):
     @classmethod
     def folders(cls, args: Options) -> list[tuple[Output, dict]]:
         """The folders that the step fills, each with its settings."""
-        place, settings = cls.place(args), cls.settings(args)
-        return [
-            (Output(cls.flag, place / name, suffix=cls.suffix), settings) for name in cls.subfolders
-        ]
-
-    @classmethod
-    def sources(cls, args: Options) -> Sources:
-        """What the files of each image are made from: its photograph and its maps."""
-        return Sources(keys_in(args, args.cam_out_dir, ".npy", cls.ids(args)))
+        paths, settings = [cls.place(args) / name for name in cls.subfolders], cls.settings(args)
+        return [(Output(cls.flag, path, suffix=cls.suffix), settings) for path in paths]
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
@@ -108,11 +131,15 @@ class FolderStep(Step, ImageTask):
         return tuple(folder for folder, _ in cls.folders(args))
 
     @classmethod
+    def sources(cls, args: Options) -> Sources:
+        """The photograph and the maps that the files of each image are made from."""
+        return Sources(keys_in(args, args.cam_out_dir, ".npy", cls.ids(args)))
+
+    @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
-        """Everything that can be known to be wrong before the first image."""
         for folder, settings in cls.folders(args):
             preflight.output(folder, settings, cls.ids(args))
-        preflight.images(cls.ids(args))
+        super().check(args, preflight)
 
     @classmethod
     def run(cls, args: Options) -> None:
@@ -128,8 +155,8 @@ class FolderStep(Step, ImageTask):
 class TrainStep(Step):
     """A step that trains a network: `model` on `dataset`, both made when it starts.
 
-    A subclass sets `network` (the beginning of the names of its options) and overrides `inputs`,
-    `keys`, `__init__` and `losses`.
+    A subclass sets `network` (the beginning of the names of its options) and overrides
+    `__init__`, `keys` and `losses`.
     """
 
     network = ""
@@ -139,14 +166,10 @@ class TrainStep(Step):
         self.args, self.device = args, device
 
     @classmethod
-    def target(cls, args: Options) -> Output:
-        """The checkpoint to write."""
-        return Output(cls.flag, cls.place(args), is_file=True)
-
-    @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
-        """Everything that the step writes."""
-        return cls.target(args), state_of(cls.target(args))
+        """The checkpoint, and the state of an unfinished training."""
+        checkpoint = Output(cls.flag, cls.place(args), is_file=True)
+        return checkpoint, state_of(checkpoint)
 
     @classmethod
     def option(cls, args: Options, name: str) -> object:
@@ -155,23 +178,21 @@ class TrainStep(Step):
 
     @classmethod
     def length(cls, args: Options) -> dict[str, int]:
-        """Length of the training, in epochs or iterations, and passes of a step."""
+        """Epochs or iterations of the training, and micro-batches of a batch."""
         return {"epochs": cls.option(args, "num_epoches")}
 
     @classmethod
     def keys(cls, args: Options) -> dict[str, str]:
-        """What is learned of each image depends on this."""
+        """A text for each image that changes where what is learned of it does."""
         raise NotImplementedError
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
-        """Everything that can be known to be wrong before the first batch."""
-        preflight.output_file(cls.target(args), cls.settings(args))
-        size, images = cls.option(args, "batch_size"), len(cls.ids(args))
-        passes = cls.length(args).get("accumulate", 1)
-        flag = f"--{cls.network}_batch_size"
-        preflight.collect(lambda: check_batch(flag, size, images, passes))
-        preflight.images(cls.ids(args))
+        preflight.output_file(cls.writes(args)[0], cls.settings(args))
+        batch = (cls.option(args, "batch_size"), len(cls.ids(args)))
+        parts = cls.length(args).get("accumulate", 1)
+        preflight.collect(lambda: check_batch(f"--{cls.network}_batch_size", *batch, parts))
+        super().check(args, preflight)
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
         """Losses by name; "total" is minimised.
@@ -185,11 +206,10 @@ class TrainStep(Step):
         return self.losses(network, *(t.to(self.device, non_blocking=True) for t in batch), part)
 
     def optimizer(self, steps: int) -> tuple[Optimizer, LRScheduler | None]:
-        """The optimizer, and what moves its rates where it does not do so itself."""
-        rate = self.option(self.args, "learning_rate")
-        decay = self.option(self.args, "weight_decay")
-        groups = parameter_groups(*self.model.trainable_parameters(), rate, decay)
-        return PolyOptimizer(groups, rate, decay, steps), None
+        """The optimizer, and what moves its learning rates where it does not do so itself."""
+        options = [self.option(self.args, name) for name in ("learning_rate", "weight_decay")]
+        groups = parameter_groups(*self.model.trainable_parameters(), *options)
+        return PolyOptimizer(groups, *options, steps), None
 
     def finish(self) -> None:
         """Called after the last batch, before the network is saved."""
@@ -200,7 +220,7 @@ class TrainStep(Step):
         images = distributed.on_first_rank(lambda: cls.keys(args))
         training = Training(
             name=cls.name,
-            file=cls.target(args),
+            file=cls.writes(args)[0],
             settings={**settings_of(cls.settings(args), cls.inputs(args)), IMAGES: images},
             batch_size=cls.option(args, "batch_size"),
             seed=args.seed,

@@ -3,12 +3,9 @@
 import numpy as np
 
 from misc.cams import key_labels, label_map, load_cam
-from misc.cli.check import Preflight
-from misc.cli.options import Options
 from misc.crf import refine_label_maps
 from misc.data.datasets import image_of
 from misc.labels import ignored_value, of_type, save_label_png
-from misc.storage.manifest import folder_hash
 from step.base import FolderStep
 
 
@@ -16,17 +13,8 @@ class MakeIRLabel(FolderStep):
     """IRN training labels of one image."""
 
     name, flag, version = "cam_to_ir_label", "--ir_label_out_dir", 3
-    options = ("conf_fg_thres", "conf_bg_thres")
+    options, reads = ("conf_fg_thres", "conf_bg_thres"), ("maps",)
     on_gpu = False
-
-    @classmethod
-    def inputs(cls, args: Options) -> dict:
-        return {"maps": folder_hash(args.cam_out_dir)}
-
-    @classmethod
-    def check(cls, args: Options, preflight: Preflight) -> None:
-        super().check(args, preflight)
-        preflight.cams(cls.ids(args), args.cam_out_dir)
 
     def one(self, image_id: str) -> None:
         args = self.args

@@ -70,15 +70,13 @@ class ScoreCAMs(ImageTask):
     images_worth_a_process = MAPS_WORTH_A_PROCESS
     on_gpu = False
 
-    def __init__(self, args: Options, cam_dir: Path):
-        self.name = f"eval_cam of {cam_dir}"
-        self.info, self.cam_dir, self.thresholds = args.info, cam_dir, thresholds(args)
-        self.scores = ThresholdScores(self.thresholds, self.info.num_labels)
+    def __init__(self, args: Options, folder: Path, step: str = "eval_cam"):
+        self.name, self.info, self.folder = f"{step} of {folder}", args.info, folder
+        self.scores = ThresholdScores(thresholds(args), self.info.num_labels)
 
     def one(self, image_id: str) -> None:
-        path = self.cam_dir / f"{image_id}.npy"
-        maps = load_cam(path)
-        truth = mask_of(self.info, image_id)
+        path = self.folder / f"{image_id}.npy"
+        maps, truth = load_cam(path), mask_of(self.info, image_id)
         with about(path):
             self.scores.add(maps["high_res"], maps["keys"], truth)
 
@@ -86,9 +84,9 @@ class ScoreCAMs(ImageTask):
         return self.scores
 
 
-def score(args: Options, cam_dir: Path) -> ThresholdScores:
+def score(args: Options, folder: Path) -> ThresholdScores:
     """Scores of a folder of maps on the evaluation list, whatever number of processes."""
-    task = ScoreCAMs(args, cam_dir)
+    task = ScoreCAMs(args, folder)
     first, *others = run_over_images(task, args.scored_ids(), args.resources)
     for other in others:
         first.merge(other)
@@ -98,12 +96,12 @@ def score(args: Options, cam_dir: Path) -> ThresholdScores:
 def run(args: Options) -> dict[str, ThresholdScores]:
     """Score the CAMs and the refined maps that are there; the scores by row of the table."""
     results = {}
-    for row, cam_dir in seed_folders(args).items():
+    for row, folder in seed_folders(args).items():
         start = time.perf_counter()
-        results[row] = scores = score(args, cam_dir)
-        entry = {"folder": str(cam_dir), "scales": args.cam_scales, "crf": False}
+        results[row] = scores = score(args, folder)
+        entry = {"folder": str(folder), "scales": args.cam_scales, "crf": False}
         entry["false_foreground"] = false_foreground(scores.counts).tolist()
-        save_row(args, row, scores.counts, scores.thresholds, start, entry)
+        save_row(args, row, scores.counts, scores.thresholds, entry, start)
     return results
 
 
@@ -118,41 +116,27 @@ def scored_images(args: Options, role: str = "eval") -> dict[str, object]:
     split = info.eval_split if role == "eval" else info.seg_split
     official = info.is_official(split, ids) and args.infer_list.is_file()
     official = official and info.is_official(info.train_split, args.image_ids("infer"))
-    return {
-        "dataset": info.name,
-        "list": str(getattr(args, f"{role}_list")),
-        "list_digest": ids_hash(ids),
-        "images": len(ids),
-        "official": official,
-    }
+    chosen = {"dataset": info.name, "list": str(getattr(args, f"{role}_list"))}
+    return {**chosen, "list_digest": ids_hash(ids), "images": len(ids), "official": official}
 
 
 def save_row(
-    args: Options,
-    row: str,
-    confusions: np.ndarray | Counts,
-    at: Sequence[float | None],
-    start: float,
-    entry: dict,
-    role: str = "eval",
-) -> None:
+    args: Options, row: str, confusions: np.ndarray | Counts, at: Sequence[float | None],
+    entry: dict, start: float, role: str = "eval",
+) -> None:  # fmt: skip
     """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
 
-    confusions: T x L x L at the thresholds `at`, None for masks that were not cut at one. start:
-    when scoring began. entry: what else is kept of how the row was made. role: of the list that
-    was scored.
+    confusions: T x L x L at the thresholds `at`, None for masks that were not cut at one. entry:
+    what else is kept of the row. start: when scoring began. role: of the list that was scored.
     """
     kept = score_of(confusions, at, args.info.label_names)
     kept |= {**scored_images(args, role), "options": args.changed(), **entry}
-    kept["seconds"] = round(time.perf_counter() - start, 3)
-    best = kept["best"]
+    kept["seconds"], best = round(time.perf_counter() - start, 3), kept["best"]
     cut_at = "" if at[best] is None else f" at threshold {at[best]:.2f}"
     wrong = 100 * np.nan_to_num(false_foreground(confusions)[best])
-    log.info(
-        "%s (%s): mIoU %.2f %%%s; %.1f %% of predicted foreground is background",
-        *(row, entry["folder"], 100 * kept["miou"][best], cut_at, wrong),
-    )
-    parts = [f"{n} {100 * v:.1f}" for n, v in kept["iou"].items() if not np.isnan(v)]
-    log.info("IoU: %s", ", ".join(parts))
+    log.info("%s (%s): mIoU %.2f %%%s; %.1f %% of predicted foreground is background",
+             row, entry["folder"], 100 * kept["miou"][best], cut_at, wrong)  # fmt: skip
+    ious = (f"{n} {100 * iou:.1f}" for n, iou in kept["iou"].items() if not np.isnan(iou))
+    log.info("IoU: %s", ", ".join(ious))
     log.info("scored with the ground truth in %s", mask_folders(args.info, ids_of(args, role)))
     distributed.on_first_rank(lambda: save_score(args.result_dir, row, kept))

@@ -9,8 +9,8 @@ import numpy as np
 
 from misc.cli.check import Preflight
 from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
-from misc.data.coco_json import LOWEST, annotation, dataset
 from misc.data.datasets import mask_folders, mask_of
+from misc.data.exports import LOWEST, annotation, coco_dataset
 from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
 from misc.labels import read_label_png
@@ -51,8 +51,7 @@ def require_objects(args: Options, ids: tuple[str, ...]) -> None:
     if missing:
         raise UserError(
             f"{missing[0]}: no mask of the objects, as of {counted({'image': len(missing)})} in "
-            f"all; give an --eval_list of images that have one in {OBJECT_MASKS}/, or leave out "
-            "--eval_ins_seg_pass: instance labels are made without it"
+            f"all; give an --eval_list of images with one, or leave out --eval_ins_seg_pass"
         )
 
 
@@ -115,7 +114,7 @@ def run(args: Options) -> None:
 
 
 def scores_at(args: Options, scores: InstanceScores, which: int) -> dict:
-    """What scores.json keeps of the average precisions at a threshold of the IoU."""
+    """Average precisions at a threshold of the IoU, as scores.json keeps them."""
     found, names = scores.average_precisions(which), args.info.class_names
     by_class = {n: ap for n, ap in zip(names, found.tolist(), strict=False) if ap == ap}
     mean = float(np.nanmean(found)) if by_class else float("nan")
@@ -138,7 +137,7 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
                 entry = annotation(mask, int(kind) + 1, **ids_of, score=float(score))
                 annotations.append(entry)
     description = f"instance pseudo labels of {info.name}"
-    content = dataset(description, images, annotations, info.class_names)
+    content = coco_dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.ins_seg_json, content, in_manifest=True)
     log.info("%s: %d instances of %d images", args.ins_seg_json, len(annotations), len(images))

@@ -53,13 +53,9 @@ class ScoreMasks(ImageTask):
 
 
 def score_masks(
-    args: Options,
-    task: ScoreMasks,
-    row: str,
-    threshold: float | None,
-    entry: dict,
+    args: Options, task: ScoreMasks, row: str, threshold: float | None, entry: dict,
     role: str = "eval",
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Score label maps and keep the row of the table; the confusion matrix L x L (row truth).
 
     threshold: at which they were cut, None for those that were not. entry: what else is kept of
@@ -68,7 +64,7 @@ def score_masks(
     start = time.perf_counter()
     confusion = sum(run_over_images(task, ids_of(args, role), args.resources))
     entry = {"folder": str(task.folder), **entry}
-    save_row(args, row, confusion[None], [threshold], start, entry, role)
+    save_row(args, row, confusion[None], [threshold], entry, start, role)
     return confusion
 
 

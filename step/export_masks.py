@@ -1,9 +1,8 @@
-"""Pseudo masks, maps and labels in the forms that other programs of the field read."""
+"""Pseudo masks, maps and labels in the formats that other programs of the field read."""
 
 import io
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,8 @@ from misc.cams import load_cam
 from misc.cli.check import Preflight
 from misc.cli.flags import EXPORTS
 from misc.cli.options import Options
-from misc.data import exports
-from misc.data.coco_json import dataset
 from misc.data.datasets import image_of
+from misc.data.exports import annotation, coco_dataset, regions, yolo_config, yolo_text
 from misc.data.label_file import load_labels
 from misc.errors import UserError
 from misc.labels import MOST_OF_8_BITS, label_type, read_label_png, voc_palette
@@ -30,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LISTS = ("infer", "labels")
 _ADVICE = "move it away, or give another --result_dir"
+Entries = dict[str, tuple[dict, list[dict]]]  # of images and their regions in COCO's JSON
 
 
 def writes(args: Options) -> tuple[Output, ...]:
@@ -41,128 +40,24 @@ def check(args: Options, preflight: Preflight) -> None:
     """Everything that can be known to be wrong before the first image."""
     if not args.export:
         raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
-    ids, num_labels = args.image_ids("infer"), args.info.num_labels
-    if "voc" in args.export and label_type(num_labels) is not np.uint8:
+    ids, asked = args.image_ids("infer"), set(args.export)
+    if "voc" in asked and label_type(args.info.num_labels) is not np.uint8:
         raise UserError(
             f"--export voc: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
             f"classes, and here are {args.info.num_classes}; export coco, yolo or soft, or take "
             f"the masks of 16 bits in {args.export_from}"
         )
     preflight.images(ids)
-    if set(args.export) & set(_OF_MASKS):
+    if asked & {*OF_MASKS}:
         preflight.label_maps(ids, args.export_from, "give the folder of the masks: --export_from")
-    if {"soft", "irn"} & set(args.export):
+    if asked & {*OF_MAPS}:
         preflight.cams(ids, args.cam_out_dir)
-    if "onehot" in args.export:
+    if "onehot" in asked:
         preflight.labels(ids)
 
 
-def _write(path: Path, content: bytes) -> None:
-    write_new(path, content, _ADVICE)
-
-
-def _voc(args: Options, image_id: str, labels: np.ndarray) -> None:
-    folder = args.export_dir / "voc"
-    _write(folder / "SegmentationClass" / f"{image_id}.png", _png(labels, True))
-    _photograph(args, image_id, folder / "JPEGImages")
-
-
-def _yolo(args: Options, image_id: str, labels: np.ndarray) -> None:
-    folder, text = args.export_dir / "yolo", exports.yolo_text(labels)
-    _write(folder / "labels" / "train" / f"{image_id}.txt", text.encode())
-    _photograph(args, image_id, folder / "images" / "train")
-
-
-def _coco(args: Options, image_id: str, labels: np.ndarray) -> tuple[dict, list[dict]]:
-    """The entry of an image in COCO's JSON, and those of its regions; none has its ids yet."""
-    _photograph(args, image_id, args.export_dir / "coco" / "train")
-    height, width = labels.shape
-    image = {"file_name": f"{image_id}.jpg", "height": height, "width": width}
-    return image, exports.coco_annotations(labels)
-
-
-_OF_MASKS: dict[str, Callable] = {"voc": _voc, "coco": _coco, "yolo": _yolo}
-
-
-def _soft(args: Options, image_id: str) -> None:
-    """`keys` (K,) classes from 0 and `maps` K x H x W float32 in 0..1, as npz."""
-    content, stream = load_cam(args.cam_out_dir / f"{image_id}.npy"), io.BytesIO()
-    np.savez_compressed(stream, keys=content["keys"], maps=content["high_res"])
-    _write(args.export_dir / "soft" / f"{image_id}.npz", stream.getvalue())
-
-
-def _irn(args: Options, image_id: str) -> None:
-    """Maps as IRN and RIB save them: `keys` and `cam` as tensors, `high_res` as an array.
-
-    An image without classes has `keys` alone.
-    """
-    path = args.export_dir / "irn" / "cam" / f"{image_id}.npy"
-    maps = load_cam(args.cam_out_dir / f"{image_id}.npy")
-    if not len(maps["keys"]):
-        maps = {"keys": maps["keys"]}
-    if not _holds(path, maps):  # of tensors each pickle has other bytes
-        as_tensors = {n: torch.from_numpy(maps[n]) for n in ("keys", "cam") if n in maps}
-        _write(path, _npy({**maps, **as_tensors}))
-
-
-def _holds(path: Path, arrays: dict[str, np.ndarray]) -> bool:
-    """Whether a file is there with these arrays or tensors."""
-    try:
-        found = read_arrays(path)
-    except UserError:
-        return False
-    same = isinstance(found, dict) and found.keys() == arrays.keys()
-    return same and all(np.array_equal(found[name], arrays[name]) for name in arrays)
-
-
-def _weights(args: Options) -> None:
-    """The networks that are there, under the names of the original code."""
-    files = {"res50_cam.pth": args.cam_weights_name, "res50_irn.pth": args.irn_weights_name,
-             "deeplab_v2.pth": args.seg_weights_name}  # fmt: skip
-    for name, path in files.items():
-        if not path.is_file():
-            log.info("%s: is not there, and not exported", path)
-            continue
-        try:
-            state = original_state(path)
-        except UserError as error:
-            log.warning("%s", error)
-            continue
-        stream = io.BytesIO()
-        torch.save(state, stream)
-        _write(args.export_dir / "irn" / name, stream.getvalue())
-
-
-def _npy(content: dict) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, content, allow_pickle=True)
-    return stream.getvalue()
-
-
-def _png(labels: np.ndarray, palette: bool = False) -> bytes:
-    image, stream = Image.fromarray(labels), io.BytesIO()
-    if palette:
-        image.putpalette(voc_palette().tobytes())
-    image.save(stream, format="PNG")
-    return stream.getvalue()
-
-
-def _photograph(args: Options, image_id: str, folder: Path) -> None:
-    """Under one ending, as configurations have one; programs look at what a file holds.
-
-    It fits the masks pixel by pixel: a photograph that is seen turned or shrunk is written so.
-    """
-    path, photograph = folder / f"{image_id}.jpg", args.info.image_path(image_id)
-    if args.info.photo_long is None:
-        link_new(path, photograph, _ADVICE)
-        return
-    stream = io.BytesIO()
-    Image.fromarray(image_of(args.info, image_id)).save(stream, format="JPEG", quality=95)
-    _write(path, stream.getvalue())
-
-
 class ExportImage(ImageTask):
-    """Writes one image in all forms; `finish` has its entries for COCO's JSON, by id."""
+    """Writes one image in all formats; `finish` has its entries for COCO's JSON, by id."""
 
     name = "export_masks"
     on_gpu = False
@@ -170,72 +65,143 @@ class ExportImage(ImageTask):
 
     def __init__(self, args: Options):
         self.args = args
-        self.entries: dict[str, tuple[dict, list[dict]]] = {}
+        self.entries: Entries = {}
 
     def one(self, image_id: str) -> None:
-        args = self.args
-        wanted = [name for name in _OF_MASKS if name in args.export]
-        if wanted:
+        args, asked = self.args, self.args.export
+        for name in [name for name in OF_MASKS if name in asked]:
+            photographs, write = OF_MASKS[name]
+            _write_photograph(args, image_id, args.export_dir / name / photographs)
             labels = read_label_png(args.export_from / f"{image_id}.png")
-        for name in wanted:
-            entry = _OF_MASKS[name](args, image_id, labels)
-            if entry:
+            if entry := write(args.export_dir / name, image_id, labels):
                 self.entries[image_id] = entry
-        if "soft" in args.export:
-            _soft(args, image_id)
-        if "irn" in args.export:
-            _irn(args, image_id)
+        for name in [name for name in OF_MAPS if name in asked]:
+            maps = load_cam(args.cam_out_dir / f"{image_id}.npy")
+            OF_MAPS[name](args.export_dir / name, image_id, maps)
 
-    def finish(self) -> dict[str, tuple[dict, list[dict]]]:
+    def finish(self) -> Entries:
         return self.entries
 
 
 def run(args: Options) -> None:
-    """Write the images of the inference list in the forms of --export."""
-    ids = args.image_ids("infer")
-    entries = {}
-    for of_process in run_over_images(ExportImage(args), ids, args.resources):
+    """Write the images of the inference list in the formats of --export."""
+    entries: Entries = {}
+    for of_process in run_over_images(ExportImage(args), args.image_ids("infer"), args.resources):
         entries |= of_process
-    distributed.on_first_rank(lambda: _write_whole(args, ids, entries))
+    distributed.on_first_rank(lambda: _write_whole(args, entries))
     log.info("exported as %s: %s", ", ".join(args.export), args.export_dir)
 
 
-def _write_whole(args: Options, ids: tuple[str, ...], entries: dict[str, tuple]) -> None:
-    """The files that are of all images together."""
-    info, root = args.info, args.export_dir
+def _write_whole(args: Options, entries: Entries) -> None:
+    """Write the files that are of all images together."""
+    root, ids, info = args.export_dir, args.image_ids("infer"), args.info
     files = {
-        "voc": (root / "voc/ImageSets/Segmentation/train.txt", lambda: "\n".join(ids) + "\n"),
-        "yolo": (root / "yolo/data.yaml", lambda: exports.yolo_config(info, root / "yolo")),
-        "coco": (root / "coco/instances_train.json", lambda: _coco_json(args, ids, entries)),
+        "voc": ("voc/ImageSets/Segmentation/train.txt", lambda: "\n".join(ids) + "\n"),
+        "yolo": ("yolo/data.yaml", lambda: yolo_config(info, root / "yolo")),
+        "coco": ("coco/instances_train.json", lambda: _coco_json(args, ids, entries)),
     }
-    for name, (path, content) in files.items():
-        if name in args.export:
-            _write(path, content().encode())
-    if "onehot" in args.export:
-        _write(root / "cls_labels_onehot.npy", _onehot(args, ids))
+    for name in [name for name in files if name in args.export]:
+        path, content = files[name]
+        write_new(root / path, content().encode(), _ADVICE)
+    if "onehot" in args.export:  # a dict as AFA's and ToCo's
+        labels = load_labels(args.cls_labels, ids, info)
+        stems = [info.image_path(image_id).stem for image_id in ids]
+        names = stems if len(set(stems)) == len(ids) else ids  # alike, in several folders
+        _write_npy(root / "cls_labels_onehot.npy", dict(zip(names, labels.values(), strict=True)))
     if "irn" in args.export:
-        _weights(args)
+        _write_weights(args, root / "irn")
 
 
-def _coco_json(args: Options, ids: tuple[str, ...], entries: dict[str, tuple]) -> str:
-    images, annotations = [], []
-    numbers = [args.info.label_key(image_id) for image_id in ids]
-    if not all(isinstance(number, int) for number in numbers):
-        numbers = range(1, len(ids) + 1)
-    for number, (image, regions) in zip(numbers, map(entries.get, ids), strict=True):
-        images.append({"id": number, **image})
-        for region in regions:
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **region})
-    description = f"pseudo masks of {args.info.name}"
-    return json.dumps(dataset(description, images, annotations, args.info.class_names))
+def _write_photograph(args: Options, image_id: str, folder: Path) -> None:
+    """Link a photograph under one suffix, as configurations have one; programs look into files.
 
-
-def _onehot(args: Options, ids: tuple[str, ...]) -> bytes:
-    """A dict as AFA's and ToCo's: stem of the photograph's file to multi-hot vector (C,).
-
-    Where stems are alike, in several folders, the ids stand for them.
+    It fits the masks pixel by pixel: a photograph that is seen turned or shrunk is written so.
     """
-    labels = load_labels(args.cls_labels, ids, args.info)
-    stems = [args.info.image_path(image_id).stem for image_id in ids]
-    stems = stems if len(set(stems)) == len(stems) else ids
-    return _npy(dict(zip(stems, labels.values(), strict=True)))
+    path, stream = folder / f"{image_id}.jpg", io.BytesIO()
+    if args.info.photo_long is None:
+        link_new(path, args.info.image_path(image_id), _ADVICE)
+    else:
+        Image.fromarray(image_of(args.info, image_id)).save(stream, format="JPEG", quality=95)
+        write_new(path, stream.getvalue(), _ADVICE)
+
+
+def _write_npy(path: Path, content: dict) -> None:
+    stream = io.BytesIO()
+    np.save(stream, content, allow_pickle=True)
+    write_new(path, stream.getvalue(), _ADVICE)
+
+
+def _voc(folder: Path, image_id: str, labels: np.ndarray) -> None:
+    image, stream = Image.fromarray(labels), io.BytesIO()
+    image.putpalette(voc_palette().tobytes())
+    image.save(stream, format="PNG")
+    write_new(folder / "SegmentationClass" / f"{image_id}.png", stream.getvalue(), _ADVICE)
+
+
+def _yolo(folder: Path, image_id: str, labels: np.ndarray) -> None:
+    write_new(folder / "labels/train" / f"{image_id}.txt", yolo_text(labels).encode(), _ADVICE)
+
+
+def _coco(folder: Path, image_id: str, labels: np.ndarray) -> tuple[dict, list[dict]]:
+    size = dict(zip(("height", "width"), labels.shape, strict=True))
+    found = [annotation(mask, label) for label, mask in regions(labels)]
+    return {"file_name": f"{image_id}.jpg", **size}, found
+
+
+def _coco_json(args: Options, ids: tuple[str, ...], entries: Entries) -> str:
+    images, annotations, info = [], [], args.info
+    for place, image_id in enumerate(ids, start=1):
+        key, (image, found) = info.label_key(image_id), entries[image_id]
+        number = key if isinstance(key, int) else place
+        images.append({"id": number, **image})
+        for region in found:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **region})
+    description = f"pseudo masks of {info.name}"
+    return json.dumps(coco_dataset(description, images, annotations, info.class_names))
+
+
+def _soft(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
+    """Write `keys` (K,) classes from 0 and `maps` K x H x W float32 in 0..1, as npz."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, keys=maps["keys"], maps=maps["high_res"])
+    write_new(folder / f"{image_id}.npz", stream.getvalue(), _ADVICE)
+
+
+def _irn(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
+    """Write maps as IRN and RIB do: `keys` and `cam` as tensors, `high_res` as an array.
+
+    An image without classes has `keys` alone.
+    """
+    path, keys = folder / "cam" / f"{image_id}.npy", maps["keys"]
+    maps = maps if len(keys) else {"keys": keys}
+    try:  # of tensors each pickle has other bytes
+        found = read_arrays(path)
+    except UserError:
+        found = {}
+    same = isinstance(found, dict) and found.keys() == maps.keys()
+    if not same or not all(np.array_equal(found[name], maps[name]) for name in maps):
+        tensors = {name: torch.from_numpy(maps[name]) for name in ("keys", "cam") if name in maps}
+        _write_npy(path, {**maps, **tensors})
+
+
+def _write_weights(args: Options, folder: Path) -> None:
+    """Write the networks that are there, under the names of the original code."""
+    for name, path in (("res50_cam.pth", args.cam_weights_name),
+                       ("res50_irn.pth", args.irn_weights_name),
+                       ("deeplab_v2.pth", args.seg_weights_name)):  # fmt: skip
+        try:
+            state = original_state(path) if path.is_file() else None
+        except UserError as error:
+            log.warning("%s", error)
+            continue
+        if state is None:
+            log.info("%s: is not there, and not exported", path)
+            continue
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        write_new(folder / name, stream.getvalue(), _ADVICE)
+
+
+# Formats of label maps, each with the folder of its photographs, and of maps.
+OF_MASKS = {"voc": ("JPEGImages", _voc), "coco": ("train", _coco), "yolo": ("images/train", _yolo)}
+OF_MAPS = {"soft": _soft, "irn": _irn}

@@ -9,6 +9,7 @@ from misc.advcam import AdvCAMSettings, advcam
 from misc.cli.options import Options
 from misc.rib import Maps
 from misc.storage.outputs import Output
+from net.backbones import fold_norms
 from step.maps import MapMethod
 
 
@@ -17,20 +18,16 @@ class MakeAdvCAM(MapMethod):
 
     name = "make_recam_with_AdvCAM"
     options = ("adv_iter", "AD_coeff", "AD_stepsize", "AD_score_th")
-    images_worth_a_process = 1
+    images_worth_a_process, iterations = 1, "adv_iter"
 
     @classmethod
     def folders(cls, args: Options) -> list[tuple[Output, dict]]:
         flag = "--cam_out_dir" if args.recam == "advcam" else "--result_dir"
         return [(Output(flag, args.adv_cam_out_dir, suffix=".npy"), cls.settings(args))]
 
-    @classmethod
-    def iterations(cls, args: Options) -> int:
-        return args.adv_iter
-
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         super().start(device, image_ids)
-        self.model.requires_grad_(False)
+        fold_norms(self.model.requires_grad_(False))
 
     def scores(self, pair: Tensor) -> Tensor:
         """2 x 3 x H x W -> raw scores 2 x C x h x w, differentiable down to the image."""

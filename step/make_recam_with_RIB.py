@@ -10,9 +10,10 @@ from torch import Tensor
 from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.label_file import load_labels
-from misc.data.rib_batches import CropSource, RIBBatches
+from misc.data.rib_batches import CropSource, RIBBatches, require_disjoint
 from misc.rib import Maps, RIBSettings, fine_tune
 from misc.runtime.devices import read_ahead_workers
+from misc.storage.manifest import Sources
 from step.maps import MapMethod
 
 
@@ -25,18 +26,10 @@ class MakeRIBCAM(MapMethod):
         "score_th", "stop_th", "explode_th", "explode_ratio", "disjoint_prob",
         "num_pooled_classes", "seed",
     )  # fmt: skip
-    lists = ("train", "infer", "labels")
-    images_worth_a_process = 1
+    lists = ("infer", "train", "labels")
+    images_worth_a_process, iterations = 1, "RIB_iter"
     memory_options = ("--RIB_batch_size", "--max_long", "--cam_crop_size", "--num_processes")
     advice = "give a smaller --RIB_lr"
-
-    def __init__(self, args: Options):
-        super().__init__(args)
-        self.train_ids = args.image_ids("train", limited=False)
-
-    @classmethod
-    def iterations(cls, args: Options) -> int:
-        return args.RIB_iter
 
     @classmethod
     def settings(cls, args: Options) -> dict:
@@ -47,26 +40,24 @@ class MakeRIBCAM(MapMethod):
         return recorded
 
     @classmethod
-    def drawn_from(cls, args: Options) -> tuple[str, ...]:
-        return args.image_ids("train", limited=False)
+    def sources(cls, args: Options) -> Sources:
+        drawn = args.image_ids("train", limited=False)
+        return super().sources(args)._replace(drawn=drawn)
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         super().check(args, preflight)
-        preflight.disjoint_images()
-        preflight.images(args.image_ids("train", limited=False))
+        drawn = args.image_ids("train", limited=False)
+        preflight.labels(drawn)
+        preflight.collect(lambda: require_disjoint(args, drawn, cls.ids(args)), "label")
+        preflight.images(drawn)
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         super().start(device, image_ids)
         self.trained, args = copy.deepcopy(self.model.state_dict()), self.args
+        others = load_labels(args.cls_labels, args.image_ids("train", limited=False), args.info)
         self.batches = RIBBatches(
-            CropSource(
-                args.info,
-                load_labels(args.cls_labels, self.train_ids, args.info),
-                args.cam_long,
-                args.cam_crop_size,
-                args.seed,
-            ),
+            CropSource(args.info, others, args.cam_long, args.cam_crop_size, args.seed),
             self.labels.of(i for i in image_ids if len(self.labels.classes_of(i))),
             args.RIB_iter,
             args.RIB_batch_size,

@@ -1,11 +1,9 @@
 """Predict with the segmentation network: whole images, all scales, with and without a dense CRF."""
 
-import io
 import logging
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from misc.cli.check import Preflight
@@ -16,8 +14,8 @@ from misc.data.datasets import image_of
 from misc.errors import UserError
 from misc.labels import label_type, read_label_png, save_label_png, save_palette_png
 from misc.runtime import distributed
-from misc.storage.manifest import Sources, file_hash
-from misc.storage.outputs import Output, open_output, write_output
+from misc.storage.manifest import Sources
+from misc.storage.outputs import Output, open_output
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
 from step.base import FolderStep
@@ -32,8 +30,8 @@ class MakeSegmentation(FolderStep):
     """Predicts one image."""
 
     name, flag = "make_seg", "--seg_out_dir"
-    options = ("dataset", "seg_flip", "seg_scores", "precision")
-    lists, role, subfolders = ("seg",), "seg", (".", "palette")
+    options = ("dataset", "precision")
+    lists, subfolders, reads = ("seg",), (".", "palette"), ("network",)
 
     @classmethod
     def settings(cls, args: Options) -> dict:
@@ -49,19 +47,11 @@ class MakeSegmentation(FolderStep):
             found += [(Output(cls.flag, place, suffix=cls.suffix), settings) for place in places]
         return found
 
-    def outputs(self, image_id: str) -> list[Path]:
-        scores = [self.args.seg_out_dir / f"{image_id}.npz"] if self.args.seg_scores else []
-        return [*super().outputs(image_id), *scores]
-
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
         archive = args.seg_submission
         packed = (Output("--seg_submission", archive, is_file=True),) if archive else ()
         return (*super().writes(args), *packed)
-
-    @classmethod
-    def inputs(cls, args: Options) -> dict:
-        return {"network": file_hash(args.seg_weights_name)}
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
@@ -70,7 +60,6 @@ class MakeSegmentation(FolderStep):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         super().check(args, preflight)
-        preflight.segmentation(args.seg_weights_name)
         for packed in (output for output in cls.writes(args) if output.is_file):
             preflight.file(packed, in_manifest=True)
 
@@ -82,10 +71,18 @@ class MakeSegmentation(FolderStep):
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def one(self, image_id: str) -> None:
-        image = image_of(self.args.info, image_id)
+        args, image = self.args, image_of(self.args.info, image_id)
         with self.bf16:
-            scores = probabilities(self.model, image).float().cpu().numpy()
-        save_prediction(image_id, image, scores, self.args)
+            scores = probabilities(self.model, image).float().cpu().numpy()  # L x H x W
+        found = {"plain": scores}
+        if args.seg_crf != "none":
+            wrapped = args.seg_crf == "wrapped"
+            shown = wrapped_image(image[..., ::-1], COLOURS["caffe"].mean) if wrapped else image
+            found["crf"] = dense_crf(shown, scores)
+        for kind, folder in folders(args).items():
+            labels = found[kind].argmax(axis=0).astype(label_type(len(scores)))
+            save_palette_png(folder / "palette" / f"{image_id}.png", labels)
+            save_label_png(folder / f"{image_id}.png", labels)
 
     @classmethod
     def run(cls, args: Options) -> None:
@@ -99,26 +96,6 @@ def folders(args: Options) -> dict[str, Path]:
     plain = args.seg_out_dir
     crf = {"crf": plain.with_name(f"{plain.name}_crf")} if args.seg_crf != "none" else {}
     return {"plain": plain, **crf}
-
-
-def save_prediction(image_id: str, image: np.ndarray, scores: np.ndarray, args: Options) -> None:
-    """Labels, and what was asked for besides, of an image's probabilities L x H x W."""
-    places = folders(args)
-    _save_labels(places["plain"], image_id, scores)
-    if "crf" in places:
-        wrapped = args.seg_crf == "wrapped"
-        shown = wrapped_image(image[..., ::-1], COLOURS["caffe"].mean) if wrapped else image
-        _save_labels(places["crf"], image_id, dense_crf(shown, scores))
-    if args.seg_scores:
-        stream = io.BytesIO()
-        np.savez_compressed(stream, probabilities=scores.astype(np.float16))
-        write_output(places["plain"] / f"{image_id}.npz", stream.getvalue())
-
-
-def _save_labels(folder: Path, image_id: str, scores: np.ndarray) -> None:
-    labels = scores.argmax(axis=0).astype(label_type(len(scores)))
-    save_palette_png(folder / "palette" / f"{image_id}.png", labels)
-    save_label_png(folder / f"{image_id}.png", labels)
 
 
 def pack(args: Options, ids: tuple[str, ...]) -> None:

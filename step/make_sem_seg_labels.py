@@ -3,12 +3,10 @@
 import torch
 
 from misc.cams import load_cam
-from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.datasets import image_of
 from misc.indexing import WalkSettings
 from misc.labels import of_type, save_label_png, save_palette_png
-from misc.storage.manifest import file_hash, folder_hash
 from net.checkpoint import load_boundary_net
 from net.inference import pseudo_mask
 from step.base import FolderStep
@@ -18,20 +16,9 @@ class MakePseudoMask(FolderStep):
     """Pseudo mask of one image, and the same in colours."""
 
     name, flag, version = "make_sem_seg_labels", "--sem_seg_out_dir", 3
-    subfolders = (".", "palette")
+    subfolders, reads = (".", "palette"), ("maps", "IRN")
     options = ("beta", "exp_times", "walk_radius", "seed_power", "sem_seg_bg_thres", "walk_norm",
                "irn_pad_size")  # fmt: skip
-
-    @classmethod
-    def inputs(cls, args: Options) -> dict:
-        maps, network = folder_hash(args.cam_out_dir), file_hash(args.irn_weights_name)
-        return {"maps": maps, "IRN": network}
-
-    @classmethod
-    def check(cls, args: Options, preflight: Preflight) -> None:
-        super().check(args, preflight)
-        preflight.boundary_net(args.irn_weights_name)
-        preflight.cams(cls.ids(args), args.cam_out_dir)
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from misc.cams import merge_scales, save_cam
-from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.datasets import image_of, multi_scale_pairs
 from misc.data.label_file import labelled_keys, load_labels
 from misc.errors import UserError
 from misc.rib import Maps
-from misc.storage.manifest import Sources, file_hash
+from misc.storage.manifest import Sources
 from misc.storage.outputs import Output
 from net.checkpoint import load_classifier
 from step.base import FolderStep
@@ -28,7 +27,7 @@ _COMMON = ("dataset", "cam_scales", "max_long", "precision")
 
 
 class MapMethod(FolderStep):
-    """Makes the maps of one image after the other; must be picklable until `start` was called.
+    """Makes the maps of one image after the other.
 
     A subclass sets `name` (its step), `flag` (the option of the folder that it fills), `version`
     (raised when the same options give other maps) and `options` (names of those that its maps
@@ -36,7 +35,8 @@ class MapMethod(FolderStep):
     """
 
     flag, suffix = "--cam_out_dir", ".npy"
-    lists = ("infer", "labels")
+    lists, reads = ("infer", "labels"), ("classifier",)
+    iterations = ""  # the option of their number, of maps that grow
     advice = "give another classifier, or --precision float32"  # where maps are not finite
     memory_options = ("--max_long", "--num_processes")
 
@@ -44,7 +44,7 @@ class MapMethod(FolderStep):
         super().__init__(args)
         ids = self.ids(args)
         self.labels = load_labels(args.cls_labels, ids, args.info)
-        self.shown = frozenset(ids[: args.visualize])
+        self.shown = frozenset(ids[: args.visualize] if self.iterations else ())
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         model = load_classifier(self.args.cam_weights_name, self.args.info.num_classes)
@@ -75,7 +75,7 @@ class MapMethod(FolderStep):
 
     def _shown(self, image_id: str) -> dict[int, Path]:
         """The iterations to keep of an image, and where."""
-        last = self.iterations(self.args) if image_id in self.shown else 0
+        last = getattr(self.args, self.iterations) if image_id in self.shown else 0
         shown = [k for k in SHOWN_ITERATIONS if k <= last]
         return {k: shown_path(self.args, self.name, image_id, k) for k in shown}
 
@@ -97,39 +97,20 @@ class MapMethod(FolderStep):
         save_cam(path, keys.numpy(), *(part.float().cpu().numpy() for part in merged))
 
     @classmethod
-    def iterations(cls, args: Options) -> int:
-        """After how many iterations the maps of an image are complete at the latest."""
-        return 0
-
-    @classmethod
     def settings(cls, args: Options) -> dict:
         return {**super().settings(args), **args.settings(*_COMMON)}
 
     @classmethod
-    def inputs(cls, args: Options) -> dict:
-        return {"classifier": file_hash(args.cam_weights_name)}
-
-    @classmethod
-    def drawn_from(cls, args: Options) -> tuple[str, ...]:
-        """Other images that the maps of every image are made with."""
-        return ()
-
-    @classmethod
     def sources(cls, args: Options) -> Sources:
         """The images and labels that the maps are made from."""
-        return Sources(labelled_keys(args, cls.ids(args)), cls.drawn_from(args))
+        return Sources(labelled_keys(args, cls.ids(args)))
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
-        kept = args.visualize and cls.iterations(args)
+        if not (args.visualize and cls.iterations):
+            return super().writes(args)
         shown = Output("--result_dir", shown_path(args, cls.name, "", 0).parent)
-        return (*super().writes(args), *([shown] if kept else []))
-
-    @classmethod
-    def check(cls, args: Options, preflight: Preflight) -> None:
-        super().check(args, preflight)
-        preflight.classifier(args.cam_weights_name)
-        preflight.labels(cls.ids(args))
+        return (*super().writes(args), shown)
 
 
 def shown_path(args: Options, step: str, image_id: str, iteration: int) -> Path:

@@ -32,7 +32,7 @@ from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
 from misc.runtime.programs import said_plainly
 from step import all_steps
-from step.sweep_scores import Point, check, counts_of, summarize
+from step.sweep_scores import Point, check, counts_of, summarize, thresholds_of
 
 log = logging.getLogger("sweep")
 
@@ -56,17 +56,12 @@ _SCORED_BY = {"seed": ("eval_cam",), "masks": ("eval_cam", "eval_sem_seg")}
 _UNRECORDED = ("cam_weights_name", "imagenet_weights", "train_list", "cls_labels")
 _NOT_SWEPT = ("dataset", "recam", "seed")  # the same for all points; seeds have an option
 
-
 Words = dict[str, str]  # of a command line, by option
 Run = tuple[Words, list[Options]]  # a point of a sweep, and its options with each of the seeds
 
 
 def axis(text: str, base: Options) -> tuple[str, tuple[str, ...]]:
-    """Option and values from a text such as "RIB_iter=1,3,5"; UserError where it is none.
-
-    Values with commas in them are separated by semicolons. `0.5x` is half the current value, `all`
-    the number of classes.
-    """
+    """Option and values from a text such as "RIB_iter=1,3,5"; UserError where it is none."""
     name, equals, values = text.partition("=")
     name = name.removeprefix("--")
     words = [word.strip() for word in values.split(";" if ";" in values else ",")]
@@ -77,15 +72,13 @@ def axis(text: str, base: Options) -> tuple[str, tuple[str, ...]]:
     if name in _NOT_SWEPT or name not in recorded_of(base, "masks").union(_UNRECORDED):
         advice = "--seeds gives seeds" if name == "seed" else "no step of a sweep depends on it"
         raise UserError(f"--over {text}: {name} cannot be swept over; {advice}")
-    found: dict[object, tuple[str, str]] = {}
-    for word in words:
-        meant = _current_value(name, word, base)
-        value = getattr(build_parser().parse_args([f"--{name}={meant}"]), name)
-        first, _ = found.setdefault(value, (word, meant))
-        rounded = first.endswith("x") and word.endswith("x")  # multiples of a small number
-        if words.count(word) > 1 or (first != word and not rounded):
-            raise UserError(f"--over {text}: {word} is there twice; give different values")
-    return name, tuple(meant for _, meant in found.values())
+    meant = [_current_value(name, word, base) for word in words]
+    parsed = [getattr(build_parser().parse_args([f"--{name}={word}"]), name) for word in meant]
+    found = dict(zip(parsed, meant, strict=True))
+    rounded = all(word.endswith("x") for word in words)  # multiples of a small number
+    if len(set(words)) < len(words) or (len(found) < len(words) and not rounded):
+        raise UserError(f"--over {text}: a value is there twice; give different values")
+    return name, tuple(found.values())
 
 
 def _current_value(name: str, word: str, base: Options) -> str:
@@ -174,7 +167,7 @@ def runs_of(
 
 def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resamples: int) -> None:
     """Run all points of a sweep and write its summary into a folder."""
-    points, plain = [], {}
+    points, plain, at = [], {}, thresholds_of(base, score)
     one_plain = len({options[0].plain_cam_out_dir for _, options in runs}) == 1
     for number, (chosen, options) in enumerate(runs, start=1):
         for args in options:
@@ -188,9 +181,9 @@ def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resample
         own = options[0].plain_cam_out_dir
         if score == "seed" and own not in plain:
             named = {"plain CAM": "", **({} if one_plain else values)}
-            plain[own] = Point(named, counts_of(options, "plain"), False, str(own))
-        counts = counts_of(options, score)
-        points.append(Point(values, counts, usual, str(options[0].result_dir), plain.get(own)))
+            plain[own] = Point(named, counts_of(options, "plain"), at, False, str(own))
+        counts, folder_of = counts_of(options, score), str(options[0].result_dir)
+        points.append(Point(values, counts, at, usual, folder_of, plain.get(own)))
     if points:
         log_to_screen()
         distributed.on_first_rank(lambda: summarize(folder, points, resamples, base.seed))
@@ -202,20 +195,19 @@ def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         description="The same run at several values of an option. All other options are those of "
         "run_sample.py, and are the same at all points.",
     )  # fmt: skip
+    # fmt: off
     add = parser.add_argument
     add("--over", action="append", default=[], metavar="OPTION=VALUE,VALUE,...",
-        help="an option of run_sample.py and its values; several make a grid. Values that have "
-        "commas are separated by semicolons; 0.5x is half the current value")  # fmt: skip
+        help="an option and its values; several make a grid. Values with commas are separated by "
+        "semicolons; 0.5x is half the current value")
     add("--preset", nargs="+", choices=tuple(PRESETS), default=[],
-        help="the paper's questions, a sweep each: "
-        + "; ".join(f"{name}: {text}" for name, text in PRESETS.items()))  # fmt: skip
+        help="; ".join(f"{name}: {text}" for name, text in PRESETS.items()))
     add("--seeds", type=numbers(int, 0, 2**31 - 1), default=(), metavar="N,N,...",
-        help="run each point with these seeds and report their mean (default: --seed)")  # fmt: skip
+        help="run each point with these seeds and report their mean (default: --seed)")
     add("--score", choices=tuple(_STEPS), default="seed",
-        help="what is scored: the maps of --recam, or the pseudo masks, for which every point "
-        "trains IRN where an option changes it (default: %(default)s)")  # fmt: skip
-    add("--resamples", type=count, default=2000, metavar="N",
-        help="of the bootstrap (default: %(default)s)")  # fmt: skip
+        help="the maps of --recam, or the pseudo masks (default: %(default)s)")
+    add("--resamples", type=count, default=2000, help="of the bootstrap (default: %(default)s)")
+    # fmt: on
     args, words = parser.parse_known_args(argv)
     if not args.over and not args.preset:
         parser.error("give --over or --preset")

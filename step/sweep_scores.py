@@ -4,66 +4,48 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from misc import metrics
-from misc.cams import load_cam
 from misc.cli.options import Options
-from misc.data.datasets import mask_of
-from misc.labels import read_label_png
-from misc.metrics import ThresholdScores, pseudo_mask_confusion
+from misc.metrics import Counts, mean_iou
+from misc.metrics import counts_of as pixels_of
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.files import remove_leftovers
 from misc.storage.outputs import require_own, write_output
-from step.eval_cam import thresholds
+from step.eval_cam import ScoreCAMs, thresholds
+from step.eval_sem_seg import ScoreMasks
 from step.visualize import save_figure
 
 log = logging.getLogger("sweep")
 
 CONFIDENCE = 0.95
 _BATCH = 100  # resamples that are summed at once
-_FOLDERS = {"plain": "plain_cam_out_dir", "seed": "cam_out_dir", "masks": "sem_seg_out_dir"}
+FOLDERS = {"plain": "plain_cam_out_dir", "seed": "cam_out_dir", "masks": "sem_seg_out_dir"}
 _COLUMNS = ("miou", "low", "high", "threshold", "difference", "difference_low", "difference_high",
             "compared_with", "seed_spread", "images", "folder")  # fmt: skip
 
 
-class Counts(NamedTuple):
-    """Pixels by image, which is all that any mIoU is made of.
+def mean_ious(counts: Counts, weights: np.ndarray) -> np.ndarray:
+    """mIoU at every threshold, R x T, with image n counted weights[r, n] times, R x N.
 
-    agreed, predicted: N x T x L at T thresholds. truth: N x L. at: the thresholds, T.
+    counts: pixels by image, N x T x L at T thresholds; `truth` may be N x 1 x L.
     """
-
-    agreed: np.ndarray
-    predicted: np.ndarray
-    truth: np.ndarray
-    at: np.ndarray
-
-    def mean_ious(self, weights: np.ndarray) -> np.ndarray:
-        """mIoU at every threshold, R x T, with image n counted weights[r, n] times, R x N."""
-        weights = np.asarray(weights, np.float64)
-        agreed, predicted, truth = (
-            np.tensordot(weights, pixels, axes=1)
-            for pixels in (self.agreed, self.predicted, self.truth)
-        )
-        union = truth[:, None] + predicted - agreed
-        defined = union > 0
-        ious = np.divide(agreed, union, out=np.zeros_like(union), where=defined)
-        return ious.sum(axis=2) / np.maximum(1, defined.sum(axis=2))
+    return mean_iou(Counts(*(np.tensordot(weights, pixels, axes=1) for pixels in counts)))
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
     """A point of a sweep, or the CAMs beside it, which are `plain`.
 
-    counts: of each seed. usual: it has the current values.
+    counts: of each seed, at the thresholds `at`. usual: it has the current values.
     """
 
     values: dict[str, object]
     counts: list[Counts]
+    at: np.ndarray
     usual: bool
     folder: str
     plain: "Point | None" = None
@@ -74,8 +56,8 @@ class Point:
         return ", ".join(f"{n}={v}" if v != "" else n for n, v in self.values.items())
 
     def best_mious(self, weights: np.ndarray) -> np.ndarray:
-        """mIoU at the best threshold, mean over the seeds, (R,); see `Counts.mean_ious`."""
-        return np.mean([counts.mean_ious(weights).max(axis=1) for counts in self.counts], axis=0)
+        """mIoU at the best threshold, mean over the seeds, (R,); see `mean_ious`."""
+        return np.mean([mean_ious(counts, weights).max(axis=1) for counts in self.counts], axis=0)
 
 
 class CountImages(ImageTask):
@@ -85,38 +67,34 @@ class CountImages(ImageTask):
     on_gpu = False
 
     def __init__(self, args: Options, kind: str):
-        self.args, self.are_masks = args, kind == "masks"
-        self.folder = getattr(args, _FOLDERS[kind])
+        self.args, self.are_masks, self.folder = args, kind == "masks", getattr(args, FOLDERS[kind])
         self.name = f"scores of {self.folder}"
-        self.at = np.array([args.sem_seg_bg_thres]) if self.are_masks else thresholds(args)
-        self.found: dict[str, tuple[np.ndarray, ...]] = {}
+        self.found: dict[str, Counts] = {}
 
     def one(self, image_id: str) -> None:
-        info, truth = self.args.info, mask_of(self.args.info, image_id)
-        if self.are_masks:
-            mask = read_label_png(self.folder / f"{image_id}.png")
-            found = pseudo_mask_confusion(truth, mask, info.num_labels)[None]
-        else:
-            maps = load_cam(self.folder / f"{image_id}.npy")
-            scores = ThresholdScores(self.at, info.num_labels)
-            scores.add(maps["high_res"], maps["keys"], truth)
-            found = scores.counts
-        agreed, true, predicted = metrics.counts_of(found)  # T x L
-        self.found[image_id] = (agreed, predicted, true[0])
+        task = (ScoreMasks if self.are_masks else ScoreCAMs)(self.args, self.folder, self.name)
+        task.one(image_id)
+        counted = task.finish()[None] if self.are_masks else task.finish().counts
+        agreed, truth, predicted = pixels_of(counted)  # T x L
+        self.found[image_id] = Counts(agreed, truth[:1], predicted)
 
-    def finish(self) -> dict[str, tuple[np.ndarray, ...]]:
+    def finish(self) -> dict[str, Counts]:
         return self.found
 
 
+def thresholds_of(args: Options, kind: str) -> np.ndarray:
+    """Thresholds of the scores of maps or masks, (T,)."""
+    return np.array([args.sem_seg_bg_thres]) if kind == "masks" else thresholds(args)
+
+
 def counts_of(runs: Sequence[Options], kind: str) -> list[Counts]:
-    """Counts of the results of some runs; every rank calls it. kind: a key of _FOLDERS."""
+    """Counts of the results of some runs; every rank calls it. kind: a key of FOLDERS."""
     counts = []
     for args in runs:
-        task, ids, found = CountImages(args, kind), args.scored_ids(), {}
-        for of_process in run_over_images(task, ids, args.resources):
+        ids, found = args.scored_ids(), {}
+        for of_process in run_over_images(CountImages(args, kind), ids, args.resources):
             found |= of_process
-        stacked = (np.stack(pixels) for pixels in zip(*(found[i] for i in ids), strict=True))
-        counts.append(Counts(*stacked, task.at))
+        counts.append(Counts(*map(np.stack, zip(*(found[i] for i in ids), strict=True))))
     return counts
 
 
@@ -134,7 +112,8 @@ def bootstrapped(
     rng, drawn = np.random.default_rng(seed), []
     for first in range(0, resamples, _BATCH):
         images = rng.integers(0, count, (min(_BATCH, resamples - first), count))
-        drawn.append(statistic(np.stack([np.bincount(row, minlength=count) for row in images])))
+        weights = np.stack([np.bincount(row, minlength=count) for row in images])
+        drawn.append(statistic(weights.astype(np.float64)))
     tail = 50 * (1 - CONFIDENCE)
     ends = np.percentile(np.concatenate(drawn, axis=1), [tail, 100 - tail], axis=1)
     return np.concatenate([values, ends.T], axis=1)
@@ -176,10 +155,10 @@ def rows_of(points: Sequence[Point], resamples: int, seed: int) -> pd.DataFrame:
     mious, differences = np.split(bootstrapped(statistic, count, resamples, seed), 2)
     rows = []
     for point, reference, miou, difference in zip(every, compared, mious, differences, strict=True):
-        bests = [counts.mean_ious(np.ones((1, count)))[0] for counts in point.counts]
+        bests = [mean_ious(counts, np.ones((1, count)))[0] for counts in point.counts]
         spread = np.std([b.max() for b in bests], ddof=1) if len(bests) > 1 else float("nan")
         to = "" if reference is point else reference.label
-        rows.append((point.label, *miou, point.counts[0].at[bests[0].argmax()], *difference, to,
+        rows.append((point.label, *miou, point.at[bests[0].argmax()], *difference, to,
                      spread, count, point.folder))  # fmt: skip
     return pd.DataFrame(rows, columns=["point", *_COLUMNS])
 

@@ -15,7 +15,6 @@ from misc.runtime import distributed
 from misc.runtime.devices import read_ahead_workers
 from misc.runtime.processes import set_up_reader
 from misc.runtime.programs import progress
-from misc.storage.manifest import folder_hash, weights_hash
 from net.checkpoint import on_backbone
 from net.resnet50_irn import Net
 from step.base import TrainStep
@@ -25,7 +24,7 @@ class TrainIRN(TrainStep):
     """The two heads of IRN, on the labels of cam_to_ir_label."""
 
     name, network, flag, version = "train_irn", "irn", "--irn_weights_name", 3
-    lists, role = ("train", "infer"), "train"
+    lists, reads = ("train", "infer"), ("imagenet weights", "IR labels")
     options = ("dataset", "irn_crop_size", "irn_batch_size", "irn_num_epoches",
                "irn_learning_rate", "irn_weight_decay", "irn_radius", "seed")  # fmt: skip
 
@@ -40,13 +39,6 @@ class TrainIRN(TrainStep):
         )
 
     @classmethod
-    def inputs(cls, args: Options) -> dict:
-        return {
-            "imagenet weights": weights_hash(args.imagenet_weights),
-            "IR labels": folder_hash(args.ir_label_out_dir),
-        }
-
-    @classmethod
     def keys(cls, args: Options) -> dict[str, str]:
         read = tuple(dict.fromkeys((*cls.ids(args), *args.image_ids("infer"))))
         return keys_in(args, args.ir_label_out_dir, ".png", read)
@@ -54,9 +46,7 @@ class TrainIRN(TrainStep):
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
         super().check(args, preflight)
-        preflight.backbone(args.imagenet_weights)
         preflight.images(args.image_ids("infer"))
-        preflight.label_maps(cls.ids(args), args.ir_label_out_dir)
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
         pairs = affinity_labels(labels, self.paths, self.args.info.num_labels)

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from misc.cli.check import Preflight
 from misc.cli.options import Options, as_plain
 from misc.data.dataset_info import keys_in
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.seg_loss import scale_losses, stepwise_poly
-from misc.storage.manifest import folder_hash, weights_hash
 from net.checkpoint import segmentation_on
 from net.deeplab_v2 import COLOURS, network_input
 from step.base import TrainStep
@@ -27,7 +25,7 @@ class TrainSegmentation(TrainStep):
     """DeepLab-v2 with the settings of --seg_preset, on the label maps of --seg_label_dir."""
 
     name, network, flag = "train_seg", "seg", "--seg_weights_name"
-    options = ("dataset", "seg_preset", "precision", "seed")
+    options, reads = ("dataset", "seg_preset", "precision", "seed"), ("init", "labels")
 
     def __init__(self, args: Options, device: torch.device):
         super().__init__(args, device)
@@ -50,26 +48,12 @@ class TrainSegmentation(TrainStep):
         return {**super().settings(args), **preset}
 
     @classmethod
-    def inputs(cls, args: Options) -> dict:
-        return {
-            "init": weights_hash(args.seg_init),
-            "labels": folder_hash(args.seg_label_dir),
-        }
-
-    @classmethod
     def keys(cls, args: Options) -> dict[str, str]:
         return keys_in(args, args.seg_label_dir, ".png", cls.ids(args))
 
     @classmethod
     def length(cls, args: Options) -> dict[str, int]:
         return {"iterations": args.seg_iterations, "accumulate": args.seg_settings.accumulate}
-
-    @classmethod
-    def check(cls, args: Options, preflight: Preflight) -> None:
-        super().check(args, preflight)
-        preflight.backbone(args.seg_init, "ResNet101", "--seg_init")
-        advice = "give the labels of all images, or an --infer_list of those that have one"
-        preflight.label_maps(cls.ids(args), args.seg_label_dir, advice, trained_on=True)
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
         with self.bf16:

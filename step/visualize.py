@@ -1,20 +1,21 @@
 """Pictures of a run: maps and masks of an image side by side, and the curves of the scores."""
 
-import io
 import logging
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from misc.cams import load_cam
 from misc.cli.options import Options, chosen_steps
 from misc.data.datasets import image_of, mask_of
 from misc.instance_metrics import RECALLS
 from misc.labels import label_colours, read_label_png
+from misc.report.pictures import drawn
 from misc.storage.cam_files import load_dict
 from misc.storage.outputs import Output, require_places, write_output
 from misc.storage.scores import load_scores
@@ -23,14 +24,23 @@ from step.maps import SHOWN_ITERATIONS, shown_path
 
 log = logging.getLogger(__name__)
 
-# Bounds of a strip, for images of any size and shape.
+# Bounds of a figure, for images of any size and shape.
 _MAX_SIDE = 1000  # pixels of a panel's data
-_MAX_HEIGHT = 6.0  # inches; a panel is 2 inches wide
+_MAX_HEIGHT = 6.0  # inches
 _MAX_ROWS = 6  # classes
 
 
+class Panel(NamedTuple):
+    """A picture H x W x 3 with its title, and the contour of a map H x W at a level."""
+
+    title: str
+    picture: np.ndarray
+    cam: np.ndarray | None = None
+    level: float = 0.0
+
+
 def writes(args: Options) -> tuple[Output, ...]:
-    """Where the pictures go."""
+    """The folder of the pictures."""
     return (Output("--result_dir", args.result_dir / "visualize"),)
 
 
@@ -46,14 +56,16 @@ def check(args: Options) -> None:
 
 
 def run(args: Options) -> None:
-    """One strip for each of the first images, and the curves, from the files that are there."""
+    """A figure for each of the first images, and the curves, from the files that are there."""
     out_dir, scores = args.result_dir / "visualize", load_scores(args.result_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     for image_id in args.image_ids("infer")[: args.visualize]:
-        save_figure(strip(args, image_id, scores), out_dir / f"{image_id}.png")
+        save_figure(figure_of(args, image_id, scores), out_dir / f"{image_id}.png")
     if args.seg_out_dir.is_dir() and args.seg_list.is_file():
         for image_id in args.image_ids("seg")[: args.visualize]:
-            save_figure(seg_strip(args, image_id), out_dir / f"seg_{image_id}.png")
+            files = {kind: path / f"{image_id}.png" for kind, path in folders(args).items()}
+            figure = grid([label_panels(args, image_id, files)])
+            save_figure(figure, out_dir / f"seg_{image_id}.png")
     save_curves(args)
     log.info("pictures: %s", out_dir)
 
@@ -74,106 +86,88 @@ def save_curves(args: Options) -> None:
 def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:
     """By title of the panel: a file of maps, and the row of the table that it belongs to."""
     files = {"CAM": (args.plain_cam_out_dir / f"{image_id}.npy", "CAM seed")}
-    for k in SHOWN_ITERATIONS:
-        if k <= args.RIB_iter:
-            path = shown_path(args, "make_recam_with_RIB", image_id, k)
-            files[f"RIB, {k} it."] = (path, "RIB seed")
-    for k in SHOWN_ITERATIONS:
-        if k <= args.adv_iter:
-            path = shown_path(args, "make_recam_with_AdvCAM", image_id, k)
-            files[f"AdvCAM, {k} it."] = (path, "AdvCAM seed")
+    for name, last in (("RIB", args.RIB_iter), ("AdvCAM", args.adv_iter)):
+        for k in (k for k in SHOWN_ITERATIONS if k <= last):
+            path = shown_path(args, f"make_recam_with_{name}", image_id, k)
+            files[f"{name}, {k} it."] = (path, f"{name} seed")
     return {title: pair for title, pair in files.items() if pair[0].is_file()}
 
 
-def strip(args: Options, image_id: str, scores: dict[str, dict] | None = None) -> Figure:
-    """Image, CAM, RIB maps, confident labels, pseudo mask, truth; a row for each class.
+def figure_of(args: Options, image_id: str, scores: Mapping[str, dict]) -> Figure:
+    """Image, maps, IRN labels, pseudo mask, ground truth, instances; a row for each class.
 
     White contours show where a map exceeds the best threshold of its row in `scores`. Only what
     exists is drawn.
     """
-    image = image_of(args.info, image_id)
-    step = -(-max(image.shape[:2]) // _MAX_SIDE)  # every so many pixels are shown
-    image = image[::step, ::step]
-    masks = {
-        "IR label": args.ir_label_out_dir / f"{image_id}.png",
-        "pseudo mask": args.sem_seg_out_dir / f"{image_id}.png",
-        "ground truth": args.info.mask_path(image_id),
-    }
-    masks = {title: path for title, path in masks.items() if path.is_file()}
-    files = map_files(args, image_id)
-    maps = {title: load_cam(path) for title, (path, _) in files.items()}
-    rows = min(_MAX_ROWS, max([1, *(len(m["keys"]) for m in maps.values())]))
-    height = min(2.0 * image.shape[0] / image.shape[1], _MAX_HEIGHT)
-    found = instance_map(args, image_id, step)
-    count = 1 + len(maps) + len(masks) + (found is not None)
-    figure = Figure(figsize=(2.0 * count, rows * (height + 0.3)), dpi=100, layout="constrained")
-    axes = figure.subplots(rows, count, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    _show(axes[0, 0], image, "image")
-    for column, (title, content) in enumerate(maps.items(), start=1):
-        score = (scores or {}).get(files[title][1])
-        for row, key in enumerate(content["keys"][:rows]):
-            name = args.info.class_names[key] if rows > 1 else ""
-            cam = content["high_res"][row, ::step, ::step]
-            _show(axes[row, column], heat_map(image, cam), " ".join([title, name]).strip())
-            if score and cam.min() < (level := score["thresholds"][score["best"]]) < cam.max():
-                axes[row, column].contour(cam, levels=[level], colors="white", linewidths=0.8)
-    for column, (title, path) in enumerate(masks.items(), start=1 + len(maps)):
-        labels = _labels(args, image_id, path)[::step, ::step]
-        _show(axes[0, column], coloured(image, labels), title)
-    if found is not None:
-        _show(axes[0, -1], coloured(image, found), "instances")
+    masks = {"IR label": args.ir_label_out_dir, "pseudo mask": args.sem_seg_out_dir}
+    masks = {title: folder / f"{image_id}.png" for title, folder in masks.items()}
+    rows = [label_panels(args, image_id, masks), *([None] for _ in range(_MAX_ROWS - 1))]
+    rows[0], others = rows[0][:1], rows[0][1:]
+    image, most = rows[0][0].picture, 1
+    for title, (path, row_of_table) in map_files(args, image_id).items():
+        maps, score = load_cam(path), scores.get(row_of_table)
+        level, count = score["thresholds"][score["best"]] if score else 0.0, len(maps["keys"])
+        most = max(most, count)
+        for row, key, cam in zip(rows, maps["keys"], maps["high_res"], strict=False):
+            name = f"{title} {args.info.class_names[key]}" if count > 1 else title
+            row.append(map_panel(name, image, cam, level))
+        for row in rows[count:]:
+            row.append(None)
+    path = args.ins_seg_out_dir / f"{image_id}.npy"
+    if path.is_file():
+        found = reduced(instance_map(load_dict(path, "")))
+        others.append(Panel("instances", coloured(image, found)))
+    rows[0] += others
+    return grid(rows[:most])
+
+
+def label_panels(args: Options, image_id: str, files: Mapping[str, Path]) -> list[Panel]:
+    """Panels of an image, of its label maps that are there (by title) and its ground truth."""
+    image = reduced(image_of(args.info, image_id))
+    labels = {title: read_label_png(path) for title, path in files.items() if path.is_file()}
+    if args.info.mask_path(image_id).is_file():
+        labels["ground truth"] = mask_of(args.info, image_id)  # it may be stored at another size
+    shown = [Panel(title, coloured(image, reduced(one))) for title, one in labels.items()]
+    return [Panel("image", image), *shown]
+
+
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """Every n-th pixel of an image or map H x W (x 3), so that it is not too large."""
+    step = -(-max(pixels.shape[:2]) // _MAX_SIDE)
+    return pixels[::step, ::step]
+
+
+def grid(rows: Sequence[Sequence[Panel | None]], width: float = 2.0) -> Figure:
+    """Panels of one size in rows. width: of a panel, in inches."""
+    columns = max(map(len, rows))
+    height, wide = next(panel for panel in rows[0] if panel).picture.shape[:2]
+    size = (width * columns, len(rows) * (min(width * height / wide, _MAX_HEIGHT) + 0.3))
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    for line, panels in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for axis, panel in zip_longest(line, panels):
+            axis.axis("off")
+            if panel is None:
+                continue
+            axis.imshow(panel.picture)
+            axis.set_title(panel.title, fontsize=9)
+            if panel.cam is not None and panel.cam.min() < panel.level < panel.cam.max():
+                axis.contour(panel.cam, levels=[panel.level], colors="white", linewidths=0.8)
     return figure
 
 
-def instance_map(args: Options, image_id: str, step: int) -> np.ndarray | None:
-    """Number of the instance at every step-th pixel, 0 for none; None without instance labels."""
-    path = args.ins_seg_out_dir / f"{image_id}.npy"
-    if not path.is_file():
-        return None
-    found = load_dict(path, "")
+def instance_map(found: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Number of the instance at every pixel, H x W, 0 for none."""
     numbers = np.zeros(found["mask"].shape[1:], np.uint8)
     for number, (mask, score) in enumerate(zip(found["mask"], found["score"], strict=True)):
         if score > 0:
             numbers[mask] = 1 + number % 254
-    return numbers[::step, ::step]
+    return numbers
 
 
-def seg_strip(args: Options, image_id: str) -> Figure:
-    """Image, predictions of the segmentation network without and with CRF, truth."""
-    image = image_of(args.info, image_id)
-    step = -(-max(image.shape[:2]) // _MAX_SIDE)
-    image = image[::step, ::step]
-    masks = {kind: path / f"{image_id}.png" for kind, path in folders(args).items()}
-    masks["ground truth"] = args.info.mask_path(image_id)
-    masks = {title: path for title, path in masks.items() if path.is_file()}
-    height = min(2.0 * image.shape[0] / image.shape[1], _MAX_HEIGHT)
-    size = (2.0 * (1 + len(masks)), height + 0.3)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
-    axes = figure.subplots(1, 1 + len(masks), squeeze=False)[0]
-    _show(axes[0], image, "image")
-    for axis, (title, path) in zip(axes[1:], masks.items(), strict=True):
-        _show(axis, coloured(image, _labels(args, image_id, path)[::step, ::step]), title)
-    for axis in axes:
-        axis.axis("off")
-    return figure
-
-
-def _labels(args: Options, image_id: str, path: Path) -> np.ndarray:
-    """A label map at the size of its image; ground truth may be stored at another."""
-    is_truth = path == args.info.mask_path(image_id)
-    return mask_of(args.info, image_id) if is_truth else read_label_png(path)
-
-
-def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
-    axis.imshow(picture)
-    axis.set_title(title, fontsize=9)
-
-
-def heat_map(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
-    """A map H x W in 0..1 laid over an image; H x W x 3 in 0..1."""
-    return 0.45 * image / 255 + 0.55 * colormaps["jet"](cam)[..., :3]
+def map_panel(title: str, image: np.ndarray, cam: np.ndarray, level: float) -> Panel:
+    """A map H x W in 0..1 laid over an image that is reduced already, with a contour."""
+    cam = reduced(cam)
+    return Panel(title, 0.45 * image / 255 + 0.55 * colormaps["jet"](cam)[..., :3], cam, level)
 
 
 def coloured(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -181,7 +175,7 @@ def coloured(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 0.3 * image / 255 + 0.7 * (label_colours(labels) / 255)
 
 
-def score_curves(scores: dict[str, dict]) -> Figure:
+def score_curves(scores: Mapping[str, dict]) -> Figure:
     """mIoU over the background threshold, one curve for each row of the table."""
     figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
     axis = figure.subplots()
@@ -190,14 +184,13 @@ def score_curves(scores: dict[str, dict]) -> Figure:
         # Without the blank a name that begins with "_" would not be in the legend.
         (line,) = axis.plot(score["thresholds"], mious, label=f" {row} (best {mious[best]:.1f})")
         axis.plot(score["thresholds"][best], mious[best], "o", color=line.get_color())
-    axis.set_xlabel("background threshold")
-    axis.set_ylabel("mIoU (%)")
+    axis.set(xlabel="background threshold", ylabel="mIoU (%)")
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
 
 
-def recall_curves(scores: dict[str, dict]) -> Figure:
+def recall_curves(scores: Mapping[str, dict]) -> Figure:
     """Precision over recall of instance labels: a panel for each row, a line for each class."""
     figure = Figure(figsize=(3.6 * len(scores), 3.2), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
@@ -210,13 +203,18 @@ def recall_curves(scores: dict[str, dict]) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, complete or not at all; UserError where the file is not ours.
+def confusion_chart(fractions: np.ndarray, names: Sequence[str]) -> Figure:
+    """Fractions L x L of the pixels of each label (row) that are labelled as each (column)."""
+    side = 1.5 + 0.2 * len(names)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(fractions**0.5, cmap="Blues")  # small ones show
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set(xlabel="prediction", ylabel="ground truth")
+    return figure
 
-    Its words are the user's, such as names of classes: a "$" in them begins no formula.
-    """
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    write_output(path, stream.getvalue())
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, complete or not at all; UserError where the file is not ours."""
+    write_output(path, drawn(figure, "png"))

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ SHARED = Path(os.environ.get("RIB_TEST_DATA", PROJECT.parent / "shared"))
 
 THIN = {"width": 8, "stem": 8}
 
-# Options under which a step on the drawn sample takes a second.
+# Options under which a step on the synthetic sample takes a second.
 TINY = (
     *("--device", "cpu", "--num_processes", "1", "--num_workers", "0", "--max_long", "96"),
     *("--cam_crop_size", "64", "--cam_long", "64,96", "--cam_batch_size", "4"),
@@ -34,11 +35,8 @@ TINY = (
 
 
 def pytest_configure(config) -> None:
-    """One thread, and no word on what pycocotools makes NumPy 2 say at every mask.
-
-    Several threads only wait for each other in networks as small as these.
-    """
-    torch.set_num_threads(1)
+    """Compute with one thread, and ignore a warning of NumPy 2 at every mask of pycocotools."""
+    torch.set_num_threads(1)  # several would only wait for each other in networks this small
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
@@ -57,19 +55,25 @@ def shared_path(relative: str) -> Path:
 
 
 def recorded_file(name: str) -> Path:
-    """Where the recorded arrays of a name are, or would be."""
+    """Path of the recorded arrays of a name, there or not."""
     own = PROJECT / "tests" / "golden" / name
     given = "RIB_TEST_DATA" in os.environ or not own.is_file()
     return SHARED / "golden" / name if given else own
 
 
 def recorded_names(name: str, ending: str) -> list[str]:
-    """What comes before an ending in the names of a file's arrays, to parametrise tests with."""
+    """The names of a file's arrays with an ending, without it, to parametrise tests with."""
     path = recorded_file(name)
     if not path.is_file():
         return []
     with np.load(path, allow_pickle=False) as data:
         return [key.removesuffix(ending) for key in data.files if key.endswith(ending)]
+
+
+def recorded_numbers(name: str, pattern: str) -> list[int]:
+    """The numbers in the names of a file's arrays: the group of a pattern, ascending."""
+    found = (re.fullmatch(pattern, key) for key in recorded_names(name, ""))
+    return sorted({int(match[1]) for match in found if match})
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +91,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory) -> DatasetInfo:
-    """A drawn data set of 8 training and 2 validation images; not to be changed."""
+    """A synthetic dataset of 8 training and 2 validation images; not to be changed."""
     root = tmp_path_factory.mktemp("sample") / "voc"
     make_sample(root, num_train=8, num_val=2)
     return describe(root)
@@ -95,7 +99,7 @@ def sample(tmp_path_factory) -> DatasetInfo:
 
 @pytest.fixture(scope="session")
 def coco_sample(tmp_path_factory) -> DatasetInfo:
-    """A drawn COCO of 8 training images (a crowd in the 6th, nothing in the 8th) and 2 others."""
+    """A synthetic COCO of 8 + 2 images; a crowd in the 6th, nothing in the 8th."""
     root = tmp_path_factory.mktemp("sample") / "coco"
     make_sample(root, num_train=8, num_val=2, layout="coco")
     return describe_coco(root)
@@ -103,19 +107,17 @@ def coco_sample(tmp_path_factory) -> DatasetInfo:
 
 @pytest.fixture(scope="session")
 def classifier_file(tmp_path_factory) -> Path:
-    """Checkpoint of a thin classifier of 20 classes, from which training can start too."""
-    return _save_by_recipe(Net(20, **THIN), tmp_path_factory.mktemp("classifier") / "thin_cam.pth")
+    """Checkpoint of a classifier of width 8 with 20 classes, from which training can start too."""
+    return _saved(Net(20, **THIN), tmp_path_factory.mktemp("classifier") / "thin_cam.pth")
 
 
 @pytest.fixture(scope="session")
 def boundary_file(tmp_path_factory) -> Path:
-    """Checkpoint of a thin boundary network."""
-    return _save_by_recipe(
-        EdgeDisplacement(**THIN), tmp_path_factory.mktemp("boundary") / "thin_irn.pth"
-    )
+    """Checkpoint of a boundary network of width 8."""
+    return _saved(EdgeDisplacement(**THIN), tmp_path_factory.mktemp("boundary") / "thin_irn.pth")
 
 
-def _save_by_recipe(model: torch.nn.Module, path: Path) -> Path:
+def _saved(model: torch.nn.Module, path: Path) -> Path:
     with torch.no_grad():
         fill_by_recipe(model)
     save_checkpoint(path, model)
@@ -130,7 +132,7 @@ def tiny_run():
     threads = torch.get_num_threads()
 
     def call(*options: str | Path) -> int:
-        torch.set_num_threads(1)  # more only wait for each other in networks as small as these
+        torch.set_num_threads(1)
         try:
             return run_sample.main([*TINY, *map(str, options)])
         except SystemExit as end:  # the parser of the options

@@ -1,7 +1,4 @@
-"""Runs run_sample.py with trainings that save their state after every step, for tests of ends.
-
-python -m tests.often_saving [options of run_sample.py]
-"""
+"""Runs run_sample.py with trainings that save their state after every step, for tests of ends."""
 
 import sys
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from torch import Tensor
@@ -22,7 +21,6 @@ from misc.indexing import PathIndex, start_size
 from misc.labels import read_label_png
 from misc.rib import RIBSettings
 from net import backbones, resnet50_irn
-from net.deeplab_v2 import DeepLabV2
 from net.resnet50_cam import CAM
 
 
@@ -178,19 +176,19 @@ def irn_losses(
 
 def confusions_by_threshold(
     cam_files: Sequence[Path],
-    truth_files: Sequence[Path],
+    mask_files: Sequence[Path],
     thresholds: Sequence[float],
     num_labels: int,
 ) -> np.ndarray:
     """Confusion matrix of every threshold, T x L x L: each reads all files again."""
     confusions = np.zeros((len(thresholds), num_labels, num_labels), dtype=np.int64)
     for confusion, threshold in zip(confusions, thresholds, strict=True):
-        for cam_file, truth_file in zip(cam_files, truth_files, strict=True):
+        for cam_file, mask_file in zip(cam_files, mask_files, strict=True):
             content = np.load(cam_file, allow_pickle=True).item()
-            truth = read_label_png(truth_file)
+            mask = read_label_png(mask_file)
             prediction = argmax_labels(content["high_res"], content["keys"], threshold)
-            valid = truth < num_labels
-            pairs = num_labels * truth[valid].astype(int) + prediction[valid]
+            valid = mask < num_labels
+            pairs = num_labels * mask[valid].astype(int) + prediction[valid]
             counts = np.bincount(pairs, minlength=num_labels**2)
             confusion += counts.reshape(num_labels, num_labels)
     return confusions
@@ -229,20 +227,6 @@ def confident_labels(
 
 
 # --- RIB ------------------------------------------------------------------------------------------
-
-
-def seg_losses(model: DeepLabV2, images: Tensor, labels: Tensor) -> list[Tensor]:
-    """The losses of DeepLab-v2 as its published loop computes them: labels resized on the host."""
-    losses = []
-    for output in model(images):
-        size = output.shape[:-3:-1]  # width, height
-        resized = [
-            np.array(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-            for label in labels.cpu().numpy()
-        ]
-        target = torch.from_numpy(np.stack(resized)).long().to(images.device)
-        losses.append(F.cross_entropy(output, target, ignore_index=255))
-    return losses
 
 
 def advcam_maps(
@@ -342,7 +326,7 @@ def rib_map_sums(
 
 
 def _exploded(maps: Tensor, settings: RIBSettings) -> bool:
-    """Whether the maps T x h x w, each relative to its peak, cover most of the image."""
+    """The maps T x h x w, each relative to its peak, cover most of the image."""
     covered = torch.zeros(maps.shape[1:], dtype=torch.bool, device=maps.device)
     for class_map in maps:
         covered |= class_map / (class_map.max() + 1e-5) > settings.explode_th

@@ -1,7 +1,6 @@
 """No number rests on a damaged or non-finite value: what enters is looked at, what leaves too."""
 
 import os
-import re
 import shutil
 
 import numpy as np
@@ -18,7 +17,7 @@ from misc.storage.files import read_bytes
 from misc.storage.images import MAX_PIXELS, check_jpeg
 from net.checkpoint import read_checkpoint, save_checkpoint
 from net.resnet50_cam import Net
-from step.visualize import save_figure, strip
+from step.visualize import figure_of, save_figure
 from tests.conftest import THIN
 from voc12.dataset import describe
 
@@ -45,9 +44,6 @@ def call(info, tmp_path, classifier_file, tiny_run, capsys):
         return code, [x for x in said.err.splitlines() if x.startswith("error: ")], said.out
 
     return run
-
-
-# --- photographs --------------------------------------------------------------------------------
 
 
 def scrambled(path):
@@ -88,11 +84,6 @@ def test_whole_photographs_of_all_kinds_pass(tmp_path, mode, progressive):
         check_jpeg(tmp_path / "a.jpg")
 
 
-def test_the_check_says_how_fast_it_is(call, classifier_file):
-    _, _, said = call("--check", "--make_cam_pass", "--cam_weights_name", classifier_file)
-    assert re.search(r"checked: .*no problem \([\d.]+ s, \d+ files/s\)", said)
-
-
 def test_rotated_photographs_are_counted_in_a_warning(call, info, classifier_file):
     for image_id in (FIRST, SECOND):
         image = Image.open(info.image_path(image_id))
@@ -106,10 +97,7 @@ def test_rotated_photographs_are_counted_in_a_warning(call, info, classifier_fil
     assert f"the first: {FIRST}, {SECOND}" in said
 
 
-# --- labels -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.5, 2.0])
+@pytest.mark.parametrize("value", [np.nan, 0.5])
 def test_labels_are_zero_or_one(call, info, tmp_path, classifier_file, value):
     labels = {info.label_key(i): np.eye(20)[3] for i in (FIRST, SECOND)}
     labels[info.label_key(SECOND)] = np.where(np.arange(20) == 3, 1.0, value)
@@ -120,46 +108,26 @@ def test_labels_are_zero_or_one(call, info, tmp_path, classifier_file, value):
     assert str(info.label_key(SECOND)) in line
 
 
-# --- weights ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_are_finite(call, tmp_path, value):
+def test_weights_are_finite(call, tmp_path):
     model = Net(20, **THIN)
     with torch.no_grad():
-        model.classifier.weight[3, 1] = value
+        model.classifier.weight[3, 1] = np.nan
     save_checkpoint(tmp_path / "cam.pth", model)
     code, (line,), _ = call("--make_cam_pass", "--cam_weights_name", tmp_path / "cam.pth")
     assert code == 2 and "weights that are not finite (classifier.weight)" in line
 
 
-# --- options ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
-@pytest.mark.parametrize(
-    "flag",
-    ["--RIB_lr", "--cam_learning_rate", "--irn_learning_rate", "--stop_th",
-     "--score_th", "--beta", "--seed_power"],
-)  # fmt: skip
-def test_options_are_finite(capsys, flag, value):
+@pytest.mark.parametrize("flag, value", [
+    ("--RIB_lr", "1e3"), ("--cam_learning_rate", "1e3"), ("--num_workers", "100000"),
+    *(
+        (flag, value)
+        for flag in ("--RIB_lr", "--irn_learning_rate", "--stop_th", "--score_th", "--beta")
+        for value in ("inf", "nan", "1e400")),
+])  # fmt: skip
+def test_options_are_finite_and_have_bounds_that_are_said(capsys, flag, value):
     with pytest.raises(SystemExit):
         parse([flag, value])
     assert f"{flag}: {value} is out of range" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "flag, value",
-    [("--RIB_lr", "1e3"), ("--cam_learning_rate", "1e3"), ("--num_threads", "100000"),
-     ("--num_processes", "100000"), ("--num_workers", "100000")],
-)  # fmt: skip
-def test_options_have_bounds_that_are_said(capsys, flag, value):
-    with pytest.raises(SystemExit):
-        parse([flag, value])
-    assert re.search(f"{flag}: {value} is out of range: .* at most ", capsys.readouterr().err)
-
-
-# --- results ------------------------------------------------------------------------------------
 
 
 def test_rib_that_leaves_the_numbers_names_the_image(call, tmp_path):
@@ -194,9 +162,6 @@ def test_maps_lie_between_zero_and_one(tmp_path, name, value):
         load_cam(tmp_path / "a.npy")
 
 
-# --- bounds -------------------------------------------------------------------------------------
-
-
 def test_what_is_not_a_file_is_refused_at_once(tmp_path, info, call, classifier_file):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="not a regular file"):
@@ -215,18 +180,15 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path, info, call, classifier_
     assert code == 2 and str(info.image_path(SECOND)) in line
 
 
-def test_a_strip_of_any_shape_takes_little_memory(info, tmp_path):
+def test_a_figure_of_any_shape_takes_little_memory(info, tmp_path):
     args = parse(["--voc12_root", str(info.root), "--result_dir", str(tmp_path / "result")])
     for size in ((3000, 3), (3, 3000), (3000, 2000)):
         Image.new("RGB", size[::-1]).save(info.image_path(FIRST))
         Image.new("P", size[::-1]).save(info.mask_path(FIRST))
-        save_figure(strip(args, FIRST), tmp_path / "strip.png")
+        save_figure(figure_of(args, FIRST, {}), tmp_path / "strip.png")
         width, height = Image.open(tmp_path / "strip.png").size
         assert width * height < MAX_PIXELS / 100
         (tmp_path / "strip.png").unlink()
-
-
-# --- a root that cannot be written --------------------------------------------------------------
 
 
 def test_coco_masks_are_drawn_for_scores_alone(coco_sample, tiny_run, tmp_path):

@@ -11,12 +11,10 @@ import pytest
 
 from tests.conftest import PROJECT
 
-FIRST = "2012_000001"
-
 
 @pytest.fixture
 def call(sample, classifier_file, tiny_run, tmp_path, capsys):
-    """Makes the plain maps of one image: exit code, screen, lines of errors."""
+    """Makes the CAMs of one image: exit code, screen, lines of errors."""
 
     def run(*options):
         given = ("--voc12_root", sample.root, "--result_dir", tmp_path / "result", "--limit", 1)
@@ -30,51 +28,32 @@ def call(sample, classifier_file, tiny_run, tmp_path, capsys):
     return run
 
 
-def test_a_file_of_others_is_no_log(call, tmp_path):
+@pytest.mark.parametrize(
+    "make", [b"\xff\xd8\xff\xe0 a photograph", b"my notes", os.mkfifo, os.mkdir]
+)
+def test_what_others_made_is_no_log(call, tmp_path, make):
     path = tmp_path / "result" / "run.log"
     path.parent.mkdir()
-    for content in (b"\xff\xd8\xff\xe0 a photograph", b"notes of mine\n"):
-        path.write_bytes(content)
-        code, _, (line,) = call()
-        assert code == 2 and f"{path}: is not a log of this program" in line
-        assert path.read_bytes() == content
-
-
-def test_a_log_is_continued(call, tmp_path):
-    for runs in (1, 2):
-        assert call()[0] == 0
-        lines = (tmp_path / "result" / "run.log").read_text().splitlines()
-        assert lines[0] == "RIB run log" and lines.count("RIB run log") == 1
-        assert sum(" all options: " in line for line in lines) == runs
-
-
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_not_a_file_is_no_log(call, tmp_path, make):
-    path = tmp_path / "result" / "run.log"
-    path.parent.mkdir()
-    make(path)
+    make(path) if callable(make) else path.write_bytes(make)
     code, _, (line,) = call()
-    assert code == 2 and f"{path}: is not a log" in line
+    assert code == 2 and f"{path}: is not a log of this program" in line
+    assert callable(make) or path.read_bytes() == make
 
 
-def test_the_screen_shows_changed_options_and_the_log_all(call, tmp_path):
-    _, said, _ = call("--beta", 8)
-    (line,) = [line for line in said.splitlines() if " options: " in line]
-    shown = json.loads(line.partition(" options: ")[2])
-    assert shown["beta"] == 8.0 and shown["limit"] == 1 and "seed_power" not in shown
-    log = (tmp_path / "result" / "run.log").read_text()
-    (line,) = [line for line in log.splitlines() if " all options: " in line]
-    noted = json.loads(line.partition(" all options: ")[2])
-    assert noted["beta"] == 8.0 and noted["seed_power"] == 1.3
-
-
-def test_a_log_ends_with_its_run(call, tmp_path):
+def test_a_log_is_continued_with_all_options_and_ends_with_its_run(call, tmp_path):
     root = logging.getLogger()
     before = root.handlers[:], root.level
-    call("--beta", 8)
-    assert (root.handlers, root.level) == before
-    root.warning("said by others")
-    assert "said by others" not in (tmp_path / "result" / "run.log").read_text()
+    for runs in (1, 2):
+        code, screen, _ = call("--beta", 8)
+        root.warning("said by others")
+        assert code == 0 and (root.handlers, root.level) == before
+        log = (tmp_path / "result" / "run.log").read_text()
+        assert log.startswith("RIB run log\n") and log.count("RIB run log") == 1
+        assert log.count(" all options: ") == runs and "said by others" not in log
+    shown = json.loads(re.search(r" options: (.*)", screen)[1])
+    assert shown["beta"] == 8.0 and shown["limit"] == 1 and "seed_power" not in shown
+    recorded = json.loads(re.search(r" all options: (.*)", log)[1])
+    assert recorded["beta"] == 8.0 and recorded["seed_power"] == 1.3
 
 
 def test_counts_and_places_are_named(call, tmp_path):

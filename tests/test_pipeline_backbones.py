@@ -1,6 +1,5 @@
-"""The whole sequence on the drawn sample with other backbones than ResNet-50."""
+"""The whole sequence on the synthetic sample with another backbone than ResNet-50."""
 
-import pytest
 import torch
 
 from misc.labels import read_label_png
@@ -11,17 +10,16 @@ from tests.conftest import THIN
 from tests.weights import fill_by_recipe
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
-def test_every_step_runs_with_another_backbone(name, sample, tiny_run, tmp_path):
+def test_every_step_runs_with_another_backbone(sample, tiny_run, tmp_path):
     weights, folder = tmp_path / "start.pth", tmp_path / "r"
-    network = Net(20, name=name, **THIN)
+    network = Net(20, name="resnet18", **THIN)
     with torch.no_grad():
         fill_by_recipe(network)
     save_checkpoint(weights, network)
     words = ("--voc12_root", sample.root, "--result_dir", folder, "--limit", 2)
     assert tiny_run(*words, "--imagenet_weights", weights) == 0
-    assert load_classifier(folder / "res50_cam.pth", 20).arch["name"] == name
-    assert load_boundary_net(folder / "res50_irn.pth").arch["name"] == name
+    assert load_classifier(folder / "res50_cam.pth", 20).arch["name"] == "resnet18"
+    assert load_boundary_net(folder / "res50_irn.pth").arch["name"] == "resnet18"
     assert set(load_scores(folder)) == {"CAM seed", "RIB seed", "pseudo masks"}
     masks = [read_label_png(path) for path in sorted((folder / "sem_seg").glob("*.png"))]
     assert len(masks) == 2 and all(mask.max() < 21 for mask in masks)

@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 
 from misc.cams import load_cam
-from misc.cli.options import parse
-from misc.data.folder.dataset import ADVCAM_DEFAULTS
 from misc.labels import read_label_png, save_label_png, voc_palette
 from misc.storage.scores import load_scores
 from tests.conftest import PROJECT
@@ -78,11 +76,24 @@ def test_masks_have_the_names_folders_and_sizes_of_the_photographs(own, result):
             labels = set(np.unique(mask))
         names = {classes[label - 1] for label in labels - {0}}
         assert names <= set(table[path.as_posix()].split(";")), path
+    for path in (result / "sem_seg").glob("2012*.png"):
+        small, large = read_label_png(path), read_label_png(result / "masks" / path.name)
+        assert max(small.shape) == LONG and set(np.unique(large)) <= set(np.unique(small))
+    assert not (result / "scores.json").exists()  # there is no ground truth
 
 
-def test_the_classifier_is_looked_at_on_photographs_held_out(
-    own, words, classifier_file, tiny_run, tmp_path, capsys
+def test_the_same_command_has_nothing_to_do_and_another_size_is_refused(
+    words, result, tiny_run, capsys
 ):
+    before = {p: t for p, t in contents(result).items() if p.suffix in (".npy", ".png", ".pth")}
+    assert tiny_run(*words, "--result_dir", result) == 0
+    assert tiny_run(*words, "--result_dir", result, "--photo_long", "64") == 2
+    assert "photo_long" in capsys.readouterr().err
+    after = contents(result)
+    assert before == {path: after[path] for path in before}
+
+
+def test_the_validation_split_measures_the_classifier(own, words, tiny_run, tmp_path, capsys):
     (tmp_path / "val.txt").write_text("holiday/2.webp\n2012_000001.jpg\n")
     options = ("--result_dir", tmp_path / "r", "--val_list", tmp_path / "val.txt")
     assert tiny_run(*words, *options, "--train_cam_pass", "--cam_long", "64,64") == 0
@@ -92,53 +103,19 @@ def test_the_classifier_is_looked_at_on_photographs_held_out(
     assert "2012_000001" not in trained and "2012_000002" in trained
 
 
-def test_nothing_is_scored_where_there_is_no_ground_truth(result):
-    assert not (result / "scores.json").exists()
-
-
-def test_the_same_command_has_nothing_to_do(words, result, tiny_run):
-    before = {p: t for p, t in contents(result).items() if p.suffix in (".npy", ".png", ".pth")}
-    assert tiny_run(*words, "--result_dir", result) == 0
-    after = contents(result)
-    assert before == {path: after[path] for path in before}
-
-
-def test_another_size_of_photographs_is_not_mixed_with_this_one(words, result, tiny_run, capsys):
-    assert tiny_run(*words, "--result_dir", result, "--photo_long", "64") == 2
-    assert "photo_long" in capsys.readouterr().err
-
-
 def test_ground_truth_is_shrunk_with_the_photographs_and_scored(
-    own, words, classifier_file, tiny_run, tmp_path
-):
-    options = ("--result_dir", tmp_path / "r", "--masks", own / "masks", "--limit", 4)
-    options += ("--classes", own / "voc.txt", "--cam_weights_name", classifier_file)
-    options += ("--visualize", 1)
-    assert tiny_run(*words, *options, "--make_cam_pass", "--eval_cam_pass", "--recam", "none") == 0
-    score = load_scores(tmp_path / "r")["CAM seed"]
-    assert score["images"] == 4 and not score["official"]
-
-
-def test_thresholds_are_the_best_of_the_scored_photographs(
     own, words, classifier_file, tiny_run, tmp_path, capsys
 ):
     (tmp_path / "val.txt").write_text(f"{IDS[0]}.jpg\n{IDS[4]}.jpg\n")
     options = ("--result_dir", tmp_path / "r", "--masks", own / "masks", "--limit", 4)
     options += ("--classes", own / "voc.txt", "--cam_weights_name", classifier_file)
-    options += ("--val_list", tmp_path / "val.txt", "--recam", "none")
+    options += ("--val_list", tmp_path / "val.txt", "--recam", "none", "--visualize", 1)
     steps = ("--make_cam_pass", "--eval_cam_pass")
     assert tiny_run(*words, *options, *steps, "--threshold_from", "scored") == 0
     assert "--threshold_from: has no effect any more" in capsys.readouterr().out
     score = load_scores(tmp_path / "r")["CAM seed"]
     assert score["images"] == 2 and score["best"] == int(np.argmax(score["miou"]))
-    assert not (tmp_path / "r" / "lists" / "tune.txt").exists()
-
-
-def test_with_ground_truth_the_threshold_of_the_walk_is_the_usual_one(own):
-    options = ["--dataset", "folder", "--root", str(own / "photos"), "--masks", str(own / "masks")]
-    for recam, usual in (("rib", 0.27), ("advcam", ADVCAM_DEFAULTS["sem_seg_bg_thres"])):
-        args = parse([*options, "--labels", str(own / "labels.csv"), "--recam", recam])
-        assert args.sem_seg_bg_thres == usual
+    assert not score["official"]
 
 
 def test_maps_masks_and_scores_are_those_of_the_same_images_run_as_voc(
@@ -225,20 +202,17 @@ def test_all_damaged_photographs_are_named_at_once(own, refused, tmp_path):
     assert all(sum(name in line for line in lines) == 1 for name in names)
 
 
-@pytest.mark.parametrize(
-    "options, said",
-    [
-        (("--root", "none"), "--root none: no such folder"),
-        (("--labels", "none.csv"), "--labels none.csv: no such file"),
-        (("--labels", PROJECT / "run_sample.py"), "is not of a form that is read (.py suffix)"),
-        (("--labels", "folders"), "photograph without a label|has no row|sub-folder"),
-        (("--masks", "none"), "--masks none: no such folder"),
-        (("--classes", "none"), "none: cannot be read"),
-        (("--eval_cam_pass",), "--masks: is not given"),
-    ],
-)
+@pytest.mark.parametrize("options, said", [
+    (("--root", "none"), "--root none: no such folder"),
+    (("--labels", "none.csv"), "--labels none.csv: no such file"),
+    (("--labels", PROJECT / "run_sample.py"), "is not of a form that is read (.py suffix)"),
+    (("--labels", "folders"), "lies in no sub-folder that could be its class"),
+    (("--masks", "none"), "--masks none: no such folder"),
+    (("--classes", "none"), "none: cannot be read"),
+    (("--eval_cam_pass",), "--masks: is not given"),
+])  # fmt: skip
 def test_wrong_options_end_with_a_line(refused, options, said):
-    assert any(word in line for line in refused(*options) for word in said.split("|"))
+    assert any(said in line for line in refused(*options))
 
 
 def test_photographs_of_one_class_are_refused_with_what_to_add(own, refused, tmp_path):
@@ -253,12 +227,6 @@ def test_photographs_of_one_class_are_refused_with_what_to_add(own, refused, tmp
 
 def test_options_of_photographs_are_for_them_alone(tiny_run, capsys):
     assert tiny_run("--labels", "labels.csv") == 2
-    assert "argument --labels: is for --dataset folder" in capsys.readouterr().err
+    assert "--labels: is for --dataset folder" in capsys.readouterr().err
     assert tiny_run("--dataset", "folder") == 2
-    assert "argument --root: give the folder" in capsys.readouterr().err
-
-
-def test_pseudo_masks_and_masks_agree(result):
-    for path in (result / "sem_seg").glob("2012*.png"):
-        small, large = read_label_png(path), read_label_png(result / "masks" / path.name)
-        assert max(small.shape) == LONG and set(np.unique(large)) <= set(np.unique(small))
+    assert "--root: give the folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The segmentation network on eight drawn images: trained, resumed, predicted, scored, refused."""
+"""The segmentation network on eight synthetic images: trained, predicted, scored, refused."""
 
 import shutil
 import tarfile
@@ -12,7 +12,6 @@ from misc.cli.flags import SEG_PRESETS
 from misc.cli.options import parse
 from misc.errors import UserError
 from misc.labels import read_label_png, save_label_png
-from misc.runtime import training
 from misc.storage.scores import load_scores
 from net.backbones import ResNet
 from net.checkpoint import load_segmentation, read_checkpoint, segmentation_on
@@ -44,7 +43,7 @@ def run(sample, tiny_run, tmp_path_factory):
     torch.manual_seed(0)
     torch.save(ResNet(width=8, stem=8).state_dict(), folder / "init.pth")
     seg = Seg(folder / "r", sample, folder / "init.pth", tiny_run)
-    assert seg(*PASSES, "--seg_scores", "--seg_submission", folder / "to" / "server.tar.gz") == 0
+    assert seg(*PASSES, "--seg_submission", folder / "to" / "server.tar.gz") == 0
     return seg
 
 
@@ -65,8 +64,6 @@ def test_predictions_and_scores(run):
         scores = probabilities(network, image).numpy()
         labels = read_label_png(run.folder / "seg" / f"{image_id}.png")
         assert labels.shape == image.shape[:2] and (labels == scores.argmax(axis=0)).mean() > 0.999
-        saved = np.load(run.folder / "seg" / f"{image_id}.npz")["probabilities"]
-        assert saved.dtype == np.float16 and np.abs(saved - scores).max() < 2e-3
         palette = Image.open(run.folder / "seg_crf" / "palette" / f"{image_id}.png")
         assert palette.mode == "P"
         crf = read_label_png(run.folder / "seg_crf" / f"{image_id}.png")
@@ -89,29 +86,6 @@ def test_the_checkpoint_knows_its_network(run):
     frozen = "layer1.0.bn1.weight"
     assert trained[frozen].equal(start[f"backbone.{frozen}"])
     assert checkpoint["extra"]["settings"]["step"] == "train_seg"
-
-
-def test_an_interrupted_training_ends_in_the_same_weights(run, fresh, monkeypatch):
-    """The state is kept after every step; the third step is not reached the first time."""
-    micro_batches = training._add_gradients
-    done = []
-
-    def stop(*given):
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(0)
-        return micro_batches(*given)
-
-    monkeypatch.setattr(training, "_add_gradients", stop)
-    monkeypatch.setattr(training, "CHECKPOINT_MINUTES", 0)
-    with pytest.raises(KeyboardInterrupt):
-        fresh("--train_seg_pass")
-    monkeypatch.undo()
-    assert (fresh.folder / "deeplab_v2.partial.pth").exists()
-    assert fresh("--train_seg_pass") == 0
-    assert "train_seg: resumes after" in (fresh.folder / "run.log").read_text()
-    one, other = (read_checkpoint(f / "deeplab_v2.pth") for f in (run.folder, fresh.folder))
-    assert all(one["state_dict"][n].equal(t) for n, t in other["state_dict"].items())
 
 
 def test_the_row_is_named_by_what_the_network_was_trained_on(run, tmp_path):
@@ -137,19 +111,15 @@ def refused(capsys, code):
     return capsys.readouterr().err
 
 
-def labels_of(run, tmp_path):
+@pytest.mark.parametrize("kind, words", [
+    ("size", "has another size"), ("label", "has label 30"), ("missing", "labels of all images"),
+    ("ignore", "all labels are 255"),
+])  # fmt: skip
+def test_labels_that_do_not_fit(run, fresh, tmp_path, capsys, kind, words):
     folder = tmp_path / "labels"
     shutil.copytree(run.sample.root / "SegmentationClassAug", folder)
-    return folder, "2012_000003"
-
-
-@pytest.mark.parametrize("kind", ["size", "label", "missing", "ignore"])
-def test_labels_that_do_not_fit(run, fresh, tmp_path, capsys, kind):
-    folder, image_id = labels_of(run, tmp_path)
-    path = folder / f"{image_id}.png"
+    path = folder / "2012_000003.png"
     label = read_label_png(path)
-    words = {"size": "has another size", "label": "has label 30", "missing": "labels of all images",
-             "ignore": "all labels are 255"}[kind]  # fmt: skip
     if kind == "missing":
         path.unlink()
     elif kind == "ignore":
@@ -172,11 +142,6 @@ def test_networks_that_do_not_fit(run, fresh, capsys, tmp_path):
     assert fresh("--make_seg_pass") == 2
     line = refused(capsys, fresh("--eval_seg_pass"))
     assert "run --make_seg_pass first" in line
-
-
-def test_a_loss_that_is_not_finite_names_its_images(fresh, capsys):
-    line = refused(capsys, fresh("--train_seg_pass", "--seg_learning_rate", 99))
-    assert "is not finite, with the images 2012_" in line
 
 
 # --- presets and files of others ----------------------------------------------------------------
@@ -207,9 +172,7 @@ def test_files_of_deeplab_pytorch_are_read(golden, tmp_path):
     state = {n: torch.zeros(sizes[n]).half() for n in names}
     marked = "layer4.block23.increase.conv.weight"
     state[marked] += 1
-    fc = {f"fc.c{k}.{kind}": torch.zeros(91, 2048, 3, 3)[:, :, 0, 0] * 0 for k in range(1)
-          for kind in ("other",)}  # fmt: skip
-    torch.save({**state, **fc}, tmp_path / "start.pth")
+    torch.save({**state, "fc.c0.other": torch.zeros(91, 2048)}, tmp_path / "start.pth")
     model = segmentation_on(tmp_path / "start.pth", 21)
     assert model.colours == "caffe" and model.arch["stride_in_1x1"] is True
     assert model.arch["name"] == "resnet101"
@@ -218,7 +181,7 @@ def test_files_of_deeplab_pytorch_are_read(golden, tmp_path):
     torch.save({f"base.{n}": t for n, t in {**state, **heads}.items()}, tmp_path / "done.pth")
     trained = load_segmentation(tmp_path / "done.pth", 21)
     assert trained.aspp[3].weight.unique().tolist() == [2.0]
-    with pytest.raises(UserError, match="tells 21 labels apart, but the data set has 81"):
+    with pytest.raises(UserError, match="tells 21 .* has 81"):
         load_segmentation(tmp_path / "done.pth", 81)
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from misc.cams import load_cam
 from misc.labels import save_label_png
 from misc.storage.scores import load_scores
 from net.checkpoint import save_checkpoint
@@ -63,24 +62,18 @@ SCORE = ("--eval_sem_seg_pass", "--sem_seg_out_dir")
 
 
 @pytest.mark.parametrize("check", [(), ("--check",), ("--check", "quick")])
-def test_ground_truth_of_0_and_255_is_refused_before_anything_is_scored(own, call, check):
-    write_masks(own / "masks", lambda n: (0, 255))
-    code, (line,), _ = call(*SCORE, own / "predicted", *check)
-    assert code == 2 and f"--masks {own / 'masks'}: no label map (8 read) has a pixel" in line
-    assert "0 and 255 alone, and 255 is ignored here" in line and "1 = 'cat', 2 = 'dog'" in line
-    assert not (own / "r" / "scores.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [(lambda n: (255, 255), "all labels are 255 (ignored here)"),
-     (lambda n: (0, 0), "they hold 0 (background) alone"),
-     (lambda n: (0, 2 - n % 2), "p0.png shows 'dog', its labels say 'cat'")],
-)  # fmt: skip
-def test_ground_truth_that_contradicts_all_labels_is_refused(own, call, values, words):
+@pytest.mark.parametrize(("values", "words"), [
+    (lambda n: (0, 255), "no label map (8 read) has a pixel of a class: they hold 0 and 255 alone, "
+     "and 255 is ignored here; write 0 for the background and the classes' numbers (1 = 'cat'"),
+    (lambda n: (255, 255), "all labels are 255 (ignored here)"),
+    (lambda n: (0, 0), "they hold 0 (background) alone"),
+    (lambda n: (0, 2 - n % 2), "p0.png shows 'dog', its labels say 'cat'"),
+])  # fmt: skip
+def test_ground_truth_that_contradicts_all_labels_is_refused(own, call, values, words, check):
     write_masks(own / "masks", values)
-    code, (line,), _ = call(*SCORE, own / "predicted")
-    assert code == 2 and words in line
+    code, (line,), _ = call(*SCORE, own / "predicted", *check)
+    assert code == 2 and f"--masks {own / 'masks'}: " in line and words in line
+    assert not (own / "r" / "scores.json").exists()
 
 
 def test_masks_of_1_for_every_class_are_warned_of_with_their_names(own, call):
@@ -123,8 +116,9 @@ def test_a_missing_folder_of_maps_is_one_line(own, call):
 
 
 def test_masks_of_another_folder_have_a_row_of_their_own_and_no_threshold(own, call):
+    (own / "r" / "ir_label").mkdir(parents=True)  # of another run: the last lines do not name it
     code, _, said = call(*SCORE, own / "predicted")
-    assert code == 0 and f"masks of {own / 'predicted'}" in said
+    assert code == 0 and str(own / "r" / "run.log") in said and "ir_label" not in said
     ((row, score),) = load_scores(own / "r").items()
     assert row == f"masks of {own / 'predicted'}" and score["thresholds"] == [None]
     (line,) = (x for x in said.splitlines() if x.startswith("masks of"))
@@ -157,6 +151,11 @@ def test_a_photograph_that_is_there_twice_with_other_labels_is_said(own, call):
     assert "p0.jpg and " in line and "copy.jpg" in line and ": cat and dog; correct one" in line
 
 
+def times(own, names="[ci]*/*.*"):
+    """When maps and labels, or other results, were written."""
+    return {path: path.stat().st_mtime_ns for path in (own / "r").rglob(names)}
+
+
 # --- reports --------------------------------------------------------------------------------------
 
 
@@ -168,24 +167,18 @@ def scored(own, call):
 
 
 def test_a_page_is_of_the_dataset_that_its_result_folder_records(scored, tiny_run, capsys):
-    before = (scored / "r" / "report.html").read_bytes()
-    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r") == 0
-    after = (scored / "r" / "report.html").read_bytes()
-    assert b"Dataset folder, 2 classes" in after and len(after) > 0.9 * len(before)
-    assert "report.html: 8 images" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "given", [("--dataset", "voc12"), ("--root", "elsewhere"), ("--photo_long", "32")]
-)
-def test_options_that_contradict_the_recorded_dataset_are_refused(scored, tiny_run, capsys, given):
-    before = (scored / "r" / "report.html").read_bytes()
-    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r", *given) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"error: {' '.join(given)}: --result_dir {scored / 'r'} was made with" in line
-    assert (scored / "r" / "report.html").read_bytes() == before
-    same = ("--dataset", "folder", "--root", scored / "photos", "--labels", scored / "labels.csv")
-    assert tiny_run("--report", "--report_html", "--result_dir", scored / "r", *same) == 0
+    page, before = scored / "r" / "report.html", (scored / "r" / "report.html").read_bytes()
+    given = ("--report", "--report_html", "--result_dir", scored / "r")
+    for other in (("--dataset", "voc12"), ("--root", "elsewhere"), ("--photo_long", "32")):
+        capsys.readouterr()
+        assert tiny_run(*given, *other) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"error: {' '.join(other)}: --result_dir {scored / 'r'} was made with" in line
+        assert page.read_bytes() == before
+    for same in ((), ("--dataset", "folder", "--root", scored / "photos")):
+        assert tiny_run(*given, *same) == 0
+        after = page.read_bytes()
+        assert b"Dataset folder, 2 classes" in after and len(after) > 0.9 * len(before)
 
 
 def test_a_page_needs_its_photographs_and_a_table_does_not(scored, tiny_run, capsys):
@@ -212,7 +205,7 @@ def test_a_report_of_a_folder_that_cannot_be_written_is_its_table(
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "figure.png")
 
-    before = {path: path.stat().st_mtime_ns for path in (scored / "r").rglob("*")}
+    before = times(scored, "*")
     monkeypatch.setattr("step.visualize.save_curves", refuse)
     monkeypatch.setattr("step.html_report.write_page", refuse)
     given = ("--report", "--result_dir", scored / "r")
@@ -220,16 +213,7 @@ def test_a_report_of_a_folder_that_cannot_be_written_is_its_table(
     said = capsys.readouterr().out
     assert "masks of" in said and "cannot be written (Permission denied); no curves" in said
     assert tiny_run(*given, "--report_html") == 2
-    assert "error: --report_html: " in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in (scored / "r").rglob("*")}
-
-
-def test_the_last_lines_of_a_log_are_what_this_run_made(scored, call):
-    (scored / "r" / "ir_label").mkdir()
-    (scored / "r" / "visualize").mkdir(exist_ok=True)
-    code, _, said = call(*SCORE, scored / "predicted")
-    assert code == 0 and str(scored / "r" / "run.log") in said
-    assert "ir_label" not in said and "visualize" not in said
+    assert "error: --report_html: " in capsys.readouterr().err and before == times(scored, "*")
 
 
 # --- results of before ----------------------------------------------------------------------------
@@ -248,52 +232,31 @@ def classifier(tmp_path):
 MAPS = ("--make_cam_pass", "--cam_to_ir_label_pass", "--recam", "none")
 
 
-def times(own):
-    """When the maps and labels were written."""
-    paths = [*(own / "r" / "cam_plain").glob("*.npy"), *(own / "r").glob("ir_label*/*.png")]
-    return {path.relative_to(own / "r"): path.stat().st_mtime_ns for path in paths}
+def test_results_of_a_changed_photograph_or_label_are_made_again_alone(own, call, classifier):
+    def run():
+        before = times(own)
+        code, _, said = call(*MAPS, *classifier, masks=())
+        after = times(own)
+        assert code == 0
+        changed = {path for path in after if after[path] != before.get(path)}
+        return {path.stem for path in changed if path.suffix != ".json"}, said
 
-
-def changed(before, after):
-    return {path.stem for path in after if after[path] != before.get(path)}
-
-
-def test_a_photograph_changed_in_place_is_made_again_alone(own, call, classifier):
-    def save(comment):
-        save_photo(own / "photos" / "p3.jpg", (19, 24), comment=comment)
-
-    save(b"one")
-    size = (own / "photos" / "p3.jpg").stat().st_size
-    assert call(*MAPS, *classifier, masks=())[0] == 0
-    before = times(own)
-    assert call(*MAPS, *classifier, masks=())[0] == 0 and times(own) == before
-    save(b"two")
-    assert (own / "photos" / "p3.jpg").stat().st_size == size
-    code, _, said = call(*MAPS, *classifier, masks=())
-    assert code == 0 and changed(before, times(own)) == {"p3"}
-    assert said.count("1 image made again, whose photograph, labels or maps changed: p3") == 2
-    before = times(own)
+    save_photo(own / "photos" / "p3.jpg", (19, 24), comment=b"one")
+    run()
+    assert run()[0] == set()
+    save_photo(own / "photos" / "p3.jpg", (19, 24), comment=b"two")  # of the same size
     os.utime(own / "photos" / "p4.jpg")  # another time, the same content
-    assert call(*MAPS, *classifier, masks=())[0] == 0 and times(own) == before
-
-
-def test_labels_of_one_photograph_do_not_make_the_others_again(own, call, classifier):
-    assert call(*MAPS, *classifier, masks=())[0] == 0
-    before = times(own)
-    write_labels(own, [row.replace("p2.jpg,cat", "p2.jpg,dog") for row in ROWS])
-    code, _, said = call(*MAPS, *classifier, masks=())
-    assert code == 0 and changed(before, times(own)) == {"p2"}
-    assert "labels of 1 images are others now: p2" in said
-
-
-def test_one_photograph_more_is_one_image_more(own, call, classifier):
-    assert call(*MAPS, *classifier, masks=())[0] == 0
-    before = times(own)
+    changed, said = run()
+    assert changed == {"p3"}
+    assert said.count("1 image made again, whose photograph, labels or maps changed: p3") == 2
+    rows = [row.replace("p2.jpg,cat", "p2.jpg,dog") for row in ROWS]
+    write_labels(own, rows)
+    changed, said = run()
+    assert changed == {"p2"} and "labels of 1 images are others now: p2" in said
     save_photo(own / "photos" / "new.jpg", (16, 24))
-    write_labels(own, [*ROWS, "new.jpg,cat"])
-    code, _, said = call(*MAPS, *classifier, masks=())
-    assert code == 0 and changed(before, times(own)) == {"new"}
-    assert "all.txt: made again; 1 new: new" in said
+    write_labels(own, [*rows, "new.jpg,cat"])
+    changed, said = run()
+    assert changed == {"new"} and "all.txt: made again; 1 new: new" in said
 
 
 def test_a_training_on_other_photographs_is_refused_with_their_names(own, call, classifier_file):
@@ -330,49 +293,27 @@ def test_lists_follow_the_list_of_photographs_held_out_and_the_masks(own, call):
 # --- maps of other tools --------------------------------------------------------------------------
 
 
-def write_maps(own, maps_of):
-    """Arrays K x h x w, by the number of the photograph."""
-    (own / "maps").mkdir(exist_ok=True)
-    for number, name in enumerate(NAMES):
-        maps = np.zeros((2, 16 + number, 24), np.float32)
-        np.save(own / "maps" / f"{name}.npy", maps_of(number, maps))
-
-
-def import_maps(own):
-    return ("--import_maps_pass", "--import_maps", own / "maps")
-
-
-def both_channels(number, maps):
-    maps[0], maps[1] = 0.25, 0.75
-    return maps
-
-
-def test_two_channels_of_two_classes_are_asked_for(own, call):
-    write_maps(own, both_channels)
-    code, (line,), _ = call(*import_maps(own), masks=())
-    assert code == 2 and f"{own / 'maps' / 'p0.npy'}: has 2 channels: all 2 classes, or the" in line
-    assert "--import_keys class" in line and "--import_keys label" in line
-
-
-@pytest.mark.parametrize(("numbering", "peaks"), [("class", (0.25, 0.75)), ("label", (0.75, 0.75))])
-def test_two_channels_are_read_as_they_are_said_to_be(own, call, numbering, peaks):
-    write_maps(own, both_channels)
-    assert call(*import_maps(own), "--import_keys", numbering, masks=())[0] == 0
-    for number in (0, 1):
-        maps = load_cam(own / "r" / "cam_imported" / f"p{number}.npy")
-        assert maps["keys"].tolist() == [number] and maps["high_res"].max() == peaks[number]
-
-
 def test_maps_that_are_zero_for_the_classes_of_their_images_are_said(own, call):
-    def of_other_class(number, maps):
-        maps[1 - number % 2] = 0.5
-        return maps
+    def save(others):
+        """Maps of the class of each photograph, or of the other one for the last ones."""
+        for number, name in enumerate(NAMES):
+            maps = np.zeros((2, 16 + number, 24), np.float32)
+            maps[(number + (number >= 8 - others)) % 2] = 0.5
+            np.save(own / "maps" / f"{name}.npy", maps)
 
-    given = (*import_maps(own), "--import_keys", "class", "--check")
-    write_maps(own, of_other_class)
+    given = (
+        "--import_maps_pass",
+        "--import_maps",
+        own / "maps",
+        "--import_keys",
+        "class",
+        "--check",
+    )
+    (own / "maps").mkdir()
+    save(8)
     code, (line,), _ = call(*given, masks=())
     assert code == 2 and "the maps of all 8 images are zero, or not there, for the classes" in line
-    write_maps(own, lambda n, maps: (of_other_class if n > 5 else both_channels)(n, maps))
+    save(2)
     code, _, said = call(*given, masks=())
     assert code == 0 and "2 images have no map above zero for any of their classes" in said
     assert "the first: p6, p7" in said

@@ -18,7 +18,6 @@ DEFAULTS = {
     "RIB_batch_size": 20,
     "score_th": 0.4,
     "stop_th": 600.0,
-    "explode_th": 0.3,
     "explode_ratio": 0.7,
     "cam_eval_thres": (0.20, 0.49),
     "sem_seg_bg_thres": 0.27,

@@ -1,8 +1,11 @@
-"""Looks at everything that the chosen steps will read and write, before hours of computing."""
+"""Looks at everything that a run will read and write, before hours of computing."""
 
 import logging
+import random
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +17,9 @@ from misc.cams import CAM_STRIDE, load_cam
 from misc.cli.options import RECAM, STEPS, Options
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.datasets import mask_of
+from misc.data.folder.masks import Content, content_of, contradictions
 from misc.data.folder.photographs import check_photograph
-from misc.data.label_file import Labels, known_classes, load_labels
-from misc.data.mask_content import Compared, Content, content_of
-from misc.data.rib_batches import disjoint
+from misc.data.label_file import known_classes, load_labels
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
@@ -25,54 +27,56 @@ from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.programs import progress
 from misc.runtime.training import check_target
 from misc.storage.images import check_jpeg, is_rotated
-from misc.storage.manifest import NAME, check_folder, read_manifest, require_writable, weights_name
-from misc.storage.outputs import Output, is_not_ours, not_ours_line, require_own
-from net.checkpoint import (
-    backbone_arch,
-    load_backbone,
-    load_boundary_net,
-    load_classifier,
-    load_segmentation,
-)
+from misc.storage.manifest import check_folder, read_manifest, require_writable, weights_name
+from misc.storage.outputs import MANIFEST, Output, is_not_ours, not_ours_line, require_own
+from net.checkpoint import load_backbone
 
 log = logging.getLogger(__name__)
 
-# Masks belong to the pixels as they are stored, so these are what the networks see.
 _ROTATED = "with an EXIF rotation, which is not applied: masks are of the stored pixels"
-_CHUNK = 64  # files that a process looks at before it reports
-# Below this many files, at a millisecond each, one process is faster than the start of others.
-_WORTH_PROCESSES = 4_000
+_WORTH_PROCESSES = 4_000  # fewer files, at a millisecond each, are sooner read by one process
 _MOST_PROCESSES = 16  # each holds its own torch
+_SAMPLED = 60  # images whose sizes and classes stand for all where disk is estimated
+_MAP_BYTES = 4 * (1 + 1 / 16)  # of a pixel of a map: at full size and at stride 4, float32
 
-# What is found in a file of an image, for the judge of its kind: such as a text to warn of.
-ImageCheck = Callable[[str], object]
-# What was found, by image -> problems of all together, and warnings.
-Judge = Callable[[dict[str, object]], tuple[list[str], list[str]]]
+Steps = Mapping[str, ModuleType]
+Ids = Iterable[str]
+Check = Callable[[str], object]  # of an image; returns what the judge needs, such as a warning
+Judge = Callable[[dict[str, object]], tuple[list[str], list[str]]]  # problems and warnings of all
 
 
 class Files(NamedTuple):
-    """Files of one kind to look at: one check of each, and one of all together."""
+    """Files of one kind to look at: a check of each, and one of all together."""
 
-    check: ImageCheck
+    check: Check
     judge: Judge
-    image_ids: dict[str, None]
+    ids: dict[str, None]
+
+
+def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
+    """Judge without problems: a text that several images have is warned of in one line."""
+    by_text: dict[str, list[str]] = {}
+    for image_id, text in found.items():
+        if isinstance(text, str):
+            by_text.setdefault(text, []).append(image_id)
+    return [], [
+        f"{counted({'photograph': len(ids)})} {text}; the first: {', '.join(ids[:3])}"
+        for text, ids in by_text.items()
+    ]
 
 
 class Preflight:
-    """Checks shared by the steps' `check` functions; each is made once, problems are collected.
+    """Checks that the steps' `check` functions share; each is made once, problems are collected.
 
     steps: those of this run, by name; what one of them will make is not asked for. known: all.
     """
 
-    def __init__(
-        self, args: Options, steps: Mapping[str, ModuleType], known: Mapping[str, ModuleType]
-    ):
+    def __init__(self, args: Options, steps: Steps, known: Steps):
         self.args, self.info, self._known = args, args.info, known
-        self._planned = makers(args, steps)
-        self._problems = Problems()
-        self._looked_at: dict[str, set] = {"label": set(), "checkpoint": set()}
-        # Kind of file -> check of one image and the images, for `finish`. The photographs come
-        # first, so that a broken one is not reported as a problem of the mask or map beside it.
+        self._planned, self._problems = producers(args, steps), Problems()
+        self._labelled: dict[str, None] = {}
+        self._checkpoints: set[tuple] = set()
+        # The photographs come first: a broken one is no problem of the mask or map beside it.
         check = partial(check_image, self.info, quick=args.check == "quick")
         self._files = {"image": Files(check, warned_together, {})}
         self._start = time.perf_counter()
@@ -84,50 +88,40 @@ class Preflight:
         except UserError as error:
             self._problems.add_error(kind, error)
 
-    def images(self, image_ids: Iterable[str]) -> None:
-        """Images are there and are whole JPEG files (under --check quick: their headers are)."""
-        self._files["image"].image_ids.update(dict.fromkeys(image_ids))
+    def is_made(self, path: Path) -> bool:
+        """Return whether a step of this run writes a folder or file, so that it may be missing."""
+        return path.resolve() in self._planned
 
-    def labels(self, image_ids: Iterable[str]) -> None:
+    def each(self, kind: str, ids: Ids, check: Check, judge: Judge = warned_together) -> None:
+        """A check of every image, and the judge of what these return."""
+        self._files.setdefault(kind, Files(check, judge, {})).ids.update(dict.fromkeys(ids))
+
+    def images(self, ids: Ids) -> None:
+        """Images are there and can be decoded (under --check quick: their headers can)."""
+        self._files["image"].ids.update(dict.fromkeys(ids))
+
+    def labels(self, ids: Ids) -> None:
         """Images have image-level labels."""
-        new = tuple(i for i in dict.fromkeys(image_ids) if i not in self._looked_at["label"])
-        if new:
-            self._looked_at["label"].update(new)
-            self.collect(lambda: load_labels(self.args.cls_labels, new, self.info), "label")
+        self._labelled.update(dict.fromkeys(ids))
 
-    def masks(self, image_ids: Iterable[str]) -> None:
-        """Ground truth masks are there, have their image's size and show classes of its labels.
-
-        Under --check those that a run would draw from annotations first are left out.
-        """
-        if self.args.check and self.info.draws_masks:
-            image_ids = [i for i in image_ids if self.info.mask_path(i).is_file()]
-            if not image_ids:
-                return
-        folders = [folder for folder in self.info.mask_dirs if folder.is_dir()]
-        if self.info.mask_dirs and not folders and not self.info.draws_masks:
-            self._no_folder("mask", self.info.mask_dirs[0], "give the masks, or leave out scoring")
+    def masks(self, ids: Ids) -> None:
+        """Ground truth masks are there, have their image's size and show classes of its labels."""
+        info = self.info
+        if self.args.check and info.draws_masks:  # a run would draw those that are missing
+            ids = [i for i in ids if info.mask_path(i).is_file()]
+        folders = [folder for folder in info.mask_dirs if folder.is_dir()]
+        if info.mask_dirs and not folders and not info.draws_masks:
+            advice = "give the masks, or leave out scoring"
+            self._problems.add("mask", [f"{info.mask_dirs[0]}: no such folder; {advice}"])
             return
         flag = "--masks " if "masks" in self.args.given else ""
-        judge = partial(self._compared, f"{flag}{folders[0]}" if folders else "--masks", True)
-        self._later("mask", image_ids, partial(check_mask, self.info), judge)
-
-    def each(
-        self, kind: str, image_ids: Iterable[str], check: ImageCheck, judge: Judge | None = None
-    ) -> None:
-        """A check of a step's own, of every image.
-
-        It returns what the judge looks at; without a judge that is a text to warn of.
-        """
-        self._later(kind, image_ids, check, judge or warned_together)
-
-    def is_made(self, path: Path) -> bool:
-        """Whether a planned step writes a folder or file, so that it need not be there yet."""
-        return path.resolve() in self._planned
+        where = f"{flag}{folders[0]}" if folders else "--masks"
+        judge = partial(self._compared, where, True)
+        self.each("mask", ids, partial(check_label_map, info), judge)
 
     def label_maps(
         self,
-        image_ids: Iterable[str],
+        ids: Ids,
         folder: Path,
         advice: str = "",
         role: str = "infer",
@@ -137,80 +131,47 @@ class Preflight:
 
         trained_on: of a network's training, for which they have to show classes of the labels.
         """
-        if self._made_here(folder, image_ids, role):
-            return
-        kind = f"label map in {folder}"
-        self.collect(lambda: read_manifest(folder))
-        advice = self._advice(folder, advice or "give another folder")
-        if not folder.is_dir():
-            self._no_folder(kind, folder, advice)
-            return
-        judge = partial(self._compared, str(folder), trained_on)
-        if not trained_on and (folder / NAME).exists():
-            judge = warned_together  # made by this program: numbered as it has to be
-        self._later(kind, image_ids, partial(check_label_map, self.info, folder, advice), judge)
+        advice = self._advice(folder, advice)
+        if self._has_to_be_there("label map", folder, ids, advice, role):
+            judge = partial(self._compared, str(folder), trained_on)
+            if not trained_on and (folder / MANIFEST).exists():
+                judge = warned_together  # made by this program: numbered as it has to be
+            check = partial(check_label_map, self.info, folder=folder, advice=advice)
+            self.each(f"label map in {folder}", ids, check, judge)
 
-    def cams(self, image_ids: Iterable[str], folder: Path) -> None:
+    def cams(self, ids: Ids, folder: Path) -> None:
         """Saved maps are there and belong to these images, unless this run makes them."""
-        if self._made_here(folder, image_ids):
-            return
-        self.collect(lambda: read_manifest(folder))
-        if not folder.is_dir():
-            self._no_folder(f"map in {folder}", folder, self._advice(folder, "give another folder"))
-            return
-        check = partial(check_cam, self.info, folder)
-        self._later(f"map in {folder}", image_ids, check, warned_together)
+        if self._has_to_be_there("map", folder, ids, self._advice(folder)):
+            self.each(f"map in {folder}", ids, partial(check_cam, self.info, folder))
 
-    def classifier(self, path: Path) -> None:
-        """The classifier's checkpoint fits, unless this run trains it."""
+    def checkpoint(self, path: Path, load: Callable, *more: object) -> None:
+        """A network can be loaded by `load(path, *more)`, unless this run trains it."""
         if not self.is_made(path):
-            self._checkpoint(("classifier", path), partial(_load_classifier, path, self.info))
-
-    def boundary_net(self, path: Path) -> None:
-        """IRN's checkpoint fits, unless this run trains it."""
-        if not self.is_made(path):
-            self._checkpoint(("boundary net", path), partial(load_boundary_net, path))
-
-    def segmentation(self, path: Path) -> None:
-        """The segmentation network's checkpoint fits, unless this run trains it."""
-        if not self.is_made(path):
-            load = partial(load_segmentation, path, self.info.num_labels)
-            self._checkpoint(("segmentation", path), load)
+            self._load_once((load, path), partial(load, path, *more))
 
     def backbone(
         self, path: Path | None, network: str = "ResNet50", flag: str = "--imagenet_weights"
     ) -> None:
-        """What training starts from fits; a download is tried here.
+        """The weights that training starts from fit; under --check a download is only announced."""
+        remote, key = self.args.check and (path is None or weights_name(path)), (network, path)
+        if remote and key not in self._checkpoints:
+            log.info(
+                "%s: a run takes %s, from the network", flag, path or f"torchvision's {network}"
+            )
+        self._load_once(key, partial(load_backbone, path, flag, network, download=not remote))
 
-        Not under --check, which writes nothing: there it is only said.
-        """
-        if self.args.check and (path is None or weights_name(path)):
-            self._checkpoint((flag, path), lambda: _announce_download(path, flag))
-            return
-        self._checkpoint((network, path), partial(load_backbone, path, flag, network))
-
-    def disjoint_images(self) -> None:
-        """Every image to fine-tune on has others without its classes to draw batches from."""
-        drawn, targets = self.args.image_ids("train", limited=False), self.args.image_ids("infer")
-        self.labels((*drawn, *targets))
-        self.collect(lambda: self._check_disjoint(drawn, targets), "label")
-
-    def output(self, folder: Output, options: dict, image_ids: Iterable[str] | None = None) -> None:
-        """An output folder can be written and does not hold foreign files, or of other options."""
+    def output(self, folder: Output, options: dict, ids: Ids) -> None:
+        """An output folder can be written, with nobody else's files, nor those of other options."""
+        paths = (folder.path / f"{image_id}{folder.suffix}" for image_id in ids)
+        self._problems.add("output", [not_ours_line(path) for path in paths if is_not_ours(path)])
         self.collect(lambda: check_folder(folder, options, self.args.overwrite), "output")
-        ids = self.args.image_ids("infer") if image_ids is None else image_ids
-        self.collect(lambda: self._check_own(folder, ids), "output")
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
 
     def file(self, output: Output, in_manifest: bool = False) -> None:
-        """A file can be written, replacing none but this program's; see `require_own`."""
+        """A file can be written, and replaces none but this program's; see `require_own`."""
         advice = f"move it away, or give another {output.flag}"
         self.collect(lambda: require_own(output.path, advice, in_manifest), "output")
         self.collect(lambda: require_writable(output.folder, output.flag), "output")
-
-    def _check_own(self, folder: Output, image_ids: Iterable[str]) -> None:
-        paths = [folder.path / f"{i}{folder.suffix}" for i in image_ids]
-        raise_problems("output", [not_ours_line(path) for path in paths if is_not_ours(path)])
 
     def output_file(self, file: Output, options: dict) -> None:
         """A checkpoint can be written and replaces none that was trained otherwise."""
@@ -219,96 +180,68 @@ class Preflight:
 
     def finish(self) -> None:
         """Look at the files; one UserError for all problems, or a line that says what is fine."""
-        found: dict[str, dict[str, object]] = {kind: {} for kind in self._files}
-        broken = set()
-        for kind, messages, of_chunk in _look_at(self._files):
-            self._problems.add(kind, messages)
-            broken.update([kind] if messages else [])
-            found[kind].update(of_chunk)
+        labelled = tuple(self._labelled)
+        if labelled:
+            self.collect(lambda: load_labels(self.args.cls_labels, labelled, self.info), "label")
+        items = [(f.check, kind, i) for kind, f in self._files.items() for i in f.ids]
+        processes = min(cpu_count(), _MOST_PROCESSES) if len(items) >= _WORTH_PROCESSES else 1
+        messages, found = defaultdict(list), defaultdict(dict)
+        with progress(len(items), "check", "file") as bar:
+            results = map_in_processes(_look_at, items, processes)
+            for (_, kind, image_id), (one, message) in zip(items, results, strict=True):
+                messages[kind] += [message] if message else []
+                found[kind] |= {} if one is None else {image_id: one}
+                bar.update()
         for kind, files in self._files.items():
-            judge = warned_together if kind in broken else files.judge
+            judge = warned_together if messages[kind] else files.judge
             problems, warnings = judge(found[kind])
-            self._problems.add(kind, problems)
+            self._problems.add(kind, [*messages[kind], *problems])
             for line in warnings:
                 log.warning("%s", line)
         self._problems.raise_all()
-        looked_at = {kind: files.image_ids for kind, files in self._files.items()} | self._looked_at
-        counts = {kind: len(keys) for kind, keys in looked_at.items() if keys}
-        seconds = time.perf_counter() - self._start
-        rate = sum(len(files.image_ids) for files in self._files.values()) / seconds
-        what = counted(counts) or "no file"
-        log.info("checked: %s; no problem (%.1f s, %.0f files/s)", what, seconds, rate)
+        counts = {kind: len(files.ids) for kind, files in self._files.items()}
+        seconds, files = time.perf_counter() - self._start, sum(counts.values())
+        counts |= {"label": len(labelled), "checkpoint": len(self._checkpoints)}
+        what = counted({kind: n for kind, n in counts.items() if n}) or "no file"
+        log.info("checked: %s; no problem (%.1f s, %.0f files/s)", what, seconds, files / seconds)
 
-    def _later(self, kind: str, image_ids: Iterable[str], check: ImageCheck, judge: Judge) -> None:
-        files = self._files.setdefault(kind, Files(check, judge, {}))
-        files.image_ids.update(dict.fromkeys(image_ids))
+    def _advice(self, folder: Path, otherwise: str = "") -> str:
+        """Advice where the files of a folder are not there."""
+        made_by = producers(self.args, self._known).get(folder.resolve())
+        return f"run --{made_by}_pass first" if made_by else otherwise or "give another folder"
 
-    def _advice(self, folder: Path, otherwise: str) -> str:
-        """What to do where the files of a folder are not there."""
-        made_by = makers(self.args, self._known).get(folder.resolve())
-        return f"run --{made_by}_pass first" if made_by else otherwise
-
-    def _no_folder(self, kind: str, folder: Path, advice: str) -> None:
-        self._problems.add(kind, [f"{folder}: no such folder; {advice}"])
+    def _has_to_be_there(
+        self, kind: str, folder: Path, ids: Ids, advice: str, role: str = "infer"
+    ) -> bool:
+        """Return whether a folder is there, from another run; images that this run leaves out."""
+        if not self.is_made(folder):
+            self.collect(lambda: read_manifest(folder))
+            if not folder.is_dir():
+                self._problems.add(f"{kind} in {folder}", [f"{folder}: no such folder; {advice}"])
+            return folder.is_dir()
+        missing = set(ids) - set(self.args.image_ids(role))
+        if missing:
+            lack = f"{counted({'image': len(missing)})} needed later, such as {min(missing)}"
+            given = f"--{role}_list {getattr(self.args, f'{role}_list')}"
+            advice = "give lists that agree (--eval_list, --train_list)"
+            self._problems.add("list", [f"{given}: lacks {lack}; {advice}"])
+        return False
 
     def _compared(
         self, where: str, follows_labels: bool, found: dict[str, Content]
     ) -> tuple[list[str], list[str]]:
-        """Label maps beside the image-level labels, where these are known."""
+        """Judge of label maps, beside the image-level labels where these are known."""
         classes = known_classes(self.args.cls_labels, found, self.info)
-        compared = Compared(self.info, where, found, classes, follows_labels)
-        problems = compared.problems()
-        return problems, [] if problems else compared.warnings()
+        return contradictions(self.info.class_names, where, found, classes, follows_labels)
 
-    def _checkpoint(self, key: tuple, load: Callable[[], object]) -> None:
-        if key not in self._looked_at["checkpoint"]:
-            self._looked_at["checkpoint"].add(key)
+    def _load_once(self, key: tuple, load: Callable[[], object]) -> None:
+        if key not in self._checkpoints:
+            self._checkpoints.add(key)
             self.collect(load, "checkpoint")
 
-    def _made_here(self, folder: Path, image_ids: Iterable[str], role: str = "infer") -> bool:
-        """Whether a planned step fills a folder; the images that it leaves out are noted."""
-        if not self.is_made(folder):
-            return False
-        missing = set(image_ids) - set(self.args.image_ids(role))
-        if missing:
-            message = (
-                f"--{role}_list {getattr(self.args, f'{role}_list')}: lacks "
-                f"{counted({'image': len(missing)})} needed later, such as {min(missing)}; give "
-                "lists that agree (--eval_list, --train_list)"
-            )
-            self._problems.add("list", [message])
-        return True
 
-    def _check_disjoint(self, drawn: tuple[str, ...], targets: tuple[str, ...]) -> None:
-        known = load_labels(self.args.cls_labels, (*drawn, *targets), self.info)
-        labels, alike = known.of(drawn), {}
-        self._require_no_common_class(labels)
-        for image_id in targets:  # images of the same classes together
-            alike.setdefault(tuple(known.classes_of(image_id).tolist()), []).append(image_id)
-        messages = [
-            f"{self.args.train_list}: every image shares a class with {image_id}, so RIB can draw "
-            f"no batches for it; give a --train_list with other classes too"
-            for ids in alike.values()
-            if known[ids[0]].any() and not disjoint(labels.rows, known[ids[0]]).size
-            for image_id in ids
-        ]
-        raise_problems("RIB target", messages)
-
-    def _require_no_common_class(self, labels: Labels) -> None:
-        """Raise UserError where all training images show one class: none of them has a batch."""
-        counts = labels.rows.sum(axis=0)
-        if len(labels) and counts.max() == len(labels):
-            name = self.info.class_names[int(counts.argmax())]
-            raise UserError(
-                f"{self.args.train_list}: all {len(labels)} images show {name!r}, so RIB can draw "
-                f"no batches without it; add {self.args.RIB_batch_size} or more images of anything "
-                "else (without any class is fine, also for a classifier that has to tell "
-                f"{name!r} from the rest), or give --recam none"
-            )
-
-
-def makers(args: Options, steps: Mapping[str, ModuleType]) -> dict[Path, str]:
-    """The step that makes each folder and file that these steps would write with these options."""
+def producers(args: Options, steps: Steps) -> dict[Path, str]:
+    """Return the step that makes each folder and file that these steps would write."""
     # Of two the first counts, and that of --recam before others that make such maps.
     others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
     found = {}
@@ -319,96 +252,39 @@ def makers(args: Options, steps: Mapping[str, ModuleType]) -> dict[Path, str]:
 
 
 def check_image(info: DatasetInfo, image_id: str, quick: bool = False) -> str | None:
-    """Raise UserError unless an image is there and is a JPEG file that can be decoded to its end.
-
-    quick: of what the header says alone. Returns a warning for a photograph to be shown rotated.
-    """
+    """Raise UserError unless an image is there and can be decoded; quick: its header alone."""
     info.image_size(image_id)
     path = info.image_path(image_id)
-    if info.photo_long is not None:
-        try:
-            return check_photograph(path, info.photo_long, quick)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: is damaged ({error}); get it again or move it away") from None
-    with open(path, "rb") as file:
-        if file.read(2) != b"\xff\xd8":
-            raise UserError(f"{path}: is not a JPEG file; convert it")
     try:
+        if info.photo_long is not None:
+            return check_photograph(path, info.photo_long, quick)
+        with open(path, "rb") as file:
+            if file.read(2) != b"\xff\xd8":
+                raise UserError(f"{path}: is not a JPEG file; convert it")
         if not quick:
             check_jpeg(path)
         return _ROTATED if is_rotated(path, IMAGE_FORMATS) else None
-    except ValueError as error:
-        raise UserError(f"{path}: is damaged ({error}); get it again") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is damaged ({error}); get it again or move it away") from None
 
 
-def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
-    """The usual judge: texts that several images have are warned of in one line."""
-    by_text: dict[str, list[str]] = {}
-    for image_id, text in found.items():
-        if isinstance(text, str):
-            by_text.setdefault(text, []).append(image_id)
-    lines = (
-        f"{counted({'photograph': len(ids)})} {text}; the first: {', '.join(ids[:3])}"
-        for text, ids in by_text.items()
-    )
-    return [], list(lines)
-
-
-def _announce_download(path: Path | None, flag: str) -> None:
-    asked = f"{flag} {path}" if path else f"{flag} is not given"
-    log.info("%s: a run takes %s, from the network", asked, path or "torchvision's")
-    backbone_arch(path, flag)
-
-
-def check_mask(info: DatasetInfo, image_id: str) -> Content:
-    """What occurs in the ground truth of an image; UserError unless it is there and fits."""
-    path = info.mask_path(image_id)
+def check_label_map(
+    info: DatasetInfo, image_id: str, folder: Path | None = None, advice: str = ""
+) -> Content:
+    """Return what occurs in a label map that is there and fits; without a folder, ground truth."""
+    path = folder / f"{image_id}.png" if folder else info.mask_path(image_id)
     if not path.is_file():
-        raise UserError(
-            f"{path}: no ground truth mask of {image_id}; give an --eval_list of "
-            f"images that have one"
-        )
-    mask = mask_of(info, image_id)
-    size = info.image_size(image_id)
-    if mask.shape != size:
-        raise UserError(
-            f"{path}: is {mask.shape[1]}x{mask.shape[0]}, its image is "
-            f"{size[1]}x{size[0]}; it is of another image: leave such images out with "
-            "--skip_mismatched"
-        )
-    return _fitting_content(info, path, mask)
-
-
-def check_label_map(info: DatasetInfo, folder: Path, advice: str, image_id: str) -> Content:
-    """What occurs in the label map of an image; UserError unless it is there and fits."""
-    path = folder / f"{image_id}.png"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; {advice}")
-    labels = read_label_png(path)
-    if labels.shape != info.image_size(image_id):
-        raise UserError(f"{path}: has another size than its image; make it again")
-    return _fitting_content(info, path, labels)
-
-
-def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
-    """Raise UserError unless the maps of an image are there and fit."""
-    path = folder / f"{image_id}.npy"
-    maps = load_cam(path)
-    keys, size = maps["keys"], info.image_size(image_id)
-    fits = len(keys) == 0 or (
-        keys.max() < info.num_classes
-        and maps["high_res"].shape[1:] == size
-        and maps["cam"].shape[1:] == get_strided_size(size, CAM_STRIDE)
+        other = f"no ground truth mask of {image_id}; give an --eval_list of images that have one"
+        raise UserError(f"{path}: {f'missing; {advice}' if folder else other}")
+    labels, size = (
+        read_label_png(path) if folder else mask_of(info, image_id),
+        info.image_size(image_id),
     )
-    if not fits:
-        raise UserError(
-            f"{path}: holds maps of another image or dataset (classes {keys.tolist()}, size "
-            f"{maps['high_res'].shape[1:]}, image {size}); make the maps of {info.name} "
-            f"again or give another --cam_out_dir"
-        )
-
-
-def _fitting_content(info: DatasetInfo, path: Path, labels: np.ndarray) -> Content:
+    if labels.shape != size:
+        sizes = f"is {labels.shape[1]}x{labels.shape[0]}, its image is {size[1]}x{size[0]}"
+        other = f"{sizes}; leave such images out with --skip_mismatched"
+        own = "has another size than its image; make it again"
+        raise UserError(f"{path}: {own if folder else other}")
     content = content_of(path, labels)
     highest = max(content.classes, default=-1) + 1
     if highest > info.num_classes:
@@ -419,37 +295,71 @@ def _fitting_content(info: DatasetInfo, path: Path, labels: np.ndarray) -> Conte
     return content
 
 
-def _load_classifier(path: Path, info: DatasetInfo) -> None:
-    load_classifier(path, info.num_classes)
+def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
+    """Raise UserError unless the maps of an image are there and fit."""
+    path = folder / f"{image_id}.npy"
+    maps, size = load_cam(path), info.image_size(image_id)
+    shapes = maps["high_res"].shape[1:], maps["cam"].shape[1:]
+    keys = maps["keys"].tolist()
+    fitting = size, get_strided_size(size, CAM_STRIDE)
+    if keys and (max(keys) >= info.num_classes or shapes != fitting):
+        raise UserError(
+            f"{path}: holds maps of another image or dataset (classes {keys}, size {shapes[0]}, "
+            f"image {size}); make the maps of {info.name} again or give another --cam_out_dir"
+        )
 
 
-Found = tuple[list[str], dict[str, object]]  # what is wrong, and what was found by image
+def _look_at(item: tuple[Callable, str, str]) -> tuple[object, str]:
+    """Return what is found in the file of an image, or what is wrong with it."""
+    check, _, image_id = item
+    try:
+        return check(image_id), ""
+    except UserError as error:
+        return None, str(error)
 
 
-def _look_at(files: dict[str, Files]) -> Iterator[tuple[str, list[str], dict[str, object]]]:
-    """Kind, problems and what is found of each chunk, in several processes where that is faster."""
-    total = sum(len(of_kind.image_ids) for of_kind in files.values())
-    chunks = [
-        (kind, of_kind.check, list(of_kind.image_ids)[start : start + _CHUNK])
-        for kind, of_kind in files.items()
-        for start in range(0, len(of_kind.image_ids), _CHUNK)
-    ]
-    processes = min(cpu_count(), _MOST_PROCESSES) if total >= _WORTH_PROCESSES else 1
-    with progress(total, "check", "file") as bar:
-        work = map_in_processes(_found_in, chunks, processes)
-        for (kind, _, ids), found in zip(chunks, work, strict=True):
-            yield kind, *found
-            bar.update(len(ids))
+def check_places(args: Options, outputs: Sequence[Output]) -> None:
+    """Raise UserError where an output lies in the dataset, over an input, or over another one."""
+    root, messages, inside, taken = args.info.root.resolve(), [], set(), {}
+    flags = {"--result_dir", *(output.flag for output in outputs)}
+    read = {f"--{name}": getattr(args, name) for name in args.brought}
+    read = {f: path for f, path in read.items() if f not in flags and path.resolve() != root}
+    for output in (Output("--result_dir", args.result_dir), *outputs):
+        where, place = f"{output.flag} {output.path}", output.path.resolve()
+        around = {place, *place.parents}
+        if root in around and not inside & around:  # of several in each other, the first
+            inside.add(place)
+            messages.append(f"{where}: lies in the dataset's folder {root}; give a place outside")
+        if output not in outputs:
+            continue
+        for flag, path in read.items():
+            if path.resolve() == place:
+                kind = "folder" if path.is_dir() else "file"
+                messages.append(f"{where}: is the {kind} of {flag}; give another place")
+            elif path.is_dir() and path.resolve() in around:
+                messages.append(f"{where}: lies in the folder of {flag}; give another place")
+        other = taken.setdefault(place, output)
+        if other is not output:
+            messages.append(f"{where}: is written by {other.flag} too; give another one")
+    raise_problems("output", messages)
 
 
-def _found_in(chunk: tuple[str, ImageCheck, list[str]]) -> Found:
-    """What is to be said of some files."""
-    _, check, image_ids = chunk
-    messages, found = [], {}
-    for image_id in image_ids:
-        try:
-            if (one := check(image_id)) is not None:
-                found[image_id] = one
-        except UserError as error:
-            messages.append(str(error))
-    return messages, found
+def say_disk(args: Options, steps: Iterable[str]) -> None:
+    """Log the disk that maps need and what is free; a warning where that is too little."""
+    folders = sum(name.startswith(("make_cam", "make_recam", "import_maps")) for name in steps)
+    if not folders:
+        return
+    try:
+        ids = args.image_ids("infer")
+        sampled = random.Random(0).sample(ids, min(_SAMPLED, len(ids)))
+        classes = load_labels(args.cls_labels, sampled, args.info).rows.sum() / len(sampled)
+        height, width = np.mean([args.info.image_size(i) for i in sampled], axis=0)
+    except UserError as error:  # labels, which these steps may not need
+        log.info("the disk that maps need cannot be estimated: %s", error)
+        return
+    needed = folders * len(ids) * _MAP_BYTES * classes * height * width
+    there = next(p for p in (args.result_dir, *args.result_dir.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(there).free
+    say = log.warning if needed > free else log.info
+    say("maps need about %.2f GB of disk, %.2f GB are free in %s", needed / 1e9, free / 1e9,
+        args.result_dir)  # fmt: skip

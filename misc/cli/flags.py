@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from misc.data.registry import dataset_names, default_root, describe
-
-Add = Callable[..., argparse.Action]
+from misc.data.dataset_info import dataset_module, dataset_names
 
 # Step modules in the order of the method, with what --help says of them.
 STEPS = {
@@ -32,11 +30,9 @@ STEPS = {
     "export_masks": "   write masks, maps and labels in the formats of other programs (--export)",
 }
 # The flags of IRN for some of the steps are shorter than the names of their modules.
-_ALIASES = {
-    "make_sem_seg_labels": ("--make_sem_seg_pass",),
-    "make_recam_with_RIB": ("--make_recam_pass",),
-    "make_ins_seg_labels": ("--make_ins_seg_pass",),
-}
+_ALIASES = {"make_sem_seg_labels_pass": ["--make_sem_seg_pass"],
+            "make_recam_with_RIB_pass": ["--make_recam_pass"],
+            "make_ins_seg_labels_pass": ["--make_ins_seg_pass"]}  # fmt: skip
 IMPORTED, ALL_MAPS = "imported", "all"
 # What --recam chooses: its step, and an ending for the names of what is made from its maps.
 RECAM = {"rib": ("make_recam_with_RIB", ""), "advcam": ("make_recam_with_AdvCAM", "_adv"),
@@ -46,6 +42,7 @@ RESULT_NAMES = {
     "cam_weights_name": "res50_cam.pth", "irn_weights_name": "res50_irn.pth",
     "seg_weights_name": "deeplab_v2.pth", "plain_cam_out_dir": "cam_plain", "cam_out_dir": "cam",
     "ir_label_out_dir": "ir_label", "sem_seg_out_dir": "sem_seg", "seg_out_dir": "seg",
+    "ins_seg_out_dir": "ins_seg", "export_dir": "export",
 }  # fmt: skip
 EXPORTS = ("voc", "coco", "yolo", "soft", "onehot", "irn")
 EXPECTED = Path(__file__).resolve().parents[2] / "Demo" / "expected.json"
@@ -77,13 +74,10 @@ SEG_PRESETS = {
     "lpcam": SegPreset(20, 2, 100_000, 2e-4, 321, _FIVE, "ce"),
 }
 SEG_PRESETS_BY_DATASET = {
-    "coco14": {"rib": SegPreset(10, 1, 100_000, 2.5e-4, 481, _SEVEN, "balanced")},
+    ("coco14", "rib"): SegPreset(10, 1, 100_000, 2.5e-4, 481, _SEVEN, "balanced")
 }
 # What an option can replace, each --seg_NAME.
 REPLACEABLE = ("batch_size", "iterations", "learning_rate", "crop_size")
-
-
-# --- values -------------------------------------------------------------------------------------
 
 
 def number(kind: type, low: float, high: float = 1e9, *, open_low: bool = False) -> Callable:
@@ -96,9 +90,8 @@ def number(kind: type, low: float, high: float = 1e9, *, open_low: bool = False)
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not (low < value if open_low else low <= value) or not value <= high:
             limit = f"above {low}" if open_low else f"at least {low}"
-            raise argparse.ArgumentTypeError(
-                f"{text} is out of range: it must be {limit} and at most {high:g}"
-            )
+            limit = f"{text} is out of range: it must be {limit} and at most {high:g}"
+            raise argparse.ArgumentTypeError(limit)
         return value
 
     return parse
@@ -126,33 +119,11 @@ def boolean(text: str) -> bool:
     return values[text.lower()]
 
 
-def _check_kind(text: str) -> str:
-    if text in ("full", "quick"):
-        return text
-    return "full" if boolean(text) else ""
-
-
 def _exports(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.replace(",", " ").split()))
     if unknown := set(names) - {*EXPORTS, "all"}:
         raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(EXPORTS)}, all")
     return EXPORTS if "all" in names else names
-
-
-def _scales(text: str) -> tuple[float, ...]:
-    values = numbers(float, 0.05, 8.0)(text)
-    if values[0] != 1.0:  # RIB's early stop looks at scale 1.0 before it computes the others
-        raise argparse.ArgumentTypeError(f"{text!r} must start with 1.0")
-    if len(set(values)) != len(values):
-        raise argparse.ArgumentTypeError(f"{text!r} names a scale twice")
-    return values
-
-
-def _multiple_of_16(text: str) -> int:
-    value = number(int, 64)(text)
-    if value % 16:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be a multiple of 16")
-    return value
 
 
 count = number(int, 1)
@@ -161,273 +132,215 @@ _fraction = number(float, 0.0, 1.0)
 _positive = number(float, 0.0, open_low=True)
 _rate = number(float, 0.0, 100.0, open_low=True)  # of learning; beyond it nothing stays finite
 _processes = number(int, 1, 1024)  # of a machine; libraries crash with far more threads
-_BOOL = {"type": boolean, "nargs": "?", "const": True, "default": False, "metavar": "BOOL"}
+_BOOL = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
 _DIR, _FILE = ({"type": Path, "metavar": metavar} for metavar in ("DIR", "FILE"))
 _WEIGHTS = {"type": Path, "metavar": "FILE|NAME"}
 
 
-# --- flags: defaults that follow from tables are added to their help (_Help) ----------------------
-
-
+# Flags by group: name, kind, default and help. A kind is a parser of the value, a tuple of
+# choices, or what else argparse takes.
 # fmt: off
-def _environment(add: Add) -> None:
-    add("--device", default="auto", metavar="NAME",
-        help="auto (CUDA when there is one), cpu, cuda or cuda:N")
-    add("--num_processes", type=_processes, metavar="N",
-        help="processes that share the images of a step (default: one per GPU; on the CPU one "
-        "per core, fewer where memory is short)")
-    add("--num_workers", type=number(int, 0, 1024), metavar="N",
-        help="processes that read images ahead, for each of the above (default: 1 on the CPU, "
-        "up to 8 on a GPU; 0 reads in place)")
-    add("--num_threads", type=_processes, metavar="N",
-        help="CPU threads of each process (default: the cores, divided); on a CPU results are "
-        "bitwise identical where this number is the same, with any number of processes")
-    add("--deterministic", **_BOOL,
-        help="on a GPU take only kernels with bitwise reproducible results (slower)")
-    add("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
-        help="seed of every random draw")
-    add("--limit", type=count, metavar="N",
-        help="work on the first N images of each list only (RIB still draws its batches from "
-        "the whole training list)")
-
-
-def _dataset(add: Add) -> None:
-    add("--dataset", choices=dataset_names(), default="voc12", help="dataset")
-    for name in filter(default_root, dataset_names()):
-        add(f"--{name}_root", type=Path, default=default_root(name), metavar="DIR",
-            help="folder with JPEGImages/")
-    for role, what in (("train", "training"), ("infer", "images that get maps and pseudo masks"),
-                       ("eval", "images that are scored")):
-        add(f"--{role}_list", **_FILE, help=f"{what}; made from the root where not given")
-    add("--skip_mismatched", **_BOOL,
-        help="leave images out of the lists made here whose mask has another size; the log names "
-        "them (otherwise such an image is an error)")
-    add("--cls_labels", **_FILE,
-        help="image-level labels: .npy dict of id to multi-hot vector; made from the root where "
-        "not given")
-
-
-def _photographs(add: Add) -> None:
-    add("--root", **_DIR,
-        help="folder of the chosen --dataset; of photographs (JPEG, PNG, WebP, TIFF) in any "
-        "folders below it")
-    add("--labels", **_FILE,
-        help="image-level labels: a table (.csv: image,class;class on a line, or a column of 0 and "
-        "1 for each class), COCO's instances (.json), a folder of Pascal XML files, or the word "
-        "folders: sub-folders name the classes (default: that)")
-    add("--classes", **_FILE,
-        help="names of the classes, one a line, in the order of the labels in masks (default: "
-        "classes.txt of the root; otherwise those of the labels: columns in their order, names "
-        "in cells and folders by the alphabet)")
-    add("--masks", **_DIR,
-        help="ground truth to score with: a PNG (grey or palette) for any of the photographs, "
-        "with its name, in the same folders or in none")
-    add("--val_list", **_FILE,
-        help="photographs of the validation split, which no training sees, one a line (default: a "
-        "tenth of every class that has ten)")
-    add("--unlabelled", choices=("error", "skip"), default="error",
-        help="photographs without a row in --labels: name them and end, or leave them out, into "
-        "lists/unlabelled.txt, which --seg_list takes")
-    add("--threshold_from", choices=("train", "scored"),
-        help="has no effect: the threshold of a score is its best on the scored images")
-    add("--photo_long", type=_count_or_zero, default=640, metavar="PX",
-        help="larger photographs are shrunk to this longer side for all steps, and their masks "
-        "enlarged at the end, into RESULT_DIR/masks; 0: never")
-
-
-def _steps(add: Add) -> None:
-    add("--check", type=_check_kind, nargs="?", const="full", metavar="full|quick",
-        help="only look at everything that these steps will read, list all problems, and end, "
-        "without writing anything; quick decodes no photographs")
-    add("--recam", choices=(*RECAM, ALL_MAPS), default="rib",
-        help="maps that the later steps start from: those of RIB, of AdvCAM (with its published "
-        "thresholds), CAMs (IRN), or those of --import_maps, which chooses them by itself; each "
-        "has folders of its own. The scripts run the first three one after the other with \"all\"")
-    for name, text in STEPS.items():
-        add(f"--{name}_pass", *_ALIASES.get(name, ()), **{**_BOOL, "default": None}, help=text,
-            dest=f"{name}_pass")
-
-
-def _classifier(add: Add) -> None:
-    add("--cam_weights_name", **_FILE, help="classifier: written by 1, read by make_cam and 2")
-    add("--imagenet_weights", **_WEIGHTS,
-        help="backbone that training starts from: a file in torchvision's format, of any width, "
-        "or a classifier checkpoint; or a name to download, such as resnet101 of torchvision "
-        "(IMAGENET1K_V1) or timm:resnet50.a1_in1k (default: resnet50)")
-    add("--cam_crop_size", type=number(int, 32), default=512, metavar="PX",
-        help="crop of training images, in 1 and in RIB's batches")
-    add("--cam_long", type=numbers(int, 32, 8192, count=2), default="320,640", metavar="LO,HI",
-        help="longer side of these images, drawn between the two")
-    add("--cam_batch_size", type=count, default=16, metavar="N", help="batch size")
-    add("--cam_num_epoches", type=count, default=5, metavar="N", help="epochs")
-    add("--cam_learning_rate", type=_rate, default=0.1, metavar="X",
-        help="of the backbone; the classifier learns 10 times faster")
-    add("--cam_scales", type=_scales, default="1.0,0.5,1.5,2.0", metavar="S,S,...",
-        help="image scales whose maps are summed; those below 1.0 take no part in RIB's loss")
-    add("--max_long", type=number(int, 32), metavar="PX",
-        help="shrink what the classifier sees of larger images in make_cam and 2 to this longer "
-        "side (for CPUs); maps are still saved at the image's own size")
-    add("--precision", choices=("float32", "tf32", "bf16"),
-        help="of the networks. tf32: a GPU rounds what enters a convolution to 10 bits; bf16: the "
-        "backbone computes in bfloat16 where autocast finds that safe, weights and maps stay "
-        "float32 (default: float32; on a GPU tf32, PyTorch's own default there)")
-
-
-def _rib(add: Add) -> None:
-    add("--RIB_iter", type=count, default=10, metavar="K", help="iterations K per image")
-    add("--RIB_lr", type=number(float, 0.0, 1.0, open_low=True), metavar="X",
-        help="learning rate; classifier 10 times")
-    add("--RIB_batch_size", type=count, metavar="B", help="other images B per iteration")
-    add("--score_th", type=_fraction, metavar="TAU",
-        help="tau: pixels at or above this fraction of a map's peak are left out of the pooling")
-    add("--stop_th", type=_positive, metavar="M",
-        help="margin m: stop once the target logits sum to more")
-    add("--explode_th", type=_fraction, metavar="X",
-        help="early stop: a pixel above this fraction of the peak is covered")
-    add("--explode_ratio", type=_fraction, metavar="X",
-        help="early stop: covered fraction of the image")
-    add("--disjoint_prob", type=_fraction, default=1.0, metavar="P",
-        help="chance that a batch shares no class with the target; otherwise its images have all "
-        "of the target's classes")
-    add("--num_pooled_classes", type=_count_or_zero, metavar="N",
-        help="leave discriminative regions out for the first N classes only (20 is what the "
-        "original implementation does on COCO, 0 is global average pooling; default: all)")
-    add("--RIB_final_activation", choices=("none", "sigmoid"), default="none",
-        help="for comparison: sigmoid keeps the saturating activation, which RIB takes out, in its "
-        "loss; --stop_th, which looks at logits, then hardly ever stops")
-
-
-def _advcam(add: Add) -> None:
-    add("--adv_iter", type=count, default=27, metavar="N",
-        help="iterations; below scale 1.0 half as many")
-    add("--AD_stepsize", type=_positive, default=0.08, metavar="X", help="size of a step")
-
-
-def _scores(add: Add) -> None:
-    add("--with_crf", **_BOOL, help="the whole sequence also scores the seeds after a dense CRF")
-    add("--cam_eval_thres", type=numbers(float, 0.0, 1.0, count=2), metavar="LO,HI",
-        help="background thresholds, from LO to HI by 0.01")
-
-
-def _irn(add: Add) -> None:
-    add("--conf_fg_thres", type=_fraction, default=0.35, metavar="X",
-        help="background score of foreground labels")
-    add("--conf_bg_thres", type=_fraction, metavar="X",
-        help="background score of background labels")
-    add("--irn_weights_name", **_FILE, help="IRN: written by 5, read by 6")
-    add("--irn_crop_size", type=_multiple_of_16, default=512, metavar="PX",
-        help="crop of training images")
-    add("--irn_batch_size", type=count, default=32, metavar="N", help="batch size")
-    add("--irn_num_epoches", type=count, default=3, metavar="N", help="epochs")
-    add("--irn_learning_rate", type=_rate, default=0.1, metavar="X",
-        help="of the boundary head; the displacement head learns 10 times faster")
-    add("--irn_radius", type=number(int, 2, 32), default=10, metavar="R",
-        help="pixel pairs closer than this learn from each other")
-
-
-def _walk(add: Add) -> None:
-    add("--beta", type=number(float, 0.0, 1000.0, open_low=True), default=10.0, metavar="X",
-        help="power of the affinities")
-    add("--exp_times", type=number(int, 0, 16), default=8, metavar="N",
-        help="2^N steps of the random walk")
-    add("--seed_power", type=number(float, 0.0, 100.0, open_low=True), metavar="X",
-        help="power of the maps that start the walk")
-    add("--sem_seg_bg_thres", type=_fraction, metavar="X", help="background score of the masks")
-    add("--walk_norm", choices=("joint", "class"), default="joint",
-        help="joint: maps after the random walk are divided by the maximum over all classes "
-        "together, as in the original; class: each by its own")
-    add("--irn_pad_size", type=_count_or_zero, metavar="PX",
-        help="pad images to this size for IRN, 0: no padding")
-
-
-def _instances(add: Add) -> None:
-    add("--with_ins", **_BOOL, help="the whole sequence makes and scores instance labels too")
-    add("--ins_seg_json", **_FILE,
-        help="eval_ins_seg also writes them as COCO's JSON (category = class + 1)")
-
-
-def _segmentation(add: Add) -> None:
-    add("--with_seg", **_BOOL, help="the whole sequence runs on into 7 to 9")
-    add("--seg_preset", choices=tuple(SEG_PRESETS), default="rib",
-        help="settings of a published training, some of which the options below replace")
-    add("--seg_init", **_WEIGHTS,
-        help="backbone that 7 starts from: torchvision's format, of any width, or a file of "
-        "deeplab-pytorch; or a name, as for --imagenet_weights (default: resnet101)")
-    add("--seg_weights_name", **_FILE, help="segmentation network: written by 7, read by 8")
-    add("--seg_label_dir", **_DIR,
-        help="label PNGs to train on, of any method (default: --sem_seg_out_dir)")
-    add("--seg_list", **_FILE,
-        help="images that 8 predicts and 9 scores (default: the validation split)")
-    add("--seg_batch_size", type=count, metavar="N", help="batch size, of all processes together")
-    add("--seg_iterations", type=count, metavar="N", help="iterations")
-    add("--seg_learning_rate", type=_rate, metavar="X",
-        help="backbone; the classifiers' weights learn 10 times and their biases 20 times faster")
-    add("--seg_crop_size", type=number(int, 16), metavar="PX", help="crop of training images")
-    add("--seg_crf", choices=("none", "proper", "wrapped"), default="proper",
-        help="dense CRF of 8, written beside the predictions without it; wrapped: on the colours "
-        "that deeplab-pytorch's evaluation hands over")
-    add("--seg_scores", **_BOOL, help="8 also saves the probabilities, float16 in npz")
-    add("--seg_submission", **_FILE,
-        help="pack the predictions of 8 for the VOC test server into this .tar.gz")
-
-
-def _output(add: Add) -> None:
-    add("--result_dir", **_DIR,
-        help="everything goes here where not said otherwise (default: result/DATASET)")
-    add("--plain_cam_out_dir", **_DIR, help="maps of make_cam")
-    add("--cam_out_dir", **_DIR, help="maps of 2, read by 3, 4 and 6")
-    add("--ir_label_out_dir", **_DIR, help="IRN's training labels")
-    add("--sem_seg_out_dir", **_DIR, help="pseudo masks; coloured ones in its folder palette/")
-    add("--seg_out_dir", **_DIR, help="predictions of 8; with the CRF in DIR_crf")
-    add("--visualize", type=_count_or_zero, default=0, metavar="N",
-        help="draw the maps and masks of the first N images side by side, and the curves of the "
-        "scores, into RESULT_DIR/visualize")
-    add("--report", **_BOOL,
-        help="print the table of the scores that RESULT_DIR has, draw their curves, and end")
-    add("--report_html", **_BOOL,
-        help="write the HTML report RESULT_DIR/report.html, with the scores, curves, classes and "
-        "images; also with --report alone")
-    add("--expect", type=Path, nargs="?", const=EXPECTED, metavar="FILE",
-        help="after a run, or with --report: say whether the scores lie in the ranges of this "
-        "file, the paper's or those of the samples; exit code 1 where one does not (default of "
-        "FILE: Demo/expected.json)")
-    add("--overwrite", **_BOOL,
-        help="redo outputs that were made with other settings (otherwise that is an error)")
-
-
-def _exchange(add: Add) -> None:
-    add("--export", type=_exports, default=(), metavar="FORMAT,...",
-        help=f"write the masks as {', '.join(EXPORTS)}, or all: VOC's tree with palette PNGs, "
-        "COCO's JSON, YOLO's polygons; soft has the maps of --cam_out_dir, onehot the labels as "
-        "AFA and ToCo read them, irn maps and weights as IRN, RIB and deeplab-pytorch do")
-    add("--export_from", **_DIR,
-        help="label PNGs to export, of any method (default: --sem_seg_out_dir)")
-    add("--import_maps", **_DIR,
-        help="folder of maps of another method, from which the later steps start: .npy, .npz, .pt "
-        "or .pth files (dicts with keys, dicts of class to map, arrays C x H x W), or a PNG for "
-        "each class; they are saved in --cam_out_dir (default: RESULT_DIR/cam_imported)")
-    add("--import_keys", choices=("auto", "class", "label"), default="auto",
-        help="numbering of the classes there: class, from 0; label, from 1 with 0 for a "
-        "background, which is the first channel of an array; auto: as the image-level labels say")
-
-
-# fmt: on
 GROUPS = {
-    "environment": _environment,
-    "dataset": _dataset,
-    "your own photographs (--dataset folder)": _photographs,
-    "which steps to run (numbers: the method's order)": _steps,
-    "classifier and maps (1, make_cam)": _classifier,
-    "RIB (2)": _rib,
-    "AdvCAM (make_recam_with_AdvCAM)": _advcam,
-    "scores (3, eval_sem_seg)": _scores,
-    "inter-pixel relations (4, 5)": _irn,
-    "random walk and pseudo masks (6)": _walk,
-    "instance labels": _instances,
-    "segmentation network (7 to 9)": _segmentation,
-    "output": _output,
-    "exchange with other programs": _exchange,
+    "environment": {
+        "device": (str, "auto", "auto (CUDA when there is one), cpu, cuda or cuda:N"),
+        "num_processes": (_processes, None,
+            "processes that share the images of a step (default: one per GPU; on a CPU one per "
+            "core, fewer where memory is short)"),
+        "num_workers": (number(int, 0, 1024), None,
+            "reading processes of each of these (default: 1 on the CPU, up to 8 on a GPU; 0 reads "
+            "in place)"),
+        "num_threads": (_processes, None,
+            "CPU threads of each process (default: the cores, divided); CPU results are bitwise "
+            "identical for the same number"),
+        "deterministic": (_BOOL, False,
+            "on a GPU take only kernels with bitwise reproducible results (slower)"),
+        "seed": (number(int, 0, 2**31 - 1), 0, "seed of every random draw"),
+        "limit": (count, None,
+            "first N images of each list only (RIB draws batches from the whole training list)"),
+    },
+    "dataset": {
+        "train_list": (_FILE, None, "training images; made from the root where not given"),
+        "infer_list": (_FILE, None, "images that get maps and pseudo masks; made likewise"),
+        "eval_list": (_FILE, None, "images that are scored; made likewise"),
+        "skip_mismatched": (_BOOL, False,
+            "leave images out of lists made here whose mask has another size (otherwise an error)"),
+        "cls_labels": (_FILE, None,
+            "image-level labels: .npy dict of id to multi-hot vector; made likewise"),
+    },
+    "your own photographs (--dataset folder)": {
+        "root": (_DIR, None,
+            "folder of the chosen --dataset; of photographs (JPEG, PNG, WebP, TIFF) in any folders "
+            "below"),
+        "labels": (_FILE, None,
+            "image-level labels: a table (.csv: image,class;class on a line, or a column of 0 and "
+            "1 for each class), COCO's instances (.json), a folder of Pascal XML files, or the "
+            "word folders: sub-folders name the classes (default: that)"),
+        "classes": (_FILE, None,
+            "names of the classes, one a line, in the order of the labels in masks (default: "
+            "classes.txt of the root, or the order of the table's columns, or the alphabet)"),
+        "masks": (_DIR, None,
+            "ground truth: a PNG (grey or palette) for any of the photographs, with its name"),
+        "val_list": (_FILE, None,
+            "photographs of the validation split (default: a tenth of every class that has ten)"),
+        "unlabelled": (("error", "skip"), "error",
+            "photographs without a row in --labels: an error, or left out, into "
+            "lists/unlabelled.txt"),
+        "threshold_from": (("train", "scored"), None, argparse.SUPPRESS),  # has no effect any more
+        "photo_long": (_count_or_zero, 640,
+            "larger photographs are shrunk to this longer side, and their masks enlarged at the "
+            "end, into RESULT_DIR/masks; 0: never"),
+    },
+    "which steps to run (numbers: the method's order)": {
+        "check": ({"choices": ("full", "quick"), "nargs": "?", "const": "full"}, None,
+            "look at everything that these steps will read, list all problems, and end, without "
+            "writing anything; quick decodes no photographs"),
+        "recam": ((*RECAM, ALL_MAPS), "rib",
+            'maps that the later steps start from: RIB, AdvCAM (with its published thresholds), '
+            'CAMs (IRN), or those of --import_maps; each has folders of its own. The scripts run '
+            'the first three with "all"'),
+        **{f"{name}_pass": (_BOOL, None, text) for name, text in STEPS.items()},
+    },
+    "classifier and maps (1, make_cam)": {
+        "cam_weights_name": (_FILE, None, "classifier: written by 1, read by make_cam and 2"),
+        "imagenet_weights": (_WEIGHTS, None,
+            "backbone that training starts from: a file in torchvision's format, of any width, or "
+            "a classifier checkpoint; or a name to download: resnet101 of torchvision "
+            "(IMAGENET1K_V1), timm:resnet50.a1_in1k (default: resnet50)"),
+        "cam_crop_size": (number(int, 32), 512,
+            "crop of training images, in 1 and in RIB's batches"),
+        "cam_long": (numbers(int, 32, 8192, count=2), "320,640",
+            "longer side of these images, drawn between the two"),
+        "cam_batch_size": (count, 16, "batch size"),
+        "cam_num_epoches": (count, 5, "epochs"),
+        "cam_learning_rate": (_rate, 0.1, "of the backbone; classifier 10 times"),
+        "cam_weight_decay": (number(float, 0.0, 1.0), 1e-4, "in 1 and in RIB"),
+        "cam_scales": (numbers(float, 0.05, 8.0), "1.0,0.5,1.5,2.0",
+            "image scales whose maps are summed; those below 1.0 take no part in RIB's loss"),
+        "max_long": (number(int, 32), None,
+            "shrink larger images for the classifier in make_cam and 2 to this longer side (for "
+            "CPUs); maps keep the image's size"),
+        "precision": (("float32", "tf32", "bf16"), None,
+            "of the networks; bf16: the backbone under autocast, weights and maps stay float32 "
+            "(default: float32; on a GPU tf32, PyTorch's own default there)"),
+    },
+    "RIB (2)": {
+        "RIB_iter": (count, 10, "iterations K per image"),
+        "RIB_lr": (number(float, 0.0, 1.0, open_low=True), None,
+            "learning rate; classifier 10 times"),
+        "RIB_batch_size": (count, None, "other images B per iteration"),
+        "score_th": (_fraction, None,
+            "tau: pixels above this fraction of a map's peak are left out of the pooling"),
+        "stop_th": (_positive, None, "margin m: stop once the target logits sum to more"),
+        "explode_ratio": (_fraction, None,
+            "early stop: fraction of the image that is above 0.3 of the map's peak"),
+        "disjoint_prob": (_fraction, 1.0,
+            "chance that a batch shares no class with the image; otherwise it has all of its "
+            "classes"),
+        "num_pooled_classes": (_count_or_zero, None,
+            "leave discriminative regions out for the first N classes only (0: global average "
+            "pooling; default: all)"),
+        "RIB_final_activation": (("none", "sigmoid"), "none",
+            "for comparison: sigmoid keeps the activation that RIB takes out in its loss"),
+    },
+    "AdvCAM (make_recam_with_AdvCAM)": {
+        "adv_iter": (count, 27, "iterations; below scale 1.0 half as many"),
+    },
+    "scores (3, eval_sem_seg)": {
+        "with_crf": (_BOOL, False, "the whole sequence also scores the seeds after a dense CRF"),
+        "cam_eval_thres": (numbers(float, 0.0, 1.0, count=2), None,
+            "background thresholds, from LO to HI by 0.01"),
+    },
+    "inter-pixel relations (4, 5)": {
+        "conf_fg_thres": (_fraction, 0.35, "background score of foreground labels"),
+        "conf_bg_thres": (_fraction, None, "background score of background labels"),
+        "irn_weights_name": (_FILE, None, "IRN: written by 5, read by 6"),
+        "irn_crop_size": (number(int, 64), 512, "crop of training images"),
+        "irn_batch_size": (count, 32, "batch size"),
+        "irn_num_epoches": (count, 3, "epochs"),
+        "irn_learning_rate": (_rate, 0.1, "of the boundary head; displacement head 10 times"),
+        "irn_weight_decay": (number(float, 0.0, 1.0), 1e-4, "of both heads"),
+        "irn_radius": (number(int, 2, 32), 10,
+            "pixel pairs closer than this learn from each other"),
+    },
+    "random walk and pseudo masks (6)": {
+        "beta": (number(float, 0.0, 1000.0, open_low=True), 10.0, "power of the affinities"),
+        "exp_times": (number(int, 0, 16), 8, "2^N steps of the random walk"),
+        "seed_power": (number(float, 0.0, 100.0, open_low=True), None,
+            "power of the maps that start the walk"),
+        "sem_seg_bg_thres": (_fraction, None, "background score of the masks"),
+        "walk_norm": (("joint", "class"), "joint",
+            "maps after the random walk are divided by the maximum over all classes together, as "
+            "in the original, or each by its own"),
+        "irn_pad_size": (_count_or_zero, None, "pad images to this size for IRN, 0: no padding"),
+    },
+    "instance labels": {
+        "with_ins": (_BOOL, False, "the whole sequence makes and scores instance labels too"),
+        "ins_seg_bg_thres": (_fraction, 0.25, "background score of instance labels"),
+        "ins_seg_json": (_FILE, None,
+            "eval_ins_seg also writes them as COCO's JSON (category = class + 1)"),
+    },
+    "segmentation network (7 to 9)": {
+        "with_seg": (_BOOL, False, "the whole sequence runs on into 7 to 9"),
+        "seg_preset": (tuple(SEG_PRESETS), "rib",
+            "settings of a published training; the options below replace some of them"),
+        "seg_init": (_WEIGHTS, None,
+            "backbone that 7 starts from: torchvision's format, of any width, or "
+            "deeplab-pytorch's; or a name, as for --imagenet_weights (default: resnet101)"),
+        "seg_weights_name": (_FILE, None, "segmentation network: written by 7, read by 8"),
+        "seg_label_dir": (_DIR, None,
+            "label PNGs to train on, of any method (default: --sem_seg_out_dir)"),
+        "seg_list": (_FILE, None,
+            "images that 8 predicts and 9 scores (default: the validation split)"),
+        "seg_batch_size": (count, None, "batch size, of all processes together"),
+        "seg_iterations": (count, None, "iterations"),
+        "seg_learning_rate": (_rate, None,
+            "of the backbone; classifiers: weights 10 times, biases 20 times"),
+        "seg_crop_size": (number(int, 16), None, "crop of training images"),
+        "seg_crf": (("none", "proper", "wrapped"), "proper",
+            "dense CRF of 8, beside the predictions without it; wrapped: on the colours of "
+            "deeplab-pytorch's evaluation"),
+        "seg_submission": (_FILE, None,
+            "pack the predictions of 8 for the VOC test server into this .tar.gz"),
+    },
+    "output": {
+        "result_dir": (_DIR, None,
+            "everything goes here where not said otherwise (default: result/DATASET)"),
+        "plain_cam_out_dir": (_DIR, None, "maps of make_cam"),
+        "cam_out_dir": (_DIR, None, "maps of 2, read by 3, 4 and 6"),
+        "ir_label_out_dir": (_DIR, None, "IRN's training labels"),
+        "sem_seg_out_dir": (_DIR, None, "pseudo masks; coloured ones in its folder palette/"),
+        "ins_seg_out_dir": (_DIR, None, "instance labels"),
+        "seg_out_dir": (_DIR, None, "predictions of 8; with the CRF in DIR_crf"),
+        "visualize": (_count_or_zero, 0,
+            "draw maps and masks of the first N images, and the curves of the scores, into "
+            "RESULT_DIR/visualize"),
+        "report": (_BOOL, False,
+            "print the table of RESULT_DIR's scores, draw their curves, and end"),
+        "report_html": (_BOOL, False,
+            "write RESULT_DIR/report.html with scores, curves, classes and images; also with "
+            "--report alone"),
+        "expect": ({**_FILE, "nargs": "?", "const": EXPECTED}, None,
+            "say whether the scores lie in the ranges of this file (Demo/expected.json), the "
+            "paper's or those of the samples; exit code 1 where one does not"),
+        "overwrite": (_BOOL, False,
+            "redo outputs that were made with other settings (otherwise that is an error)"),
+    },
+    "exchange with other programs": {
+        "export": (_exports, (),
+            "masks as voc (palette PNGs), coco (JSON), yolo (polygons); maps of --cam_out_dir as "
+            "soft, or with weights as irn; labels as onehot, which AFA and ToCo read; or all"),
+        "export_from": (_DIR, None,
+            "label PNGs to export, of any method (default: --sem_seg_out_dir)"),
+        "import_maps": (_DIR, None,
+            "maps of another method, from which the later steps start, into --cam_out_dir: .npy, "
+            ".npz, .pt or .pth files (dicts with keys, dicts of class to map, arrays C x H x W), "
+            "or a PNG for each class"),
+        "import_keys": (("auto", "class", "label"), "auto",
+            "numbering of classes there: class, from 0; label, from 1 after the background; auto: "
+            "class, and what could be either is refused"),
+    },
 }
+# fmt: on
 
 
 class _Help(argparse.HelpFormatter):
@@ -435,13 +348,11 @@ class _Help(argparse.HelpFormatter):
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=100)
-        infos = [describe(name, Path()) for name in dataset_names() if default_root(name)]
+        modules = map(dataset_module, dataset_names())
+        infos = [module.describe(Path()) for module in modules if module.DEFAULT_ROOT]
         self._defaults = {name: f"RESULT_DIR/{file}" for name, file in RESULT_NAMES.items()}
         for name in infos[0].defaults:
-            values = {info.name: str(info.defaults[name]) for info in infos}
-            same = len(set(values.values())) == 1
-            each = ", ".join(f"{dataset} {value}" for dataset, value in values.items())
-            self._defaults[name] = values[infos[0].name] if same else each
+            self._defaults[name] = ", ".join(f"{i.name} {i.defaults[name]}" for i in infos)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, usual = action.help, self._defaults.get(action.dest, action.default)
@@ -470,5 +381,15 @@ def build_parser() -> argparse.ArgumentParser:
         "*_pass option the whole sequence runs; with some, exactly those steps.",
     )
     for title, options in GROUPS.items():
-        options(parser.add_argument_group(title).add_argument)
+        add = parser.add_argument_group(title).add_argument
+        if title == "dataset":
+            add("--dataset", choices=dataset_names(), default="voc12", help="dataset")
+            roots = {name: dataset_module(name).DEFAULT_ROOT for name in dataset_names()}
+            for name in filter(roots.get, roots):
+                add(f"--{name}_root", **_DIR, default=roots[name], help="folder of images")
+        for name, (kind, default, text) in options.items():
+            known = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+            known = kind if isinstance(kind, dict) else known
+            flags = (f"--{name}", *_ALIASES.get(name, ()))
+            add(*flags, **known, default=default, help=text, dest=name)
     return parser

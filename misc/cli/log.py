@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import logging
-import stat
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -13,7 +12,6 @@ from misc.cli.options import Options
 from misc.errors import UserError
 from misc.runtime.devices import machine
 from misc.storage.manifest import make_writable
-from misc.storage.outputs import Output
 
 log = logging.getLogger("run_sample")
 
@@ -29,16 +27,8 @@ class _LogFile(logging.FileHandler):
         raise
 
 
-def log_file(args: Options) -> Output:
-    """Where the log goes."""
-    return Output("--result_dir", args.log_name, is_file=True)
-
-
 def start_log(args: Options, first_rank: bool) -> None:
-    """Log to the screen and to a file; the file gets all options, the screen those that differ.
-
-    Of several ranks the first does; the others show warnings only.
-    """
+    """Log to the screen and, with all options, to a file; other ranks show warnings only."""
     if not first_rank:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
         return
@@ -51,20 +41,20 @@ def start_log(args: Options, first_rank: bool) -> None:
         raise UserError(
             f"{args.log_name}: cannot be written ({error.strerror}); give another --result_dir"
         ) from None
-    form = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
-    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **form)
+    shown = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **shown)
     handlers[0].setLevel(logging.INFO)
     log.setLevel(logging.DEBUG)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
-    if args.log_name.stat().st_size == 0:
-        handlers[1].stream.write(f"{LOG_MARK}\n")
+    if file.stream.tell() == 0:
+        file.stream.write(f"{LOG_MARK}\n")
     log.debug("all options: %s", json.dumps(args.plain(), default=str))
     log.debug("machine: %s", json.dumps(machine()))
     log.info("options: %s", json.dumps(args.changed(), default=str))
 
 
 def log_to_screen() -> None:
-    """Messages alone, on the screen alone."""
+    """Show messages alone, on the screen alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=_screen(), force=True)
 
 
@@ -77,13 +67,11 @@ def _screen() -> TextIO:
 
 def require_log(path: Path) -> None:
     """Raise UserError where a file is not a log of this program."""
-    mode = path.stat().st_mode if path.exists() else 0
-    if stat.S_ISREG(mode) and path.stat().st_size:
-        with open(path, "rb") as file:
-            if file.read(len(LOG_MARK)) == LOG_MARK.encode():
-                return
-    elif not mode or stat.S_ISREG(mode):
+    if not path.exists():
         return
-    raise UserError(
-        f"{path}: is not a log of this program; move it away, or give another --result_dir"
-    )
+    if path.is_file():
+        with open(path, "rb") as file:
+            if file.read(len(LOG_MARK)) in (b"", LOG_MARK.encode()):
+                return
+    advice = "move it away, or give another --result_dir"
+    raise UserError(f"{path}: is not a log of this program; {advice}")

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 from misc.cli import flags
 from misc.cli.flags import ALL_MAPS, IMPORTED, RECAM, STEPS, SegPreset, build_parser
-from misc.data.dataset_info import DatasetInfo, read_image_list
-from misc.data.registry import dataset_names, describe, own_options
+from misc.data import dataset_info
+from misc.data.dataset_info import DatasetInfo, dataset_names, own_options
 from misc.errors import UserError
 from misc.runtime.processes import Resources, announced_ranks
 from misc.storage.files import reason
@@ -23,32 +23,27 @@ LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset 
 OBJECT_MASKS = "SegmentationObject"  # folder of the root with masks of the objects
 # Numbers of the papers that no flag changes; manifests have them all the same.
 _PUBLISHED = {
-    "cam_weight_decay": 1e-4, "irn_weight_decay": 1e-4, "walk_radius": 5, "ins_seg_bg_thres": 0.25,
-    "seg_flip": False, "AD_coeff": 7.0, "AD_score_th": 0.5,
+    "explode_th": 0.3, "AD_coeff": 7.0, "AD_stepsize": 0.08, "AD_score_th": 0.5, "walk_radius": 5,
 }  # fmt: skip
-# Steps that run where they are asked for, by name or all together by --with_seg, ...
-CRF_STEPS, INS_STEPS = ("eval_seed_crf",), ("make_ins_seg_labels", "eval_ins_seg")
 SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
-_OPTIONAL = (
-    "make_recam_with_AdvCAM", "import_maps", *CRF_STEPS, *INS_STEPS, *SEG_STEPS, "export_masks"
-)  # fmt: skip
+# Steps that an option asks for, beside their own flag; the others are the whole sequence.
+_ASKED_BY = {"with_crf": ("eval_seed_crf",), "with_ins": ("make_ins_seg_labels", "eval_ins_seg"),
+             "with_seg": SEG_STEPS, "export": ("export_masks",)}  # fmt: skip
+_OPTIONAL = {"make_recam_with_AdvCAM", "import_maps", *(s for of in _ASKED_BY.values() for s in of)}
 # Ending of the methods in the table of scores that are made from these maps.
 ROW_ENDING = {"rib": "", "advcam": ", AdvCAM", "none": ", CAM", IMPORTED: ", imported"}
 SEQUENCE = tuple(name for name in STEPS if name not in _OPTIONAL)
 _SHARED = ("cam_batch_size", "irn_batch_size", "seg_batch_size")  # each process has a part
 _MAPS_ALONE = ("cam_weights_name", "plain_cam_out_dir", "cam_out_dir")  # one for every --recam
-_LISTS = ("train_list", "infer_list", "eval_list", "seg_list")
-_NO_OPTIONS = ("info", "given", "said", "brought", "fitted")
+LISTS = ("train_list", "infer_list", "eval_list", "seg_list")
 _LOOKED_AT = 1000  # images of the validation split on which a classifier is scored
 
 
 class Options(SimpleNamespace):
     """The options of a run, read-only: what is logged is what is used.
 
-    Beside the flags: `info` (DatasetInfo), `list_dir` (where lists are made), `said` (names of the
-    options in the command line), `given` (of those with another value than their default),
-    `brought` (of those that name a place of the user's own), and `fitted` (defaults that were
-    computed from the photographs).
+    Beside the flags: `info`, names of options (`said` in the command line, `given` other than the
+    default, `brought`: a place of the user's own) and defaults fitted to photographs (`fitted`).
     """
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -60,7 +55,8 @@ class Options(SimpleNamespace):
 
     def plain(self) -> dict[str, object]:
         """Return option values by name, for the log."""
-        return {k: v for k, v in sorted(vars(self).items()) if k not in _NO_OPTIONS}
+        others = ("info", "given", "said", "brought", "fitted")
+        return {k: v for k, v in sorted(vars(self).items()) if k not in others}
 
     def changed(self) -> dict[str, object]:
         """Return the options that were given with another value than their default, as JSON."""
@@ -68,10 +64,7 @@ class Options(SimpleNamespace):
         return json.loads(json.dumps(given, default=str))
 
     def settings(self, *names: str) -> dict[str, object]:
-        """Return the named options as plain data for a folder's manifest.
-
-        With "dataset" come those by which it reads its images, where it has any.
-        """
+        """Return the named options for a manifest; with "dataset", how it reads its images."""
         plain = {name: as_plain(getattr(self, name)) for name in names}
         return plain | (self.info.read_as() if "dataset" in names else {})
 
@@ -85,16 +78,11 @@ class Options(SimpleNamespace):
         if not self.info.mask_dirs:
             raise UserError("--masks: is not given, so there is nothing to score with; give it")
         ids = self.image_ids("eval", limited=False)
-        if self.limit is None:
-            return ids
-        with_maps = set(self.image_ids("infer"))
-        chosen = tuple(image_id for image_id in ids if image_id in with_maps)
-        if not chosen:
-            raise UserError(
-                f"--limit {self.limit}: none of these images is in the evaluation "
-                f"list {self.eval_list}; give a larger limit"
-            )
-        return chosen
+        with_maps = set(ids if self.limit is None else self.image_ids("infer"))
+        if with_maps.isdisjoint(ids):
+            where = f"the evaluation list {self.eval_list}"
+            raise UserError(f"--limit {self.limit}: no image is in {where}; give a larger limit")
+        return tuple(image_id for image_id in ids if image_id in with_maps)
 
     def held_out_ids(self) -> tuple[str, ...]:
         """Return images that are in no training, to score the classifier on; () without any."""
@@ -106,7 +94,7 @@ class Options(SimpleNamespace):
 
     def made_lists(self) -> list[Path]:
         """Return the lists and labels that were not given, and are made in `list_dir`."""
-        used = (self.train_list, self.infer_list, self.eval_list, self.seg_list, self.cls_labels)
+        used = (getattr(self, name) for name in (*LISTS, "cls_labels"))
         return [path for path in used if path.parent == self.list_dir]
 
     def with_list_dir(self, folder: Path) -> "Options":
@@ -127,105 +115,93 @@ class Options(SimpleNamespace):
 
     @property
     def resources(self) -> Resources:
-        """What the run may use of the machine."""
-        return _resources(self)
+        """The part of the machine that the run may use."""
+        return Resources(**{f.name: getattr(self, f.name) for f in fields(Resources)})
 
 
 @functools.lru_cache
 def _read_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
-    return read_image_list(path, info)
+    return dataset_info.read_image_list(path, info)
 
 
 def _preset(args: SimpleNamespace) -> SegPreset:
-    return {**flags.SEG_PRESETS, **flags.SEG_PRESETS_BY_DATASET.get(args.dataset, {})}[
-        args.seg_preset
-    ]
-
-
-def _resources(args: SimpleNamespace) -> Resources:
-    return Resources(**{f.name: getattr(args, f.name) for f in fields(Resources)})
+    own = flags.SEG_PRESETS_BY_DATASET.get((args.dataset, args.seg_preset))
+    return own or flags.SEG_PRESETS[args.seg_preset]
 
 
 def as_plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-# --- from a command line to options -------------------------------------------------------------
-
-
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Return the options of a command line; wrong ones end the program with exit code 2."""
     _read_list.cache_clear()  # an earlier run in this process may have seen other lists
+    parser, recorded = build_parser(), {}
+    defaults = vars(parser.parse_args([]))
+    said = _said(parser, argv, defaults)
     try:
-        return _parsed(sys.argv[1:] if argv is None else argv)
+        if said.get("report") and "result_dir" in said:
+            recorded = _said(parser, _recorded_words(said), defaults)
+        args = SimpleNamespace(**{**defaults, **recorded, **said}, **_PUBLISHED, said=tuple(said))
+        args.given = tuple(n for n in defaults if getattr(args, n) != defaults[n])
+        if args.recam == ALL_MAPS:
+            raise UserError(f"argument --recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; say one")
+        if args.import_maps and "recam" not in said:
+            args.recam = IMPORTED
+        if args.import_maps and args.recam != IMPORTED:
+            raise UserError(f"argument --import_maps: needs --recam {IMPORTED}, not {args.recam}")
+        args.info = _described(args)
+        _fill_places(args, said)
+        _fill_defaults(args, args.info)
+        _require_fitting(args)
+        return Options(**vars(args))
     except UserError as error:
         print(*(f"error: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
         sys.exit(2)
 
 
-def _parsed(argv: Sequence[str]) -> Options:
-    parser = build_parser()
-    defaults = vars(parser.parse_args([]))
-    said = _said(parser, argv, defaults)
-    recorded = {}
-    if said.get("report") and "result_dir" in said:
-        recorded = _said(parser, recorded_words(said), defaults)
-    values = {**defaults, **recorded, **said}
-    args = SimpleNamespace(**values, **_PUBLISHED, said=tuple(said))
-    args.given = tuple(name for name, value in values.items() if value != defaults[name])
-    if args.recam == ALL_MAPS:
-        raise UserError(f"--recam: {ALL_MAPS} is for get_pseudo_gt_*.sh; here, say one")
-    if args.import_maps and "recam" not in said:
-        args.recam = IMPORTED
-    if args.import_maps and args.recam != IMPORTED:
-        raise UserError(f"--import_maps: needs --recam {IMPORTED}, not {args.recam}")
-    args.info = _described(args, said)
-    _fill_places(args, said)
-    _fill_defaults(args, args.info)
-    _require_fitting(args)
-    return Options(**vars(args))
-
-
-def _said(
-    parser: argparse.ArgumentParser, argv: Sequence[str], defaults: Mapping[str, object]
-) -> dict[str, object]:
-    """What a command line says, without the defaults."""
-    # The parser fills in no default of what is there.
+def _said(parser: argparse.ArgumentParser, argv: Sequence[str] | None, defaults: dict) -> dict:
+    """Values that a command line says: the parser fills in no default of what is there."""
     found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults)))
     return {name: value for name, value in vars(found).items() if value is not None}
 
 
-def _described(args: SimpleNamespace, said: Mapping[str, object]) -> DatasetInfo:
+def _described(args: SimpleNamespace) -> DatasetInfo:
     """The dataset's description; UserError for what is wrong with its root or labels."""
     own = own_options(args.dataset)
     others = {name for other in dataset_names() for name in own_options(other)} - {*own}
     if wrong := sorted(others & set(args.given)):
-        raise UserError(f"--{wrong[0]}: is for --dataset folder")
+        raise UserError(f"argument --{wrong[0]}: is for --dataset folder")
     root_name = f"{args.dataset}_root"
     root = args.root or getattr(args, root_name, None)
     if not root:
-        raise UserError(f"--root: give the folder of the photographs (--dataset {args.dataset})")
+        raise UserError(
+            f"argument --root: give the folder of the photographs (--dataset {args.dataset})"
+        )
     if hasattr(args, root_name):
         setattr(args, root_name, root)
     # The table of a report needs no file of the dataset.
     table_alone = args.report and not args.report_html
-    return describe(args.dataset, root, **{n: getattr(args, n) for n in own if not table_alone})
+    given = {name: getattr(args, name) for name in own if not table_alone}
+    return dataset_info.dataset_module(args.dataset).describe(root, **given)
 
 
 def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
     """Fill in where everything is that was not said, and `brought`."""
     info, ending = args.info, RECAM[args.recam][1]
-    args.result_dir = args.result_dir or _usual_folder(info.root) / "result" / info.result_name
-    args.log_name, args.export_dir = args.result_dir / "run.log", args.result_dir / "export"
-    args.list_dir, args.adv_cam_out_dir = args.result_dir / LIST_FOLDER, args.result_dir / "cam_adv"
-    args.ins_seg_out_dir = args.result_dir / f"ins_seg{ending}"
+    here, root = Path.cwd(), info.root.resolve()
+    # Where the user stands; beside the photographs where that is among them.
+    beside = Path(os.path.relpath(root.parent)) if root in (here, *here.parents) else Path()
+    args.result_dir = args.result_dir or beside / "result" / info.result_name
+    args.log_name, args.list_dir = args.result_dir / "run.log", args.result_dir / LIST_FOLDER
+    args.adv_cam_out_dir = args.result_dir / "cam_adv"
     usual = {}
     for name, file in flags.RESULT_NAMES.items():
         path = args.result_dir / file
         usual[name] = path if name in _MAPS_ALONE else path.with_stem(f"{path.stem}{ending}")
     infer = info.infer_split or info.train_split
     splits = (info.train_split, infer, info.eval_split, info.seg_split)
-    usual |= {n: args.list_dir / f"{s}.txt" for n, s in zip(_LISTS, splits, strict=True)}
+    usual |= {n: args.list_dir / f"{s}.txt" for n, s in zip(LISTS, splits, strict=True)}
     usual["cls_labels"] = args.list_dir / info.label_file
     usual["cam_out_dir"] = {
         "rib": usual["cam_out_dir"],
@@ -236,40 +212,36 @@ def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
     masks = args.sem_seg_out_dir or usual["sem_seg_out_dir"]
     usual |= {"seg_label_dir": masks, "export_from": masks, "result_dir": args.result_dir}
     for name, path in usual.items():
-        setattr(args, name, getattr(args, name) or path)
+        setattr(args, name, getattr(args, name, None) or path)
     if args.recam == "advcam":
         args.adv_cam_out_dir = args.cam_out_dir
     args.brought = tuple(n for n, v in said.items() if isinstance(v, Path) and v != usual.get(n))
 
 
-def _usual_folder(root: Path) -> Path:
-    """The folder in which the user stands; the one around the dataset where that is inside it."""
-    here, root = Path.cwd(), root.resolve()
-    return Path(os.path.relpath(root.parent)) if root in (here, *here.parents) else Path()
-
-
 def _fill_defaults(args: SimpleNamespace, info: DatasetInfo) -> None:
     """Fill in what depends on the machine, --recam, --seg_preset and the dataset."""
-    args.precision = args.precision or _usual_precision(args)
+    if args.precision is None and args.device != "cpu":
+        # Here, since --help is to load no torch.
+        from misc.runtime.devices import uses_cuda
+
+        args.precision = "tf32" if uses_cuda(Resources(device=args.device)) else None
+    args.precision = args.precision or "float32"
     usual = {f"seg_{name}": getattr(_preset(args), name) for name in flags.REPLACEABLE}
     usual |= {**info.defaults, **info.recam_defaults.get(args.recam, {})}
     for name, value in usual.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    args.fitted = _fitted_defaults(args, info)
-    for name, value in args.fitted.items():
+    # What fits the photographs is recorded: one photograph more does not change all results.
+    recorded = {} if args.overwrite else read_manifest(args.list_dir) or {}
+    same = (recorded.get("dataset"), recorded.get("root")) == (info.name, str(info.root.resolve()))
+    args.fitted = dict(info.replaced_defaults)
+    for name, value in info.replaced_defaults.items():
+        old = recorded.get(default_key(name)) if same else None
+        old = tuple(old) if isinstance(old, list) else old
+        args.fitted[name] = value = old if isinstance(old, type(value)) else value
         of_preset = name.startswith("seg_") and "seg_preset" in args.said
         if name not in args.said and not of_preset:
             setattr(args, name, max(value, announced_ranks()) if name in _SHARED else value)
-
-
-def _usual_precision(args: SimpleNamespace) -> str:
-    if args.device == "cpu":
-        return "float32"
-    # Here, since --help is to load no torch.
-    from misc.runtime.devices import uses_cuda
-
-    return "tf32" if uses_cuda(_resources(args)) else "float32"
 
 
 def _require_fitting(args: SimpleNamespace) -> None:
@@ -277,90 +249,61 @@ def _require_fitting(args: SimpleNamespace) -> None:
     for name in ("cam_long", "cam_eval_thres"):
         low, high = getattr(args, name)
         if low > high:
-            raise UserError(f"--{name}: {low},{high}: the first number is the smaller one")
+            raise UserError(f"argument --{name}: {low},{high}: the first number is the smaller one")
+    if args.cam_scales[0] != 1.0 or len(set(args.cam_scales)) < len(args.cam_scales):
+        # RIB's early stop looks at scale 1.0 before it computes the others.
+        raise UserError("argument --cam_scales: must start with 1.0, and have no scale twice")
+    if args.irn_crop_size % 16:
+        raise UserError(f"argument --irn_crop_size: {args.irn_crop_size} must be a multiple of 16")
     if args.conf_fg_thres < args.conf_bg_thres:
-        raise UserError(
-            f"--conf_fg_thres: {args.conf_fg_thres} is below --conf_bg_thres "
-            f"{args.conf_bg_thres}, so that pixels would be confident of both"
-        )
+        below = f"{args.conf_fg_thres} is below --conf_bg_thres {args.conf_bg_thres}"
+        raise UserError(f"argument --conf_fg_thres: {below}, so that pixels would have both labels")
     if args.irn_crop_size // 4 < 2 * args.irn_radius - 1:  # stride 4: no pixel would have pairs
-        raise UserError(f"--irn_crop_size: {args.irn_crop_size} is too small for --irn_radius")
-
-
-# --- what a result folder records ---------------------------------------------------------------
-
-
-def _fitted_defaults(args: SimpleNamespace, info: DatasetInfo) -> dict[str, object]:
-    """Defaults that are computed from the photographs, as a result folder's first run had them.
-
-    So one photograph more does not change them, and with them all results. --overwrite computes
-    them anew.
-    """
-    recorded = {} if args.overwrite else read_manifest(args.list_dir) or {}
-    if (recorded.get("dataset"), recorded.get("root")) != (info.name, str(info.root.resolve())):
-        return dict(info.replaced_defaults)
-    fitted = {}
-    for name, value in info.replaced_defaults.items():
-        old = recorded.get(default_key(name))
-        old = tuple(old) if isinstance(old, list) else old
-        fitted[name] = old if isinstance(old, type(value)) else value
-    return fitted
+        raise UserError(
+            f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
+        )
 
 
 def default_key(name: str) -> str:
-    """Return the name of a computed default in the manifest of a result folder."""
-    return f"default {name}"
+    return f"default {name}"  # in the manifest of a result folder
 
 
-def recorded_words(said: Mapping[str, object]) -> list[str]:
-    """Return the options, as words of a command line, that describe the dataset of --result_dir.
+def _recorded_words(said: Mapping[str, object]) -> list[str]:
+    """The options, as words of a command line, that describe the dataset of --result_dir.
 
-    Raises UserError for one in the command line that contradicts what is recorded, and for a page
-    of a folder that records nothing where nothing was said.
+    Raises UserError for one that is said and contradicts them, and for a report in HTML where
+    nothing says the dataset.
     """
-    folder = said["result_dir"]
-    recorded = read_manifest(folder / LIST_FOLDER) or {}
+    where = f"--result_dir {said['result_dir']}"
+    recorded = read_manifest(said["result_dir"] / LIST_FOLDER) or {}
     dataset, root = recorded.get("dataset"), recorded.get("root")
     if dataset not in dataset_names() or not isinstance(root, str):
         if said.get("report_html") and not any(n == "dataset" or n.endswith("root") for n in said):
-            raise UserError(
-                f"--result_dir {folder}: does not say which dataset its results are of; "
-                "give --dataset and --root"
-            )
+            lacks = "does not say which dataset its results are of"
+            raise UserError(f"{where}: {lacks}; give --dataset and --root")
         return []
     known = {name: recorded.get(name) for name in ("dataset", "root", *own_options(dataset))}
     for name, given in said.items():
         own = "root" if name == f"{dataset}_root" else name
+        places = [given, str(given), str(given.resolve()) if isinstance(given, Path) else given]
         moved = own == "root" and not Path(root).exists()
-        if own in known and not moved:
-            _require_same(folder, name, given, known[own])
+        if own in known and not moved and known[own] not in places:
+            other = "another one" if known[own] is None else reason(known[own])
+            raise UserError(f"--{name} {given}: {where} was made with {other}; leave --{name} out")
     return [f"--{n}={v}" for n, v in known.items() if v is not None and n not in said]
 
 
-def _require_same(folder: Path, name: str, given: object, recorded: object) -> None:
-    place = str(given.resolve()) if isinstance(given, Path) else given
-    if recorded not in (given, place, str(given)):
-        raise UserError(
-            f"--{name} {given}: --result_dir {folder} was made with "
-            f"{'another one' if recorded is None else reason(recorded)}; leave --{name} out"
-        )
-
-
-# --- which steps --------------------------------------------------------------------------------
-
-
 def chosen_steps(args: Options) -> list[str]:
-    """Return names of the steps to run: those given as true, or all that were not given as false.
+    """Return the steps to run: those given as true, or all that were not given as false.
 
     Without any *_pass option the classifier is trained only where no checkpoint was named.
-    Raises UserError where no step is left.
     """
-    flags = {name: getattr(args, f"{name}_pass") for name in STEPS}
-    if any(flags.values()):
-        return [name for name in STEPS if flags[name]]
+    passes = {name: getattr(args, f"{name}_pass") for name in STEPS}
+    if any(passes.values()):
+        return [name for name in STEPS if passes[name]]
     asked = set(SEQUENCE) - {"make_recam_with_RIB"} | {RECAM[args.recam][0]}
-    asked |= set(CRF_STEPS if args.with_crf else ()) | set(INS_STEPS if args.with_ins else ())
-    asked |= set(SEG_STEPS if args.with_seg else ()) | set(("export_masks",) if args.export else ())
+    for option, names in _ASKED_BY.items():
+        asked |= set(names if getattr(args, option) else ())
     if args.recam == IMPORTED:  # nothing then needs the classifier
         asked -= {"train_cam", "make_cam"}
     root = args.info.root
@@ -370,16 +313,10 @@ def chosen_steps(args: Options) -> list[str]:
         asked = {name for name in asked if not str(name).startswith("eval_")}
     if "cam_weights_name" in args.given:
         asked.discard("train_cam")
-    steps = [name for name in STEPS if name in asked and flags[name] is not False]
+    steps = [name for name in STEPS if name in asked and passes[name] is not False]
     if not steps:
         raise UserError("all steps are disabled (--*_pass False); leave one of these options out")
     return steps
-
-
-def unread_lists(args: Options, steps: Mapping[str, ModuleType]) -> list[str]:
-    """Return the options of lists that were given and that none of these steps reads."""
-    read = {f"{role}_list" for step in steps.values() for role in step.LISTS}
-    return [f"--{name}" for name in _LISTS if name in args.given and name not in read]
 
 
 def print_given() -> None:

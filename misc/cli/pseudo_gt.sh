@@ -20,7 +20,7 @@ show_help() {
     done
 }
 
-# Runs the pipeline on the real dataset, or on a small drawn sample where that is not there.
+# Runs the pipeline on the real dataset, or on a small synthetic sample where that is not there.
 #   pseudo_gt DATASET REAL_ROOT LAYOUT CLASSIFIER ADVICE [options of run_sample.py]
 # REAL_ROOT and CLASSIFIER are below the project. LAYOUT and CLASSIFIER are those of the sample;
 # ADVICE says where the real data comes from. The array SAMPLE_OPTIONS has what else it needs.
@@ -42,10 +42,10 @@ pseudo_gt() {
         return
     fi
     local name=sample_$dataset
-    echo "$own$real_root is not here: running on a small drawn sample instead, into result/$name/."
+    echo "$own$real_root is not here: running on a small synthetic sample instead, into result/$name/."
     echo "$advice, or say --${dataset}_root DIR. The README has the details."
     (cd "$project" && "$PYTHON" -m Dataset.make_sample --layout "$layout" --out "Dataset/$name")
-    # The sample's images are small and few and its classifier thin (width 16), hence these sizes.
+    # The sample's images are small and few and its classifier is of width 16, hence these sizes.
     # Stride 16 is coarse for them: their maps spread wider, so background scores are higher.
     local options=(--dataset "$dataset"
         "--${dataset}_root" "${own}Dataset/$name" --result_dir "${own}result/$name" \
@@ -66,7 +66,7 @@ pseudo_gt() {
     run_maps "${options[@]}" "$@"
 }
 
-# Runs the pipeline, with --recam all on plain maps, AdvCAM's and RIB's one after the other: what
+# Runs the pipeline, with --recam all on CAMs, AdvCAM's and RIB's one after the other: what
 # has one place for all, such as the masks of photographs, is RIB's in the end.
 run_maps() {
     if [[ " $given " == *" recam=all "* ]]; then

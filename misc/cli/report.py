@@ -1,86 +1,76 @@
-"""The table and the curves of a result folder, from its scores.json alone."""
+"""The table of a result folder's scores, and how they compare with those that are expected."""
 
+import json
 import logging
+from pathlib import Path
 
 from misc.cli.options import IMPORTED, ROW_ENDING, Options
-from misc.errors import UserError, counted
+from misc.errors import NotReproducedError, UserError, counted
+from misc.runtime import distributed
+from misc.storage.files import read_bytes, reason
 from misc.storage.scores import NAME, load_scores
 
 log = logging.getLogger(__name__)
 
-# Rows of the table in the order of the method.
+# Methods of the table in the order of the paper.
 BOUND = "upper bound"
 _MAPS = ("none", "advcam", "rib", IMPORTED)
-_SEEDS = [
-    f"{maps} seed{crf}" for maps in ("CAM", "AdvCAM", "RIB", IMPORTED) for crf in ("", " + CRF")
-]
+_CRF = ("", " + CRF")
+_SEEDS = [f"{maps} seed{crf}" for maps in ("CAM", "AdvCAM", "RIB", IMPORTED) for crf in _CRF]
 _OTHERS = [
     f"{what}{ROW_ENDING[maps]}"
     for what in ("pseudo masks", "instances AP50", "instances AP75")
     for maps in _MAPS
 ]
 _TRAINED = [f"segmentation{ROW_ENDING[maps]}" for maps in _MAPS]
-_NETWORKS = [f"{network}{crf}" for network in (*_TRAINED, BOUND) for crf in ("", " + CRF")]
-ROWS = (*_SEEDS, *_OTHERS, *_NETWORKS)
+ROWS = (*_SEEDS, *_OTHERS, *(f"{network}{crf}" for network in (*_TRAINED, BOUND) for crf in _CRF))
+
+_MADE_BY = "RIB expected scores"
+_MAX_BYTES = 16 << 20
 
 
 def print_report(args: Options) -> None:
     """Print the table; UserError where nothing was scored yet."""
     rows = load_scores(args.result_dir)
     if not rows:
-        raise UserError(
-            f"{args.result_dir / NAME}: no scores yet; run --eval_cam_pass or --eval_sem_seg_pass"
-        )
+        advice = "run --eval_cam_pass or --eval_sem_seg_pass"
+        raise UserError(f"{args.result_dir / NAME}: no scores yet; {advice}")
     log.info("\n%s", "\n".join(table(args, rows)))
 
 
 def ordered(rows: dict[str, dict]) -> list[str]:
-    """Names of the rows in the order of the method, others behind."""
+    """Return the names of the methods in their order, others behind."""
     return [row for row in ROWS if row in rows] + sorted(set(rows) - set(ROWS))
 
 
 def table(args: Options, rows: dict[str, dict]) -> list[str]:
-    """Lines of the table; the paper's figures stand beside rows of the official lists."""
-    names = ordered(rows)
-    official = any(rows[row].get("official") for row in names)
-    width = max([23, *(len(row) + 1 for row in names)])
+    """Return the lines of the table; the paper's figures stand beside scores of official lists."""
+    rows = {row: rows[row] for row in ordered(rows)}
+    official = any(score.get("official") for score in rows.values())
+    width = max([23, *(len(row) + 1 for row in rows)])
     lines = [f"{'':{width}}{'mIoU (%)':>9}{'threshold':>11}{'paper' if official else '':>8}"]
-    for row in names:
-        score, paper = rows[row], ""
-        if score.get("official") and row in args.info.paper_scores:
-            paper = f"{args.info.paper_scores[row]:8.1f}"
-        at = _threshold(score) or "-"
-        lines.append(f"{row:{width}}{100 * _best(score):9.2f}{at:>11}{paper}")
-    lines += _ratios(rows)
-    for where in dict.fromkeys(_where(rows[row]) for row in names):
-        lines.append(where)
-    if official:
-        lines.append(args.info.paper_note)
+    for row, score in rows.items():
+        miou, paper = score_line(args, row, score)
+        at = score["thresholds"][score["best"]]  # None: masks that were not cut at one
+        shown = "-" if at is None else f"{at:.2f}"
+        figure = "" if paper is None else f"{paper:8.1f}"
+        lines.append(f"{row:{width}}{100 * miou:9.2f}{shown:>11}{figure}")
+    for network, crf in ((network, crf) for network in _TRAINED for crf in _CRF):
+        if f"{network}{crf}" in rows and f"{BOUND}{crf}" in rows:
+            ratio = _best(rows[f"{network}{crf}"]) / _best(rows[f"{BOUND}{crf}"])
+            lines.append(f"{network}{crf} reaches {ratio:.3f} of its upper bound")
+    for score in rows.values():
+        images = counted({"image": score.get("images", 0)})
+        lines.append(f"on {images} of {score.get('list', 'another list')}")
+    lines += [args.info.paper_note] if official else []
     if args.info.draws_masks:
         lines.append("masks drawn from annotations are another ground truth than published ones")
-    return lines
-
-
-def _ratios(rows: dict[str, dict]) -> list[str]:
-    """How near each segmentation network comes to the one that was trained on ground truth."""
-    pairs = [(f"{row}{crf}", f"{BOUND}{crf}") for row in _TRAINED for crf in ("", " + CRF")]
-    return [
-        f"{row} reaches {_best(rows[row]) / _best(rows[bound]):.3f} of its upper bound"
-        for row, bound in pairs
-        if row in rows and bound in rows
-    ]
+    return list(dict.fromkeys(lines))
 
 
 def score_line(args: Options, row: str, score: dict) -> tuple[float, float | None]:
-    """Best mIoU of a row (nan without one), and the paper's where the lists are official."""
-    paper = args.info.paper_scores.get(row) if score.get("official") else None
-    return _best(score), paper
-
-
-def _threshold(score: dict) -> str:
-    """The best threshold; empty for masks that were not cut at one."""
-    at = score["thresholds"][score["best"]]
-    return "" if at is None else f"{at:.2f}"
+    """Return the best mIoU (nan without one), and the paper's where the lists are official."""
+    return _best(score), args.info.paper_scores.get(row) if score.get("official") else None
 
 
 def _best(score: dict) -> float:
@@ -88,5 +78,67 @@ def _best(score: dict) -> float:
     return float("nan") if miou is None else miou
 
 
-def _where(score: dict) -> str:
-    return f"on {counted({'image': score.get('images', 0)})} of {score.get('list', 'another list')}"
+# --- scores that are expected (--expect) --------------------------------------------------------
+
+
+def load_expected(path: Path | None) -> list[dict]:
+    """Return what a file expects, a dict for each set of images; UserError for another file.
+
+    `dataset`, `list_digest` (of the ids; None: the official list) and `rows`: by method `low` and
+    `high` in per cent, and `note`.
+    """
+    if path is None:
+        return []
+    try:
+        content = json.loads(read_bytes(path, _MAX_BYTES).decode("utf-8"))
+        if content["made_by"] != _MADE_BY:
+            raise ValueError("it has another maker")
+        for entry in content["expected"]:
+            for expected in entry["rows"].values():
+                if not 0 <= expected["low"] <= expected["high"] <= 100:
+                    raise ValueError("a range is not one of per cent")
+        return content["expected"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = f"does not say what scores are expected ({reason(error)})"
+        raise UserError(f"{path}: {what}; give a file such as Demo/expected.json") from None
+
+
+def expected_of(score: dict, row: str, expected: list[dict]) -> dict | None:
+    """Return what is expected of a method on the images of its score; None where nothing is."""
+    for entry in expected:
+        digest = entry.get("list_digest")
+        if digest is None:
+            same = score.get("official") and entry.get("dataset") == score.get("dataset")
+        else:  # scores of instances do not say their dataset
+            same = digest == score.get("list_digest")
+            same &= score.get("dataset") in (None, entry.get("dataset"))
+        if same and row in entry["rows"]:
+            return entry["rows"][row]
+    return None
+
+
+def compare(args: Options) -> None:
+    """Raise NotReproducedError where scores are not those of --expect. Every rank calls it."""
+    if args.expect and (text := distributed.on_first_rank(lambda: _not_reproduced(args))):
+        raise NotReproducedError(f"--expect {args.expect}: {text}")
+
+
+def _not_reproduced(args: Options) -> str:
+    """Say of every method whether its score lies where it is expected; what is wrong, if any."""
+    expected, rows = load_expected(args.expect), load_scores(args.result_dir)
+    lines, missed, known = [], [], 0
+    for row in ordered(rows):
+        wanted, miou = expected_of(rows[row], row, expected), 100 * (_best(rows[row]) or 0)
+        says = "nothing is expected of it on these images"
+        if wanted:
+            known += 1
+            inside = wanted["low"] <= miou <= wanted["high"]
+            missed += [] if inside else [row]
+            note = f" ({wanted['note']})" if wanted.get("note") else ""
+            says = f"{wanted['low']:.2f}..{wanted['high']:.2f}  "
+            says += f"{'reproduced' if inside else 'NOT REPRODUCED'}{note}"
+        lines.append(f"{row:24}{miou:8.2f}  {says}")
+    log.info("\nexpected by %s\n%s", args.expect, "\n".join(lines))
+    if not known:
+        return "has no scores of these images; give a file that has"
+    return f"not reproduced: {', '.join(missed)}" if missed else ""

@@ -1,10 +1,11 @@
-"""The description of a dataset that steps and loaders work from."""
+"""The description of a dataset that steps and loaders work from, and the datasets there are."""
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from misc.errors import UserError, some
 from misc.storage.checksums import Checksum, checksum_of
@@ -14,6 +15,7 @@ from misc.storage.manifest import IMAGES, content_hashes, read_manifest, state_h
 from misc.storage.outputs import is_changed
 
 IMAGE_FORMATS = ("JPEG", "PNG")  # as Pillow names them; masks are PNG
+_HERE = Path(__file__).resolve().parent
 _MAX_LIST = 64 << 20  # bytes; the longest official list has 1 MiB
 # What the results of each image depend on, by its id: hashes of its files, classes of its labels.
 Keys = dict[str, str]
@@ -21,7 +23,7 @@ Keys = dict[str, str]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a step may know about a dataset; `voc12/`, `coco14/` and `misc/data/folder/` build one.
+    """All that a step may know about a dataset; `describe` of its package builds it.
 
     Labels in masks are 0 for background, class index + 1 for the classes, 255 for "ignore".
     """
@@ -70,10 +72,9 @@ class DatasetInfo:
 
     @property
     def photo_long(self) -> int | None:
-        """None where image files are taken as they are stored (JPEG, of any size).
+        """None where images are taken as they are stored; else the longer side, 0 for any.
 
-        Otherwise they are photographs of any kind, shown upright and shrunk to this longer side (0:
-        not shrunk); see `misc.data.folder.photographs`.
+        Then they are photographs of any kind, shown upright: `misc.data.folder.photographs`.
         """
         return None
 
@@ -89,8 +90,7 @@ class DatasetInfo:
 
     def is_official(self, split: str, image_ids: tuple[str, ...]) -> bool:
         """Tell if these are the images of the official list of a split."""
-        official = self.official_ids(split)
-        same = not official or set(official) == set(image_ids)
+        same = set(self.official_ids(split) or image_ids) == set(image_ids)
         return same and len(image_ids) == self.official_sizes.get(split)
 
     def made_from(self) -> dict[str, object]:
@@ -109,7 +109,7 @@ class DatasetInfo:
         return line.partition("#")[0].split()
 
     def image_path(self, image_id: str) -> Path:
-        """Path of the photograph of an image."""
+        """Path of the photograph of an image, there or not."""
         return _first_file([self.image_dir / name.format(image_id) for name in self.image_names])
 
     def mask_path(self, image_id: str) -> Path:
@@ -143,10 +143,7 @@ class DatasetInfo:
         return re.fullmatch(self.id_pattern, text, re.ASCII) is not None
 
     def id_in(self, entry: str) -> str:
-        """The image id in an entry of a list: ID, or the image's file, in any folder.
-
-        An entry without an id is returned itself.
-        """
+        """The image id in an entry of a list (ID, or the image's file), or the entry itself."""
         name = re.sub(r"\.jpe?g$", "", re.split(r"[/\\]", entry)[-1], flags=re.IGNORECASE)
         for pattern in self.image_names:
             image_id = name.removeprefix(pattern.rpartition("/")[2].partition("{}")[0])
@@ -182,24 +179,22 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
     not an image id, ids that are repeated, or a second column of images that do not show a class.
     """
     places: dict[str, list[int]] = {}
-    second: set[str] = set()
-    for number, line in enumerate(_lines(path), start=1):
-        words = info.columns_of(line)
-        second.update(words[1:2])
+    lines = {number: info.columns_of(line) for number, line in enumerate(_lines(path), start=1)}
+    for number, words in ((number, words) for number, words in lines.items() if words):
         try:
-            image_id = info.id_in(words[0]) if words else ""
+            image_id = info.id_in(words[0])
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}; correct it") from None
-        if words and not info.is_id(image_id):
+        if not info.is_id(image_id):
             wrong = f"{words[0][:60]!r} is not an image id of {info.name}"
             raise UserError(f"{path}, line {number}: {wrong}; write one id a line")
-        if words:
-            places.setdefault(image_id, []).append(number)
+        places.setdefault(image_id, []).append(number)
     if not places:
         raise UserError(f"{path}: the image list is empty; write one image id a line")
     repeated = [f"{i} (lines {at[0]}, {at[1]})" for i, at in places.items() if len(at) > 1]
     if repeated:
         raise UserError(f"{path}: repeats {some(repeated)}; remove the repeats")
+    second = {word for words in lines.values() for word in words[1:2]}
     if "-1" in second <= {"-1", "0", "1"}:
         raise UserError(
             f"{path}: its second column says which images show a class, and -1 that they do not; "
@@ -243,3 +238,28 @@ def keys_in(args: SimpleNamespace, folder: Path, suffix: str, image_ids: Sequenc
 def joined(*parts: Keys) -> Keys:
     """Keys of several sources of the same images, in one."""
     return {image_id: " ".join(part[image_id] for part in parts) for image_id in parts[0]}
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Names of the packages here and beside misc/ with a dataset.py, that of the paper first.
+
+    `dataset.py` has `describe(root)` and DEFAULT_ROOT, which is None where --root has to be given;
+    one that describes a dataset by further options has their names in OPTIONS. `prepare.py` has
+    `prepare(...)` and LISTS, and may have MASKS, a module with `writes(args)`, `check(args)` and
+    `run(args)` that follows the pseudo masks of a run.
+    """
+    beside_misc, here = (
+        sorted(folder.glob("*/dataset.py")) for folder in (_HERE.parents[1], _HERE)
+    )
+    return tuple(path.parent.name for path in (*reversed(beside_misc), *here))
+
+
+def dataset_module(name: str, part: str = "dataset") -> ModuleType:
+    """The module of a dataset that describes it, or its part "prepare"."""
+    inside = (_HERE / name / "dataset.py").is_file()
+    return importlib.import_module(f"{'misc.data.' if inside else ''}{name}.{part}")
+
+
+def own_options(name: str) -> tuple[str, ...]:
+    """Names of the options that a dataset is described by, beside its root."""
+    return getattr(dataset_module(name), "OPTIONS", ())

@@ -53,10 +53,7 @@ def read_image(path: Path, photo_long: int | None = None) -> np.ndarray:
     try:
         if photo_long is not None:
             return read_photograph(path, photo_long)
-        image = decode_image(path, IMAGE_FORMATS)
-        if image.mode != "RGB":
-            image = image.convert("RGB")  # the first one is not kept beside it
-        return np.asarray(image)
+        return decode_image(path, IMAGE_FORMATS, mode="RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; check the list and the dataset root") from None
     except ValueError as error:
@@ -80,14 +77,14 @@ def normalized(crops: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 
     crops: the bytes of images, which take half of the place of floats on their way, and OUTSIDE.
     """
-    crops = crops.to(device, non_blocking=True).int()
-    planes = [
-        values.index_select(0, crops[..., channel].flatten()).view(crops.shape[:3])
-        for channel, values in enumerate(_VALUES.to(device))
-    ]
-    on_cpu = crops.device.type == "cpu"
-    layout = torch.contiguous_format if on_cpu else torch.channels_last
-    return torch.stack(planes, dim=1).contiguous(memory_format=layout)
+    crops, values = crops.to(device, non_blocking=True), _VALUES.to(device)
+    layout = torch.contiguous_format if crops.device.type == "cpu" else torch.channels_last
+    planes = torch.empty(len(crops), 3, *crops.shape[1:3], device=device)
+    for crop, pixels in zip(planes, crops, strict=True):  # one image stays in the cache of a CPU
+        for channel in range(3):
+            index = pixels[..., channel].flatten().int()
+            crop[channel] = values[channel].index_select(0, index).view(pixels.shape[:2])
+    return planes.contiguous(memory_format=layout)
 
 
 def multi_scale_pairs(

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from misc.data.dataset_info import DatasetInfo, Keys, joined, photograph_keys
-from misc.data.folder.classes import shown
+from misc.data.folder.names import shown
 from misc.data.folder.table import Table
 from misc.errors import UserError, raise_problems, some
 from misc.storage.cam_files import load_dict
@@ -47,7 +47,8 @@ class Labels(Mapping):
 
     def classes_of(self, image_id: str | int) -> np.ndarray:
         """Indices of the classes of an image, ascending."""
-        return row_classes(self.rows, self._row[image_id])
+        start, end = self.rows.indptr[self._row[image_id] :][:2]
+        return self.rows.indices[start:end]
 
     def of(self, image_ids: Iterable) -> "Labels":
         """Those of some images, in this order."""
@@ -55,26 +56,22 @@ class Labels(Mapping):
         return Labels(image_ids, self.rows[np.array([self._row[i] for i in image_ids], int)])
 
 
-def rows_of(classes: Sequence[Iterable[int]], num_classes: int) -> csr_array:
-    """Multi-hot rows, N x C sparse, from the class indices of every image."""
-    ends = np.cumsum([0, *map(len, classes)])
-    indices = np.array([index for of_image in classes for index in sorted(of_image)], np.int32)
-    return csr_array((np.ones_like(indices), indices, ends), (len(classes), num_classes))
+def labels_from(classes: Mapping[str, Iterable[int]], num_classes: int) -> Labels:
+    """Labels from the class indices of every image."""
+    ends = np.cumsum([0, *map(len, classes.values())])
+    indices = np.array([index for of in classes.values() for index in sorted(of)], np.int32)
+    shape = (len(classes), num_classes)
+    return Labels(classes, csr_array((np.ones_like(indices), indices, ends), shape))
 
 
-def row_classes(rows: csr_array, row: int) -> np.ndarray:
-    """Indices of the classes of a row, ascending."""
-    return rows.indices[rows.indptr[row] : rows.indptr[row + 1]]
-
-
-def save_label_rows(path: Path, image_ids: Sequence[str], rows: csr_array) -> None:
+def save_labels(path: Path, labels: Labels) -> None:
     """Write labels as .npz, which `load_label_file` reads.
 
     names: UTF-8 bytes of the ids, a line each. starts (N + 1,), classes: the classes of image n
     are classes[starts[n]:starts[n + 1]]. num_classes: C.
     """
-    stream = io.BytesIO()
-    names = np.frombuffer("\n".join(image_ids).encode(), np.uint8)
+    stream, rows = io.BytesIO(), labels.rows
+    names = np.frombuffer("\n".join(labels).encode(), np.uint8)
     starts, classes = rows.indptr.astype(np.int64), rows.indices.astype(np.int32)
     np.savez(stream, names=names, starts=starts, classes=classes, num_classes=rows.shape[1])
     write_output(path, stream.getvalue())
@@ -115,20 +112,19 @@ def load_label_file(path: Path, info: DatasetInfo) -> Labels:
     with a column for the background, a .npz of other tools or a .csv. No code in the file is run.
     Raises UserError, with what was found, for anything that cannot be read in one way only.
     """
-    readers = {".csv": _from_csv, ".npz": _from_npz}
+    path = Path(path)
     try:
-        return readers.get(Path(path).suffix.lower(), _from_npy)(Path(path), info)
+        if path.suffix.lower() == ".csv":
+            return _from_csv(path, info)
+        npz = path.suffix.lower() == ".npz"
+        return _from_npz(path, info) if npz else _from_vectors(load_dict(path, _EXPECTED), info)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; give the label file with --cls_labels") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check --cls_labels") from None
     except ValueError as error:
-        fix = "remove it to have it made again" if is_own(Path(path)) else _EXPECTED
+        fix = "remove it to have it made again" if is_own(path) else _EXPECTED
         raise UserError(f"{path} is not a label file ({error}); {fix}") from None
-
-
-def _from_npy(path: Path, info: DatasetInfo) -> Labels:
-    return _from_vectors(load_dict(path, _EXPECTED), info)
 
 
 def _from_npz(path: Path, info: DatasetInfo) -> Labels:
@@ -140,7 +136,14 @@ def _from_npz(path: Path, info: DatasetInfo) -> Labels:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if set(arrays) == {"names", "starts", "classes", "num_classes"}:
-            return _from_rows(arrays, info)
+            names = arrays["names"].astype(np.uint8).tobytes().decode().split("\n")
+            parts, shape = (
+                (arrays["classes"], arrays["starts"]),
+                (len(names), arrays["num_classes"]),
+            )
+            rows = csr_array((np.ones_like(parts[0]), *parts), shape)
+            rows.check_format(full_check=True)
+            return Labels(names, _of_classes(rows, info))
     except Exception as error:  # damaged archives raise almost anything
         raise ValueError(reason(error)) from None
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
@@ -149,41 +152,36 @@ def _from_npz(path: Path, info: DatasetInfo) -> Labels:
         ids, labels = arrays["ids"], arrays["labels"]
         if ids.shape != labels.shape[:1] or ids.dtype.kind not in "USiu":
             raise ValueError(f"{ids.shape} ids of {ids.dtype} and {labels.shape} labels")
+        text = ids.astype(ids.dtype.newbyteorder("=")) if ids.dtype.kind == "U" else np.array("")
+        letters = text.view(np.uint32)
+        if (letters > 0x10FFFF).any():  # numpy makes text of any numbers
+            raise ValueError("ids that are not text")
         names = (i.decode("latin1") if isinstance(i, bytes) else i for i in ids.tolist())
         arrays = dict(zip(names, labels, strict=True))
     return _from_vectors(arrays, info)
 
 
-def _from_rows(arrays: Mapping[str, np.ndarray], info: DatasetInfo) -> Labels:
-    """Labels that `save_label_rows` wrote."""
-    names = arrays["names"].astype(np.uint8).tobytes().decode().split("\n")
-    starts, classes, count = arrays["starts"], arrays["classes"], int(arrays["num_classes"])
-    if count != info.num_classes:
-        raise ValueError(f"labels of {count} classes, {info.name} has {info.num_classes}")
-    rows = csr_array((np.ones_like(classes), classes, starts), (len(names), count))
-    rows.check_format(full_check=True)
-    return Labels(names, rows)
+def _of_classes(rows: np.ndarray | csr_array, info: DatasetInfo) -> np.ndarray | csr_array:
+    if rows.shape[1] != info.num_classes:
+        count = f"vectors of {rows.shape[1]} classes"
+        raise ValueError(f"{count}, {info.name} has {info.num_classes}")
+    return rows
 
 
 def _from_csv(path: Path, info: DatasetInfo) -> Labels:
     table, by_id = Table(path), {}
     names = [class_name.lower() for class_name in info.class_names]
-    for line, cells in table.rows():
-        where = table.place(line, cells)
-        try:
-            own = table.labels(cells)
-            if unknown := [n for n in (*table.classes, *own) if n.lower() not in names]:
-                raise ValueError(f"{shown(unknown[0])} is not a class of {info.name}")
-        except ValueError as error:
-            raise UserError(f"{where}: {error}. {table.form}") from None
-        image_id = cells[table.image].strip()
-        if image_id in by_id:
+    for where, image_id, own in table.rows():
+        if unknown := [name for name in (*table.classes, *own) if name.lower() not in names]:
+            what = f"{shown(unknown[0])} is not a class of {info.name}"
+            raise UserError(f"{where}: {what}. {table.form}")
+        if image_id.strip() in by_id:
             raise UserError(f"{where}: {reason(image_id)!r} is there already; keep one of the two")
-        by_id[image_id] = {names.index(name.lower()) for name in own}
+        by_id[image_id.strip()] = {names.index(name.lower()) for name in own}
     if not by_id:
         raise ValueError("it is empty")
-    keys = [_key(image_id, info) for image_id in by_id]
-    return Labels(keys, rows_of(list(by_id.values()), info.num_classes))
+    classes = {_key(image_id, info): of for image_id, of in by_id.items()}
+    return labels_from(classes, info.num_classes)
 
 
 def _from_vectors(by_id: Mapping[object, np.ndarray], info: DatasetInfo) -> Labels:
@@ -200,10 +198,8 @@ def _from_vectors(by_id: Mapping[object, np.ndarray], info: DatasetInfo) -> Labe
         # The background is in every image or never set. In the last column it would look alike.
         first, last = (set(column.tolist()) for column in (rows[:, 0], rows[:, -1]))
         rows = rows[:, 1:] if first in ({0}, {1}) and last != first else rows
-    if rows.shape[1] != info.num_classes:
-        count = f"vectors of {rows.shape[1]} classes"
-        raise ValueError(f"{count}, {info.name} has {info.num_classes}")
     keys = [_key(image_id, info) for image_id in by_id]
+    rows = _of_classes(rows, info)
     valid = np.isin(rows, (0, 1)).all(axis=1)
     if wrong := [reason(i) for i, fits in zip(by_id, valid, strict=True) if not fits]:
         raise ValueError(f"values other than 0 and 1 for {some(wrong)}")

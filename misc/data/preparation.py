@@ -1,4 +1,4 @@
-"""What the preparation of every dataset does: lists, label file, command line."""
+"""Lists, label file and command line, shared by the preparations of all datasets."""
 
 import argparse
 import logging
@@ -20,23 +20,33 @@ def matched(image_ids: Iterable[str], info: DatasetInfo) -> list[str]:
     """The images whose mask has their size, or is not here; the log names those left out."""
     image_ids = list(image_ids)
     kept = [i for i in image_ids if not info.mask_path(i).is_file() or info.mask_fits(i)]
-    left_out = sorted(set(image_ids) - set(kept))
-    if left_out:
-        log.warning(
-            "left out: %d of %d images, whose mask has another size: %s",
-            len(left_out),
-            len(image_ids),
-            ", ".join(left_out),
-        )
+    if left_out := sorted(set(image_ids) - set(kept)):
+        log.warning("left out: %d of %d images, whose mask has another size: %s",
+                    len(left_out), len(image_ids), ", ".join(left_out))  # fmt: skip
     return kept
 
 
-def save_labels(folder: Path, info: DatasetInfo, labels: Mapping[str, np.ndarray]) -> None:
-    """Write the label file of a dataset from multi-hot vectors (C,) by image id."""
-    path = folder / info.label_file
-    require_own(path, "give it with --cls_labels from another folder")
-    by_key = {info.label_key(image_id): label for image_id, label in labels.items()}
-    save_label_dict(path, by_key)
+def save_prepared(
+    info: DatasetInfo,
+    folder: Path,
+    lists: Mapping[str, Sequence[str]],
+    labels_of: Callable[[set[str]], Mapping[str, np.ndarray]] | None,
+    skip_mismatched: bool,
+) -> None:
+    """Write lists of image ids by name and, if asked for, the label file.
+
+    labels_of: gives multi-hot vectors (C,) by image id, of those that are listed and of others.
+    skip_mismatched: leave out images whose mask has another size (it is that of another image).
+    """
+    if skip_mismatched:
+        lists = {name: matched(image_ids, info) for name, image_ids in lists.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    if labels_of:
+        path = folder / info.label_file
+        require_own(path, "give it with --cls_labels from another folder")
+        labels = labels_of({image_id for image_ids in lists.values() for image_id in image_ids})
+        save_label_dict(path, {info.label_key(i): label for i, label in labels.items()})
+    save_lists(folder, lists)
 
 
 def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
@@ -56,7 +66,7 @@ def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
 def command_line(
     describe: Callable[[Path], DatasetInfo], prepare: Callable, description: str, out_dir: str
 ) -> None:
-    """Body of `python -m DATASET.prepare`."""
+    """Run `python -m DATASET.prepare`."""
     flag = describe(Path()).root_flag
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(flag, required=True, type=Path, metavar="DIR", dest="root")
@@ -66,8 +76,7 @@ def command_line(
 
     def work() -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        info = describe(args.root)
-        info.require_root()
+        (info := describe(args.root)).require_root()
         prepare(info, args.out_dir, args.skip_mismatched)
 
     sys.exit(said_plainly(work))

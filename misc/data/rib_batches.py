@@ -1,7 +1,8 @@
 """RIB's batches of other images, which share no class with the target (RIB, Sec. 3.2)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from misc.data.dataset_info import DatasetInfo
 from misc.data.datasets import image_of, normalized, training_crop
-from misc.data.label_file import Labels
+from misc.data.label_file import Labels, load_labels
+from misc.errors import UserError, raise_problems
 from misc.runtime.processes import set_up_reader
 from misc.torchutils import worker_rng
 
@@ -23,6 +25,29 @@ def disjoint(labels: np.ndarray | csr_array, label: np.ndarray) -> np.ndarray:
 def joint(labels: np.ndarray | csr_array, label: np.ndarray) -> np.ndarray:
     """Rows of multi-hot labels N x C with all classes of a label (C,)."""
     return np.flatnonzero(labels @ label == label.sum())
+
+
+def require_disjoint(args: SimpleNamespace, drawn: Sequence[str], targets: Sequence[str]) -> None:
+    """Raise UserError where a target of RIB shares a class with every image that can be drawn."""
+    known = load_labels(args.cls_labels, (*drawn, *targets), args.info)
+    rows, alike = known.of(drawn).rows, {}
+    counts = rows.sum(axis=0)
+    if drawn and counts.max() == len(drawn):
+        name = args.info.class_names[int(counts.argmax())]
+        raise UserError(
+            f"{args.train_list}: all {len(drawn)} images show {name!r}, so RIB can draw no batches "
+            f"without it; add {args.RIB_batch_size} or more images of anything else (without any "
+            "class is fine), or give --recam none"
+        )
+    for image_id in targets:  # images of the same classes together
+        alike.setdefault(tuple(known.classes_of(image_id).tolist()), []).append(image_id)
+    raise_problems("RIB target", [
+        f"{args.train_list}: every image shares a class with {image_id}, so RIB can draw "
+        f"no batches for it; give a --train_list with other classes too"
+        for classes, ids in alike.items()
+        if classes and not disjoint(rows, known[ids[0]]).size
+        for image_id in ids
+    ])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,14 +92,10 @@ class RIBBatches:
         self._iterations, self._batch_size = iterations, batch_size
         self._disjoint_prob = disjoint_prob
         self._device, self._ended = torch.device(device), set[str]()
-        loader = DataLoader(
-            source,
-            batch_sampler=self._draws(),
-            num_workers=num_workers,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=set_up_reader,
-        )
-        self._loaded = iter(loader)
+        self._loaded = iter(DataLoader(
+            source, batch_sampler=self._draws(), num_workers=num_workers,
+            pin_memory=self._device.type == "cuda", worker_init_fn=set_up_reader,
+        ))  # fmt: skip
 
     def of(self, target_id: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one target, one for each iteration: normalised B x 3 x S x S and B x C.
@@ -103,10 +124,8 @@ class RIBBatches:
                 yield [(self._ids[member], target_id, iteration, row) for row, member in batch]
 
     def members(self, target_id: str, label: np.ndarray) -> Iterator[list[int]]:
-        """Positions of B images at a time, without end: shuffled passes over the eligible ones.
-
-        The original implementation ends the iterations with the first pass; here drawing continues.
-        """
+        """Positions of B images at a time, without end: shuffled passes over the eligible ones."""
+        # The original implementation ends the iterations with the first pass.
         rng, labels = worker_rng(self._source.seed, "RIB batch", target_id), self._source.labels
         left: dict[bool, list[int]] = {True: [], False: []}
         while True:

@@ -17,7 +17,7 @@ from misc.labels import ignored_value, read_label_png
 
 @dataclass(frozen=True)
 class SegCrop:
-    """How a training image is changed."""
+    """The changes of a training image."""
 
     size: int  # of the square crop
     mean: Sequence[float]  # colour that pads, in the order of the image's channels

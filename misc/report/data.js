@@ -13,15 +13,7 @@ function element(name, text = "", attributes = {}) {
   return made;
 }
 
-/** The same for SVG. */
-function shape(name, attributes = {}, text = "") {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== "") made.textContent = text;
-  return made;
-}
-
-/** A share as per cent, a dash where it is not defined. */
+/** A fraction as per cent, a dash where it is not defined. */
 function percent(value, digits = 1) {
   return value === null || value === undefined ? "–" : (100 * value).toFixed(digits);
 }
@@ -31,14 +23,14 @@ function labelName(label) {
   return label === 0 ? "background" : data.classes[label - 1];
 }
 
-/** Whether a label says that a pixel is undecided. */
-function isUndecided(label) {
+/** True for the label of ignored pixels. */
+function isIgnored(label) {
   return label === (data.classes.length > 254 ? 65535 : 255);
 }
 
-/** Colour of a label as [red, green, blue]; undecided pixels are white. */
+/** Colour of a label as [red, green, blue]; ignored pixels are white. */
 function colourOf(label) {
-  return isUndecided(label) ? [255, 255, 255] : data.palette[label % data.palette.length];
+  return isIgnored(label) ? [255, 255, 255] : data.palette[label % data.palette.length];
 }
 
 const entries = new Map(); // of the images seen last

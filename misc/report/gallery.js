@@ -38,7 +38,6 @@ function fillControls() {
   byId("class-filter").append(new Option(`all (${images.ids.length})`, ""));
   [...counts].sort((one, other) => one[0] - other[0]).forEach(([key, count]) =>
     byId("class-filter").append(new Option(`${data.classes[key]} (${count})`, key)));
-  byId("images-note").textContent = data.images_note;
 }
 
 /** Take order, class and search from the controls, and show the first page. */

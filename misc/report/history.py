@@ -1,5 +1,6 @@
 """What ran, from the log of a result folder."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -7,69 +8,48 @@ from pathlib import Path
 _MOST = 8 << 20  # bytes of a log that are looked at, from its end
 _MOST_RUNS = 50
 _LINE = re.compile(r"(\d\d):(\d\d):(\d\d) (.*)")
-_STEP = re.compile(r"\[(\d+)/(\d+)\] (\w+): ")
-_DAY = 24 * 3600
-STARTS, CHANGED, MACHINE = "all options: ", "options: ", "machine: "
-_PICTURES = "drawing pictures"  # follows the last step, whose time has ended then
+_STEP = re.compile(r"(?:\[\d+/\d+\] (\w+): |making the (\w+)$)")
+_PARTS = {"all options: ": "all_options", "options: ": "options", "machine: ": "machine"}
 
 
 def runs_of(path: Path) -> list[dict]:
     """The runs that a log tells of, oldest first.
 
     Each has `options` (those that differ from their defaults), `all_options`, `machine` (versions
-    and device, of newer logs), and `steps`: [name, seconds, what it said at its end].
+    and device), the time of day `at`, and `steps` (name and seconds).
     """
     runs: list[dict] = []
-    clock = begun = 0.0
-    ended = False
-    for line in _lines(path):
-        found = _LINE.fullmatch(line)
-        if not found:
-            continue
-        *time, text = found.groups()
+    clock = begun = 0
+    for *time, text in (found.groups() for found in map(_LINE.fullmatch, _lines(path)) if found):
         hours, minutes, seconds = map(int, time)
         # The log has no dates: lines are less than a day apart.
-        clock += (hours * 3600 + minutes * 60 + seconds - clock) % _DAY
-        if text.startswith(STARTS):
+        clock += (hours * 3600 + minutes * 60 + seconds - clock) % (24 * 3600)
+        if text.startswith("all options: "):
             runs.append({"at": ":".join(time), "options": {}, "machine": {}, "steps": []})
-            runs[-1]["all_options"] = _parsed(text.removeprefix(STARTS))
-        elif runs:
-            _add_line(runs[-1], text)
-            if _STEP.match(text):
-                begun = clock
-                ended = False
-            elif runs[-1]["steps"] and not ended:
-                ended = text == _PICTURES
-                runs[-1]["steps"][-1][1] = clock - begun
+        if not runs:
+            continue
+        for start, name in _PARTS.items():
+            if text.startswith(start):
+                runs[-1][name] = _parsed(text.removeprefix(start))
+        steps = runs[-1]["steps"]
+        if steps:
+            steps[-1][1] = clock - begun
+        if step := _STEP.match(text):
+            steps.append([step[1] or step[2], 0])
+            begun = clock
     return [run for run in runs if run["steps"]][-_MOST_RUNS:]
 
 
-def _add_line(run: dict, text: str) -> None:
-    if text.startswith(CHANGED):
-        run["options"] = _parsed(text.removeprefix(CHANGED))
-    elif text.startswith(MACHINE):
-        run["machine"] = _parsed(text.removeprefix(MACHINE))
-    elif step := _STEP.match(text):
-        run["steps"].append([step[3], 0.0, ""])
-    elif run["steps"] and text.startswith(f"{run['steps'][-1][0]}") and " in " in text:
-        run["steps"][-1][2] = text.partition(": ")[2]
-
-
 def _parsed(text: str) -> dict:
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         content = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():  # of a pipe nothing could be read, and it would be waited for
         return []
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _MOST))
-            return file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - _MOST))
+        return file.read().decode("utf-8", errors="replace").splitlines()

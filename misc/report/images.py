@@ -1,5 +1,6 @@
-"""What a page shows of one image, read from the files of a result folder."""
+"""What the HTML report shows of one image, read from the files of a result folder."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from misc.data.datasets import image_of, mask_of
 from misc.errors import UserError
 from misc.labels import classes_in, ignored_value, label_type, of_type, read_label_png
 from misc.metrics import mean_iou, pseudo_mask_confusion
-from misc.report.embedding import embedded
 from misc.report.pictures import Size, map_levels, photo_uri, reduced, reduced_labels, stack_uri
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _NUMBERED = 255  # labels of an image that have numbers of their own
 
 
 class MapFolder(NamedTuple):
-    """A folder of maps: what it is called, and the threshold at which it is cut."""
+    """A folder of maps, and the threshold at which they are cut."""
 
     title: str
     path: Path
@@ -33,10 +33,10 @@ class MapFolder(NamedTuple):
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the files of an image are; what is not there is left out.
+    """Folders with the files of the images; what is not there is left out.
 
-    maps: from plain to refined. masks: folders of label maps by title, the most important one
-    first. with_truth: whether any image has ground truth.
+    maps: from the CAM to refined ones. masks: folders of label maps by title, the most important
+    one first. with_truth: whether any image has ground truth.
     """
 
     info: DatasetInfo
@@ -46,17 +46,17 @@ class Sources:
 
     @property
     def compared(self) -> str:
-        """What is compared with the truth first: the first masks, or else the most refined maps."""
+        """Title of what is compared with the ground truth: the first masks, or the last maps."""
         titles = (*self.masks, *(folder.title for folder in reversed(self.maps)))
         return titles[0] if titles else ""
 
 
 class Shown(NamedTuple):
-    """An image of the page.
+    """An image of the report.
 
-    text: what its view needs, as JSON. keys: its classes, of the truth where it has no maps. score:
-    mean IoU of its labels: of its first mask with the truth or, where no image has truth, with its
-    next mask; None without either.
+    text: what its view needs, as JSON. keys: its classes, of the ground truth where it has no maps.
+    score: mean IoU of its labels: of its first mask with the ground truth or, where no image has
+    ground truth, with its next mask; None without either.
     """
 
     image_id: str
@@ -64,16 +64,17 @@ class Shown(NamedTuple):
     keys: list[int]
     score: float | None
 
-    @property
-    def length(self) -> int:
-        """Bytes in the page."""
-        return len(self.text)
+
+def embedded(content: object) -> str:
+    """JSON that may stand in a script element, whatever names it has."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
 def shown_images(
     sources: Sources, size: Size, image_ids: Sequence[str]
 ) -> tuple[list[Shown], np.ndarray | int]:
-    """What the page has of some images, and their confusion L x L with the truth, 0 without any.
+    """Return some images, and their confusion L x L with the ground truth, 0 without any.
 
     Images of which nothing was made, and those that cannot be read, are left out.
     """
@@ -84,24 +85,29 @@ def shown_images(
                 shown.append(found[0])
                 confusion = confusion + found[1]
         except UserError as error:
-            log.warning("left out of the page: %s", error)
+            log.warning("left out of the report: %s", error)
     return shown, confusion
 
 
 def _shown_image(
     sources: Sources, size: Size, image_id: str
 ) -> tuple[Shown, np.ndarray | int] | None:
+    info = sources.info
     maps = {f.title: f.path / f"{image_id}.npy" for f in sources.maps}
     maps = {title: load_cam(path) for title, path in maps.items() if path.is_file()}
     files = {title: folder / f"{image_id}.png" for title, folder in sources.masks.items()}
     masks = {title: read_label_png(path) for title, path in files.items() if path.is_file()}
     if not maps and not masks:
         return None
-    image = image_of(sources.info, image_id)
-    has_truth = sources.info.mask_path(image_id).is_file()
-    truth = mask_of(sources.info, image_id) if has_truth else None
-    predictions = _predictions(sources, maps, masks, image.shape[:2])
-    score, confusion, ious = _scores(predictions, truth, sources.info.num_labels)
+    image = image_of(info, image_id)
+    truth = mask_of(info, image_id) if info.mask_path(image_id).is_file() else None
+    predictions = dict(masks)
+    for folder in (folder for folder in reversed(sources.maps) if folder.title in maps):
+        high_res, keys = maps[folder.title]["high_res"], maps[folder.title]["keys"]
+        of_none = np.zeros(image.shape[:2], np.uint8)
+        cut = label_map(high_res, keys, folder.threshold) if len(keys) else of_none
+        predictions[folder.title] = cut
+    score, confusion, ious = _scores(predictions, truth, info.num_labels)
     if next(iter(predictions)) != sources.compared:
         confusion = 0  # such as that of the network, on images that have no pseudo mask
     if truth is None and sources.with_truth:
@@ -110,13 +116,10 @@ def _shown_image(
     entry |= _map_layers(maps, reduced(image.shape[:2], size.maps))
     if not maps and truth is not None:
         entry["keys"] = [label - 1 for label in classes_in(truth)]
-    shown = {**masks, **({} if truth is None else {TRUTH: truth})}
+    shown = masks if truth is None else {**masks, TRUTH: truth}
     small = reduced(image.shape[:2], size.photo)
-    entry["masks"] = {
-        "titles": list(shown),
-        "size": small,
-        **_mask_layers(sources, [reduced_labels(labels, small) for labels in shown.values()]),
-    }
+    layers = _mask_layers(sources, [reduced_labels(labels, small) for labels in shown.values()])
+    entry["masks"] = {"titles": list(shown), "size": small, **layers}
     return Shown(image_id, embedded(entry).encode(), entry["keys"], score), confusion
 
 
@@ -132,28 +135,9 @@ def _mask_layers(sources: Sources, masks: list[np.ndarray]) -> dict:
     wide = np.stack([of_type(mask, num_labels) for mask in masks])
     labels, counts = np.unique(wide, return_counts=True)
     kept = np.sort(labels[np.argsort(-counts, kind="stable")][:_NUMBERED])
-    numbered = np.searchsorted(kept, wide)
-    last = len(kept)
-    numbered[~np.isin(wide, kept)] = last
+    numbered = np.where(np.isin(wide, kept), np.searchsorted(kept, wide), len(kept))
     return {"src": stack_uri(list(numbered.astype(np.uint8))),
             "labels": [*kept.tolist(), ignored_value(wide)]}  # fmt: skip
-
-
-def _predictions(
-    sources: Sources, maps: dict[str, dict], masks: dict[str, np.ndarray], size: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """Label maps H x W of an image: its masks, then its maps cut at their thresholds."""
-    predictions = dict(masks)
-    for folder in reversed(sources.maps):
-        if folder.title in maps:
-            content = maps[folder.title]
-            if len(content["keys"]) == 0:
-                predictions[folder.title] = np.zeros(size, np.uint8)
-            else:
-                predictions[folder.title] = label_map(
-                    content["high_res"], content["keys"], folder.threshold
-                )
-    return predictions
 
 
 def _scores(
@@ -162,16 +146,11 @@ def _scores(
     """Score of an image, confusion of its first prediction, and IoU of every prediction."""
     first, *others = predictions.values()
     if truth is None:
-        if not others:
-            return None, 0, {}
-        both = pseudo_mask_confusion(others[0], first, num_labels)
-        return _number(mean_iou(both)), 0, {}
-    of_first = pseudo_mask_confusion(truth, first, num_labels)
-    ious = {
-        title: _number(mean_iou(pseudo_mask_confusion(truth, prediction, num_labels)))
-        for title, prediction in predictions.items()
-    }
-    return next(iter(ious.values())), of_first, ious
+        agreement = [mean_iou(pseudo_mask_confusion(o, first, num_labels)) for o in others[:1]]
+        return _number(*agreement) if agreement else None, 0, {}
+    found = {t: pseudo_mask_confusion(truth, p, num_labels) for t, p in predictions.items()}
+    ious = {title: _number(mean_iou(confusion)) for title, confusion in found.items()}
+    return next(iter(ious.values())), next(iter(found.values())), ious
 
 
 def _number(value: float) -> float | None:
@@ -179,22 +158,11 @@ def _number(value: float) -> float | None:
 
 
 def _map_layers(maps: dict[str, dict], size: tuple[int, int]) -> dict:
-    """Classes of an image and its maps, a layer for each folder of maps."""
+    """Classes of an image and its maps, a layer for each folder; zero where a file has none."""
     keys = sorted({int(key) for content in maps.values() for key in content["keys"]})
-    stacked = [_levels_of(content, keys, size) for content in maps.values()] if keys else []
-    return {
-        "keys": keys,
-        "maps": {
-            "layers": list(maps) if keys else [],
-            "size": size,
-            "src": stack_uri([one for levels in stacked for one in levels]),
-        },
-    }
-
-
-def _levels_of(content: dict, keys: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Levels of the maps of some classes, K x h x w; zero where the file has none."""
-    levels = np.zeros((len(keys), *size), np.uint8)
-    for number, one in zip(content["keys"].tolist(), map_levels(content["cam"], size), strict=True):
-        levels[keys.index(number)] = one
-    return levels
+    levels = np.zeros((len(maps), len(keys), *size), np.uint8)
+    for layer, content in zip(levels, maps.values(), strict=True):
+        for key, one in zip(content["keys"], map_levels(content["cam"], size), strict=True):
+            layer[keys.index(key)] = one
+    stack = {"size": size, "src": stack_uri(list(levels.reshape(-1, *size)))}
+    return {"keys": keys, "maps": {"layers": list(maps) if keys else [], **stack}}

@@ -1,12 +1,16 @@
-"""Small pictures for a page: photographs as JPEG, maps and label maps as exact grey PNG."""
+"""Pictures of the HTML report: photographs as JPEG, maps and masks as exact grey PNG, charts."""
 
 import base64
+import html
 import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 LEVELS = 100  # steps of a map's values, as many as the page's thresholds
@@ -65,6 +69,25 @@ def stack_uri(layers: Sequence[np.ndarray]) -> str:
     stream = io.BytesIO()
     Image.fromarray(np.concatenate(layers)).save(stream, format="PNG", compress_level=9)
     return _uri("png", stream.getvalue())
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """A figure as a "png" or "svg" file.
+
+    Its words are the user's, such as names of classes: a "$" in them begins no formula.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return stream.getvalue()
+
+
+def chart(figure: Figure, alternative: str) -> str:
+    """A figure as an HTML image, with a text that says the same."""
+    source = _uri("svg+xml", drawn(figure, "svg"))
+    return f'<img class="chart" src="{source}" alt="{html.escape(alternative, quote=True)}">'
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -1,6 +1,6 @@
 // One image: its maps, and its mask recoloured at any threshold.
 
-const viewer = { number: -1, opener: null, entry: null, photo: null, maps: [], masks: [], thresholds: [] };
+const viewer = { number: -1, opener: null, entry: null, photo: null, maps: [], masks: [], threshold: 0 };
 
 async function openViewer(number, opener) {
   if (opener) viewer.opener = opener;
@@ -28,26 +28,13 @@ function fillViewerControls() {
   byId("map-kind").value = kinds.includes(before) ? before : (kinds.at(-1) ?? "");
   byId("map-class").replaceChildren(...viewer.entry.keys.map((key, at) => new Option(data.classes[key], at)));
   byId("viewer-controls").hidden = !viewer.maps.length;
-  byId("class-thresholds").replaceChildren(...viewer.entry.keys.map((key, at) => classSlider(data.classes[key], at)));
-  byId("by-class").checked = false;
   chooseKind();
-}
-
-function classSlider(name, at) {
-  const label = element("label", `${name} `);
-  const slider = element("input", "", { type: "range", min: 0, max: 100, step: 1, "data-class": at });
-  slider.addEventListener("input", () => {
-    viewer.thresholds[at] = Number(slider.value);
-    paintViewer();
-  });
-  label.append(slider, element("output"));
-  return label;
 }
 
 /** After a change of the maps: the threshold that was found for them. */
 function chooseKind() {
   byId("threshold").value = Math.round(100 * (data.thresholds[byId("map-kind").value] ?? 0.3));
-  setAllThresholds();
+  setThreshold();
 }
 
 /** Number of the layer of the chosen maps, -1 without any. */
@@ -55,8 +42,9 @@ function layerOfKind() {
   return viewer.entry.maps.layers.indexOf(byId("map-kind").value);
 }
 
-function setAllThresholds() {
-  viewer.thresholds = viewer.entry.keys.map(() => Number(byId("threshold").value));
+function setThreshold() {
+  viewer.threshold = Number(byId("threshold").value);
+  byId("threshold-text").textContent = (viewer.threshold / 100).toFixed(2);
   paintViewer();
 }
 
@@ -65,13 +53,13 @@ function levelsOf(layer, at) {
   return viewer.maps[layer * viewer.entry.keys.length + at];
 }
 
-/** Labels h x w: the strongest class where its level is above its threshold, else background. */
+/** Labels h x w: the strongest class where its level is above the threshold, else background. */
 function recoloured(layer) {
   const { keys } = viewer.entry;
   const labels = new Uint16Array(viewer.size[0] * viewer.size[1]);
   const strongest = new Uint8Array(labels.length);
   keys.forEach((key, at) => levelsOf(layer, at).forEach((level, pixel) => {
-    if (level > strongest[pixel] && level > viewer.thresholds[at]) {
+    if (level > strongest[pixel] && level > viewer.threshold) {
       strongest[pixel] = level;
       labels[pixel] = key + 1;
     }
@@ -79,7 +67,7 @@ function recoloured(layer) {
   return labels;
 }
 
-/** Mean IoU of labels with the truth, both of the page's size; null without truth. */
+/** Mean IoU of labels with the ground truth, both of the page's size; null without ground truth. */
 function scoreOf(labels) {
   const at = viewer.entry.masks.titles.indexOf("ground truth");
   if (at < 0) return null;
@@ -94,7 +82,7 @@ function scoreOf(labels) {
     for (let column = 0; column < width; column++) {
       const y = Math.floor(((row + 0.5) * tall) / height), x = Math.floor(((column + 0.5) * wide) / width);
       const truth = viewer.masks[at][y * wide + x], label = labels[row * width + column];
-      if (isUndecided(truth)) continue;
+      if (isIgnored(truth)) continue;
       add(truth, 1);
       if (truth === label) add(truth, 0);
       else add(label, 1);
@@ -145,7 +133,6 @@ function paintViewer() {
     const title = entry.maps.layers[layer];
     const at = Number(byId("map-class").value);
     const name = data.classes[entry.keys[at]];
-    showThresholds();
     const first = entry.maps.layers[0];
     if (first !== title) panels.push(panel(`${first}, ${name}`, heat(levelsOf(0, at), size)));
     panels.push(panel(`${title}, ${name}`, heat(levelsOf(layer, at), size)));
@@ -161,24 +148,13 @@ function paintViewer() {
   showLegend();
 }
 
-function showThresholds() {
-  const apart = byId("by-class").checked;
-  byId("class-thresholds").hidden = !apart;
-  byId("threshold").disabled = apart;
-  byId("threshold-text").textContent = (Number(byId("threshold").value) / 100).toFixed(2);
-  byId("class-thresholds").querySelectorAll("input").forEach((slider, at) => {
-    slider.value = viewer.thresholds[at];
-    slider.nextSibling.textContent = (viewer.thresholds[at] / 100).toFixed(2);
-  });
-}
-
 function showLegend() {
   const labels = new Set(viewer.entry.keys.map((key) => key + 1));
   viewer.masks.forEach((mask) => mask.forEach((label) => label && labels.add(label)));
   byId("legend").replaceChildren(...[...labels].sort((a, b) => a - b).map((label) => {
     const item = element("span", "", { class: "item" });
     item.append(element("span", "", { class: "key", style: `background:rgb(${colourOf(label).join(",")})` }),
-      isUndecided(label) ? "undecided" : labelName(label));
+      isIgnored(label) ? "ignored" : labelName(label));
     return item;
   }));
 }
@@ -201,18 +177,8 @@ function startViewer() {
   });
   byId("map-kind").addEventListener("change", chooseKind);
   byId("map-class").addEventListener("change", paintViewer);
-  byId("threshold").addEventListener("input", setAllThresholds);
-  byId("by-class").addEventListener("change", () =>
-    byId("by-class").checked ? paintViewer() : setAllThresholds());
+  byId("threshold").addEventListener("input", setThreshold);
 }
 
-byId("title").textContent = data.title;
-byId("subtitle").textContent = data.subtitle;
 startViewer();
 startGallery();
-drawScores();
-drawCurves();
-drawClassBars();
-drawConfusion();
-hideEmptyClasses();
-drawRuns();

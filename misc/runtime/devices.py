@@ -20,6 +20,7 @@ from misc.runtime.processes import Resources, cpu_count
 _BYTES_WITH_NETWORK, _BYTES_WITHOUT = 8 << 30, 1 << 30
 # Errors of libraries that do not get the memory that they ask for.
 _PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
 
 
@@ -89,23 +90,16 @@ def set_up_process(
 
 def check_device(name: str) -> None:
     """Raise UserError for a device that does not exist, or a name that is not one."""
-    known = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name, re.ASCII)
+    known = re.fullmatch(r"(auto|cpu|cuda)(?::(\d+))?", name, re.ASCII)
     ranks, count = distributed.local_size(), torch.cuda.device_count()
-    if not known:
-        problem = "no such device; say auto, cpu, cuda or cuda:N"
-    elif known[1] and ranks > 1:
-        problem = (
-            f"the {ranks} processes of torchrun on this machine would share one GPU; say "
-            "--device cuda, of which each takes its own"
-        )
-    elif name[:4] == "cuda" and not (torch.cuda.is_available() and int(known[1] or 0) < count):
-        problem = (
-            f"there are {count} CUDA devices here; say --device cpu, or install a CUDA build of "
-            "torch and its driver"
-        )
-    else:
-        return
-    raise UserError(f"--device {name}: {problem}")
+    if not known or (known[2] and known[1] != "cuda"):
+        raise UserError(f"--device {name}: no such device; say auto, cpu, cuda or cuda:N")
+    if known[2] and ranks > 1:
+        raise UserError(f"--device {name}: the {ranks} processes here would share one "
+                        "GPU; say --device cuda, of which each takes its own")  # fmt: skip
+    if known[1] == "cuda" and not (torch.cuda.is_available() and int(known[2] or 0) < count):
+        raise UserError(f"--device {name}: there are {count} CUDA devices here; say --device "
+                        "cpu, or install a CUDA build of torch and its driver")  # fmt: skip
 
 
 def machine() -> dict[str, str]:
@@ -114,9 +108,9 @@ def machine() -> dict[str, str]:
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-    found["processor"] = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, TypeError):
-        found["processor"] = re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    info = Path("/proc/cpuinfo")
+    cpu = re.search("model name.*: (.*)", info.read_text()) if info.is_file() else None
+    found["CPU"] = cpu[1] if cpu else platform.machine()
     if torch.cuda.is_available():
         found["GPU"] = ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count())))
     return found
@@ -128,37 +122,26 @@ def freed_memory_kept() -> Iterator[None]:
 
     Else the system clears the pages of every map above 32 MB, up to a third of a training step.
     """
-    _set_allocator(trim_above=2**31 - 1, map_above=2**30)
+    library = ctypes.CDLL(None)
+    set_option = getattr(library, "mallopt", lambda option, value: None)  # another C library
+    set_option(_TRIM_THRESHOLD, 2**31 - 1)
+    set_option(_MMAP_THRESHOLD, 2**30)
     try:
         yield
     finally:
-        _set_allocator(trim_above=64 << 20, map_above=32 << 20)
-
-
-def _set_allocator(trim_above: int, map_above: int) -> None:
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(-1, trim_above)
-        library.mallopt(-3, map_above)
-        library.malloc_trim(0)
+        set_option(_TRIM_THRESHOLD, 64 << 20)  # to which glibc comes by itself
+        set_option(_MMAP_THRESHOLD, 32 << 20)
 
 
 @contextlib.contextmanager
 def memory_can_end(where: str, options: Sequence[str] = ("--num_processes",)) -> Iterator[None]:
-    """Say in one line which options to lower where memory ends in the block.
-
-    That also ends processes which read images ahead, by a signal.
-    """
+    """Say in one line which options to lower where memory ends in the block, or a reader's life."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        first = (str(error).splitlines() or ["no memory is left"])[0]
+        first, what = (str(error).splitlines() or ["no memory is left"])[0], "out of memory"
         if "DataLoader worker" in first:
-            raise StoppedError(
-                f"{where}: a process that reads images ended ({first}); lower --num_workers"
-            ) from None
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not short and not any(phrase in str(error) for phrase in _PHRASES):
+            what, options = "a process that reads images ended", ("--num_workers",)
+        elif not isinstance(error, MemoryError) and not any(p in str(error) for p in _PHRASES):
             raise
-        lower = " or ".join(options)
-        raise StoppedError(f"{where}: out of memory ({first}); lower {lower}") from None
+        raise StoppedError(f"{where}: {what} ({first}); lower {' or '.join(options)}") from None

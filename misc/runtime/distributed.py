@@ -1,12 +1,12 @@
 """The ranks of a run that torchrun started; a run that was started alone is rank 0 of 1."""
 
-import datetime
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from datetime import timedelta
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from misc.errors import SaidElsewhereError, StoppedError, UserError
 Result = TypeVar("Result")
 
 # A rank that has done its images waits for the others. Gloo counts milliseconds in 32 bits.
-_PATIENCE = datetime.timedelta(days=20)
+_PATIENCE = timedelta(days=20)
 _POLL = 0.02  # seconds; waiting in Python, where a signal can end it
 
 
@@ -29,23 +29,18 @@ def joined(with_cuda: bool) -> Iterator[None]:
     if with_cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     store, number, count = next(dist.rendezvous("env://"))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if with_cuda else "gloo",
-        store=dist.PrefixStore(_agreed_name(store, number, count), store),
-        rank=number,
-        world_size=count,
-        timeout=_PATIENCE,
-    )
+    store = dist.PrefixStore(_agreed_name(store, number, count), store)
+    backend = "cpu:gloo,cuda:nccl" if with_cuda else "gloo"
+    dist.init_process_group(backend, None, _PATIENCE, count, number, store)
     yield
     gathered(None)  # a rank must not leave while another may need it
     dist.destroy_process_group()  # not after an error: it could wait for ranks that are gone
 
 
 def _agreed_name(store: dist.Store, number: int, count: int) -> str:
-    """Return a name that all ranks know and that no earlier attempt of the run has used.
+    """Return a name that all ranks know, of this attempt: torchrun restarts them with one store.
 
-    torchrun restarts ranks with the store that they had. So each rank asks under a new name of its
-    own, and rank 0 answers to the latest names until all have its answer.
+    Each rank asks under a new name, and rank 0 answers to the latest names until all have its own.
     """
     own = uuid.uuid4().hex
     store.set(f"rank {number}", own)
@@ -89,15 +84,16 @@ def part(items: Sequence) -> Sequence:
 def gathered(value: Result) -> list[Result]:
     """The values of all ranks, by rank, on each of them. Every rank has to call it."""
     values = [value] * size()
-    if size() > 1:
-        try:
-            everybody = dist.all_reduce(torch.zeros(1), async_op=True)
-            while not everybody.is_completed():
-                time.sleep(_POLL)
-            everybody.wait()
-            dist.all_gather_object(values, value)
-        except RuntimeError:
-            raise StoppedError("another process of the run has ended") from None
+    if size() == 1:
+        return values
+    try:
+        everybody = dist.all_reduce(torch.zeros(1), async_op=True)
+        while not everybody.is_completed():
+            time.sleep(_POLL)
+        everybody.wait()
+        dist.all_gather_object(values, value)
+    except RuntimeError:
+        raise StoppedError("another process of the run has ended") from None
     return values
 
 
@@ -115,9 +111,15 @@ def on_first_rank(work: Callable[[], Result]) -> Result:
         except UserError as error:
             problem = error
     result, problem = gathered((result, problem))[0]
-    if problem is not None:
-        raise problem if rank() == 0 else SaidElsewhereError(str(problem))
-    return result
+    if problem is None:
+        return result
+    raise problem if rank() == 0 else SaidElsewhereError(str(problem))
+
+
+def fail(text: str) -> NoReturn:
+    """Raise UserError on all ranks, of which the first one says it. Every rank has to call it."""
+    gathered(None)
+    raise (UserError if rank() == 0 else SaidElsewhereError)(text)
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:
@@ -127,12 +129,3 @@ def summed(values: torch.Tensor) -> torch.Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
-
-
-def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
-    """The model, with its gradients averaged over the ranks where there are several."""
-    if size() == 1:
-        return model
-    device = next(model.parameters()).device
-    devices = [device] if device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(model, devices)

@@ -1,8 +1,4 @@
-"""One driver for every step that processes images one by one.
-
-A step says what is done with one image and how it is saved (`ImageTask`). The driver splits the
-images over ranks and processes, leaves out what is complete, and names the image in errors.
-"""
+"""The driver of every step that processes images one by one, over ranks and processes."""
 
 import logging
 import time
@@ -27,7 +23,7 @@ MAPS_WORTH_A_PROCESS = 200  # of those that are looked at and not computed
 
 
 class ImageTask:
-    """What a step does with one image. Must be picklable until `start` was called."""
+    """The work of a step on one image; picklable until `start` was called."""
 
     name = "step"
     images_worth_a_process = 4  # fewer are done sooner than another process has started
@@ -51,21 +47,18 @@ class ImageTask:
 
 
 def prepare_output(
-    folder: Output,
-    options: dict,
-    inputs: dict,
-    overwrite: bool,
-    sources: Callable[[], Sources] = Sources,
+    folder: Output, settings: dict, inputs: dict, overwrite: bool, sources: Callable = Sources
 ) -> None:
     """`prepare_folder` by the first rank, which looks at the sources; every rank has to call it."""
-    distributed.on_first_rank(lambda: prepare_folder(folder, options, inputs, overwrite, sources()))
+    distributed.on_first_rank(
+        lambda: prepare_folder(folder, settings, inputs, overwrite, sources())
+    )
 
 
 def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Resources) -> list:
     """Process every image that is not complete; return what `finish` gave in each process.
 
-    All ranks have to call it; each does its part and gets the results of all. Errors of a task
-    leave here as UserError, StoppedError or RuntimeError with the image's name in front.
+    All ranks have to call it. Errors that do not name a file come with the name of the image.
     """
     # One rank looks: two could see different states and leave an image to each other.
     todo = distributed.on_first_rank(lambda: not_complete(task, image_ids))

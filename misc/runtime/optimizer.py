@@ -8,8 +8,8 @@ import torch
 class PolyOptimizer(torch.optim.SGD):
     """SGD whose learning rates follow initial rate x (1 - step / max_step)^power.
 
-    From step max_step on the rates stay as they are. `global_step` counts the steps taken and is
-    part of the state dict. Each parameter group may bring its own `lr`.
+    `global_step` counts the steps taken; from max_step on the rates stay as they are. Each
+    parameter group may bring its own `lr`.
     """
 
     def __init__(
@@ -37,19 +37,12 @@ class PolyOptimizer(torch.optim.SGD):
         return {**super().state_dict(), "global_step": self.global_step}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over what `state_dict` returned, momentum buffers and step count included."""
+        """Take over what `state_dict` returned."""
         super().load_state_dict(state_dict)
         self.global_step = state_dict["global_step"]
 
 
-def parameter_groups(
-    backbone: list[torch.nn.Parameter],
-    new: list[torch.nn.Parameter],
-    lr: float,
-    weight_decay: float,
-) -> list[dict]:
-    """Groups for PolyOptimizer: the second list of parameters learns 10 times faster (IRN, RIB)."""
-    return [
-        {"params": list(params), "lr": rate, "weight_decay": weight_decay}
-        for params, rate in ((backbone, lr), (new, 10 * lr))
-    ]
+def parameter_groups(backbone: Iterable, new: Iterable, lr: float, weight_decay: float) -> list:
+    """Groups for PolyOptimizer: the second parameters learn 10 times faster (IRN, RIB)."""
+    rates = ((backbone, lr), (new, 10 * lr))
+    return [{"params": list(p), "lr": rate, "weight_decay": weight_decay} for p, rate in rates]

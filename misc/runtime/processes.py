@@ -1,15 +1,15 @@
-"""What a run may use of the machine, and work split over processes; loads no torch."""
+"""Limits of a run on the machine, and work split over processes; loads no torch."""
 
 import multiprocessing
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from misc.errors import StoppedError, UserError
@@ -18,7 +18,7 @@ from misc.runtime.programs import shielded
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use of the machine; None is chosen by what is there."""
+    """Limits of a run on the machine; None is chosen by what is there."""
 
     device: str = "auto"  # or cpu, cuda, cuda:N
     num_processes: int | None = None  # that share the images of a step
@@ -30,8 +30,7 @@ class Resources:
 
 def announced_ranks() -> int:
     """Processes that share every batch: torchrun's, or those that the scripts tell a check of."""
-    values = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    return max((int(value) for value in values if value.isdecimal()), default=1)
+    return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
 
 
 def cpu_count() -> int:
@@ -40,25 +39,26 @@ def cpu_count() -> int:
 
 
 def in_processes(body: Callable, parts: Sequence, name: str) -> Iterator[tuple[int, Any]]:
-    """Run `body(part, report)` for each part in a process of its own.
+    """Run `body(part, report)` for each part in a process of its own; all has to be picklable.
 
     Yields (number of the part, what its body reported) as it comes. A failure of one process ends
     all: UserError and StoppedError come through, others as RuntimeError; StoppedError, with the
-    name of the work, where a process is killed. body, parts and reports have to be picklable.
+    name of the work, where a process is killed.
     """
     context = multiprocessing.get_context("spawn")
-    reports, running = context.Queue(), len(parts)
-    processes = [
-        context.Process(target=_child, args=(number, body, part, reports))
-        for number, part in enumerate(parts)
-    ]
+    reports, running = context.Queue(), []
     try:
-        _start(processes)
-        while running:
+        with shielded():  # a process that gets half of what it is to do would say so
+            for number, part in enumerate(parts):
+                process = context.Process(target=_child, args=(number, body, part, reports))
+                process.start()
+                running.append(process)
+        ended = 0
+        while ended < len(parts):
             try:
                 number, kind, content = reports.get(timeout=1.0)
             except queue.Empty:
-                if code := next((p.exitcode for p in processes if p.exitcode), None):
+                if code := next((p.exitcode for p in running if p.exitcode), None):
                     raise StoppedError(
                         f"{name}: a process ended with code {code} (killed, or out of memory? then "
                         "give fewer --num_processes)"
@@ -67,27 +67,15 @@ def in_processes(body: Callable, parts: Sequence, name: str) -> Iterator[tuple[i
             if kind == "error":
                 raise content
             if kind == "end":
-                running -= 1
+                ended += 1
             else:
                 yield number, content
-        for process in processes:
+        for process in running:
             process.join(5.0)
     finally:
-        for process in filter(lambda p: p.pid, processes):
+        for process in running:
             process.kill()
             process.join()
-
-
-def _start(processes: list) -> None:
-    """Start processes; signals wait: one that gets half of what it is to do would say so."""
-    # The new ones inherit that Ctrl-C is blocked: this process ends them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with shielded():
-            for process in processes:
-                process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _child(number: int, body: Callable, part: object, reports) -> None:
@@ -107,29 +95,23 @@ def map_in_processes(work: Callable, items: Iterable, processes: int) -> Iterato
 
     work, items and results have to be picklable. Raises StoppedError when a process is killed.
     """
-    numbered, found, given = list(enumerate(items)), {}, 0
     if processes == 1:
-        yield from (work(item) for _, item in numbered)
+        yield from map(work, items)
         return
-    parts = [numbered[first::processes] for first in range(processes)]
-    for _, (number, result) in in_processes(partial(_map_part, work), parts, "shared work"):
-        found[number] = result
-        while given in found:
-            yield found.pop(given)
-            given += 1
-
-
-def _map_part(work: Callable, numbered: list[tuple[int, Any]], report: Callable) -> None:
-    for number, item in numbered:
-        report((number, work(item)))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent)
+    try:
+        with shielded():
+            results = pool.map(work, items)
+        yield from results
+    except BrokenProcessPool:
+        raise StoppedError("a process ended (killed, or out of memory?)") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def set_up_reader(number: int) -> None:
-    """Let a reading process end with the one that it reads for; `worker_init_fn` of a loader.
-
-    Nothing is printed: the loader hands errors on, except those raised while a run shuts down.
-    """
-    sys.excepthook = lambda *_: None
+    """End a reading process with the one that it reads for; `worker_init_fn` of a loader."""
+    sys.excepthook = lambda *_: None  # the loader hands errors on, except those of a run's end
     end_with_parent()
 
 

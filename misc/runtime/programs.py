@@ -96,16 +96,21 @@ def _say(error: BaseException) -> int:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Let a signal in the block take effect at its end: nothing is half-written."""
+    """Let a signal in the block take effect at its end: nothing is half-written.
+
+    Processes that start in it do not get Ctrl-C: the one that started them ends them.
+    """
     received: list[int] = []
     before = {n: signal.signal(n, lambda n, frame: received.append(n)) for n in _SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for number in received[:1]:
+        signal.raise_signal(number)
 
 
 class _Lines:
@@ -124,8 +129,8 @@ def progress(total: int, what: str, unit: str, done: int = 0, hidden: bool = Fal
 
     Where the error output goes to a file, the log gets a line a minute instead of the bar.
     """
-    options = {"total": total, "desc": what, "unit": unit, "initial": done, "disable": hidden}
+    options = {"mininterval": _SECONDS, "maxinterval": _SECONDS, "delay": _SECONDS, "miniters": 1,
+               "file": _Lines(), "leave": False, "ncols": 100, "ascii": True}  # fmt: skip
     if sys.stderr.isatty():
-        return tqdm(**options, delay=1, smoothing=0.1)
-    slow = {"mininterval": _SECONDS, "maxinterval": _SECONDS, "delay": _SECONDS, "miniters": 1}
-    return tqdm(**options, **slow, file=_Lines(), leave=False, ncols=100, ascii=True)
+        options = {"delay": 1, "smoothing": 0.1}
+    return tqdm(total=total, desc=what, unit=unit, initial=done, disable=hidden, **options)

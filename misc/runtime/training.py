@@ -2,15 +2,18 @@
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
@@ -20,7 +23,7 @@ from misc.runtime import distributed
 from misc.runtime.devices import freed_memory_kept, memory_can_end
 from misc.runtime.processes import announced_ranks, set_up_reader
 from misc.runtime.programs import progress, shielded
-from misc.storage.manifest import IMAGES, settings_difference, settings_of
+from misc.storage.manifest import IMAGES, settings_difference
 from misc.storage.outputs import Output, remove_output, require_own
 from misc.storage.torch_files import read_torch, write_torch
 
@@ -29,20 +32,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT_MINUTES = 5.0  # between two saved states of a training
 _STATE = {"settings": dict, "done": int, "model": dict, "optimizer": dict, "sums": dict}
 
-# The network, this rank's part of a batch and the fraction of the batch that it is, 0..1 -> named
-# losses, whose sums over the ranks are those of the batch; "total" is minimised.
-Losses = Callable[[nn.Module, list[torch.Tensor], float], dict[str, torch.Tensor]]
-
-
-def state_of(checkpoint: Output) -> Output:
-    """The file that the state of an unfinished training is kept in."""
-    path = checkpoint.path
-    return Output(checkpoint.flag, path.with_name(f"{path.stem}.partial{path.suffix}"), True)
-
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained how long, in which batches, and where its checkpoint goes."""
+    """Length and batches of a training, and where its checkpoint goes."""
 
     name: str
     file: Output
@@ -61,69 +54,55 @@ class Training:
         return per_epoch, self.iterations or self.epochs * per_epoch
 
 
-def check_target(file: Output, options: dict, overwrite: bool) -> None:
-    """Raise UserError where a training with these options could not write or resume its file.
+def state_of(checkpoint: Output) -> Output:
+    """The file that the state of an unfinished training is kept in."""
+    path = checkpoint.path
+    return Output(checkpoint.flag, path.with_name(f"{path.stem}.partial{path.suffix}"), True)
 
-    `overwrite` allows other options, never another origin.
+
+def check_target(file: Output, settings: dict, overwrite: bool) -> bool:
+    """Return whether a checkpoint is there, trained with these settings; inputs may be left out.
+
+    Raises UserError where it, or the state of an unfinished training, has other settings and not
+    `overwrite`, or another origin.
     """
-    if file.path.is_dir():
-        raise UserError(f"{file.flag} {file.path}: is a folder; give the name of a file")
-    noted = _noted(file, options["step"])
-    now = settings_of(options, noted.get("inputs")) | {IMAGES: noted.get(IMAGES) or {}}
-    _is_made(file, noted, now, overwrite)
-
-
-def is_trained(training: Training) -> bool:
-    """Return whether the checkpoint is there already. Every rank has to call it.
-
-    Raises UserError where there is one of other settings, or of another origin, and no `overwrite`.
-    """
-    file, settings = training.file, training.settings
-
-    def look() -> bool:
-        made = _is_made(file, _noted(file, settings["step"]), settings, training.overwrite)
-        if made:
-            remove_output(state_of(file).path)  # a run was ended between the two
-            log.info("%s is complete already", file.path)
-        return made
-
-    return distributed.on_first_rank(look)
-
-
-def _noted(file: Output, step: str) -> dict:
-    """The settings in a checkpoint, which this step has to have written, or else in its state."""
-    if not file.path.exists():
-        return (_read_state(state_of(file).path) or {}).get("settings", {})
-    content = read_torch(file.path)
-    noted = content.get("settings") if isinstance(content, dict) else None
-    if not isinstance(noted, dict) or noted.get("step") != step:
+    path, what, step = file.path, f"{file.flag} {file.path}", settings["step"]
+    if path.is_dir():
+        raise UserError(f"{what}: is a folder; give the name of a file")
+    made = path.exists()
+    content = read_torch(path) if made else _read_state(state_of(file).path)
+    recorded = content.get("settings") if isinstance(content, dict) else None
+    if made and not (isinstance(recorded, dict) and recorded.get("step") == step):
         raise UserError(
-            f"{file.flag} {file.path}: was not written by {step} and stays as it is; give another "
-            f"{file.flag}, or leave out --{step}_pass to use it"
+            f"{what}: was not written by {step} and stays as it is; give another {file.flag}, or "
+            f"leave out --{step}_pass to use it"
         )
-    return noted
-
-
-def _is_made(file: Output, noted: dict, settings: dict, overwrite: bool) -> bool:
-    """Return whether the checkpoint is there, with these settings; UserError as `is_trained`."""
-    difference = settings_difference(noted, settings) if noted else ""
-    if difference and not overwrite:
-        raise UserError(
-            f"{file.flag} {file.path}: was trained with other settings ({difference}); give "
-            f"--overwrite to train again, --{settings['step']}_pass False to use it as it is, or "
-            f"another {file.flag}"
-        )
-    made = file.path.exists() and not difference
+    if recorded:
+        now = {"inputs": recorded.get("inputs"), IMAGES: recorded.get(IMAGES) or {}, **settings}
+        difference = settings_difference(recorded, now)
+        if difference and not overwrite:
+            raise UserError(
+                f"{what}: was trained with other settings ({difference}); give --overwrite to "
+                f"train again, --{step}_pass False to use it as it is, or another {file.flag}"
+            )
+        made = made and not difference
     for output in () if made else (file, state_of(file)):
         require_own(output.path, f"move it away, or give another {file.flag}")
     return made
 
 
-def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) -> None:
-    """Raise UserError where a rank would get no image of a batch, or of one of its micro-batches.
+def is_trained(training: Training) -> bool:
+    """`check_target` of the first rank, for all. Every rank has to call it."""
+    file, first = training.file, distributed.on_first_rank
+    made = first(partial(check_target, file, training.settings, training.overwrite))
+    if made:
+        first(partial(remove_output, state_of(file).path))  # a run was ended between the two
+        log.info("%s is complete already", file.path)
+    return made
 
-    images: of the training.
-    """
+
+def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) -> None:
+    """Raise UserError where a rank would get nothing of a batch, or of one of its micro-batches."""
     ranks, size = announced_ranks(), min(batch_size, images)
     smallest = (size - 1) % -(-batch_size // accumulate) + 1
     if smallest < ranks:
@@ -139,71 +118,67 @@ def train(
     model: nn.Module,
     optimizer: Optimizer,
     dataset: Dataset,
-    losses_of: Losses,
+    losses_of: Callable[[nn.Module, list[Tensor], float], dict[str, Tensor]],
     schedule: LRScheduler | None = None,
 ) -> None:
-    """Train a network, from the state that an earlier run of the same settings saved, if any.
+    """Train a network, from the state that an earlier run saved, if any; every rank has to call it.
 
-    Every rank has to call it, with the same model; each processes its part of every batch.
-
-    schedule: moves the learning rates after every step, where the optimizer does not do so itself.
     dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image).
+    losses_of: the network, this rank's part of a batch and the fraction of the batch that it is ->
+    named losses, whose sums over the ranks are those of the batch; "total" is minimised.
+    schedule: moves the learning rates after every step, where the optimizer does not do so itself.
     Raises UserError, with the images of the micro-batch, where a loss is not finite.
     """
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     per_epoch, total = training.steps(len(dataset))
     done, sums = _resume(training, parts)
-    network, saved = distributed.data_parallel(model), time.monotonic()
-    prefix = f"--{training.name.removeprefix('train_')}"
+    network = DistributedDataParallel(model) if torch.distributed.is_initialized() else model
+    saved, on_gpu = time.monotonic(), next(model.parameters()).is_cuda
     bar = progress(total, training.name, "step", done, hidden=distributed.rank() > 0)
-    lower = (f"{prefix}_batch_size", f"{prefix}_crop_size")
+    prefix = training.name.removeprefix("train_")
+    lower = (f"--{prefix}_batch_size", f"--{prefix}_crop_size")
     with bar, freed_memory_kept(), memory_can_end(training.name, lower):
         while done < total:
             epoch, first = divmod(done, per_epoch)
-            begun, before, sums = time.monotonic(), done, sums if first else {}
-            dataset.set_epoch(epoch)
-            steps = _micro_batches(dataset, training, epoch)[first : first + total - done]
-            batches = iter(_loader(dataset, training, steps, next(model.parameters()).is_cuda))
-            for step in steps:
+            sums, images, start = sums if first else {}, 0, time.monotonic()
+            steps = _steps_of(dataset, training, epoch, first, on_gpu)
+            for step, batches in itertools.islice(steps, total - done):
                 optimizer.zero_grad()
                 losses = _add_gradients(network, step, batches, losses_of)
-                _require_finite(training.name, epoch, done, dataset, step, losses["total"])
+                where = f"{training.name}: the loss of step {done + 1}"
+                _require_finite(where, dataset, step, losses["total"].tolist())
                 for name, values in losses.items():
                     sums[name] = sums.get(name, 0.0) + values.sum()
                 optimizer.step()
                 if schedule:
                     schedule.step()
-                done += 1
+                done, images = done + 1, images + sum(map(len, step))
                 if time.monotonic() - saved >= 60 * CHECKPOINT_MINUTES:
                     _save(training, done, parts, sums)
                     saved = time.monotonic()
                 bar.update()
-            means = {name: float(v) / (done - epoch * per_epoch) for name, v in sums.items()}
+            count = done - epoch * per_epoch
             log.info(
                 "%s: epoch %d of %d, mean losses: %s; learning rate %.3g, %.1f images/s",
                 training.name, epoch + 1, -(-total // per_epoch),
-                ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()),
-                optimizer.param_groups[0]["lr"],
-                (done - before) * sum(map(len, steps[0])) / (time.monotonic() - begun),
+                ", ".join(f"{name} {float(value) / count:.4f}" for name, value in sums.items()),
+                optimizer.param_groups[0]["lr"], images / (time.monotonic() - start),
             )  # fmt: skip
     _save(training, done, parts, sums)
 
 
-def _micro_batches(dataset: Dataset, training: Training, epoch: int) -> list[list[list[int]]]:
-    """Indices of the images of each micro-batch of each step of an epoch, on all ranks."""
+def _steps_of(
+    dataset: Dataset, training: Training, epoch: int, first: int, pin_memory: bool
+) -> Iterator[tuple[list[list[int]], Iterator]]:
+    """Yield the indices of the images of each micro-batch, and the reader of this rank's parts."""
     size = min(training.batch_size, len(dataset))
     micro = -(-training.batch_size // training.accumulate)
     generator = torch.Generator().manual_seed(training.seed * 1000 + epoch)
     order = torch.randperm(len(dataset), generator=generator)
-    steps = order[: len(order) // size * size].view(-1, size).tolist()
-    return [[step[at : at + micro] for at in range(0, size, micro)] for step in steps]
-
-
-def _loader(
-    dataset: Dataset, training: Training, steps: list[list[list[int]]], pin_memory: bool
-) -> DataLoader:
-    """Reads this rank's part of every micro-batch of the steps, one after the other."""
-    return DataLoader(
+    whole = order[: len(order) // size * size].view(-1, size)[first:].tolist()
+    steps = [[step[at : at + micro] for at in range(0, size, micro)] for step in whole]
+    dataset.set_epoch(epoch)
+    batches = iter(DataLoader(
         dataset,
         batch_sampler=[distributed.part(indices) for step in steps for indices in step],
         num_workers=training.num_workers,
@@ -211,20 +186,21 @@ def _loader(
         # Its own generator, so that the loader draws nothing from the global one.
         generator=torch.Generator().manual_seed(training.seed),
         worker_init_fn=set_up_reader,
-    )
+    ))  # fmt: skip
+    yield from ((step, batches) for step in steps)
 
 
 def _add_gradients(
-    network: nn.Module, step: list[list[int]], batches: Iterator, losses_of: Losses
-) -> dict[str, torch.Tensor]:
+    network: nn.Module, step: list[list[int]], batches: Iterator, losses_of: Callable
+) -> dict[str, Tensor]:
     """Sum the gradients of the M micro-batches of a step; the ranks average them with the last.
 
     Returns the losses by name, (M,) each, summed over the ranks.
     """
     size, found = sum(map(len, step)), []
     for number, batch in enumerate(itertools.islice(batches, len(step)), start=1):
-        later = number < len(step) and hasattr(network, "no_sync")
-        with network.no_sync() if later else nullcontext():
+        alone = number < len(step) and hasattr(network, "no_sync")
+        with network.no_sync() if alone else nullcontext():
             losses = losses_of(network, batch, len(batch[-1]) / size)
             # The gradients of the ranks are averaged; the loss is the sum of their parts.
             (losses["total"] * distributed.size()).backward()
@@ -232,62 +208,49 @@ def _add_gradients(
     return dict(zip(losses, distributed.summed(torch.stack(found, dim=1)), strict=True))
 
 
-def _require_finite(
-    name: str, epoch: int, done: int, dataset: Dataset, step: list[list[int]], losses: torch.Tensor
-) -> None:
-    """End a training with a loss, of M micro-batches, that is not finite: nothing is saved."""
-    if losses.isfinite().all():
-        return
-    images = [dataset.image_ids[i] for i in step[int(losses.isfinite().int().argmin())]]
-
-    def fail() -> None:
-        raise UserError(
-            f"{name}: the loss of step {done + 1} (epoch {epoch + 1}) is not finite, with the "
-            f"images {', '.join(images)}; give a lower learning rate, or look at these"
-        )
-
-    distributed.on_first_rank(fail)
+def _require_finite(where: str, dataset: Dataset, step: list, losses: list[float]) -> None:
+    """End a training with a loss of a micro-batch that is not finite: nothing is saved."""
+    for indices, loss in zip(step, losses, strict=True):
+        if not math.isfinite(loss):
+            images = ", ".join(dataset.image_ids[index] for index in indices)
+            distributed.fail(
+                f"{where} is not finite, with the images {images}; give a lower learning rate, or "
+                "look at these"
+            )
 
 
 def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable) -> None:
-    """Write the checkpoint of a finished training. Every rank has to call it.
-
-    save_checkpoint: called with the path, the network and what made it (`settings=...`).
-    """
+    """Write the checkpoint with `save_checkpoint(path, model, settings=)`, on the first rank."""
     file = training.file
-
-    def save() -> None:
-        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-            raise UserError(
-                f"{file.flag} {file.path}: is not written, the weights are not finite; give a "
-                "lower learning rate"
-            )
-        save_checkpoint(file.path, model, settings=training.settings)
-        remove_output(state_of(file).path)
-
-    distributed.on_first_rank(save)
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        distributed.fail(
+            f"{file.flag} {file.path}: is not written, the weights are not finite; give a lower "
+            "learning rate"
+        )
+    settings = training.settings
+    distributed.on_first_rank(partial(save_checkpoint, file.path, model, settings=settings))
+    distributed.on_first_rank(partial(remove_output, state_of(file).path))
 
 
 def _save(training: Training, done: int, parts: dict[str, Any], sums: dict) -> None:
     """Keep the state after `done` steps; the first rank writes it."""
-    if distributed.rank() > 0:
-        return
-    device = next(parts["model"].parameters()).device
-    state = {
-        "settings": training.settings,
-        "done": done,
-        **{name: part and part.state_dict() for name, part in parts.items()},
-        "sums": sums,
-        "rng": torch.get_rng_state(),
-        "cuda rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-    with shielded():
-        write_torch(state_of(training.file).path, state)
+    if distributed.rank() == 0:
+        on_gpu = next(parts["model"].parameters()).is_cuda
+        state = {
+            "settings": training.settings,
+            "done": done,
+            **{name: part and part.state_dict() for name, part in parts.items()},
+            "sums": sums,
+            "rng": torch.get_rng_state(),
+            "cuda rng": torch.cuda.get_rng_state() if on_gpu else None,
+        }
+        with shielded():
+            write_torch(state_of(training.file).path, state)
 
 
 def _resume(training: Training, parts: dict[str, Any]) -> tuple[int, dict]:
     """Load the state of an earlier run; returns its steps and sums of losses, or 0 and none."""
-    path = state_of(training.file).path
+    path, device = state_of(training.file).path, next(parts["model"].parameters()).device
     state = _read_state(path)
     if state and (difference := settings_difference(state["settings"], training.settings)):
         log.info("%s is left: it was trained with other settings (%s)", path, difference)
@@ -296,14 +259,13 @@ def _resume(training: Training, parts: dict[str, Any]) -> tuple[int, dict]:
         raise StoppedError(f"{path}: the processes see different files; its folder must be shared")
     if not state:
         return 0, {}
-    device = next(parts["model"].parameters()).device
     try:
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(state[name])
         torch.set_rng_state(state["rng"])
         if device.type == "cuda" and state["cuda rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda rng"], device)
+            torch.cuda.set_rng_state(state["cuda rng"])
         sums = {name: value.to(device) for name, value in state["sums"].items()}
     except Exception as error:  # the file may be anybody's: it can hold anything
         raise UserError(
@@ -315,13 +277,10 @@ def _resume(training: Training, parts: dict[str, Any]) -> tuple[int, dict]:
 
 def _read_state(path: Path) -> dict | None:
     """The state of an unfinished training; None where it is missing or damaged."""
-    if not path.is_file():
-        return None
-    try:
-        state = read_torch(path)
-        if all(isinstance(state[name], kind) for name, kind in _STATE.items()):
-            return state
-    except (UserError, LookupError, TypeError):
-        pass
-    log.warning("%s is damaged; training starts anew", path)
+    if path.is_file():
+        with suppress(UserError, LookupError, TypeError):
+            state = read_torch(path)
+            if all(isinstance(state[name], kind) for name, kind in _STATE.items()):
+                return state
+        log.warning("%s is damaged; training starts anew", path)
     return None

@@ -1,8 +1,7 @@
-"""Writing files so that a reader never meets half of one, whatever ends the writer."""
+"""Files that appear whole or not at all, folders that one run holds, and reading within bounds."""
 
 import codecs
 import contextlib
-import hashlib
 import io
 import itertools
 import logging
@@ -20,98 +19,68 @@ from filelock import FileLock, Timeout
 
 from misc.errors import UserError
 
+LOCK = ".rib.lock"
+_PATIENCE = 5.0  # seconds; a killed run may still be ending
+_LOCK_START = b"process "
+_SHOWN = 100  # characters of a file's content in a message
 _numbers = itertools.count()
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what is written there becomes `path` at the end.
+    """Yield a temporary path beside `path`; what is written there becomes `path` at the end.
 
-    When the block raises, the temporary file is removed and an older `path` stays as it was. What a
-    killed process leaves is found by `remove_leftovers`. The folder has to exist. Outputs are
-    opened by `misc.storage.outputs`, which looks at what would be replaced.
+    When the block raises, an older `path` stays as it was. What a killed process leaves is found by
+    `remove_leftovers`. Outputs are opened by `misc.storage.outputs`, which looks at what is there.
     """
     path = Path(path)
     temporary = _temporary(path.parent, path.suffix)
     try:
         yield temporary
-        _to_disk(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # after a power cut a new name may not have old bytes
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _temporary(folder: Path, suffix: str = "") -> Path:
-    """A path that no file has, whose name says the writing process and that it is of this program.
-
-    Not tempfile.mkstemp: its files are readable by their owner alone, and so would the result be.
-    """
-    writer = f"{_host()}-{os.getpid()}-{next(_numbers)}"
-    return folder / f".{writer}.{_token(writer)}.tmp{suffix}"
-
-
-def _token(writer: str) -> str:
-    """Which names are temporary ones of this program: no file of the user has it by chance."""
-    return hashlib.sha256(f"RIB temporary file of {writer}".encode()).hexdigest()[:16]
+    """Return a path that no file has; not of tempfile, whose files only their owner can read."""
+    return folder / f".{_host()}-{os.getpid()}-{next(_numbers)}.rib.tmp{suffix}"
 
 
 def _host() -> str:
     return re.sub(r"\W", "_", socket.gethostname())[:64]
 
 
-def _to_disk(path: Path) -> None:
-    """Wait until the bytes are on the disk: after a power cut a new name may not have old bytes."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
 def remove_leftovers(folder: Path, below: bool = False) -> None:
-    """Remove temporary files in a folder whose writer was killed on this machine.
-
-    below: also in the folders below it.
-    """
+    """Remove temporary files whose writer was killed on this machine; below: in all its folders."""
     for where, folders, names in os.walk(folder):
         for name in names:
-            found = re.fullmatch(r"\.((\w+)-(\d+)-\d+)\.(\w+)\.tmp(\.\w+)?", name)
-            own = found and found[4] == _token(found[1]) and found[2] == _host()
-            if own and not _is_alive(int(found[3])):
+            found = re.fullmatch(rf"\.{_host()}-(\d+)-\d+\.rib\.tmp(\.\w+)?", name)
+            if found and not _is_writing(int(found[1])):
                 Path(where, name).unlink(missing_ok=True)
         folders[:] = folders if below else []
 
 
-def ignores_case(folder: Path) -> bool:
-    """Whether the file system of a folder takes two names for one that differ in case only."""
-    probe = _temporary(folder)
-    probe.touch(exist_ok=False)
-    try:
-        return probe.with_name(probe.name.upper()).exists()
-    finally:
-        probe.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():  # a process of that number that ended: this one is not writing now
+def _is_writing(pid: int) -> bool:
+    if pid == os.getpid():  # the number of a process that ended: this one is not writing now
         return False
     try:
         os.kill(pid, 0)
-        # A process that was killed keeps its number until its parent has asked for its end.
-        return not _is_zombie(pid)
+        # A killed process keeps its number until its parent has asked for it: its state is Z.
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # a process of another user
+    except OSError:  # a process of another user, or a system without /proc
         return True
-
-
-def _is_zombie(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        # The state follows the name of the program, which stands in brackets.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return False
+    return state != "Z"
 
 
 @contextmanager
 def no_folder_left(folder: Path) -> Iterator[None]:
-    """Removes a folder that the block created, and those around it, if they are still empty."""
+    """Remove a folder that the block created, and those around it, if they are still empty."""
     created = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         yield
@@ -121,102 +90,56 @@ def no_folder_left(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-_BLOCK = 1 << 16
-_SHOWN = 100  # characters of a file's content in a message
-LOCK = ".rib.lock"
-_PATIENCE = 5.0  # seconds; a killed run may still be ending
-_POLL = 0.1
-_MARK = b"process "  # a lock begins with it
-
-log = logging.getLogger(__name__)
+def ignores_case(folder: Path) -> bool:
+    """Tell if the file system of a folder takes two names for one that differ in case only."""
+    probe = _temporary(folder)
+    probe.touch(exist_ok=False)
+    try:
+        return probe.with_name(probe.name.upper()).exists()
+    finally:
+        probe.unlink()
 
 
 @contextmanager
 def locked(folders: Iterable[Path]) -> Iterator[None]:
-    """Holds folders, which exist, for the block; UserError where another run holds one of them.
-
-    The lock is one of the file system (also of NFS): a process that is killed has none any more.
-    """
+    """Hold folders, which exist, for the block; UserError where another run holds one of them."""
     with contextlib.ExitStack() as stack:
         for folder in sorted({folder.resolve() for folder in folders}):
-            stack.enter_context(_one_locked(folder))
+            path = folder / LOCK
+            holder = _holder(path)
+            try:
+                stack.enter_context(FileLock(path, timeout=_PATIENCE, poll_interval=0.1))
+            except Timeout:
+                raise UserError(
+                    f"{folder}: another run writes here ({_holder(path) or holder}); wait for its "
+                    "end, or give another folder"
+                ) from None
+            except (OSError, NotImplementedError) as error:  # a file system without locks
+                log.warning("%s: two runs at once are not noticed here (%s)", folder, reason(error))
+                continue
+            started = f"{socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            path.write_text(f"{_LOCK_START.decode()}{os.getpid()} on {started}\n")
+            stack.callback(path.unlink, missing_ok=True)  # before the lock is released
         yield
-
-
-@contextmanager
-def _one_locked(folder: Path) -> Iterator[None]:
-    path = folder / LOCK
-    holder, lock = _holder(path), FileLock(path)
-    try:
-        lock.acquire(timeout=_PATIENCE, poll_interval=_POLL)
-    except Timeout:
-        raise UserError(
-            f"{folder}: another run writes here ({_holder(path) or holder or 'its name is unknown'}"
-            "); wait for its end, or give another folder"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or "no locks"
-        log.warning("%s: two runs at once are not noticed here (%s)", folder, reason)
-        yield
-        return
-    try:
-        _write_holder(path)
-        yield
-    finally:
-        # The name goes before the lock does, so that nobody locks a file that is about to go.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        lock.release()
 
 
 def _holder(path: Path) -> str:
-    """What a lock says of the run that holds it; UserError where the file is not a lock."""
+    """Return the text of a lock; UserError where the file is not a lock."""
     text = b""
     with contextlib.suppress(FileNotFoundError):  # it ends meanwhile
         text = path.read_bytes()[:200] if path.is_file() else b""
-    foreign = path.is_symlink() or (path.exists() and not path.is_file())
-    if foreign or not (text or _MARK).startswith(_MARK):
+    other = path.is_symlink() or (path.exists() and not path.is_file())
+    if other or not (text or _LOCK_START).startswith(_LOCK_START):
         raise UserError(f"{path}: is not a lock of this program and stays as it is; move it away")
     return text.decode(errors="replace").strip()
 
 
-def _write_holder(path: Path) -> None:
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    text = f"{_MARK.decode()}{os.getpid()} on {socket.gethostname()} since {started}\n"
-    with contextlib.suppress(OSError):
-        file = os.open(path, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0))
-        with open(file, "w") as stream:
-            stream.write(text)
-
-
 def read_bytes(path: str | Path, limit: int) -> bytes:
-    """The content of a file; ValueError where it has more than `limit` bytes or is not a file."""
-    blocks, size = [], 0
+    """Return the content of a file; ValueError above `limit` bytes or where it is not a file."""
     require_regular(path)
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            blocks.append(block)
-            size += len(block)
-            if size > limit:
-                raise ValueError(f"larger than {limit >> 20} MiB")
-    return b"".join(blocks)
-
-
-def encoding_of(start: bytes) -> str:
-    """The encoding of a text by the mark at its start: UTF-16 with one, otherwise UTF-8."""
-    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return "utf-16" if utf16 else "utf-8-sig"
-
-
-def require_unpacked_size(content: bytes, limit: int) -> None:
-    """Raise ValueError where what a zip archive says that it unpacks to is above `limit` bytes.
-
-    No more than that is unpacked: `zipfile` reads as many bytes of an entry as are announced.
-    """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > limit:
-        raise ValueError(f"unpacks to {size >> 20} MiB, more than {limit >> 20} MiB")
+    if os.stat(path).st_size > limit:
+        raise ValueError(f"larger than {limit >> 20} MiB")
+    return Path(path).read_bytes()
 
 
 def require_regular(path: str | Path) -> None:
@@ -226,8 +149,22 @@ def require_regular(path: str | Path) -> None:
         raise ValueError("not a regular file")
 
 
+def require_unpacked_size(content: bytes, limit: int) -> None:
+    """Raise ValueError where a zip archive says that it unpacks to more: no more is unpacked."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > limit:
+        raise ValueError(f"unpacks to {size >> 20} MiB, more than {limit >> 20} MiB")
+
+
+def encoding_of(start: bytes) -> str:
+    """Return the encoding of a text by the mark at its start: UTF-16 with one, otherwise UTF-8."""
+    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if utf16 else "utf-8-sig"
+
+
 def reason(error: object) -> str:
-    """What an exception or a part of a file says, cut and printable, for a message of one line."""
+    """Return the text of an exception or of a part of a file, cut and printable, on one line."""
     text = " ".join(str(error)[: 10 * _SHOWN].split())[:_SHOWN]
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if text or isinstance(error, str) else type(error).__name__

@@ -1,15 +1,14 @@
 """Everything that is written goes through here: only this program's own files are ever replaced.
 
-It knows them by their checksum: embedded (`misc.storage.checksums`), or, of kinds that carry none
-such as lists, noted under "files" in the manifest.json of their folder. A file without one is
-somebody else's, whatever is in it, and stays.
+It knows them by their checksum: embedded (`misc.storage.checksums`), or, of formats that carry none
+such as lists, under "files" in the manifest.json of their folder. A file without one is somebody
+else's, whatever is in it, and stays.
 """
 
 import contextlib
 import enum
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,16 +20,17 @@ from misc.storage.checksums import (
     JSON_KEY,
     Checksum,
     append_checksum,
+    checksum_and_start,
     checksum_of,
     crc_of,
-    ends,
-    has_checksum,
     is_text,
 )
-from misc.storage.files import atomic_path
+from misc.storage.files import atomic_path, read_bytes
 
 MANIFEST = "manifest.json"
-_FILES = "files"  # key of the checksums in it
+FILES = "files"  # in a manifest: checksums by name of the file
+IMAGES = "images"  # in a manifest: what the files of each image depend on, by image id
+_MAX_MANIFEST = 256 << 20  # bytes
 _ADVICE = "move it away or give another place"
 
 
@@ -41,7 +41,7 @@ class Output:
     flag: str
     path: Path
     is_file: bool = False
-    suffix: str = ""  # of the files in a folder
+    suffix: str = ""  # of the files that a step writes in a folder
 
     @property
     def folder(self) -> Path:
@@ -59,84 +59,78 @@ class State(enum.Enum):
 
 
 def output_state(path: Path) -> State:
-    """The state of an output, of which all is read."""
+    """Return the state of an output, of which all is read."""
     if not os.path.lexists(path):
         return State.MISSING
-    if not path.is_file():
-        return State.NOT_OURS
-    content = path.read_bytes()
+    content = path.read_bytes() if path.is_file() else b""
     found = checksum_of(content)
     if found is Checksum.NONE:
-        return State.WHOLE if _is_noted(path) else State.NOT_OURS
-    if found is Checksum.WHOLE:
-        return State.WHOLE
-    return State.NOT_OURS if is_text(content[:64]) else State.DAMAGED
+        return State.WHOLE if _is_recorded(path) else State.NOT_OURS
+    damaged = State.NOT_OURS if is_text(content) else State.DAMAGED
+    return State.WHOLE if found is Checksum.WHOLE else damaged
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is this program's, damaged or not; only the ends of large ones are read."""
+    """Tell if a file is this program's, damaged or not; only the ends of large ones are read."""
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
-        start, end = ends(file)
-    if is_text(start):
-        return output_state(path) is State.WHOLE
-    return has_checksum(start, end) or _is_noted(path)
+    found, start = checksum_and_start(path)
+    return output_state(path) is State.WHOLE if is_text(start) else found or _is_recorded(path)
 
 
 def is_not_ours(path: Path) -> bool:
-    """Whether something is there that is not this program's."""
+    """Tell if something is there that is not this program's."""
     return os.path.lexists(path) and not is_own(path)
 
 
 def not_ours_line(path: Path, advice: str = _ADVICE) -> str:
-    """What to say of a foreign file where an output should go."""
-    return (
-        f"{path}: was not made by this program, or was changed since, and stays as it is; {advice}"
-    )
+    """Return the message about a file of others where an output should go."""
+    said = "was not made by this program, or was changed since, and stays as it is"
+    return f"{path}: {said}; {advice}"
 
 
 def require_own(path: Path, advice: str = _ADVICE, in_manifest: bool = False) -> None:
     """Raise UserError where a file that is to be replaced is not this program's.
 
-    in_manifest: its checksum has to be in the manifest, as of files whose name the user chose:
-    among those with an embedded one are the results of other steps. That manifest is ours, too.
+    in_manifest: the manifest has to have its checksum, as of files whose name the user chose: among
+    those with an embedded one are the results of other steps. That manifest is ours, too.
     """
-    if os.path.lexists(path) and not (_is_noted(path) if in_manifest else is_own(path)):
+    if os.path.lexists(path) and not (_is_recorded(path) if in_manifest else is_own(path)):
         raise UserError(not_ours_line(path, advice))
     if in_manifest:
         require_own(path.with_name(MANIFEST), advice)
 
 
 def require_places(paths: Mapping[str, Path]) -> None:
-    """Raise UserError where two things would be written to one path, or to a file of others.
-
-    paths: where each thing goes, by what it is called in messages.
-    """
+    """Raise UserError where two outputs, by name, have one path, or one would replace a file."""
     first: dict[Path, str] = {}
-    messages = []
-    for name, path in paths.items():
-        if first.setdefault(path, name) != name:
-            messages.append(
-                f"{first[path]} and {name}: would both be written to {path}; rename one"
-            )
-    messages += [not_ours_line(path) for path in first if is_not_ours(path)]
-    raise_problems("output", messages)
+    messages = [
+        f"{first[path]} and {name}: would both be written to {path}; rename one"
+        for name, path in paths.items()
+        if first.setdefault(path, name) != name
+    ]
+    raise_problems("output", [*messages, *(not_ours_line(p) for p in first if is_not_ours(p))])
 
 
 @contextmanager
 def open_output(path: str | Path, in_manifest: bool = False) -> Iterator[BinaryIO]:
-    """Opens an output: what is written becomes the file at the end, with its checksum, or nothing.
+    """Open an output: what is written becomes the file at the end, with its checksum, or nothing.
 
-    in_manifest: the checksum goes there, also where the file could carry it. Raises
-    UserError where the file that it would replace is not this program's.
+    in_manifest: the checksum goes there, also where the file could carry it. Raises UserError where
+    the file that it would replace is not this program's.
     """
     path = Path(path)
     require_own(path, in_manifest=in_manifest)
     with atomic_path(path) as temporary, open(temporary, "w+b") as stream:
         yield stream
-        if in_manifest or not append_checksum(stream):
-            _note(path, crc_of(stream))
+        if not in_manifest and append_checksum(stream):
+            return
+        # Beside the checksum of the file before: whenever this ends, the one there is known.
+        content = manifest_content(path.parent)
+        known = [_crc(path)] if path.is_file() else []
+        recorded = {path.name: list(dict.fromkeys((*known, f"{crc_of(stream):08x}")))}
+        files = {**content.get(FILES, {}), **recorded}
+        write_json(path.with_name(MANIFEST), {**content, FILES: files})
 
 
 def write_output(path: str | Path, content: bytes) -> None:
@@ -147,8 +141,8 @@ def write_output(path: str | Path, content: bytes) -> None:
 
 def write_json(path: Path, content: dict, in_manifest: bool = False) -> None:
     """Write an output as JSON, as `open_output` does."""
-    sort = path.name == MANIFEST
-    text = json.dumps(content, indent=None if in_manifest else 1, sort_keys=sort, allow_nan=False)
+    indent, sort = None if in_manifest else 1, path.name == MANIFEST
+    text = json.dumps(content, indent=indent, sort_keys=sort, allow_nan=False)
     with open_output(path, in_manifest) as stream:
         stream.write(text.encode() + b"\n")
 
@@ -160,10 +154,7 @@ def remove_output(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes, advice: str) -> None:
-    """Write a file for other programs, without a checksum, so that it is never replaced.
-
-    Raises UserError where another one is in its place.
-    """
+    """Write a file for other programs, without a checksum; UserError where another one is there."""
     if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     if os.path.lexists(path):
@@ -178,66 +169,49 @@ def link_new(path: Path, target: Path, advice: str) -> None:
     target = target.resolve()
     if path.is_symlink() and path.resolve() == target:
         return
-    if os.path.lexists(path):
-        write_new(path, target.read_bytes(), advice)
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.symlink_to(target)
-    except OSError:  # a file system without links
-        with atomic_path(path) as temporary:
-            shutil.copyfile(target, temporary)
-
-
-def is_changed(path: Path) -> bool:
-    """Whether a text of this program was edited since."""
-    return path.is_file() and bool(_noted(path)) and not _is_noted(path)
+    except OSError:  # something is there, or a file system without links
+        write_new(path, target.read_bytes(), advice)
 
 
 def manifest_content(folder: Path) -> dict:
-    """All that the manifest of a folder says; nothing where there is none that can be read."""
+    """Return all that the manifest of a folder has; nothing where none of its form can be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads((folder / MANIFEST).read_bytes())
-        return content if isinstance(content, dict) else {}
+        content = json.loads(read_bytes(folder / MANIFEST, _MAX_MANIFEST).decode("utf-8"))
+        if is_manifest(content):
+            return {name: value for name, value in content.items() if name != JSON_KEY}
     return {}
 
 
-def noted_files(folder: Path) -> dict[str, list[str]]:
-    """Checksums that the manifest of a folder has, by name of the file."""
-    files = manifest_content(folder).get(_FILES)
-    return files if isinstance(files, dict) else {}
+def is_manifest(content: object) -> bool:
+    """Tell if what anybody wrote is settings by name with tables where a manifest has them."""
+    if not isinstance(content, dict) or not _is_flat(content, 3):
+        return False
+    tables = [content.get(name) or {} for name in (FILES, IMAGES, "inputs")]
+    return all(
+        isinstance(t, dict) and all(isinstance(k, str) for k in t) for t in (content, *tables)
+    )
 
 
-def with_noted_files(settings: dict, files: dict[str, list[str]]) -> dict:
-    """What a manifest says of the settings and of the files of its folder."""
-    plain = {name: value for name, value in settings.items() if name not in (_FILES, JSON_KEY)}
-    return {**plain, _FILES: files} if files else plain
+def _is_flat(value: object, depth: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value
+    nested = isinstance(value, (dict, list, tuple))
+    return not nested or (depth > 0 and all(_is_flat(part, depth - 1) for part in parts))
 
 
-def _noted(path: Path) -> list[str]:
-    found = noted_files(path.parent).get(path.name)
-    return found if isinstance(found, list) else []
+def is_changed(path: Path) -> bool:
+    """Tell if a file whose checksum the manifest beside it has was edited since."""
+    recorded = path.name in manifest_content(path.parent).get(FILES, {})
+    return recorded and path.is_file() and not _is_recorded(path)
 
 
-def _is_noted(path: Path) -> bool:
-    """Whether the manifest beside a file has its checksum."""
-    if path.name == MANIFEST:  # those of earlier versions have no checksum
-        return {"inputs", "version"} <= set(manifest_content(path.parent))
-    return path.is_file() and f"{_crc(path):08x}" in _noted(path)
+def _is_recorded(path: Path) -> bool:
+    recorded = manifest_content(path.parent).get(FILES, {}).get(path.name)
+    return isinstance(recorded, list) and path.is_file() and _crc(path) in recorded
 
 
-def _crc(path: Path) -> int:
+def _crc(path: Path) -> str:
     with open(path, "rb") as file:
-        return crc_of(file)
-
-
-def _note(path: Path, crc: int) -> None:
-    """Keep the checksum of a file that is about to be there, beside that of the one before.
-
-    Whenever this ends, the file that is there then is known.
-    """
-    before = [_crc(path)] if path.is_file() else []
-    noted = [f"{each:08x}" for each in dict.fromkeys((*before, crc))]
-    files = {**noted_files(path.parent), path.name: noted}
-    settings = manifest_content(path.parent)
-    write_json(path.parent / MANIFEST, with_noted_files(settings, files))
+        return f"{crc_of(file):08x}"

@@ -1,6 +1,5 @@
-"""The drawn sample in the layout of MS COCO: what is annotated, and how."""
+"""The synthetic sample in the layout of MS COCO: what is annotated, and how."""
 
-import hashlib
 import json
 
 import numpy as np
@@ -9,9 +8,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from coco14.dataset import CATEGORY_IDS, CLASS_NAMES
-from Dataset import coco_layout
 from Dataset import make_sample as sample
-from Dataset.coco_layout import CROWD, annotations_of, outlines, run_lengths
+from Dataset.coco_layout import CROWD, annotations_of, polygons, rle
 from Dataset.objects import COCO_OBJECT_CLASSES
 from Dataset.scene import Instance, Scene
 
@@ -53,17 +51,9 @@ def test_an_object_is_annotated_with_its_outline():
     assert min(polygon[::2]) == 10.5 and max(polygon[1::2]) == 14.5
 
 
-def test_outlines_of_a_drawn_object_cover_it():
-    rng = np.random.default_rng(3)
-    for drawn in sample.draw_scene(rng, COCO_OBJECT_CLASSES[1:3]).instances:
-        runs = coco_mask.frPyObjects(outlines(drawn.mask), *drawn.mask.shape)
-        pixels = coco_mask.decode(coco_mask.merge(runs)).astype(bool)
-        assert (pixels & drawn.mask).sum() > 0.9 * (pixels | drawn.mask).sum()
-
-
 def test_specks_have_no_outline():
     speck = instance("clock", np.s_[3:4, 3:5])
-    assert outlines(speck.mask) == [] and list(annotations_of(scene(speck))) == []
+    assert polygons(speck.mask) == [] and list(annotations_of(scene(speck))) == []
 
 
 def test_many_objects_of_a_class_are_one_crowd():
@@ -81,11 +71,11 @@ def test_many_objects_of_a_class_are_one_crowd():
 
 
 @pytest.mark.parametrize("corner", [False, True])
-def test_run_lengths_start_with_zeros_and_go_down_the_columns(corner):
+def test_rle_starts_with_zeros_and_goes_down_the_columns(corner):
     mask = np.zeros((3, 2), bool)
     mask[2, 0] = mask[0, 1] = True
     mask[0, 0] = corner
-    assert run_lengths(mask) == {"counts": [0, 1, 1, 2, 2] if corner else [2, 2, 2], "size": [3, 2]}
+    assert rle(mask) == {"counts": [0, 1, 1, 2, 2] if corner else [2, 2, 2], "size": [3, 2]}
 
 
 def test_files(coco_sample):
@@ -105,21 +95,3 @@ def test_files(coco_sample):
             assert [entry["image_id"] for entry in crowds] == [6]
             annotated = {entry["image_id"] for entry in content["annotations"]}
             assert annotated == set(range(1, 8))
-
-
-def test_same_options_give_the_same_bytes_and_layouts_do_not_mix(tmp_path, capsys):
-    for name in ("a", "b"):
-        options = ["--out", str(tmp_path / name), "--train", "2", "--val", "1"]
-        assert sample.main([*options, "--layout", "coco"]) == 0
-    files = [
-        {p.name: hashlib.sha256(p.read_bytes()).digest() for p in (tmp_path / n).rglob("*.j*")}
-        for n in ("a", "b")
-    ]
-    assert len(files[0]) == 6 and files[0] == files[1]
-    assert sample.main(options) == 2
-    assert "layout is coco there and None now" in capsys.readouterr().err
-
-
-def test_numbers_of_the_splits_do_not_meet():
-    first, second = coco_layout.FIRST_NUMBERS.values()
-    assert first + sample.MAX_IMAGES <= second

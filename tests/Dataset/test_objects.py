@@ -1,79 +1,45 @@
-"""Parts of the drawn objects: shapes, textures and the table of classes."""
-
-from functools import partial
+"""Parts of the synthetic objects: shapes, textures and the table of classes."""
 
 import numpy as np
 import pytest
 
-from coco14 import dataset as coco14
 from Dataset.objects import (
     COCO_OBJECT_CLASSES,
     OBJECT_CLASSES,
-    PATTERNS,
-    Skin,
-    _limb,
-    _polygon,
     ellipse,
-    smooth_noise,
+    limb,
+    polygon,
 )
-from voc12 import dataset as voc12
 
 ALL_CLASSES = (*OBJECT_CLASSES, *COCO_OBJECT_CLASSES)
 
 
 @pytest.mark.parametrize(
-    ("shape", "inside", "outside"),
+    ("shape", "geometry", "inside", "outside"),
     [
-        (ellipse((0.5, 0.0), (0.4, 0.2)), (0.8, 0.0), (0.5, 0.3)),
-        (ellipse((0.0, 0.0), (0.4, 0.1), tilt=np.pi / 2), (0.0, 0.3), (0.3, 0.0)),
+        (ellipse, {"centre": (0.5, 0.0), "radii": (0.4, 0.2)}, (0.8, 0.0), (0.5, 0.3)),
+        (ellipse, {"centre": (0, 0), "radii": (0.4, 0.1), "tilt": np.pi / 2}, (0, 0.3), (0.3, 0)),
+        (limb, {"start": (0, 0), "end": (1, 0), "radii": (0.1, 0.3)}, (1.0, 0.25), (0.0, 0.25)),
         (
-            partial(_limb, start=(0, 0), end=(1, 0), radii=(0.1, 0.3)),
-            (1.0, 0.25),
-            (0.0, 0.25),
-        ),
-        (
-            partial(_polygon, corners=[(0, 0), (1, 0), (1, 1), (0, 1)], rounding=0.0),
-            (0.9, 0.9),
+            polygon,
+            {"corners": [(0, 0), (1, 0), (1, 1), (0, 1)], "rounding": 0},
+            (0.9,) * 2,
             (1.1, 0.5),
         ),
     ],
 )
-def test_shapes_are_negative_inside_only(shape, inside, outside):
-    assert shape(*np.float32(inside)) < 0 < shape(*np.float32(outside))
-
-
-def test_noise_is_normalised_and_smooth():
-    noise = smooth_noise(np.random.default_rng(0), (40, 60), 12.0)
-    assert noise.shape == (40, 60) and noise.dtype == np.float32
-    assert abs(noise.mean()) < 1e-3 and abs(noise.std() - 1) < 1e-3
-    assert np.abs(np.diff(noise, axis=1)).max() < 0.7
-
-
-@pytest.mark.parametrize("pattern", sorted(PATTERNS))
-def test_skins_render_in_single_precision_between_their_colours(pattern):
-    v, u = np.mgrid[-1:1:50j, -1:1:60j].astype(np.float32)
-    skin = Skin((0.2, 0.3, 0.4), (0.6, 0.7, 0.8), pattern, vary=0.0, tint=0.0)
-    colours = skin.render(np.random.default_rng(0), u, v, 30.0)
-    assert colours.shape == (50, 60, 3) and colours.dtype == np.float32
-    assert colours.std(axis=(0, 1)).min() > 0.01
-    assert 0.1 < colours.min() and colours.max() < 1.05
-
-
-def test_classes_are_official():
-    assert {kind.name for kind in OBJECT_CLASSES} <= set(voc12.CLASS_NAMES)
-    assert {kind.name for kind in COCO_OBJECT_CLASSES} <= set(coco14.CLASS_NAMES)
+def test_shapes_are_negative_inside_only(shape, geometry, inside, outside):
+    assert shape(*np.float32(inside), **geometry) < 0 < shape(*np.float32(outside), **geometry)
 
 
 @pytest.mark.parametrize("kind", ALL_CLASSES, ids=lambda kind: kind.name)
-def test_classes_name_their_skins(kind):
-    assert {part.skin for part in kind.parts} <= set(kind.skins)
+def test_parts_lie_within_the_half_size_and_cover_the_discriminative_point(kind):
     assert set(kind.skins) == {part.skin for part in kind.parts}
-
-
-@pytest.mark.parametrize("kind", ALL_CLASSES, ids=lambda kind: kind.name)
-def test_parts_lie_within_the_half_size_and_cover_the_telling_point(kind):
     width, height = kind.half_size
     v, u = np.mgrid[-1.5:1.5:151j, -1.5:1.5:151j].astype(np.float32)
-    covered = np.any([part.shape(u, v) < 0 for part in kind.parts], axis=0)
+    covered = np.any([part.distance(u, v) < 0 for part in kind.parts], axis=0)
     assert not covered[(np.abs(u) > width + 0.05) | (np.abs(v) > height + 0.05)].any()
-    assert covered[(np.hypot(u - kind.telling[0], v - kind.telling[1]) < 0.1)].mean() > 0.9
+    assert (
+        covered[(np.hypot(u - kind.discriminative[0], v - kind.discriminative[1]) < 0.1)].mean()
+        > 0.9
+    )

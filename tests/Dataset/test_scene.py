@@ -1,4 +1,4 @@
-"""Drawn scenes: poses, sizes, and masks that are exact."""
+"""Synthetic scenes: poses, sizes, and masks that are exact."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,6 @@ def test_pose_maps_there_and_back(mirrored):
     x, y = pose.to_image((0.6, -0.2))
     u, v = pose.to_object(np.array(y), np.array(x))
     np.testing.assert_allclose([u, v], [0.6, -0.2], atol=1e-12)
-
-
-def test_scene_without_objects_has_only_background():
-    scene = draw_scene(np.random.default_rng(0), [], size=(60, 80))
-    assert scene.image.shape == (60, 80, 3) and scene.image.dtype == np.uint8
-    assert scene.instances == ()
 
 
 def test_scenes_are_objects_of_the_wanted_size_with_disjoint_masks():
@@ -49,7 +43,7 @@ def test_mask_of_an_object_is_what_was_painted(kind):
     assert not touched[~ndimage.binary_dilation(mask, iterations=2)].any()
 
 
-def test_telling_part_is_hidden_or_cut_with_the_set_probability(monkeypatch):
+def test_a_head_is_hidden_or_cut_with_the_set_probability(monkeypatch):
     kind = next(kind for kind in OBJECT_CLASSES if kind.name == "cat")
 
     def draw(occlusion, cut):
@@ -60,14 +54,3 @@ def test_telling_part_is_hidden_or_cut_with_the_set_probability(monkeypatch):
     whole, hidden, cut = draw(0, 0), draw(1, 0), draw(0, 1)
     assert not (hidden & ~whole).any() and 0.6 < hidden.sum() / whole.sum() < 0.97
     assert not whole[:, [0, -1]].any() and cut[:, [0, -1]].any()
-
-
-def test_later_objects_hide_earlier_ones():
-    poses = [Pose((60.0, 60.0), 40.0), Pose((60.0, 60.0), 40.0)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_module, "_place", lambda *_: poses)
-        patch.setattr(scene_module, "OCCLUSION_PROBABILITY", 0)
-        kinds = [kind for kind in OBJECT_CLASSES if kind.name in ("bottle", "sheep")]
-        scene = draw_scene(np.random.default_rng(0), kinds, size=(120, 120))
-    bottle, sheep = scene.instances
-    assert sheep.mask[60, 60] and not bottle.mask[60, 60] and bottle.mask.any()

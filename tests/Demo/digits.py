@@ -1,8 +1,8 @@
-"""Drawn twos and eights, for tests of the toy experiment without MNIST."""
+"""Synthetic twos and eights, for tests of the toy experiment without MNIST."""
 
 import numpy as np
 
-from Dataset.objects import Shape, ellipse, limb, smooth_noise
+from Dataset.objects import ellipse, limb, smooth_noise
 from Dataset.scene import Pose
 
 SIDE = 28  # pixels of a digit's image, as in MNIST
@@ -23,20 +23,16 @@ def _draw(rng: np.random.Generator, value: int) -> np.ndarray:
     u, v = (axis + 0.07 * smooth_noise(rng, u.shape, 9.0) for axis in (u, v))
     u = u / rng.uniform(0.8, 1.15)
     half = rng.uniform(0.09, 0.17)
-    distance = np.min([stroke(u, v) for stroke in _strokes(value, half)], axis=0)
+    distance = np.min(_strokes(u, v, value, half), axis=0)
     return np.rint(255 * np.clip(0.5 - distance * pose.scale, 0, 1)).astype(np.uint8)
 
 
-def _strokes(value: int, half: float) -> list[Shape]:
-    """The strokes of a digit of height 2, `half` as wide as twice that."""
+def _strokes(u: np.ndarray, v: np.ndarray, value: int, half: float) -> list[np.ndarray]:
+    """Distances to the strokes of a digit of height 2, `half` as wide as twice that."""
     if value == 8:
-        return [_ring((0.0, -0.5), (0.45, 0.46), half), _ring((0.0, 0.48), (0.55, 0.5), half)]
+        rings = (((0.0, -0.5), (0.45, 0.46)), ((0.0, 0.48), (0.55, 0.5)))
+        return [np.abs(ellipse(u, v, *ring)) - half for ring in rings]
     angles = np.linspace(-3.0, 0.6, 9)
     arc = [(0.55 * np.cos(angle), -0.45 + 0.5 * np.sin(angle)) for angle in angles]
     points = [*arc, (-0.55, 0.92), (0.62, 0.92)]
-    return [limb(*ends, (half, half)) for ends in zip(points, points[1:], strict=False)]
-
-
-def _ring(centre: tuple[float, float], radii: tuple[float, float], half: float) -> Shape:
-    line = ellipse(centre, radii)
-    return lambda u, v: np.abs(line(u, v)) - half
+    return [limb(u, v, *ends, (half, half)) for ends in zip(points, points[1:], strict=False)]

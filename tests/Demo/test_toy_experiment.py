@@ -99,16 +99,10 @@ def test_shapes_stand_clear_of_their_digits_at_varying_places():
         assert shape.sum() == shape_mask((2, 8)[label], 35).sum()
         around = ndimage.binary_dilation(shape.numpy(), iterations=1) & ~shape.numpy()
         assert not image[0].numpy()[around].any()
-    assert (
-        len(torch.unique(data.shapes[has].nonzero()[:, 1:], dim=0)) > 150
-    )  # one place has 49 at most
+    places = torch.unique(data.shapes[has].nonzero()[:, 1:], dim=0)
+    assert len(places) > 150  # one place has 49 at most
     regions = torch.stack(list(data.regions().values())).sum(0)
     assert (regions == 1).all()
-
-
-def test_shapes_of_the_classes():
-    assert shape_mask(8, 35).all() and shape_mask(8, 35).shape == (5, 5)
-    assert shape_mask(2, 45).sum(1).tolist() == [1, 3, 5, 7, 5, 3, 1]
 
 
 def claim_holds(hgr: dict[str, list[float]]) -> bool:
@@ -153,11 +147,6 @@ def test_scores_of_others_stay(drawn, tmp_path, capsys):
     assert toy_experiment.main(drawn) == 2
     assert "give another --toy_out_dir" in capsys.readouterr().err
     assert json.loads((tmp_path / "toy" / "scores.json").read_text())["rows"] == {}
-
-
-def test_more_images_than_there_are_end_it(drawn, capsys):
-    assert toy_experiment.main([*drawn, "--images", "31"]) == 2
-    assert "has 30 twos and eights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--strides", "1,1"], ["--side", "9"], ["--epochs", "0"],

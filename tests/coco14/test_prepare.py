@@ -3,10 +3,7 @@
 import contextlib
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from array import array
 
 import numpy as np
@@ -22,8 +19,8 @@ from misc.data.dataset_info import read_image_list
 from misc.data.datasets import mask_folders
 from misc.errors import UserError
 from misc.labels import read_label_png, save_palette_png, voc_palette
-from misc.storage.cam_files import load_label_dict
-from tests.conftest import PROJECT, shared_path
+from misc.storage.cam_files import load_dict
+from tests.conftest import shared_path
 
 PERSON, CAR, CUP, TABLE = (
     CLASS_NAMES.index(n) + 1 for n in ("person", "car", "cup", "dining table")
@@ -32,23 +29,16 @@ SIZE = (24, 32)  # height, width
 NINE, TEN = f"{9:012d}", f"{10:012d}"
 
 
-def category(label):
-    return CATEGORY_IDS[label - 1]
-
-
 def box(left, top, right, bottom):
     """Polygon round the pixels left..right-1, top..bottom-1."""
     return [left, top, right, top, right, bottom, left, bottom]
 
 
-def runs(mask):
-    """Uncompressed RLE, counted pixel by pixel."""
-    counts, value = [0], False
-    for pixel in mask.ravel(order="F"):
-        if pixel != value:
-            counts.append(0)
-            value = pixel
-        counts[-1] += 1
+def rle(mask):
+    """Uncompressed RLE."""
+    pixels = mask.ravel(order="F")
+    ends = [0, *(np.flatnonzero(np.diff(pixels)) + 1), pixels.size]
+    counts = [0] * bool(pixels[0]) + np.diff(ends).tolist()
     return {"counts": counts, "size": list(mask.shape)}
 
 
@@ -59,14 +49,8 @@ def rectangle(left, top, right, bottom):
 
 
 def entry(label, segmentation, area, image=9, crowd=0):
-    return {
-        "segmentation": segmentation,
-        "area": area,
-        "iscrowd": crowd,
-        "image_id": image,
-        "bbox": [0, 0, 1, 1],
-        "category_id": category(label),
-    }
+    return {"segmentation": segmentation, "area": area, "iscrowd": crowd, "image_id": image,
+            "bbox": [0, 0, 1, 1], "category_id": CATEGORY_IDS[label - 1]}  # fmt: skip
 
 
 class MadeUp:
@@ -86,13 +70,12 @@ class MadeUp:
         return self.root / "annotations" / f"instances_{split}2014.json"
 
     def write(self, split, numbers, annotations):
+        kinds = zip(CATEGORY_IDS, CLASS_NAMES, strict=True)
         content = {
             "info": {"year": 2014},
             "images": [{"id": n, "height": SIZE[0], "width": SIZE[1]} for n in numbers],
             "annotations": [{"id": 70 + k, **a} for k, a in enumerate(annotations)],
-            "categories": [
-                {"id": i, "name": n} for i, n in zip(CATEGORY_IDS, CLASS_NAMES, strict=True)
-            ],
+            "categories": [{"id": number, "name": name} for number, name in kinds],
         }
         self.path(split).write_text(json.dumps(content))
 
@@ -110,7 +93,7 @@ class MadeUp:
             self.write("train", (9, 10), annotations)
         out_dir = self.root / "lists"
         prepare(self.info, out_dir, **options)
-        return load_label_dict(out_dir / "cls_labels_coco.npy")
+        return load_dict(out_dir / "cls_labels_coco.npy", "")
 
     def refused(self, *annotations):
         with pytest.raises(UserError) as raised:
@@ -126,32 +109,24 @@ def coco(tmp_path):
     return MadeUp(tmp_path / "coco")
 
 
-# --- classes ------------------------------------------------------------------------------------
-
-
-def test_classes():
+def test_classes_are_those_of_the_official_files():
     info = describe("")
     assert info.num_classes == 80 == len(set(CLASS_NAMES)) and info.num_labels == 81
-    assert (CATEGORY_IDS[0], CATEGORY_IDS[-1], len(CATEGORY_IDS)) == (1, 90, 80)
-    assert category(PERSON) == 1 and category(CUP) == 47 and category(TABLE) == 67
-    assert len(np.unique(voc_palette(81), axis=0)) == 81
-
-
-def test_classes_are_those_of_the_official_files():
     path = shared_path("data/coco_2017/annotations/instances_val2014.json")
     categories = json.loads(path.read_text())["categories"]
     official = [(c["id"], c["name"]) for c in sorted(categories, key=lambda c: c["id"])]
     assert official == list(zip(CATEGORY_IDS, CLASS_NAMES, strict=True))
 
 
-# --- masks --------------------------------------------------------------------------------------
-
-
-def test_the_smaller_object_is_on_top(coco):
+def test_the_object_of_the_smaller_annotated_area_is_on_top(coco):
+    """Not the drawn area; of equal ones the later object."""
     coco.prepare(
         entry(CUP, [box(10, 6, 16, 12)], 36),
         entry(TABLE, [box(4, 4, 28, 20)], 384),
         entry(PERSON, [box(2, 2, 8, 22)], 120),
+        entry(CAR, [box(0, 0, 8, 8)], 9, image=10),
+        entry(CUP, [box(4, 4, 8, 8)], 16, image=10),
+        entry(PERSON, [box(4, 4, 12, 12)], 16, image=10),
     )
     expected = np.zeros(SIZE, dtype=np.uint8)
     for label, shape in (
@@ -159,17 +134,7 @@ def test_the_smaller_object_is_on_top(coco):
     ):  # fmt: skip
         expected[rectangle(*shape)] = label
     np.testing.assert_array_equal(coco.mask(), expected)
-
-
-def test_of_equal_areas_the_later_one_is_on_top(coco):
-    coco.prepare(entry(CAR, [box(0, 0, 8, 8)], 64), entry(CUP, [box(4, 4, 12, 12)], 64))
-    mask = coco.mask()
-    assert mask[5, 5] == CUP and mask[1, 1] == CAR
-
-
-def test_the_annotated_area_decides_not_the_drawn_one(coco):
-    coco.prepare(entry(CAR, [box(0, 0, 8, 8)], 9), entry(CUP, [box(4, 4, 8, 8)], 16))
-    assert (coco.mask()[:8, :8] == CAR).all()
+    assert (coco.mask(TEN)[:8, :8] == CAR).all() and (coco.mask(TEN)[8:12, 4:12] == PERSON).all()
 
 
 @pytest.mark.parametrize("crowd_area", [4, 700])
@@ -177,7 +142,7 @@ def test_a_crowd_is_ignored_where_no_object_is(coco, crowd_area):
     crowd = rectangle(0, 0, 16, 16)
     labels = coco.prepare(
         entry(CAR, [box(8, 8, 24, 20)], 192),
-        entry(PERSON, runs(crowd), crowd_area, crowd=1),
+        entry(PERSON, rle(crowd), crowd_area, crowd=1),
     )
     expected = np.zeros(SIZE, dtype=np.uint8)
     expected[crowd] = 255
@@ -187,7 +152,7 @@ def test_a_crowd_is_ignored_where_no_object_is(coco, crowd_area):
     assert labels[9].nonzero()[0].tolist() == [PERSON - 1, CAR - 1]
 
 
-def test_parts_holes_and_compressed_runs(coco):
+def test_parts_holes_and_compressed_rle(coco):
     ring = rectangle(18, 2, 30, 14) & ~rectangle(21, 5, 27, 11)
     compressed = coco_mask.encode(np.asfortranarray(ring.astype(np.uint8)))
     coco.prepare(
@@ -201,12 +166,12 @@ def test_parts_holes_and_compressed_runs(coco):
     np.testing.assert_array_equal(coco.mask(), expected)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
-def test_runs_of_any_mask(share):
-    mask = np.random.RandomState(0).rand(300, 700) < share
-    mask[:, 200:500] &= share == 1  # a run of more than 16 bits, and one that grows by it
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    for counts in (rle["counts"].decode(), array("I", runs(mask)["counts"])):
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.5, 1.0])
+def test_rle_of_any_mask(fraction):
+    mask = np.random.RandomState(0).rand(300, 700) < fraction
+    mask[:, 200:500] &= fraction == 1  # a run of more than 16 bits, and one that grows by it
+    text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    for counts in (text, array("I", rle(mask)["counts"])):
         annotation = Annotation(1, 9, 1, 9.0, False, {"size": [300, 700], "counts": counts})
         np.testing.assert_array_equal(masks.decode(annotation, mask.shape), mask)
 
@@ -250,12 +215,6 @@ def compare_with_reference(info, tmp_path):
     return seen
 
 
-def test_masks_of_the_drawn_sample(coco_sample, tmp_path):
-    shutil.copytree(coco_sample.root, tmp_path / "coco")
-    seen = compare_with_reference(describe(tmp_path / "coco"), tmp_path)
-    assert {0, 255} < seen and len(seen) > 5
-
-
 def test_masks_of_real_images(tmp_path):
     root = shared_path("data/coco_2017")
     (tmp_path / "coco").mkdir()
@@ -263,33 +222,26 @@ def test_masks_of_real_images(tmp_path):
         (tmp_path / "coco" / name).symlink_to(root / name)
     seen = compare_with_reference(describe(tmp_path / "coco"), tmp_path)
     assert {0, 255} < seen and len(seen) > 40
-    labels = load_label_dict(tmp_path / "lists" / "cls_labels_coco.npy")
+    labels = load_dict(tmp_path / "lists" / "cls_labels_coco.npy", "")
     assert len(labels) == 60 and all(label.shape == (80,) for label in labels.values())
 
 
-def test_masks_have_the_palette(coco):
-    coco.prepare(entry(CAR, [box(0, 0, 8, 8)], 64))
-    with Image.open(coco.info.mask_path(NINE)) as image:
-        assert image.mode == "P"
-        assert image.getpalette() == voc_palette().ravel().tolist()
-
-
-def test_several_processes_draw_the_same(coco, coco_sample, tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_masks_of_the_synthetic_sample(coco_sample, tmp_path, monkeypatch, processes):
     monkeypatch.setattr(masks, "_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(masks, "_CHUNK", 3)
-    monkeypatch.setattr(masks, "cpu_count", lambda: 2)
-    root = tmp_path / "several"
-    shutil.copytree(coco_sample.root, root)
-    compare_with_reference(describe(root), tmp_path)
-
-
-# --- lists and labels ---------------------------------------------------------------------------
+    monkeypatch.setattr(masks, "cpu_count", lambda: processes)
+    shutil.copytree(coco_sample.root, tmp_path / "coco")
+    info = describe(tmp_path / "coco")
+    seen = compare_with_reference(info, tmp_path)
+    assert {0, 255} < seen and len(seen) > 5
+    image_id = read_image_list(tmp_path / "lists/train14.txt", info)[0]
+    with Image.open(info.mask_path(image_id)) as image:
+        assert image.mode == "P" and image.getpalette() == voc_palette().ravel().tolist()
 
 
 def test_lists_are_sorted_and_have_images_without_objects(coco):
-    coco.write(
-        "train", (10, 9), [entry(CUP, [box(0, 0, 4, 4)], 16), entry(CUP, [box(5, 5, 9, 9)], 16)]
-    )
+    cups = [entry(CUP, [box(0, 0, 4, 4)], 16), entry(CUP, [box(5, 5, 9, 9)], 16)]
+    coco.write("train", (10, 9), cups)
     labels = coco.prepare()
     assert read_image_list(coco.root / "lists" / "train14.txt", coco.info) == (NINE, TEN)
     assert read_image_list(coco.root / "lists" / "val14.txt", coco.info) == (f"{11:012d}",)
@@ -298,11 +250,8 @@ def test_lists_are_sorted_and_have_images_without_objects(coco):
     assert labels[9].nonzero()[0].tolist() == [CUP - 1] and labels[9].max() == 1
     assert not labels[10].any() and not coco.mask(TEN).any()
     assert coco.mask(TEN).shape == SIZE
-
-
-def test_lists_without_labels(coco):
-    prepare(coco.info, coco.root / "lists", with_labels=False)
-    names = {path.name for path in (coco.root / "lists").iterdir()}
+    prepare(coco.info, coco.root / "others", with_labels=False)
+    names = {path.name for path in (coco.root / "others").iterdir()}
     assert names == {"train14.txt", "val14.txt", "manifest.json"}
 
 
@@ -322,25 +271,14 @@ def test_categories_count_by_name(coco):
     assert (coco.mask()[:4, :4] == CUP).all()
 
 
-@pytest.mark.parametrize("name", ["{}.jpg", "COCO_train2014_{}.jpg", "COCO_val2014_{}.jpg"])
-def test_names_of_photographs(coco, name, caplog):
-    path = coco.info.image_dir / name.format(NINE)
-    (coco.info.image_dir / f"{NINE}.jpg").rename(path)
-    assert coco.info.image_path(NINE) == path and coco.info.image_size(NINE) == SIZE
-    coco.prepare()
-    assert "missing" not in caplog.text
-
-
 def moved(coco, tree, photograph, mask):
     """The made-up tree in another layout: names below its folders, by id and split."""
-    for split, numbers in (("train2014", (9, 10)), ("val2014", (11,))):
-        for number in numbers:
-            image_id = f"{number:012d}"
-            for old, name in ((coco.root / "JPEGImages" / f"{image_id}.jpg", photograph),
-                              (coco.root / "old_masks" / f"{image_id}.png", mask)):  # fmt: skip
-                new = coco.root / tree / name.format(image_id, split=split, number=number)
-                new.parent.mkdir(parents=True, exist_ok=True)
-                old.rename(new)
+    for number, split in ((9, "train2014"), (10, "train2014"), (11, "val2014")):
+        for old, name in ((f"JPEGImages/{number:012d}.jpg", photograph),
+                          (f"old_masks/{number:012d}.png", mask)):  # fmt: skip
+            new = coco.root / tree / name.format(f"{number:012d}", split=split, number=number)
+            new.parent.mkdir(parents=True, exist_ok=True)
+            (coco.root / old).rename(new)
     if tree:
         (coco.root / "annotations").rename(coco.root / tree / "annotations")
     for folder in ("JPEGImages", "old_masks"):
@@ -354,7 +292,7 @@ def moved(coco, tree, photograph, mask):
         ("", "{split}/COCO_{split}_{}.jpg", "SegmentationClass/{split}/COCO_{split}_{}.png"),
         ("", "images/{split}/{}.jpg", "masks/{}.png"),
         ("", "JPEGImages/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{split}/{}.png"),
-        ("", "images/{}.jpg", "mask/COCO_{split}_{}.png"),
+        ("", "images/COCO_{split}_{}.jpg", "mask/COCO_{split}_{}.png"),
         ("", "train2017/{}.jpg", "mask/{split}/{}.png"),
         ("", "{split}/COCO_{split}_{}.jpg", "mask/{split}/{number}.png"),  # of ReCAM
         ("coco", "images/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{}.png"),
@@ -387,46 +325,36 @@ def test_masks_with_category_ids_are_refused(coco):
     (coco.root / "coco_seg_anno").rename(coco.root / "masks")
     labels = read_label_png(coco.root / "masks" / f"{NINE}.png")
     prepare(describe(coco.root), coco.root / "lists")  # class + 1
-    coco_ids = np.where(labels == CUP, category(CUP), 0).astype(np.uint8)
+    coco_ids = np.where(labels == CUP, CATEGORY_IDS[CUP - 1], 0).astype(np.uint8)
     Image.fromarray(coco_ids).save(coco.root / "masks" / f"{NINE}.png")
     with pytest.raises(UserError, match=r"masks: the masks have COCO's category ids \(1..90\)"):
         prepare(describe(coco.root), coco.root / "lists")
 
 
-@pytest.mark.parametrize(
-    "line", [NINE, f"COCO_train2014_{NINE}", f"/JPEGImages/{NINE}.jpg /coco_seg_anno/{NINE}.png",
-             f"JPEGImages/COCO_val2014_{NINE}.jpg"],
-)  # fmt: skip
-def test_lines_of_lists(coco, line):
+def test_lines_of_lists(coco):
     path = coco.root / "list.txt"
-    path.write_text(f"{line}\n")
-    assert read_image_list(path, coco.info) == (NINE,)
+    for line in (NINE, f"COCO_train2014_{NINE}", f"JPEGImages/COCO_val2014_{NINE}.jpg",
+                 f"/JPEGImages/{NINE}.jpg /coco_seg_anno/{NINE}.png"):  # fmt: skip
+        path.write_text(f"{line}\n")
+        assert read_image_list(path, coco.info) == (NINE,)
+    for line in ("9", "2007_000032", f"COCO_test2014_{NINE}"):
+        path.write_text(f"{line}\n")
+        with pytest.raises(UserError, match="is not an image id of coco14"):
+            read_image_list(path, coco.info)
 
 
-@pytest.mark.parametrize("line", ["9", "2007_000032", f"COCO_test2014_{NINE}"])
-def test_lines_of_other_lists(coco, line):
-    path = coco.root / "list.txt"
-    path.write_text(f"{line}\n")
-    with pytest.raises(UserError, match="is not an image id of coco14"):
-        read_image_list(path, coco.info)
-
-
-def test_missing_photographs_are_told_and_stay_in_the_lists(coco, caplog):
-    coco.info.image_path(TEN).unlink()
+def test_images_are_left_out_on_demand_alone(coco, caplog):
+    """Those whose photograph is missing, or whose mask has another size."""
+    coco.info.image_path(NINE).rename(coco.root / "elsewhere.jpg")
     coco.prepare()
-    assert f"1 of 2 images of train14 are missing, the first is {TEN}" in caplog.text
+    said = f"1 of 2 images of instances_train2014.json are missing, the first is {NINE}"
+    assert said in caplog.text
     assert read_image_list(coco.root / "lists" / "train14.txt", coco.info) == (NINE, TEN)
-
-
-def test_images_with_a_mask_of_another_size_are_left_out_on_demand(coco, caplog):
-    coco.prepare()
+    (coco.root / "elsewhere.jpg").rename(coco.info.image_path(NINE))
     save_palette_png(coco.info.mask_path(TEN), np.zeros((5, 5), dtype=np.uint8))
     labels = coco.prepare(skip_mismatched=True)
     assert read_image_list(coco.root / "lists" / "train14.txt", coco.info) == (NINE,)
     assert set(labels) == {9, 11} and f"whose mask has another size: {TEN}" in caplog.text
-
-
-# --- going on -----------------------------------------------------------------------------------
 
 
 def test_masks_that_are_there_stay_and_damaged_ones_are_drawn_again(coco, caplog):
@@ -458,17 +386,6 @@ def test_complete_masks_need_no_writable_root(coco, monkeypatch):
     assert "--coco14_root" in message and "links to JPEGImages and annotations" in message
 
 
-def test_a_full_disk_is_told(coco, monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(masks, "save_palette_png", fail)
-    assert "No space left on device" in coco.refused()
-
-
-# --- bad input ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_missing_file(coco, split):
     coco.path(split).unlink()
@@ -478,25 +395,11 @@ def test_missing_file(coco, split):
     assert not (coco.root / "coco_seg_anno").exists()
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("", "is not valid JSON"),
-        ('{"images": [', "is not valid JSON"),
-        ("[" * 100_000, "is not valid JSON"),
-        ("\ufeff{}", "is not valid JSON"),
-        ("[]", "has no lists of images, annotations and categories"),
-        ('{"images": 3}', "has no lists of"),
-    ],
-)
-def test_broken_file(coco, text, words):
-    coco.path().write_text(text, encoding="utf-8")
-    assert coco.refused().startswith(f"{coco.path()}: {words}")
-
-
-def test_file_that_is_no_text(coco):
-    coco.path().write_bytes(b"\xff\xfe\x00")
-    assert "is not valid JSON" in coco.refused()
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff\xfe\x00", b"[]", b'{"images": 3}'])
+def test_broken_file(coco, content):
+    coco.path().write_bytes(content)
+    message = coco.refused()
+    assert message.startswith((f"{coco.path()}: is not valid JSON", f"{coco.path()}: has no lists"))
 
 
 CUP_ENTRY = entry(CUP, [box(0, 0, 4, 4)], 16)
@@ -519,37 +422,26 @@ def test_wrong_annotations(coco, change, words):
     assert message.startswith(f"{coco.path()}: ") and words in message
 
 
-@pytest.mark.parametrize("name", ["category_id", "image_id", "area", "segmentation"])
-def test_incomplete_annotations(coco, name):
-    assert name in coco.refused({k: v for k, v in CUP_ENTRY.items() if k != name})
+def test_incomplete_annotations(coco):
+    for name in ("category_id", "image_id", "area", "segmentation"):
+        assert name in coco.refused({k: v for k, v in CUP_ENTRY.items() if k != name})
+
+
+WHOLE = list(SIZE)
 
 
 @pytest.mark.parametrize(
     "segmentation",
-    [
-        [],
-        [[1, 1, 5, 1, 5]],
-        [[1, 1, 5, 1, float("nan"), 5]],
-        [[1, 1, 1e12, 1, 5, 5]],
-        {"counts": [SIZE[0] * SIZE[1] - 1], "size": list(SIZE)},
-        {"counts": [SIZE[0] * SIZE[1], 1000], "size": list(SIZE)},
-        {"counts": [12], "size": [3, 4]},
-        {"counts": [12]},
-        {"size": list(SIZE)},
-        {"counts": "zzzz", "size": list(SIZE)},
-        {"counts": "d0", "size": list(SIZE)},
-        {"counts": 5, "size": list(SIZE)},
-    ],
-)
+    [[], [[1, 1, 5, 1, 5]], [[1, 1, 5, 1, float("nan"), 5]], [[1, 1, 1e12, 1, 5, 5]],
+     {"counts": [SIZE[0] * SIZE[1] - 1], "size": WHOLE}, {"counts": [12], "size": [3, 4]},
+     {"counts": [SIZE[0] * SIZE[1], 1000], "size": WHOLE}, {"counts": [12]}, {"size": WHOLE},
+     {"counts": "zzzz", "size": WHOLE}, {"counts": "d0", "size": WHOLE},
+     {"counts": 5, "size": WHOLE}],
+)  # fmt: skip
 def test_segmentations_that_make_no_sense(coco, segmentation):
     message = coco.refused(CUP_ENTRY, entry(CAR, segmentation, 9, image=10))
     assert f"{TEN}.png: the segmentation of annotation 71 cannot be decoded" in message
     assert (coco.mask()[:4, :4] == CUP).all()  # the others were drawn
-
-
-def test_problems_are_counted(coco):
-    with pytest.raises(UserError, match="(?s)annotation .*annotation .*2 problems: 2 masks"):
-        coco.prepare(entry(CAR, [], 9), entry(CAR, [], 9, image=10))
 
 
 @pytest.mark.parametrize(
@@ -559,10 +451,10 @@ def test_problems_are_counted(coco):
         (lambda c: c["images"].append(c["images"][0]), f"image {NINE} is listed twice"),
         (lambda c: c["images"][0].update(id=-9), "is not an image of COCO"),
         (lambda c: c["images"][0].update(id=10**12), "is not an image of COCO"),
-        (lambda c: c["images"][0].update(height=0), "image 9 is 32x0 pixels"),
+        (lambda c: c["images"][0].update(height=0), f"image {NINE} is 32x0 pixels"),
         (lambda c: c["images"][0].update(width="wide"), "the entry with id 9 is wrong"),
         (lambda c: c["images"][0].pop("width"), "an image has no height or width"),
-        (lambda c: c["images"][0].pop("id"), "has no 'id'"),
+        (lambda c: c["images"][0].pop("id"), "is wrong ('id')"),
         (lambda c: c["categories"][0].update(name="unicorn"), "'unicorn'} is not a category"),
         (lambda c: c["categories"].append(3), "3 is not a category of coco14"),
     ],
@@ -571,24 +463,3 @@ def test_wrong_tables(coco, change, words):
     coco.change(change)
     message = coco.refused()
     assert message.startswith(f"{coco.path()}: ") and words in message
-
-
-# --- command ------------------------------------------------------------------------------------
-
-
-def test_command_line(coco, tmp_path):
-    def command(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "coco14.prepare", *map(str, words)],
-            capture_output=True,
-            text=True,
-            cwd=PROJECT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    good = command("--coco14_root", coco.root, "--out_dir", tmp_path / "out")
-    assert good.returncode == 0 and "images in train14 2, val14 1" in good.stderr
-    assert (tmp_path / "out" / "cls_labels_coco.npy").is_file()
-    bad = command("--coco14_root", tmp_path / "none")
-    assert bad.returncode == 2 and bad.stderr.startswith("error: --coco14_root")
-    assert bad.stderr.count("\n") == 1

@@ -11,6 +11,8 @@ import torch
 from misc import advcam as module
 from misc.advcam import AdvCAMSettings, Climb, advcam, climb_step
 from misc.cams import merge_scales
+from misc.imutils import normalize
+from net.backbones import fold_norms
 from net.resnet50_cam import CAM
 from tests.conftest import recorded_names
 from tests.weights import fill_by_recipe
@@ -23,7 +25,9 @@ def network(golden):
     model = CAM(20)
     with torch.no_grad():
         fill_by_recipe(model, int(golden("advcam_process.npz")["weight_seed"]))
-    return model.double().requires_grad_(False)
+    model = model.double().requires_grad_(False)
+    fold_norms(model)  # as the step does it
+    return model
 
 
 class Run(NamedTuple):
@@ -71,10 +75,8 @@ def settings_of(data, run) -> AdvCAMSettings:
 
 
 def pairs_of(data):
-    from misc.imutils import normalize
-
     pairs = []
-    for i in range(4):
+    for i in range(len(AdvCAMSettings.scales)):
         if f"input_scale{i}" in data:
             pairs.append(torch.from_numpy(data[f"input_scale{i}"]).double())
         else:

@@ -1,15 +1,12 @@
 """Pixel pairs, paths, pair labels and the random walk, against recorded arrays and dense loops."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 
-from misc import indexing
 from misc.errors import UserError
 from misc.indexing import PathIndex, affinity_labels, path_maximum, propagate_to_edge
-from tests.references import IndexArrays, PairIndices, dense_walk, gathered_maximum
+from tests.references import IndexArrays, PairIndices, dense_transition_matrix, gathered_maximum
 
 
 def random_map(*shape, seed=0, dtype=torch.float64):
@@ -47,46 +44,12 @@ def test_recorded_paths_of_the_training_radius(golden):
         np.testing.assert_array_equal(path, data[f"big_search_path_{i}"])
 
 
-def test_paths_of_radius_three_by_hand():
-    index = PathIndex(3, (5, 7))
-    assert index.search_dst.tolist() == [
-        [0, 1], [1, 0],
-        [0, 2], [2, 0],
-        [1, -1], [1, 1],
-        [1, -2], [1, 2], [2, -1], [2, 1],
-        [2, -2], [2, 2],
-    ]  # fmt: skip
-    assert paths_of(index)[2] == [[0, 2], [0, 1], [0, 0]]
-    assert paths_of(index)[4] == [[1, -1], [0, -1], [1, 0], [0, 0]]
-    arrays = IndexArrays(index)
-    assert arrays.src_indices.tolist() == [2, 3, 4, 9, 10, 11, 16, 17, 18]
-    assert arrays.dst_indices[6].tolist() == [7, 8, 9, 14, 15, 16, 21, 22, 23]
-
-
-def test_pixels_at_distance_one_are_not_on_the_path():
-    index = PathIndex(6, (6, 11))
-    path = paths_of(index)[index.search_dst.tolist().index([3, 4])]
-    assert sorted(path) == [
-        [0, 0], [0, 1], [1, 0], [1, 1], [1, 2],
-        [2, 2], [2, 3], [2, 4], [3, 3], [3, 4],
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize("radius", [2, 4, 7])
 def test_path_maximum_equals_gathered_pixels(radius):
     maps = random_map(2, 9, 15)
     index = PathIndex(radius, (9, 15))
     groups = PairIndices.of(index, torch.device("cpu")).groups
     assert torch.equal(path_maximum(maps, index), gathered_maximum(maps, groups))
-
-
-@pytest.mark.parametrize("size, kind", [((9, 15), torch.int16), ((200, 200), torch.int32)])
-def test_ranks_are_places_in_ascending_order(size, kind):
-    maps = random_map(2, *size)
-    ascending, ranks = indexing.ranked_pixels(maps)
-    assert ranks.dtype == kind and ranks.shape == maps.shape
-    assert (ascending.diff(dim=1) >= 0).all()
-    assert torch.equal(ascending.gather(1, ranks.flatten(1).long()), maps.flatten(1))
 
 
 def test_path_maximum_gradient():
@@ -123,20 +86,12 @@ def test_recorded_pair_labels(golden, name, num_labels):
         np.testing.assert_array_equal(label.numpy(), data[f"{name}_{kind}_label"])
 
 
-def test_pair_labels_equal_a_loop_over_pairs():
-    index = PathIndex(3, (6, 8))
-    values = np.array([0, 1, 2, 20, 30, 255])
-    label_map = values[np.random.default_rng(0).integers(0, 6, (2, 6, 8))]
-    labels = affinity_labels(torch.from_numpy(label_map.astype(np.uint8)), index, 21)
-    arrays = IndexArrays(index)
-    counts = (2, len(index.search_dst), len(arrays.src_indices))
-    pairs = itertools.product(*map(range, counts))
-    for image, pair, start in pairs:
-        a = label_map[image].flat[arrays.src_indices[start]]
-        b = label_map[image].flat[arrays.dst_indices[pair, start]]
-        valid = a < 21 and b < 21
-        expected = (valid and a == b == 0, valid and a == b > 0, valid and a != b)
-        assert tuple(label[image, pair, start].item() for label in labels) == expected
+def dense_walk(scores, edge, radius, beta, exp_times):
+    """The propagation with a dense transition matrix that is squared."""
+    matrix = dense_transition_matrix(edge, radius, beta)
+    for _ in range(exp_times):
+        matrix = matrix @ matrix
+    return ((scores * (1 - edge)).flatten(1) @ matrix).view(len(scores), 1, *edge.shape[-2:])
 
 
 @pytest.mark.parametrize("size", [(9, 13), (13, 9), (3, 20), (2, 3), (1, 1)])
@@ -177,15 +132,6 @@ def test_walk_takes_both_layouts_and_leaves_its_inputs_alone():
     assert walked.shape == (2, 1, 8, 9)
     assert torch.equal(walked, propagate_to_edge(scores[:, None], edge))
     assert torch.equal(scores, copies[0]) and torch.equal(edge, copies[1])
-
-
-def test_a_closed_boundary_keeps_scores_inside():
-    edge = torch.zeros(1, 12, 15)
-    edge[:, :, 7] = 1
-    scores = torch.zeros(1, 12, 15)
-    scores[:, 5:7, 2:4] = 1
-    walked = propagate_to_edge(scores, edge)[0, 0]
-    assert (walked[:, 7:] == 0).all() and (walked[:, :7] > 0).all()
 
 
 def test_single_precision_inputs_lose_no_accuracy():

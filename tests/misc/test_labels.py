@@ -1,8 +1,4 @@
-"""Label maps of more classes than 8 bits hold."""
-
-import base64
-import io
-from types import SimpleNamespace
+"""misc/labels.py: label maps of 8 and 16 bits, the colours of PASCAL VOC, and PNG files."""
 
 import numpy as np
 import pytest
@@ -11,7 +7,7 @@ from PIL import Image
 
 from misc.cams import label_map
 from misc.data.datasets import label_tensor
-from misc.data.exports import coco_annotations, yolo_text
+from misc.data.exports import regions, yolo_text
 from misc.errors import UserError
 from misc.labels import (
     classes_in,
@@ -30,15 +26,59 @@ from misc.metrics import (
     pseudo_mask_confusion,
     require_few_labels,
 )
-from misc.report.images import _mask_layers
 from misc.seg_loss import balanced_cross_entropy, cross_entropy
 from step.cam_to_ir_label import confident_labels
 
 NUM_LABELS = 1001
+LABELS = np.arange(256, dtype=np.uint8).reshape(8, 32)
 WIDE = np.array([[0, 255, 256], [1000, 65_535, 7]], np.uint16)
 
 
-def test_the_type_is_the_smallest_that_holds_all_classes_and_ignored():
+def test_known_colours():
+    palette = voc_palette()
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 4: (0, 0, 128), 8: (64, 0, 0),
+             15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}  # fmt: skip
+    assert {label: tuple(palette[label].tolist()) for label in known} == known
+    assert len(np.unique(palette, axis=0)) == 256
+    np.testing.assert_array_equal(voc_palette(81), palette[:81])
+
+
+@pytest.mark.parametrize("save, mode", [(save_label_png, "L"), (save_palette_png, "P")])
+def test_labels_come_back_in_their_colours(tmp_path, save, mode):
+    path = tmp_path / "a.png"
+    save(path, LABELS)
+    read = read_label_png(path)
+    np.testing.assert_array_equal(read, LABELS)
+    assert read.dtype == np.uint8 and read.flags.writeable
+    with Image.open(path) as image:
+        assert image.format == "PNG" and image.mode == mode
+        if mode == "P":
+            shown = np.asarray(image.convert("RGB"))
+            np.testing.assert_array_equal(shown, voc_palette()[LABELS])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1"])
+def test_images_that_hold_no_labels_are_refused(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=f"a.png is an image of mode {mode}"):
+        read_label_png(tmp_path / "a.png")
+
+
+def test_missing_and_broken_files_are_refused(tmp_path):
+    path = tmp_path / "a.png"
+    with pytest.raises(UserError, match="a.png is missing"):
+        read_label_png(path)
+    noise = np.random.RandomState(0).randint(0, 256, (32, 32)).astype(np.uint8)
+    save_palette_png(path, noise)
+    whole = path.read_bytes()
+    for broken in (b"", b"text", whole[:20], whole[: len(whole) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="a.png cannot be read"):
+            read_label_png(path)
+
+
+def test_the_type_is_the_smallest_that_holds_all_classes_and_the_ignored_value():
     assert label_type(255) is np.uint8 and label_type(256) is np.uint16
     narrow = np.array([[0, 254, 255]], np.uint8)
     assert of_type(narrow, 255) is narrow and ignored_value(narrow) == 255
@@ -66,7 +106,6 @@ def test_maps_of_late_classes_give_wide_labels():
     image = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
     labels = confident_labels(image, cams, keys, fg_th=0.5, bg_th=0.1)
     assert labels.dtype == np.uint16 and set(np.unique(labels)) <= {0, 4, 999, 65_535}
-    assert 65_535 in confident_labels(image, cams, keys, fg_th=0.95, bg_th=0.1)
 
 
 def test_scores_are_those_of_the_same_labels_in_8_bits():
@@ -80,18 +119,10 @@ def test_scores_are_those_of_the_same_labels_in_8_bits():
     byte.add(cams, keys, truth)  # a file of 8 bits in a set of many classes
     assert np.array_equal(narrow.confusions, wide.confusions[:, :8, :8])
     assert np.array_equal(wide.confusions, byte.confusions)
-    late = ThresholdScores([0.2, 0.7], 300)
-    moved = np.where(truth == 255, 65_535, np.where(truth > 0, truth.astype(np.uint16) + 290, 0))
-    late.add(cams, keys + 290, moved.astype(np.uint16))
-    assert np.allclose(late.mean_ious(), narrow.mean_ious())
-    with pytest.raises(UserError, match=r"label 29\d in the truth is not in 0..290"):
-        ThresholdScores([0.2], 291).add(cams, keys, moved.astype(np.uint16))
+    with pytest.raises(UserError, match=r"label 6 in the truth is not in 0..5"):
+        ThresholdScores([0.2], 6).add(cams[:1], keys[:1], of_type(truth, 300))
     with pytest.raises(UserError, match="scores of 60000 labels take 26 GiB"):
         require_few_labels(60_000)
-    require_few_labels(10_000)
-
-
-def test_ignored_pixels_of_wide_masks_are_left_out():
     confusion = confusion_matrix(WIDE, np.where(WIDE == 65_535, 3, WIDE), NUM_LABELS)
     assert confusion.sum() == 5 and mean_iou(confusion) == 1
     assert pseudo_mask_confusion(np.zeros_like(WIDE), WIDE, NUM_LABELS)[0, 0] == 2
@@ -111,18 +142,5 @@ def test_networks_are_trained_on_wide_labels():
 def test_regions_have_their_late_classes():
     labels = np.zeros((6, 6), np.uint16)
     labels[1:3, 1:3], labels[4, 4], labels[0] = 300, 999, 65_535
-    assert [entry["category_id"] for entry in coco_annotations(labels)] == [300, 999]
+    assert [label for label, _ in regions(labels)] == [300, 999]
     assert [line.split()[0] for line in yolo_text(labels).splitlines()] == ["299", "998"]
-
-
-def test_layers_of_the_page_name_their_labels():
-    sources = SimpleNamespace(info=SimpleNamespace(num_labels=NUM_LABELS))
-    byte = np.full(WIDE.shape, 255, np.uint8)
-    found = _mask_layers(sources, [WIDE, byte])
-    content = base64.b64decode(found["src"].partition(",")[2])
-    numbers = np.asarray(Image.open(io.BytesIO(content)))
-    shown = np.array(found["labels"])[numbers]
-    assert np.array_equal(shown[:2], WIDE) and (shown[2:] == 65_535).all()
-    many = np.arange(400, dtype=np.uint16).reshape(20, 20)
-    found = _mask_layers(sources, [many])
-    assert len(found["labels"]) == 256 and found["labels"][-1] == 65_535

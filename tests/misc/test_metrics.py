@@ -7,6 +7,10 @@ import pytest
 
 from misc import metrics
 from misc.errors import UserError
+from tests.conftest import recorded_numbers
+from tests.references import argmax_labels
+
+IMAGES = recorded_numbers("eval.npz", r"cam_gt_(\d+)")
 
 
 def stored(values):
@@ -25,7 +29,7 @@ def test_scores_are_the_recorded_ones(golden, prefix):
     data = golden("eval.npz")
     confusion = sum(
         metrics.confusion_matrix(data[f"{prefix}_gt_{i}"], data[f"{prefix}_pred_{i}"], 21)
-        for i in range(4)
+        for i in IMAGES
     )
     np.testing.assert_array_equal(confusion, grown(data[f"{prefix}_confusion"], 21))
     expected = np.full(21, np.nan)
@@ -37,8 +41,7 @@ def test_scores_are_the_recorded_ones(golden, prefix):
 def test_pseudo_mask_scores_are_the_recorded_ones(golden):
     data = golden("eval.npz")
     confusion = sum(
-        metrics.pseudo_mask_confusion(data[f"a_gt_{i}"], data[f"seg_pred_{i}"], 21)
-        for i in range(4)
+        metrics.pseudo_mask_confusion(data[f"a_gt_{i}"], data[f"seg_pred_{i}"], 21) for i in IMAGES
     )
     np.testing.assert_allclose(metrics.iou(confusion), stored(data["seg_iou"]), rtol=1e-12)
     np.testing.assert_allclose(metrics.mean_iou(confusion), data["seg_miou"], rtol=1e-12)
@@ -49,7 +52,7 @@ def test_pseudo_mask_scores_are_the_recorded_ones(golden):
 
 def golden_scores(data, thresholds, without_classes=None):
     scores = metrics.ThresholdScores(thresholds, 21)
-    for i in range(4):
+    for i in IMAGES:
         cams, keys = data[f"cam_high_res_{i}"], data[f"cam_keys_{i}"]
         if i == without_classes:
             cams, keys = np.zeros((0, 0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
@@ -89,18 +92,6 @@ def test_hand_made_confusion():
     np.testing.assert_allclose(false_negative, [1 / 3, 0, 1 / 2, np.nan])
 
 
-def test_ignored_pixels_of_a_pseudo_mask_are_background():
-    truth = np.array([[0, 1, 255]], dtype=np.uint8)
-    mask = np.array([[255, 255, 255]], dtype=np.uint8)
-    assert metrics.pseudo_mask_confusion(truth, mask, 2).tolist() == [[1, 0], [1, 0]]
-    assert (mask == 255).all()
-
-
-def test_no_pixel_at_all_scores_nan():
-    nothing = metrics.confusion_matrix(np.full((2, 2), 255), np.zeros((2, 2), dtype=int), 3)
-    assert np.isnan(metrics.iou(nothing)).all() and np.isnan(metrics.mean_iou(nothing))
-
-
 @pytest.mark.parametrize(
     "truth, prediction", [([[0, 3]], [[0, 0]]), ([[0, 0]], [[0, 3]]), ([[0, 0]], [[0]])]
 )
@@ -119,15 +110,12 @@ def random_image(rng, num_labels, num_keys, shape=(9, 11)):
 
 def separate_passes(images, thresholds, num_labels):
     """The definition: for every threshold argmax over [threshold, maps], then the confusion."""
-    confusions = []
-    for threshold in thresholds:
-        confusion = np.zeros((num_labels, num_labels), dtype=np.int64)
+    confusions = np.zeros((len(thresholds), num_labels, num_labels), dtype=np.int64)
+    for confusion, threshold in zip(confusions, np.float32(thresholds), strict=True):
         for cams, keys, truth in images:
-            background = np.full((1, *truth.shape), threshold, dtype=np.float32)
-            labels = np.append(0, keys + 1)[np.concatenate([background, cams]).argmax(axis=0)]
+            labels = argmax_labels(cams, keys, threshold)
             confusion += metrics.confusion_matrix(truth, labels, num_labels)
-        confusions.append(confusion)
-    return np.array(confusions)
+    return confusions
 
 
 @pytest.mark.parametrize("num_labels", [21, 81])
@@ -184,7 +172,7 @@ def test_scores_of_thousands_of_classes_take_the_memory_of_those_that_occur():
 
 def test_merging_equals_adding_all():
     rng = np.random.RandomState(1)
-    images = [random_image(rng, 5, 2) for _ in range(4)]
+    images = [random_image(rng, 5, 2) for _ in IMAGES]
     together, *parts = (metrics.ThresholdScores([0.2, 0.5], 5) for _ in range(3))
     for index, image in enumerate(images):
         together.add(*image)

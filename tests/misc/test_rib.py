@@ -1,4 +1,4 @@
-"""RIB's loop against the recorded one, and its own rules on a thin network."""
+"""RIB's loop against the recorded one, and its own rules on a narrow network."""
 
 import copy
 import doctest
@@ -11,22 +11,10 @@ from misc import rib as module
 from misc.cams import merge_scales, pair_map
 from misc.rib import RIBSettings, fine_tune, gndp2d, logit_sum
 from net.resnet50_cam import CAM
+from tests.conftest import recorded_names
 from tests.weights import fill_by_recipe
 
-
-class RIB:
-    """A model and settings; every image starts from the model's first weights."""
-
-    def __init__(self, model, settings):
-        self.model, self.settings = model, settings
-        self.initial = copy.deepcopy(model.state_dict())
-
-    def iterate(self, pairs, label, batches):
-        self.model.load_state_dict(self.initial)
-        return fine_tune(self.model, pairs, label, batches, self.settings)
-
-
-RUNS = ("normal", "gap", "stop", "explode", "large")
+RUNS = recorded_names("rib_process.npz", "_config")
 
 
 def recorded_settings(data, run: str) -> RIBSettings:
@@ -35,7 +23,7 @@ def recorded_settings(data, run: str) -> RIBSettings:
         iterations=int(config["RIB_iter"]),
         learning_rate=config["RIB_lr"],
         weight_decay=config["weight_decay"],
-        # Plain average pooling leaves nothing out: no quotient reaches infinity.
+        # Plain average pooling leaves nonarrowg out: no quotient reaches infinity.
         tau=float("inf") if run == "gap" else config["score_th"],
         margin=config["stop_th"],
         explode_th=config["explode_th"],
@@ -56,15 +44,16 @@ def test_recorded_run(golden, run):
     model = CAM(20)
     fill_by_recipe(model, int(data["weight_seed"]))
     initial = {n: p.detach().clone() for n, p in model.backbone.named_parameters()}
-    rib = RIB(model, recorded_settings(data, run))
-    pairs = [torch.from_numpy(data[f"input_scale{i}"]) for i in range(4)]
+    pairs = [torch.from_numpy(data[f"input_scale{i}"]) for i in range(len(data["scales"]))]
     batches = zip(
         torch.from_numpy(data["batch_images"]), torch.from_numpy(data["batch_labels"]), strict=True
     )
     label = torch.from_numpy(data["label"])
 
     states = []
-    for k, state in enumerate(rib.iterate(pairs, label, batches)):
+    for k, state in enumerate(
+        fine_tune(model, pairs, label, batches, recorded_settings(data, run))
+    ):
         states.append(state)
         for i, sums in enumerate(state.map_sums):
             close(sums, data[f"{run}_cam_scale{i}"][k])
@@ -89,7 +78,7 @@ def test_recorded_run(golden, run):
             assert change == 0 == changes[name]
         elif run == "large":
             assert change == pytest.approx(changes[name], rel=0.01)
-    if run in ("normal", "large"):
+    if f"{run}_final_classifier" in data:
         compare_final_weights(model, data, run)
 
 
@@ -106,8 +95,8 @@ def compare_final_weights(model: CAM, data, run: str) -> None:
 
 
 @pytest.fixture
-def thin():
-    """A thin classifier of 3 classes, an image of class 1 and a batch without that class."""
+def narrow():
+    """A narrow classifier of 3 classes, an image of class 1 and a batch without that class."""
     torch.manual_seed(0)
     model = CAM(3, width=8, stem=8)
     with torch.no_grad():
@@ -123,29 +112,11 @@ def settings(**changes) -> RIBSettings:
     return RIBSettings(**{**plain, **changes})
 
 
-def test_first_iteration_is_the_plain_map(thin):
-    model, pairs, label, batch = thin
-    with torch.no_grad():
-        expected = [pair_map(model(pair)) for pair in pairs]
-    (state,) = RIB(model, settings(iterations=1)).iterate(pairs, label, iter([batch]))
-    for sums, plain in zip(state.map_sums, expected, strict=True):
-        torch.testing.assert_close(sums, plain, rtol=1e-5, atol=1e-6)
-
-
-def test_every_image_starts_from_the_first_weights(thin):
-    model, pairs, label, batch = thin
-    rib = RIB(model, settings(iterations=3, learning_rate=1e-3))
-    runs = [list(rib.iterate(pairs, label, iter([batch] * 3)))[-1] for _ in range(2)]
-    assert runs[0].loss == runs[1].loss
-    for first, second in zip(runs[0].map_sums, runs[1].map_sums, strict=True):
-        assert torch.equal(first, second)
-
-
-def test_every_iteration_sees_the_weights_of_the_last_step(thin):
-    model, pairs, label, batch = thin
-    rib = RIB(model, settings(iterations=3, learning_rate=1e-2))
+def test_every_iteration_sees_the_weights_of_the_last_step(narrow):
+    model, pairs, label, batch = narrow
     sums, expected = [], []
-    for state in rib.iterate(pairs, label, iter([batch] * 3)):
+    numbers = settings(iterations=3, learning_rate=1e-2)
+    for state in fine_tune(model, pairs, label, iter([batch] * 3), numbers):
         sums.append(state.map_sums[0])
         with torch.no_grad():
             expected.append(pair_map(model(pairs[0])))  # by the model itself, after the step
@@ -153,43 +124,42 @@ def test_every_iteration_sees_the_weights_of_the_last_step(thin):
         torch.testing.assert_close(sums[i] - sums[i - 1], expected[i - 1], rtol=1e-4, atol=1e-6)
 
 
-def test_margin_stops_after_the_step(thin):
-    model, pairs, label, batch = thin
+def test_margin_stops_after_the_step(narrow):
+    model, pairs, label, batch = narrow
     before = model.classifier.weight.detach().clone()
-    rib = RIB(model, settings(iterations=5, margin=1e-9))
-    states = list(rib.iterate(pairs, label, iter([batch] * 5)))
+    numbers = settings(iterations=5, margin=1e-9)
+    states = list(fine_tune(model, pairs, label, iter([batch] * 5), numbers))
     assert [state.stopped for state in states] == [True]
     assert not torch.equal(model.classifier.weight, before)
 
 
-def test_exploded_map_stops_before_the_other_scales(thin):
-    model, pairs, label, batch = thin
-    rib = RIB(model, settings(iterations=5, explode_th=0.0, explode_ratio=-1.0))
-    states = []
-    for state in rib.iterate(pairs, label, iter([batch] * 5)):
-        states.append((state.loss, [sums.clone() for sums in state.map_sums]))
-    (loss, first), (exploded_loss, second) = states
+def test_exploded_map_stops_before_the_other_scales(narrow):
+    model, pairs, label, batch = narrow
+    numbers = settings(iterations=5, explode_th=0.0, explode_ratio=-1.0)
+    states = [*fine_tune(model, pairs, label, iter([batch] * 5), numbers)]
+    (loss, first), (exploded_loss, second) = ((s.loss, s.map_sums) for s in states)
     assert loss is not None and exploded_loss is None
     assert not torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1]) and torch.equal(first[2], second[2])
 
 
-def test_bf16_moves_the_maps_a_little(thin):
-    model, pairs, label, batch = thin
+def test_bf16_moves_the_maps_a_little(narrow):
+    model, pairs, label, batch = narrow
     last = []
     for bf16 in (False, True):
-        model.bf16 = bf16
-        rib = RIB(copy.deepcopy(model), settings(iterations=3, learning_rate=1e-3))
-        *_, state = rib.iterate(pairs, label, iter([batch] * 3))
-        assert all(p.dtype == torch.float32 for p in rib.model.parameters())
+        tuned = copy.deepcopy(model)
+        tuned.bf16 = bf16
+        numbers = settings(iterations=3, learning_rate=1e-3)
+        *_, state = fine_tune(tuned, pairs, label, iter([batch] * 3), numbers)
+        assert all(p.dtype == torch.float32 for p in tuned.parameters())
         last.append(state.map_sums)
     for exact, rough in zip(*last, strict=True):
         assert rough.dtype == torch.float32
         assert 1e-5 < ((exact - rough).abs().max() / exact.abs().max()).item() < 0.1
 
 
-def test_fewer_batches_than_iterations_are_an_error(thin):
-    model, pairs, label, batch = thin
+def test_fewer_batches_than_iterations_are_an_error(narrow):
+    model, pairs, label, batch = narrow
     with pytest.raises(ValueError, match="batches: fewer than the 3 iterations; give one for each"):
         list(fine_tune(model, pairs, label, iter([batch] * 2), settings(iterations=3)))
 
@@ -198,12 +168,12 @@ def test_the_example_of_the_module_runs():
     assert doctest.testmod(module).attempted == 6 and doctest.testmod(module).failed == 0
 
 
-def test_small_scale_takes_no_part_in_the_loss_and_frozen_layers_get_no_gradient(thin):
-    model, pairs, label, batch = thin
-    rib = RIB(model, settings(iterations=1, tau=2.0))  # scales 1.0, 0.5 and 1.5
+def test_small_scale_takes_no_part_in_the_loss_and_frozen_layers_get_no_gradient(narrow):
+    model, pairs, label, batch = narrow
     with torch.no_grad():
         scores = [(gndp2d(model(pair), label, 2.0) * label).sum().item() for pair in pairs]
-    (state,) = rib.iterate(pairs, label, iter([batch]))
+    numbers = settings(iterations=1, tau=2.0)  # scales 1.0, 0.5 and 1.5
+    (state,) = fine_tune(model, pairs, label, iter([batch]), numbers)
     assert scores[1] != 0
     assert state.target_score == pytest.approx(scores[0] + scores[2], rel=1e-5)
     assert all(p.grad is None for p in model.backbone.layer2.parameters())
@@ -212,8 +182,8 @@ def test_small_scale_takes_no_part_in_the_loss_and_frozen_layers_get_no_gradient
 # --- what the paper compares with ---------------------------------------------------------------
 
 
-def test_no_pooled_class_is_global_average_pooling(thin):
-    model, pairs, label, _ = thin
+def test_no_pooled_class_is_global_average_pooling(narrow):
+    model, pairs, label, _ = narrow
     raw = model(pairs[0])
     torch.testing.assert_close(gndp2d(raw, label, 0.4, 0), raw.mean(dim=(2, 3)))
     assert not torch.allclose(gndp2d(raw, label, 0.4), raw.mean(dim=(2, 3)))

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from misc.torchutils import PolyOptimizer, gap2d, gndp2d, worker_rng
+from tests.conftest import recorded_names, recorded_numbers
+from tests.references import looped_pooling
 
 
 def multi_hot(classes, num_classes):
@@ -22,27 +24,16 @@ def pool_with_gradient(data, **options):
     return pooled.detach().numpy(), x.grad.numpy()
 
 
-def gndp2d_by_loops(x, present, score_th):
-    pooled = torch.zeros(x.shape[:2])
-    for image in range(x.shape[0]):
-        for index in range(x.shape[1]):
-            plane = x[image, index]
-            if present[image, index]:
-                plane = plane[plane / plane.max() < score_th]
-            pooled[image, index] = plane.sum() / x[image, index].numel()
-    return pooled
-
-
-@pytest.mark.parametrize("score_th", [0.4, 0.5])
-def test_gndp2d_and_gradient_are_the_recorded_ones(golden, score_th):
+@pytest.mark.parametrize("percent", recorded_numbers("gndp2d.npz", r"target_th(\d+)"))
+def test_gndp2d_and_gradient_are_the_recorded_ones(golden, percent):
     data = golden("gndp2d.npz")
     choices = {
         "target": multi_hot(data["target_classes"], 20),
         "batch": torch.from_numpy(data["labels"]),
     }
     for name, present in choices.items():
-        pooled, gradient = pool_with_gradient(data, present=present, score_th=score_th)
-        name = f"{name}_th{round(score_th * 100)}"
+        pooled, gradient = pool_with_gradient(data, present=present, score_th=percent / 100)
+        name = f"{name}_th{percent}"
         np.testing.assert_allclose(pooled, data[name], rtol=0, atol=1e-6)
         np.testing.assert_allclose(gradient, data[f"{name}_grad"], rtol=0, atol=1e-7)
 
@@ -56,8 +47,8 @@ def test_gap2d_is_the_recorded_one(golden):
     np.testing.assert_allclose(x.grad, data["gap_grad"], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("score_th", [0.4, 0.5])
-def test_80_classes_with_and_without_the_limit_are_the_recorded_ones(golden, score_th):
+@pytest.mark.parametrize("percent", recorded_numbers("gndp2d.npz", r"target_th(\d+)"))
+def test_80_classes_with_and_without_the_limit_are_the_recorded_ones(golden, percent):
     data = golden("gndp2d.npz")
     x = torch.from_numpy(data["x80"])
     choices = {
@@ -65,9 +56,9 @@ def test_80_classes_with_and_without_the_limit_are_the_recorded_ones(golden, sco
         "batch": torch.from_numpy(data["labels80"]),
     }
     for name, present in choices.items():
-        suffix = f"{name}_th{round(score_th * 100)}"
+        suffix = f"{name}_th{percent}"
         for prefix, limit in (("upstream80", 20), ("corrected80", None)):
-            pooled = gndp2d(x, present, score_th, num_pooled_classes=limit)
+            pooled = gndp2d(x, present, percent / 100, num_pooled_classes=limit)
             np.testing.assert_allclose(pooled, data[f"{prefix}_{suffix}"], rtol=0, atol=1e-6)
 
 
@@ -76,17 +67,12 @@ def test_gndp2d_equals_loops(num_classes):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, num_classes, 5, 6, generator=generator)
     present = torch.rand(3, num_classes, generator=generator) < 0.4
-    expected = gndp2d_by_loops(x, present, 0.4)
+    expected = looped_pooling(x, present, 0.4)
     torch.testing.assert_close(gndp2d(x, present, 0.4), expected)
     singles = [gndp2d(x[i : i + 1], present[i : i + 1], 0.4) for i in range(3)]
     torch.testing.assert_close(torch.cat(singles), expected)
     shared = gndp2d(x, present[0], 0.4)
-    torch.testing.assert_close(shared, gndp2d_by_loops(x, present[:1].expand(3, -1), 0.4))
-
-
-def test_no_present_class_is_plain_pooling():
-    x = torch.randn(2, 20, 4, 5, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(gndp2d(x, torch.zeros(2, 20)), gap2d(x))
+    torch.testing.assert_close(shared, looped_pooling(x, present[:1].expand(3, -1), 0.4))
 
 
 def test_special_maps_and_strict_threshold():
@@ -118,14 +104,14 @@ def optimizer_for(a, b, c, config):
     )
 
 
-@pytest.mark.parametrize("setting", ["v1", "v2", "v3"])
+@pytest.mark.parametrize("setting", recorded_names("poly_optimizer.npz", "_config"))
 @pytest.mark.parametrize("resume_at", [None, 3])
 def test_optimizer_is_the_recorded_one(golden, setting, resume_at):
     data = golden("poly_optimizer.npz")
     config = data[f"{setting}_config"]
     a, b, c = parameters(data)
     optimizer = optimizer_for(a, b, c, config)
-    for step in range(6):
+    for step in range(len(data["grads_a"])):
         if step == resume_at:
             state = optimizer.state_dict()
             optimizer = optimizer_for(a, b, c, config)
@@ -141,29 +127,6 @@ def test_optimizer_is_the_recorded_one(golden, setting, resume_at):
             np.testing.assert_allclose(value.detach(), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_optimizer_by_hand():
-    weight = torch.nn.Parameter(torch.tensor([1.0]))
-    optimizer = PolyOptimizer([weight], lr=0.5, weight_decay=0.1, max_step=2, power=1.0)
-    weight.grad = torch.tensor([2.0])
-    optimizer.step()  # g = 2.1, rate 0.5
-    assert weight.item() == pytest.approx(-0.05)
-    optimizer.step()  # g = 1.995, buffer = 0.1 * 2.1 + g = 2.205, rate 0.25
-    assert weight.item() == pytest.approx(-0.60125)
-    optimizer.step()  # past the end: the rate stays 0.25; g = 1.939875, buffer = 2.160375
-    assert weight.item() == pytest.approx(-0.60125 - 0.25 * 2.160375)
-
-
-def test_optimizer_state_survives_a_file(tmp_path):
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = PolyOptimizer([weight], lr=0.1, weight_decay=0.1, max_step=10)
-    weight.grad = torch.ones(3)
-    optimizer.step()
-    torch.save(optimizer.state_dict(), tmp_path / "state.pth")
-    resumed = PolyOptimizer([weight], lr=0.1, weight_decay=0.1, max_step=10)
-    resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
-    assert resumed.global_step == 1
-
-
 def test_worker_rng_depends_on_seed_and_parts_alone():
     first = [worker_rng(1, "2007_000032", epoch).random() for epoch in range(3)]
     random.seed(0)
@@ -171,7 +134,4 @@ def test_worker_rng_depends_on_seed_and_parts_alone():
     assert first == again
     others = [worker_rng(*parts).random() for parts in ((1, 1, 11), (1, 11, 1), (11, 1), (2, 1))]
     assert len(set(first + others)) == 7
-
-
-def test_worker_rng_is_the_same_on_every_machine():
-    assert worker_rng(0, "a").getrandbits(32) == 444451423
+    assert worker_rng(0, "a").getrandbits(32) == 444451423  # on every machine

@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from misc.errors import UserError
-from net.backbones import KINDS, FixedBatchNorm, ResNet, inferred_arch, normalized
+from net.backbones import KINDS, FixedBatchNorm, ResNet, fold_norms, inferred_arch, normalized
 from net.checkpoint import (
     load_backbone,
     load_boundary_net,
@@ -15,6 +15,7 @@ from net.checkpoint import (
 )
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement, Net
+from tests.weights import fill_by_recipe
 
 
 @pytest.fixture(params=list(KINDS))
@@ -43,10 +44,12 @@ def test_torchvisions_weights_give_torchvisions_features(published):
         torch.testing.assert_close(outputs[-1].flatten(1), expected, rtol=1e-4, atol=atol)
         torch.testing.assert_close(ours.trained_features(outputs[2]), outputs[-1])
     assert [o.shape[1] for o in outputs] == list(ours.out_channels)
+    caffe = ResNet(name, stride_in_1x1=True).layer2[0]
+    assert caffe.conv1.stride == (2, 2) and caffe.conv2.stride == (1, 1) or caffe.count == 2
     assert [96 // o.shape[-1] for o in outputs] == ours.out_strides == [4, 4, 8, 16, 32]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
 def test_classifier_and_boundary_net_take_any_backbone(name, tmp_path):
     torch.save(ResNet(name, width=8, stem=8).state_dict(), tmp_path / "backbone.pth")
     classifier = on_backbone(CAM, tmp_path / "backbone.pth", 5)
@@ -60,14 +63,6 @@ def test_classifier_and_boundary_net_take_any_backbone(name, tmp_path):
         torch.randn(2, 3, 64, 64)
     )
     assert edge.shape == (1, 16, 16) and field.shape == (2, 16, 16)
-
-
-def test_dilation_keeps_the_resolution():
-    images = torch.randn(1, 3, 65, 65)
-    dilated = ResNet(width=8, strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4))
-    assert dilated.out_strides == [4, 4, 8, 8, 8]
-    assert dilated(images)[-1].shape[-2:] == (9, 9)
-    assert dilated.layer4[1].conv2.dilation == (4, 4)
 
 
 @pytest.mark.parametrize("groups, stride, dilation", [(1, 1, 1), (2, 2, 1), (4, 1, 2)])
@@ -86,6 +81,17 @@ def test_a_convolution_and_its_normalisation_are_computed_as_one(groups, stride,
         found.append([output, *torch.autograd.grad((output * weights).sum(), inputs)])
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_folded_networks_compute_the_same_bits():
+    network = CAM(3, width=8, stem=8)
+    fill_by_recipe(network)
+    images = torch.randn(2, 3, 48, 64)
+    expected = network(images)
+    fold_norms(network)
+    assert torch.equal(network(images), expected)
+    assert not any(isinstance(module, FixedBatchNorm) for module in network.modules())
 
 
 @pytest.mark.parametrize("inner", [1, 2, 6, 14])

@@ -14,7 +14,7 @@ from misc.seg_loss import (
     stepwise_poly,
 )
 from net import backbones
-from net.deeplab_v2 import SCALES, DeepLabV2, _softmax
+from net.deeplab_v2 import DeepLabV2, _softmax
 from tests.conftest import recorded_names
 from tests.weights import fill_by_recipe
 
@@ -30,7 +30,7 @@ def network(seed, blocks=None, monkeypatch=None, **options):
     """DeepLab-v2 with the recipe's weights, and other numbers of blocks where they are given."""
     name = "resnet101"
     if blocks is not None and tuple(blocks) != backbones.KINDS[name].counts:
-        kind = backbones.Kind(backbones.Bottleneck, tuple(int(n) for n in blocks))
+        kind = backbones.Kind(4, tuple(int(n) for n in blocks))
         monkeypatch.setitem(backbones.KINDS, "other", kind)
         name = "other"
     model = DeepLabV2(scale_by="factor", name=name, **options)
@@ -262,7 +262,3 @@ def test_recorded_dense_crf(golden, count, image, kind):
     np.testing.assert_allclose(after if count == 5 else after[:, ::4, ::4], stored, atol=1e-3)
     clear = ~data[f"close{count}_{kind}"].astype(bool)
     assert (after.argmax(axis=0) == data[f"labels{count}_{kind}"])[clear].all()
-
-
-def test_scales_begin_with_the_whole_image():
-    assert SCALES[0] == 1.0

@@ -55,10 +55,6 @@ class BoundaryNet(Groups):
             self.add_module(f"{kind}_layers", nn.ModuleList(layers.values()))
 
 
-def unit(own: nn.Conv2d, normalisation: nn.Module) -> nn.Module:
-    return named(conv=own, bn=normalisation)
-
-
 def named(**modules: nn.Module) -> nn.Module:
     group = nn.Module()
     for name, module in modules.items():
@@ -69,15 +65,15 @@ def named(**modules: nn.Module) -> nn.Module:
 def deeplab(net: DeepLabV2) -> nn.Module:
     """The modules of a network as deeplab-pytorch calls them."""
     backbone, layers = net.backbone, {}
-    layers["layer1"] = named(conv1=unit(backbone.conv1, backbone.bn1))
+    layers["layer1"] = named(conv1=named(conv=backbone.conv1, bn=backbone.bn1))
     for number in range(1, 5):
         blocks = {}
         for n, block in enumerate(getattr(backbone, f"layer{number}"), start=1):
-            parts = {"reduce": unit(block.conv1, block.bn1),
-                     "conv3x3": unit(block.conv2, block.bn2),
-                     "increase": unit(block.conv3, block.bn3)}  # fmt: skip
+            pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3)]
             if n == 1:
-                parts["shortcut"] = unit(*block.downsample)
+                pairs.append(block.downsample)
+            names = ("reduce", "conv3x3", "increase", "shortcut")
+            parts = {k: named(conv=c, bn=b) for k, (c, b) in zip(names, pairs, strict=False)}
             blocks[f"block{n}"] = named(**parts)
         layers[f"layer{number + 1}"] = named(**blocks)
     layers["aspp"] = named(**{f"c{n}": layer for n, layer in enumerate(net.aspp)})

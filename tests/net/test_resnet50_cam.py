@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from net.backbones import FixedBatchNorm, ResNet
 from net.resnet50_cam import CAM, Net
 from tests.weights import fill_by_recipe
 
@@ -36,61 +35,14 @@ def test_recorded_forward(golden, n_classes):
             assert state[name].double().sum().item() == pytest.approx(total, rel=1e-6, abs=1e-6)
     classifier = Net(n_classes)
     classifier.load_state_dict(cam.state_dict())
-    names = ["", "_odd"] if n_classes == 20 else [""]
+    names = [
+        n.removeprefix("x") for n in data.files if n[0] == "x" and f"cam{n_classes}{n[1:]}" in data
+    ]
     with torch.no_grad():
         for name in names:
             x = torch.from_numpy(data[f"x{name}"])
             assert_close(cam(x), data[f"cam{n_classes}{name}"])
             assert_close(classifier(x), data[f"pooled{n_classes}{name}"])
-
-
-def test_fixed_batch_norm_uses_and_keeps_running_statistics(images):
-    norm = FixedBatchNorm(3).train()
-    norm.running_mean.copy_(torch.tensor([0.1, -0.2, 0.3]))
-    norm.running_var.copy_(torch.tensor([0.5, 1.0, 2.0]))
-    norm.weight.data.copy_(torch.tensor([2.0, 1.0, -1.0]))
-    mean, var = norm.running_mean.clone(), norm.running_var.clone()
-    column = (-1, 1, 1)
-    expected = (images - mean.view(column)) / (var.view(column) + 1e-5).sqrt()
-    output = norm(images)
-    torch.testing.assert_close(output, expected * norm.weight.view(column))
-    assert torch.equal(norm.running_mean, mean) and torch.equal(norm.running_var, var)
-    output.sum().backward()
-    assert norm.weight.grad.abs().sum() > 0 and norm.bias.grad.abs().sum() > 0
-
-
-def test_backbone_names_and_strides_are_torchvisions():
-    from torchvision.models import resnet50
-
-    def shapes(model):
-        ignored = ("fc.",)
-        return {k: v.shape for k, v in model.state_dict().items() if not k.startswith(ignored)}
-
-    with torch.device("meta"):
-        assert shapes(ResNet()) == shapes(resnet50())
-
-
-@pytest.mark.parametrize("stride_in_1x1", [False, True])
-def test_output_sizes_channels_and_stride_position(images, stride_in_1x1):
-    backbone = ResNet(width=8, stem=16, stride_in_1x1=stride_in_1x1)
-    outputs = backbone(images)
-    assert tuple(o.shape[1] for o in outputs) == backbone.out_channels == (16, 32, 64, 128, 256)
-    sizes = [tuple(o.shape[2:]) for o in outputs]
-    assert sizes == [(16, 19), (16, 19), (8, 10), (4, 5), (4, 5)]
-    block = backbone.layer2[0]
-    strides = (block.conv1.stride[0], block.conv2.stride[0])
-    assert strides == ((2, 1) if stride_in_1x1 else (1, 2))
-    assert backbone.arch == {
-        "name": "resnet50",
-        "width": 8,
-        "stem": 16,
-        "stride_in_1x1": stride_in_1x1,
-    }
-
-
-def test_strides_can_be_chosen(images):
-    outputs = ResNet(width=8, stem=16, strides=(1, 1, 2, 2))(images)
-    assert [tuple(o.shape[2:]) for o in outputs][1:] == [(31, 38), (31, 38), (16, 19), (8, 10)]
 
 
 def test_logits_are_the_mean_of_the_maps(images):
@@ -133,5 +85,3 @@ def test_only_layer3_layer4_and_classifier_train(images):
     listed = {id(p) for p in (*backbone, *new)}
     assert listed == {id(p) for p in net.parameters() if p.requires_grad}
     assert [p is net.classifier.weight for p in new] == [True]
-    assert len(listed) == len(backbone) + 1 == len(expected)
-    assert all(p.grad.isfinite().all() for p in backbone)

@@ -1,22 +1,17 @@
 """Boundary network: recorded outputs, losses and gradients; padding, mirroring, mean shift."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
 
 from misc.affinity_loss import PairLoss
-from misc.errors import UserError
 from misc.indexing import (
-    AffinityLabels,
     PathIndex,
     affinity_labels,
     pair_ends,
     path_maximum,
     shifted,
 )
-from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement, Net
+from net.resnet50_irn import EdgeDisplacement, Net
 from tests import references
 from tests.weights import fill_by_recipe
 
@@ -137,37 +132,6 @@ def test_large_displacements_lose_no_accuracy(pair_loss):
     assert expected > 1 and moved == pytest.approx(expected, rel=1e-6)
 
 
-def test_pair_displacement_of_a_linear_field(pair_loss):
-    rows, columns = torch.meshgrid(torch.arange(10.0), torch.arange(12.0), indexing="ij")
-    pairs = changes(torch.stack([rows, 2 * columns])[None], pair_loss.path_index)
-    offsets = torch.from_numpy(pair_loss.path_index.search_dst).float()
-    assert pairs.shape == (1, 2, 34, 6 * 4)
-    assert torch.equal(
-        pairs, -(offsets.T * torch.tensor([[1.0], [2.0]]))[None, :, :, None] + 0 * pairs
-    )
-
-
-def test_losses_by_hand_in_a_batch_of_two(pair_loss):
-    bg, fg, neg = torch.zeros(3, 2, 34, 6 * 4)
-    bg[0, 1, 0] = fg[0, 0, 0] = fg[1, 5, 3] = neg[1, 2, 0] = 1
-    edge_logits = torch.stack([torch.zeros(1, 10, 12), torch.full((1, 10, 12), math.log(3))])
-    losses = pair_loss(edge_logits, torch.ones(2, 2, 10, 12), AffinityLabels(bg, fg, neg))
-    # Affinity 1/2 in the first image and 1/4 in the second; the displacements are all equal.
-    offsets = np.abs(pair_loss.path_index.search_dst)
-    expected = {
-        "bg_pos": math.log(2),
-        "fg_pos": (math.log(2) + math.log(4)) / 2,
-        "pos": (math.log(2) * 2 + math.log(2) + math.log(4)) / 4,
-        "neg": math.log(4 / 3),
-        "dp_fg": (offsets[0].sum() + offsets[5].sum()) / 4,
-        "dp_bg": 0.0,
-    }
-    for field, value in expected.items():
-        assert getattr(losses, field).item() == pytest.approx(value, abs=1e-4), field
-    total = (expected["pos"] + expected["neg"] + expected["dp_fg"]) / 2
-    assert losses.total.item() == pytest.approx(total, abs=1e-4)
-
-
 def test_losses_without_any_label_are_zero(pair_loss):
     labels = affinity_labels(
         torch.full((1, 12, 12), 255, dtype=torch.uint8), pair_loss.path_index, 21
@@ -177,11 +141,11 @@ def test_losses_without_any_label_are_zero(pair_loss):
 
 
 def test_training_touches_the_heads_only():
-    model = thin(AffinityDisplacementLoss, PathIndex(3, (16, 16))).train()
+    model, paths = thin(Net).train(), PathIndex(3, (16, 16))
     maps = torch.randint(0, 3, (2, 16, 16), dtype=torch.uint8)
-    labels = affinity_labels(maps, model.loss.path_index, 21)
+    labels = affinity_labels(maps, paths, 21)
     images = torch.randn(2, 3, 64, 64, requires_grad=True)
-    model(images, labels).total.backward()
+    PairLoss(paths)(*model(images), labels).total.backward()
     assert images.grad is None
     edge, displacement = model.trainable_parameters()
     assert len(edge) == 5 * 3 + 2 and len(displacement) == 7 * 3 + 1
@@ -194,61 +158,10 @@ def test_training_touches_the_heads_only():
     }
 
 
-def test_too_small_training_maps_are_a_clear_error(pair_loss):
-    with pytest.raises(UserError, match="--irn_crop_size"):
-        affinity_labels(torch.zeros(1, 8, 8, dtype=torch.uint8), pair_loss.path_index, 21)
-
-
 @torch.no_grad()
-def test_mirrored_pair_gives_mirrored_boundaries():
-    model = thin(EdgeDisplacement, crop_size=None).eval()
-    image = torch.randn(3, 32, 48)
-    pair = torch.stack([image, image.flip(-1)])
-    edge, displacement = model(pair)
-    mirrored, _ = model(pair.flip(0))
-    assert edge.shape == (1, 8, 12) and displacement.shape == (2, 8, 12)
-    torch.testing.assert_close(edge, mirrored.flip(-1))
-    assert 0 <= edge.min() and edge.max() <= 1
-
-
-@torch.no_grad()
-def test_mean_shift_is_subtracted_in_evaluation_only():
-    model = thin(EdgeDisplacement, crop_size=64)
-    pair = torch.randn(2, 3, 50, 37)
-    raw = model.train()(pair)[1]
-    assert torch.equal(raw, model.eval()(pair)[1])
-    model.mean_shift.running_mean.copy_(torch.tensor([0.5, -1.0]))
-    shifted = model(pair)[1]
-    assert shifted.shape == (2, 13, 10)
-    torch.testing.assert_close(raw - shifted, torch.tensor([0.5, -1.0])[:, None, None] + 0 * raw)
-    assert torch.equal(raw, model.train()(pair)[1])
-
-
-@torch.no_grad()
-def test_padding_is_zeros_below_and_right_and_large_images_are_cut():
-    padding, plain = (
-        thin(EdgeDisplacement, crop_size=64).eval(),
-        thin(EdgeDisplacement, None).eval(),
-    )
-    pair = torch.randn(2, 3, 80, 40)
-    canvas = torch.zeros(2, 3, 64, 64)
-    canvas[:, :, :, :40] = pair[:, :, :64]
-    _, displacement = padding(pair)
-    assert displacement.shape == (2, 16, 10)  # 80 rows are cut to 64
-    assert torch.equal(displacement, plain(canvas)[1][:, :, :10])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [(64, 80), (61, 75)])
-def test_outputs_are_those_of_concatenated_maps_of_the_whole_batch(size):
+def test_outputs_are_those_of_concatenated_maps_of_the_whole_batch():
     model = thin(Net).eval()
     fill_by_recipe(model)
-    images = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(3, 3, 61, 75, generator=torch.Generator().manual_seed(0))
     for ours, plain in zip(model(images), references.irn_outputs(model, images), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
-
-
-def test_heads_follow_the_backbones_channels():
-    model = Net(width=16, stem=24)
-    assert model.fc_edge1[0].in_channels == 24 and model.fc_dp5[0].in_channels == 512
-    assert model.arch == {"name": "resnet50", "width": 16, "stem": 24, "stride_in_1x1": False}

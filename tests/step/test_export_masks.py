@@ -1,4 +1,4 @@
-"""Every form of export is read by what others read it with, and gives back what it was made of."""
+"""Every export is read by what others read it with, and gives back what it was made of."""
 
 import contextlib
 import copy
@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from misc.cams import load_cam, save_cam
 from misc.cli.flags import EXPORTS
 from misc.cli.options import parse
-from misc.data.exports import outline, regions, yolo_config, yolo_text
+from misc.data.exports import polygon, regions, yolo_config, yolo_text
 from misc.data.label_file import load_label_file
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png, save_label_png
@@ -33,15 +33,13 @@ def exported(sample, tmp_path, tiny_run):
     ids = (sample.root / "ImageSets/Segmentation/train.txt").read_text().split()
     masks = {}
     for image_id in ids:
-        truth = read_label_png(sample.mask_path(image_id))
-        masks[image_id] = np.where(truth == 255, 0, truth)
+        mask = read_label_png(sample.mask_path(image_id))
+        masks[image_id] = np.where(mask == 255, 0, mask)
         masks[image_id][20:30, 20:30] = 5
         masks[image_id][22:27, 23:26] = 0  # a hole
         save_label_png(_there(folder / "sem_seg" / f"{image_id}.png"), masks[image_id])
-        maps = np.random.default_rng(0).random((2, *truth.shape), np.float32)
-        small = maps[
-            :, : get_strided_size(truth.shape, 4)[0], : get_strided_size(truth.shape, 4)[1]
-        ]
+        maps = np.random.default_rng(0).random((2, *mask.shape), np.float32)
+        small = maps[:, ::4, ::4]
         save_cam(_there(folder / "cam" / f"{image_id}.npy"), np.array([3, 7]), small, maps)
     given = ("--result_dir", folder, "--voc12_root", sample.root, "--export_masks_pass")
     assert tiny_run(*given, "--export", "all") == 0
@@ -57,30 +55,43 @@ def from_yolo(text: str, shape: tuple[int, int], whole: np.ufunc = np.trunc) -> 
     """Labels of a file of polygons as Ultralytics draws them, which cuts to whole pixels."""
     labels = np.zeros(shape, np.uint8)
     for line in text.splitlines():
-        kind, *shares = line.split()
-        assert len(shares) >= 6  # two points would be taken for a box
-        points = np.array(shares, np.float32).reshape(-1, 2) * np.array(shape[::-1], np.float32)
+        kind, *numbers = line.split()
+        assert len(numbers) >= 6  # two points would be taken for a box
+        points = np.array(numbers, np.float32).reshape(-1, 2) * np.array(shape[::-1], np.float32)
         cv2.fillPoly(labels, [whole(points).astype(np.int32)], int(kind) + 1)
     return labels
 
 
-def test_label_maps_and_photographs_come_back(exported, sample):
+def test_label_maps_photographs_and_maps_come_back(exported, sample):
     folder, masks, _ = exported
     photographs = (folder / "voc/JPEGImages",
                    folder / "yolo/images/train", folder / "coco/train")  # fmt: skip
     listed = (folder / "voc/ImageSets/Segmentation/train.txt").read_text().split()
     assert listed == list(masks)
+    onehot = np.load(folder / "cls_labels_onehot.npy", allow_pickle=True).item()
+    assert set(onehot) == set(masks) and onehot[min(masks)].shape == (20,)
+    own = load_label_file(folder.parent / "lists/cls_labels.npy", sample)
+    again = load_label_file(folder / "cls_labels_onehot.npy", sample)
+    config = (folder / "yolo/data.yaml").read_text()
+    assert '\n  0: "aeroplane"\n' in config and '\n  19: "tvmonitor"\n' in config
     for image_id, labels in masks.items():
         mask = Image.open(folder / "voc/SegmentationClass" / f"{image_id}.png")
         np.testing.assert_array_equal(np.array(mask), labels)
-        for place in photographs:
-            own = sample.image_path(image_id).read_bytes()
-            assert (place / f"{image_id}.jpg").read_bytes() == own
-    colours = Image.open(folder / "voc/SegmentationClass" / f"{image_id}.png").getpalette()[:9]
-    assert colours == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+        assert mask.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+        photograph = sample.image_path(image_id).read_bytes()
+        assert all((p / f"{image_id}.jpg").read_bytes() == photograph for p in photographs)
+        key = sample.label_key(image_id)
+        np.testing.assert_array_equal(again[key], own[key])
+        text = (folder / "yolo/labels/train" / f"{image_id}.txt").read_text()
+        np.testing.assert_array_equal(from_yolo(text, labels.shape), labels)
+        content = np.load(folder / "soft" / f"{image_id}.npz", allow_pickle=False)
+        maps = load_cam(folder.parent / "cam" / f"{image_id}.npy")
+        np.testing.assert_array_equal(content["maps"], maps["high_res"])
+        np.testing.assert_array_equal(content["keys"], maps["keys"])
 
 
 def test_coco_reads_the_regions(exported, sample):
+    """Also `loadRes` of pycocotools 2.0.9 and 2.0.10, which copies info and licences."""
     folder, masks, _ = exported
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(folder / "coco/instances_train.json")
@@ -93,31 +104,11 @@ def test_coco_reads_the_regions(exported, sample):
         for one in coco.loadAnns(coco.getAnnIds(imgIds=[number])):
             found[coco.annToMask(one) > 0] = one["category_id"]
         np.testing.assert_array_equal(found, labels)
-    copy.deepcopy((coco.dataset["info"], coco.dataset["licenses"]))  # loadRes of 2.0.9 and 2.0.10
+    copy.deepcopy((coco.dataset["info"], coco.dataset["licenses"]))
     results = [{k: one[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0}
                for one in coco.dataset["annotations"]]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
         assert len(coco.loadRes(results).getAnnIds()) == len(results)
-
-
-def test_yolo_maps_and_labels_come_back(exported, sample):
-    folder, masks, _ = exported
-    onehot = np.load(folder / "cls_labels_onehot.npy", allow_pickle=True).item()
-    assert set(onehot) == set(masks) and onehot[min(masks)].shape == (20,)
-    own = load_label_file(folder.parent / "lists/cls_labels.npy", sample)
-    again = load_label_file(folder / "cls_labels_onehot.npy", sample)
-    for image_id in masks:
-        key = sample.label_key(image_id)
-        np.testing.assert_array_equal(again[key], own[key])
-    config = (folder / "yolo/data.yaml").read_text()
-    assert '\n  0: "aeroplane"\n' in config and '\n  19: "tvmonitor"\n' in config
-    for image_id, labels in masks.items():
-        text = (folder / "yolo/labels/train" / f"{image_id}.txt").read_text()
-        np.testing.assert_array_equal(from_yolo(text, labels.shape), labels)
-        content = np.load(folder / "soft" / f"{image_id}.npz", allow_pickle=False)
-        maps = load_cam(folder.parent / "cam" / f"{image_id}.npy")
-        np.testing.assert_array_equal(content["maps"], maps["high_res"])
-        np.testing.assert_array_equal(content["keys"], maps["keys"])
 
 
 @pytest.mark.parametrize("whole", [np.trunc, np.round])
@@ -127,8 +118,8 @@ def test_yolo_maps_and_labels_come_back(exported, sample):
 def test_polygons_of_any_shape_are_drawn_as_the_mask(size, block, whole):
     """Noise of single pixels and of blocks: lines, holes in holes, regions that meet at corners."""
     random = np.random.default_rng(0)
-    for share in (0.3, 0.6, 0.9):
-        labels = random.integers(1, 3, size, np.uint8) * (random.random(size) < share)
+    for fraction in (0.3, 0.6, 0.9):
+        labels = random.integers(1, 3, size, np.uint8) * (random.random(size) < fraction)
         labels = np.kron(labels, np.ones((block, block)))[: size[0], : size[1]].astype(np.uint8)
         np.testing.assert_array_equal(from_yolo(yolo_text(labels), size, whole), labels)
 
@@ -139,9 +130,9 @@ def test_holes_are_joined_and_points_on_straight_lines_left_out():
         rings[start:stop, start:stop] = value
     np.testing.assert_array_equal(from_yolo(yolo_text(rings), rings.shape), rings)
     (_, outer), (_, inner) = regions(rings)
-    assert outline(inner).tolist() == [[22, 22], [22, 23], [23, 23], [23, 22]]
+    assert polygon(inner).tolist() == [[22, 22], [22, 23], [23, 23], [23, 22]]
     # Four corners; three holes with eight each, as theirs are cut, and the ends of their seams.
-    assert len(outline(outer)) <= 4 + 3 * (8 + 4)
+    assert len(polygon(outer)) <= 4 + 3 * (8 + 4)
     single = np.zeros((4, 4), np.uint8)
     assert yolo_text(single) == ""
     single[2, 1] = 7
@@ -216,7 +207,7 @@ def test_weights_are_exported_but_for_networks_of_another_kind(for_irn):
     assert len(list((folder / "cam").iterdir())) == len(maps)
 
 
-def test_forms_are_checked(tiny_run, sample, tmp_path, capsys):
+def test_formats_are_checked(tiny_run, sample, tmp_path, capsys):
     assert parse(["--export", "all"]).export == EXPORTS
     assert tiny_run("--export", "pascal") == 2
     given = ("--result_dir", tmp_path / "r", "--voc12_root", sample.root, "--export_masks_pass")

@@ -12,18 +12,14 @@ import torch
 from PIL import Image
 
 from misc.cams import load_cam, save_cam
-from misc.cli.check import makers
 from misc.cli.options import chosen_steps, parse
-from misc.data.foreign_maps import ForeignMaps, numbering_of
-from misc.errors import UserError
 from misc.imutils import get_strided_size
 from misc.storage.scores import load_scores
-from step import all_steps
 from voc12.prepare import label_from_xml
 
 
 class Own(NamedTuple):
-    """A result folder with maps of the drawn sample as this project saves them."""
+    """A result folder with maps of the synthetic sample as this project saves them."""
 
     folder: Path
     ids: tuple[str, ...]
@@ -60,105 +56,90 @@ def background(maps: np.ndarray) -> np.ndarray:
     return np.concatenate([1 - maps.max(axis=0, keepdims=True), maps])
 
 
-def tensors(keys, cam, high_res) -> dict:
-    return {"keys": torch.from_numpy(keys), "cam": torch.from_numpy(cam), "high_res": high_res}
+def of_all(keys: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    whole = np.full((20, *maps.shape[1:]), 0.5, np.float32)
+    whole[keys] = maps
+    return whole
 
 
-def from_one(keys, cam, high_res) -> dict:
-    return {"keys": keys + 1, "cam": cam, "high_res": torch.from_numpy(high_res)}
+tensor = torch.from_numpy
+# Content of a file by the keys, cam and high_res of an image.
+FORMATS = {
+    "tensors": lambda k, cam, high: {"keys": tensor(k), "cam": tensor(cam), "high_res": high},
+    "from 1": lambda k, cam, high: {"keys": k + 1, "cam": cam, "high_res": tensor(high)},
+    "background first": lambda k, cam, high: {
+        "keys": np.pad(k + 1, (1, 0)), "cam": tensor(background(cam)), "high_res": background(high)
+    },
+    "background without key": lambda k, cam, high: {
+        "keys": k.tolist(), "cam": background(cam), "high_res": background(high)
+    },
+    "key of no map": lambda k, cam, high: {  # of CLIMS
+        "keys": np.pad(k + 1, (1, 0)), "cam": tensor(cam), "hr_cam": high
+    },
+    "all classes": lambda k, cam, high: {
+        "keys": np.arange(20), "cam": of_all(k, cam), "high_res": of_all(k, high)
+    },
+    "by class": lambda k, cam, high: dict(zip(k.tolist(), high, strict=True)),
+    "by name": lambda k, cam, high: {
+        parse([]).info.class_names[key]: high[n] for n, key in enumerate(k)
+    },
+    "channels": lambda k, cam, high: of_all(k, high),
+    "channels last": lambda k, cam, high: np.moveaxis(background(of_all(k, high)), 0, -1),
+    "own channels": lambda k, cam, high: high[None],
+}  # fmt: skip
+FROM_ONE = ("--import_keys", "label")
 
 
-def background_first(keys, cam, high_res) -> dict:
-    maps = {"cam": torch.from_numpy(background(cam)), "high_res": background(high_res)}
-    return {"keys": np.pad(keys + 1, (1, 0)), **maps}
-
-
-def background_without_key(keys, cam, high_res) -> dict:
-    return {"keys": keys.tolist(), "cam": background(cam), "high_res": background(high_res)}
-
-
-def labels_with_a_background(keys, cam, high_res) -> dict:
-    """What CLIMS saves: K + 1 keys for K maps."""
-    return {"keys": np.pad(keys + 1, (1, 0)), "cam": torch.from_numpy(cam), "hr_cam": high_res}
-
-
-def all_classes(keys, cam, high_res) -> dict:
-    whole = np.full((20, *high_res.shape[1:]), 0.5, np.float32)
-    small = np.full((20, *cam.shape[1:]), 0.5, np.float32)
-    whole[keys], small[keys] = high_res, cam
-    return {"keys": np.arange(20), "cam": small, "high_res": whole}
-
-
-def by_class(keys, cam, high_res) -> dict:
-    return dict(zip(keys.tolist(), high_res, strict=True))
-
-
-def by_name(keys, cam, high_res) -> dict:
-    names = parse([]).info.class_names
-    return {names[key]: high_res[n] for n, key in enumerate(keys)}
-
-
-def channels(keys, cam, high_res) -> np.ndarray:
-    return all_classes(keys, cam, high_res)["high_res"]
-
-
-def channels_last(keys, cam, high_res) -> np.ndarray:
-    return np.moveaxis(background(channels(keys, cam, high_res)), 0, -1)
-
-
-def own_channels(keys, cam, high_res) -> np.ndarray:
-    return high_res[None]
-
-
-def save_torch(path: Path, content: object) -> None:
-    plain = {k: torch.as_tensor(v) for k, v in content.items()}
-    torch.save(plain, path.with_suffix(".pth"))
-
-
-def save_npy(path: Path, content: object) -> None:
-    np.save(path.with_suffix(".npy"), content)
-
-
-def save_npz(path: Path, content: object) -> None:
-    if isinstance(content, dict):
-        np.savez_compressed(path.with_suffix(".npz"), **{str(k): v for k, v in content.items()})
+def save(path: Path, content: object) -> None:
+    if path.suffix == ".pth":
+        torch.save({k: torch.as_tensor(v) for k, v in content.items()}, path)
+    elif path.suffix == ".npz" and isinstance(content, dict):
+        np.savez_compressed(path, **{str(k): v for k, v in content.items()})
     else:
-        np.savez(path.with_suffix(".npz"), content)
+        (np.savez if path.suffix == ".npz" else np.save)(path, content)
 
 
-def written(own: Own, folder: Path, form: Callable, save: Callable) -> Path:
+def written(own: Own, folder: Path, name: str, suffix: str = ".npy") -> Path:
+    folder.mkdir(exist_ok=True)
     for image_id, maps in own.maps.items():
-        save(folder / image_id, form(**maps))
+        save(folder / f"{image_id}{suffix}", FORMATS[name](*maps.values()))
     return folder
 
 
 def imported(own: Own, run, source: Path, out: Path, *options: str) -> dict[str, bytes]:
-    """What the step makes of a folder."""
+    """The maps that the step makes of a folder."""
     assert run(*own.given, "--import_maps", source, "--cam_out_dir", out, "--import_maps_pass",
                *options) == 0  # fmt: skip
     return contents(out, "npy")
 
 
 @pytest.mark.parametrize(
-    ("form", "save"),
-    [(tensors, save_npy), (from_one, save_npy), (background_first, save_npy),
-     (background_first, save_torch), (background_without_key, save_npy), (all_classes, save_npz),
-     (labels_with_a_background, save_npy)],
+    ("name", "suffix", "words"),
+    [("tensors", ".npy", ()), ("from 1", ".npy", FROM_ONE), ("background first", ".npy", FROM_ONE),
+     ("background first", ".pth", FROM_ONE), ("background without key", ".npy", ()),
+     ("all classes", ".npz", ()), ("key of no map", ".npy", ())],
 )  # fmt: skip
-def test_dicts_of_keys_come_back_to_the_last_bit(own, tmp_path, tiny_run, form, save):
-    (tmp_path / "in").mkdir()
-    source = written(own, tmp_path / "in", form, save)
-    assert imported(own, tiny_run, source, tmp_path / "out") == own.cams()
+def test_dicts_of_keys_come_back_bitwise(own, tmp_path, tiny_run, name, suffix, words):
+    source = written(own, tmp_path / "in", name, suffix)
+    assert imported(own, tiny_run, source, tmp_path / "out", *words) == own.cams()
+
+
+def test_numbers_from_1_are_refused_unless_they_are_said_to_be(own, tmp_path, tiny_run, capsys):
+    source = written(own, tmp_path / "in", "from 1")
+    command = (*own.given, "--import_maps", source, "--cam_out_dir", tmp_path / "out")
+    assert tiny_run(*command, "--import_maps_pass") == 2
+    first = capsys.readouterr().err.splitlines()[0]
+    assert "which is no label of its image" in first and "--import_keys class or label" in first
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("form", "save"),
-    [(by_class, save_npy), (by_class, save_torch), (by_name, save_npz), (channels, save_npy),
-     (channels_last, save_npz), (own_channels, save_npy)],
+    ("name", "suffix"),
+    [("by class", ".npy"), ("by class", ".pth"), ("by name", ".npz"), ("channels", ".npy"),
+     ("channels last", ".npz"), ("own channels", ".npy")],
 )  # fmt: skip
-def test_maps_without_a_small_size_get_one(own, tmp_path, tiny_run, form, save):
-    (tmp_path / "in").mkdir()
-    source = written(own, tmp_path / "in", form, save)
+def test_maps_without_a_small_size_get_one(own, tmp_path, tiny_run, name, suffix):
+    source = written(own, tmp_path / "in", name, suffix)
     imported(own, tiny_run, source, tmp_path / "out")
     for image_id, maps in own.maps.items():
         found = load_cam(tmp_path / "out" / f"{image_id}.npy")
@@ -171,13 +152,10 @@ def test_maps_without_a_small_size_get_one(own, tmp_path, tiny_run, form, save):
 
 
 def test_tensors_among_the_own_maps_are_to_be_imported(own, tmp_path, tiny_run, capsys):
-    written(own, tmp_path, tensors, save_npy)
-    command = (*own.given, "--eval_cam_pass", "--cam_out_dir", tmp_path)
-    assert tiny_run(*command) == 2
-    assert "are read by --import_maps DIR" in capsys.readouterr().err
-    written(own, tmp_path, labels_with_a_background, save_npy)
-    assert tiny_run(*command) == 2
-    assert "are read by --import_maps DIR" in capsys.readouterr().err
+    for name in ("tensors", "key of no map"):
+        written(own, tmp_path, name)
+        assert tiny_run(*own.given, "--eval_cam_pass", "--cam_out_dir", tmp_path) == 2
+        assert "are read by --import_maps DIR" in capsys.readouterr().err
 
 
 def as_pngs(own: Own, folder: Path, name: Callable[[str, int], str], bits: int) -> Path:
@@ -191,13 +169,13 @@ def as_pngs(own: Own, folder: Path, name: Callable[[str, int], str], bits: int) 
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"),
-    [(lambda i, k: f"{i}_{k}.png", 16), (lambda i, k: f"{k + 1}/{i}.png", 8),
-     (lambda i, k: f"{i}/{parse([]).info.class_names[k]}.png", 16)],
+    ("name", "bits", "words"),
+    [(lambda i, k: f"{i}_{k}.png", 16, ()), (lambda i, k: f"{k + 1}/{i}.png", 8, FROM_ONE),
+     (lambda i, k: f"{i}/{parse([]).info.class_names[k]}.png", 16, ())],
 )  # fmt: skip
-def test_pngs_of_one_class_each(own, tmp_path, tiny_run, name, bits):
+def test_pngs_of_one_class_each(own, tmp_path, tiny_run, name, bits, words):
     source = as_pngs(own, tmp_path / "in", name, bits)
-    imported(own, tiny_run, source, tmp_path / "out")
+    imported(own, tiny_run, source, tmp_path / "out", *words)
     for image_id, maps in own.maps.items():
         found = load_cam(tmp_path / "out" / f"{image_id}.npy")
         np.testing.assert_array_equal(found["keys"], maps["keys"])
@@ -206,12 +184,12 @@ def test_pngs_of_one_class_each(own, tmp_path, tiny_run, name, bits):
 
 def test_labels_and_masks_of_imported_maps_are_the_same(own, tmp_path, tiny_run, boundary_file):
     """From maps of this project, and from the same maps as those of another one."""
-    (tmp_path / "in").mkdir()
-    source = written(own, tmp_path / "in", background_first, save_npy)
+    source = written(own, tmp_path / "in", "background first")
     steps = ("--cam_to_ir_label_pass", "--make_sem_seg_pass", "--eval_cam_pass",
              "--irn_weights_name", boundary_file)  # fmt: skip
     assert tiny_run(*own.given, *steps) == 0
-    assert tiny_run(*own.given, *steps, "--import_maps", source, "--import_maps_pass") == 0
+    given = (*own.given, *steps, "--import_maps", source, *FROM_ONE)
+    assert tiny_run(*given, "--import_maps_pass") == 0
     for name in ("ir_label", "sem_seg"):
         first = contents(own.folder / name, "png")
         assert len(first) == len(own.ids)
@@ -221,13 +199,10 @@ def test_labels_and_masks_of_imported_maps_are_the_same(own, tmp_path, tiny_run,
 
 
 def test_the_sequence_of_imported_maps_has_no_classifier():
-    steps = chosen_steps(parse(["--import_maps", "maps"]))
     args = parse(["--import_maps", "maps"])
-    assert makers(args, all_steps())[args.cam_out_dir.resolve()] == "import_maps"
+    steps = chosen_steps(args)
     assert steps[0] == "import_maps" and not {"train_cam", "make_cam"} & set(steps)
-    assert not {"make_recam_with_RIB", "import_maps"} & set(
-        chosen_steps(parse(["--recam", "none"]))
-    )
+    assert "import_maps" not in chosen_steps(parse(["--recam", "none"]))
 
 
 def test_small_maps_are_enlarged(own, tmp_path, tiny_run):
@@ -252,18 +227,15 @@ class Code:
 
 
 def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
-    source = tmp_path / "in"
-    source.mkdir()
-    written(own, source, by_class, save_npy)
+    source = written(own, tmp_path / "in", "by class")
     first, second, third, fourth, fifth, *_ = own.ids
-    maps = by_class(**own.maps[first])
-    np.save(source / f"{first}.npy", {key: one * np.nan for key, one in maps.items()})
+    spoilt = {first: lambda one: one * np.nan, fourth: lambda one: one[:, :50],
+              fifth: lambda one: one * 9}  # fmt: skip
+    for image_id, change in spoilt.items():
+        maps = FORMATS["by class"](*own.maps[image_id].values())
+        np.save(source / f"{image_id}.npy", {key: change(one) for key, one in maps.items()})
     np.save(source / f"{second}.npy", {0: Code(tmp_path / "made")}, allow_pickle=True)
     (source / f"{third}.npy").unlink()
-    np.save(
-        source / f"{fourth}.npy", {k: m[:, :50] for k, m in by_class(**own.maps[fourth]).items()}
-    )
-    np.save(source / f"{fifth}.npy", {k: m * 9 for k, m in by_class(**own.maps[fifth]).items()})
     command = (*own.given, "--import_maps", source, "--cam_out_dir", tmp_path / "out")
     assert tiny_run(*command, "--import_maps_pass") == 2
     said = capsys.readouterr().err
@@ -292,31 +264,15 @@ def test_folders_of_something_else(own, tmp_path, tiny_run, capsys, name, text):
 
 
 def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run):
-    """Palette PNGs without a seal; those of the truth have no error."""
+    """Palette PNGs without a seal; those of the ground truth have no error."""
     scored = (sample.root / "ImageSets/Segmentation/train.txt").read_text().split()
     for image_id in scored:
-        with Image.open(sample.mask_path(image_id)) as truth:
-            truth.save(tmp_path / f"{image_id}.png")
+        with Image.open(sample.mask_path(image_id)) as mask:
+            mask.save(tmp_path / f"{image_id}.png")
     assert tiny_run(*own.given, "--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path) == 0
     assert load_scores(own.folder)[f"masks of {tmp_path}"]["miou"] == [1.0]
     said = f"scored with the ground truth in {sample.mask_dirs[0]} ({len(scored)} images)"
     assert said in (own.folder / "run.log").read_text()
-
-
-def maps_of(*numbers: int) -> ForeignMaps:
-    return ForeignMaps(numbers, False, ())
-
-
-def test_numbers_are_recognised_by_the_labels_or_asked_for():
-    assert numbering_of([(maps_of(3), [3])], "maps") == "class"
-    assert numbering_of([(maps_of(4), [3])], "maps") == "label"
-    assert numbering_of([(maps_of(0, 4), [3])], "maps") == "label"
-    # Either could be among the labels of both images, but only one numbering has all of them.
-    assert numbering_of([(maps_of(3, 4), [3, 4]), (maps_of(4), [3, 4])], "maps") == "class"
-    for images in ([(maps_of(4), [3, 4])], [(maps_of(3), [3]), (maps_of(8), [7])]):
-        with pytest.raises(UserError, match="--import_keys label"):
-            numbering_of(images, "maps")
-    assert numbering_of([(maps_of(), [3])], "maps") == "class"
 
 
 def test_damaged_files_are_refused(own, tmp_path, tiny_run, capsys):

@@ -1,10 +1,8 @@
 """step/visualize.py: figures with the words of users."""
 
-import numpy as np
 import pytest
 
 from misc.instance_metrics import RECALLS
-from step.sweep_scores import Counts, Point, plot, rows_of
 from step.visualize import recall_curves, save_figure, score_curves
 
 NAMES = [r"US$\foo$", "$", "$a$", "$$", "_name", "a_b^c", r"\$x$y$"]
@@ -20,17 +18,3 @@ def test_curves_show_the_names_of_classes_and_rows_as_they_are(tmp_path, name):
     (axis,) = recall_curves({name: score}).axes
     assert axis.get_title() == name
     assert [text.get_text().strip() for text in axis.get_legend().get_texts()] == [name, "cat"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_sweep_shows_its_values_as_they_are(tmp_path, name):
-    pixels = np.ones((2, 1, 2))
-    counts = [Counts(pixels, pixels, pixels[:, 0], np.array([0.5]))]
-    points = [
-        Point({"cam_weights_name": value, "walk_norm": name}, counts, True, "")
-        for value in (name, "other")
-    ]
-    figure = plot(rows_of(points, 10, 0), points)
-    save_figure(figure, tmp_path / "sweep.png")
-    (axis,) = figure.axes
-    assert [text.get_text() for text in axis.get_xticklabels()] == [name, "other"]

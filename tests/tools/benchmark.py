@@ -40,7 +40,7 @@ class Report:
 
     @property
     def ratio(self) -> float:
-        """How many times faster the project is, by the medians."""
+        """The factor by which the project is faster, by the medians."""
         return median(self.reference) / median(self.ours)
 
     @property

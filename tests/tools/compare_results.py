@@ -2,9 +2,8 @@
 
     python -m tests.tools.compare_results DIR_A DIR_B
 
-The line of a stage has the hash of its files in each folder, how many files differ, and the largest
-difference: of maps, weights and scores in their own unit, of label maps and other files the
-fraction of pixels or bytes. The exit code is 0 where nothing differs, otherwise 1.
+A line has the hashes of a stage in both folders, the number of files that differ, and the largest
+difference: in the unit of maps, weights and scores, or as a fraction of pixels or bytes.
 """
 
 import argparse
@@ -12,7 +11,6 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -59,18 +57,6 @@ STAGES: tuple[tuple[str, str, Callable[[Path], Arrays | np.ndarray]], ...] = (
 )
 
 
-class Stage(NamedTuple):
-    """A stage: its hash in each folder, its files in either, those that differ, the largest."""
-
-    name: str
-    hashes: tuple[str, str]
-    files: int
-    differing: int
-    largest: float
-    where: str
-    settings: str
-
-
 def difference(one: Arrays, other: Arrays) -> float:
     """The largest difference of arrays; of label maps and bytes the fraction that differs."""
     if one.keys() != other.keys() or any(one[k].shape != other[k].shape for k in one):
@@ -84,26 +70,32 @@ def difference(one: Arrays, other: Arrays) -> float:
     return float(max(found))
 
 
-def compared(folders: list[Path]) -> Iterator[Stage]:
-    """The stages of which one of the folders has files."""
+def compared(folders: list[Path]) -> Iterator[tuple[str, str, bool]]:
+    """Yield name, line and whether anything differs, for each stage that has files."""
     for name, pattern, read in STAGES:
         if paths := sorted({p.relative_to(root) for root in folders for p in root.glob(pattern)}):
-            yield _compared(name, folders, paths, read)
+            line, differs = _stage(folders, paths, read)
+            yield name, f"{name:22}{line}", differs
 
 
-def _compared(name: str, folders: list[Path], paths: list[Path], read: Callable) -> Stage:
+def _stage(folders: list[Path], paths: list[Path], read: Callable) -> tuple[str, bool]:
     hashes, apart = (hashlib.sha256(), hashlib.sha256()), {}
     for path in paths:
         both = [_read(read, root / path) for root in folders]
-        for whole, arrays in zip(hashes, both, strict=True):
-            whole.update(_hash(path, arrays))
-        if _hash(path, both[0]) != _hash(path, both[1]):
+        digests = [_hash(path, arrays) for arrays in both]
+        for whole, digest in zip(hashes, digests, strict=True):
+            whole.update(digest)
+        if digests[0] != digests[1]:
             apart[str(path)] = difference(*both)
-    noted = [read_manifest((root / paths[0]).parent) or {} for root in folders]
-    settings = settings_difference(*noted, ("in the first", "in the second"))
-    where = max(apart, key=apart.get, default="")
-    short = hashes[0].hexdigest()[:8], hashes[1].hexdigest()[:8]
-    return Stage(name, short, len(paths), len(apart), apart.get(where, 0.0), where, settings)
+    line = f"{hashes[0].hexdigest()[:8]}  {hashes[1].hexdigest()[:8]}  "
+    if not apart:
+        return f"{line}identical ({len(paths)} files)", False
+    where = max(apart, key=apart.get)
+    size = f"{apart[where]:.2g}" if apart[where] < np.inf else "in one only, or of another shape"
+    recorded = [read_manifest((root / paths[0]).parent) or {} for root in folders]
+    settings = settings_difference(*recorded)
+    line += f"{len(apart)} of {len(paths)} files differ: {size}, {where}"
+    return line + f"; {settings}" * bool(settings), True
 
 
 def _read(read: Callable, path: Path) -> Arrays:
@@ -119,16 +111,6 @@ def _hash(path: Path, arrays: Arrays) -> bytes:
     return digest.digest()
 
 
-def in_words(stage: Stage) -> str:
-    """Say of a stage what differs."""
-    text = f"{stage.name:22}{stage.hashes[0]}  {stage.hashes[1]}  "
-    if not stage.differing:
-        return f"{text}identical ({stage.files} files)"
-    size = f"{stage.largest:.2g}" if stage.largest < np.inf else "in one only, or of another shape"
-    text += f"{stage.differing} of {stage.files} files differ: {size}, {stage.where}"
-    return text + f"; {stage.settings}" * bool(stage.settings)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Print the stages of two result folders; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.compare_results")
@@ -140,8 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(map(in_words, stages)))
-    first = next((stage.name for stage in stages if stage.differing), None)
+    print(*(line for _, line, _ in stages), sep="\n")
+    first = next((name for name, _, differs in stages if differs), None)
     print(f"first stage that differs: {first or 'none'}")
     return 1 if first else 0
 

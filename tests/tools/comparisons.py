@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from Dataset.objects import OBJECT_CLASSES, smooth_noise
 from Dataset.scene import draw_scene
 from misc.advcam import AdvCAMSettings, advcam
+from misc.affinity_loss import PairLoss
 from misc.cams import load_cam, save_cam
 from misc.data.datasets import multi_scale_pairs
 from misc.indexing import PathIndex, affinity_labels, propagate_to_edge
@@ -20,11 +21,9 @@ from misc.labels import read_label_png, save_label_png
 from misc.metrics import ThresholdScores
 from misc.rib import RIBSettings, fine_tune
 from misc.runtime.devices import freed_memory_kept
-from misc.seg_loss import scale_losses
 from misc.torchutils import gndp2d
-from net.deeplab_v2 import DeepLabV2
 from net.resnet50_cam import CAM
-from net.resnet50_irn import AffinityDisplacementLoss
+from net.resnet50_irn import Net
 from step.cam_to_ir_label import confident_labels
 from tests import references
 from tests.weights import fill_by_recipe
@@ -202,7 +201,8 @@ class IRNStep(Comparison):
         self.paths = PathIndex(radius, (side, side))
         self.indices = references.PairIndices.of(self.paths, self.device)
         self.label_maps = made_up_label_maps(batch, side)  # on the host, as a loader gives them
-        model = AffinityDisplacementLoss(self.paths, width=width, stem=min(width, 64)).train()
+        self.pair_loss = PairLoss(self.paths)
+        model = Net(width=width, stem=min(width, 64)).train()
         with torch.no_grad():
             fill_by_recipe(model)
         self.model = model.to(self.device)
@@ -215,7 +215,7 @@ class IRNStep(Comparison):
     def ours(self) -> Results:
         labels = affinity_labels(self.label_maps.to(self.device), self.paths, self.num_labels)
         with freed_memory_kept():  # as in the training loop
-            return self._step(lambda: self.model(self.images, labels))
+            return self._step(lambda: self.pair_loss(*self.model(self.images), labels))
 
     @references.separate_normalisation()
     def reference(self) -> Results:
@@ -310,45 +310,6 @@ class AdvCAM(Comparison):
         return references.advcam_maps(self.model, self.pairs, self.label, self.settings)
 
 
-class SegStep(Comparison):
-    """A training step of DeepLab-v2: forward at three scales, losses, backward, optimizer."""
-
-    tolerance = 1e-3
-
-    def __init__(self, device: torch.device, batch: int, crop: int, width: int):
-        title = f"DeepLab-v2 training step, ResNet-50 of width {width}, batch {batch} x {crop}"
-        super().__init__(title, device)
-        generator = torch.Generator().manual_seed(0)
-        self.crops = torch.randn(batch, 3, crop, crop, generator=generator)
-        shape = (batch, crop, crop)
-        self.labels = torch.randint(0, 21, shape, generator=generator, dtype=torch.uint8)
-        arch = {"name": "resnet50", "width": width, "stem": min(width, 64)}
-        self.models = [DeepLabV2(**arch).train() for _ in range(2)]
-        with torch.no_grad():
-            for model in self.models:
-                fill_by_recipe(model)
-        self.models[0].to(memory_format=torch.channels_last)
-
-    def ours(self) -> Results:
-        images = self.crops.contiguous(memory_format=torch.channels_last)
-        with freed_memory_kept():  # as in the training loop
-            return self._step(0, lambda model: scale_losses(model(images), self.labels))
-
-    @references.separate_normalisation()
-    def reference(self) -> Results:
-        return self._step(1, lambda model: references.seg_losses(model, self.crops, self.labels))
-
-    def _step(self, which: int, losses_of: Callable[[DeepLabV2], list[torch.Tensor]]) -> Results:
-        groups = self.models[which].parameter_groups(0.0, 5e-4)
-        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9)
-        optimizer.zero_grad()
-        losses = torch.stack(losses_of(self.models[which]))
-        losses.sum().backward()
-        optimizer.step()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return [losses.detach(), torch.cat([p.grad.flatten() for p in parameters])]
-
-
 class Entry(NamedTuple):
     """A comparison with the sizes that are reported, and with sizes for a test."""
 
@@ -362,7 +323,6 @@ _IRN = {"batch": 4, "crop": 512, "radius": 10}
 _RIB = {"size": (240, 320), "batch": 4, "crop": 256, "iterations": 3, "width": 32}
 _SMALL_RIB = {"size": (64, 80), "batch": 2, "crop": 32, "iterations": 2, "width": 8}
 _ADVCAM = {"size": (240, 320), "width": 32, "iterations": 4}
-_SEG = {"batch": 5, "crop": 161, "width": 32}
 
 COMPARISONS = {
     "walk": Entry(Walk, {"size": (94, 125), "classes": 2}, {"size": (11, 14), "classes": 2}),
@@ -379,7 +339,6 @@ COMPARISONS = {
     "irn_step_width16": Entry(IRNStep, {**_IRN, "width": 16}, _SMALL_STEP),
     "rib": Entry(RIB, _RIB, _SMALL_RIB),
     "advcam": Entry(AdvCAM, _ADVCAM, {"size": (48, 64), "width": 8, "iterations": 2}),
-    "seg_step": Entry(SegStep, _SEG, {"batch": 2, "crop": 33, "width": 8}),
 }
 
 

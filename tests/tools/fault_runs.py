@@ -19,25 +19,22 @@ from Dataset.make_sample import make_sample
 from Dataset.train_sample_classifier import SAMPLES
 from misc.cli.options import STEPS
 from misc.storage.files import LOCK
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, TINY
 
-CHECKPOINT = PROJECT / SAMPLES["voc"].checkpoint
+CHECKPOINT = str(PROJECT / SAMPLES["voc"].checkpoint)
 
 # Steps of a second; the labels show objects, so that IRN has something to learn.
 OPTIONS = (
-    *("--device", "cpu", "--num_processes", "2", "--num_threads", "1", "--num_workers", "1"),
-    *("--visualize", "2", "--max_long", "96"),
-    *("--imagenet_weights", str(CHECKPOINT), "--cam_crop_size", "64", "--cam_long", "64,96"),
-    *("--cam_batch_size", "4", "--cam_num_epoches", "3", "--cam_learning_rate", "0.001"),
-    *("--RIB_iter", "3", "--RIB_batch_size", "2", "--conf_fg_thres", "0.3"),
-    *("--conf_bg_thres", "0.05", "--irn_crop_size", "64", "--irn_radius", "4"),
-    *("--irn_batch_size", "2", "--irn_num_epoches", "2", "--irn_pad_size", "0"),
-    *("--exp_times", "2", "--adv_iter", "2", "--seg_init", str(CHECKPOINT)),
+    *TINY,
+    *("--num_processes", "2", "--num_threads", "1", "--num_workers", "1", "--visualize", "2"),
+    *("--imagenet_weights", CHECKPOINT, "--seg_init", CHECKPOINT, "--cam_num_epoches", "3"),
+    *("--cam_learning_rate", "0.001", "--RIB_iter", "3", "--conf_fg_thres", "0.3"),
+    *("--conf_bg_thres", "0.05", "--irn_num_epoches", "2", "--adv_iter", "2"),
     *("--seg_crop_size", "65", "--seg_batch_size", "4", "--seg_iterations", "4"),
     *("--seg_learning_rate", "0.0001"),
 )
 
-# What a step writes, in the result folder; the pictures come after the last step.
+# The outputs of each step, in the result folder; the pictures come after the last step.
 PRODUCTS = {
     "train_cam": ("res50_cam.pth",),
     "make_cam": ("cam_plain",),
@@ -50,28 +47,21 @@ PRODUCTS = {
     "train_seg": ("deeplab_v2.pth",),
     "make_seg": ("seg", "seg_crf"),
 }
-_WITH_INPUT = ("import_maps", "export_masks")  # steps that want an option of their own
+SPLIT = tuple(step for step in PRODUCTS if not step.startswith("train"))  # over processes
+_WITH_INPUT = ("import_maps", "export_masks")  # steps that need an option of their own
 MOMENTS = ("start", *STEPS, "pictures", "end")
-# Steps that hand their images to processes of their own.
-SPLIT = (
-    "make_cam", "make_recam_with_RIB", "make_recam_with_AdvCAM", "cam_to_ir_label",
-    "make_sem_seg_labels", "make_ins_seg_labels", "make_seg",
-)  # fmt: skip
 
 _MARK = "FAULTS_RUN"  # in the environment of all processes of a run
 _PATIENCE = 600.0  # seconds that a run may take
 _SECONDS_TO_END = 30.0  # after a kill; a process that still starts has to load torch first
 _POLL = 0.02
-_UNFINISHED = re.compile(r"(^|/)\.[^/]+\.tmp(\.\w+)?$|\.partial\.pth$|(^|/)\.probe$")
-_REPORTED = re.compile(r"^[\d:]+ log {2,}", re.MULTILINE)  # the last line of a run
-
-
-def _folders(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{name}/" for name in names)
+# Names of unfinished files, and the hashes of photographs, which are kept as steps read them.
+_UNFINISHED = re.compile(r"(^|/)\.[^/]+\.tmp(\.\w+)?$|\.partial\.pth$|(^|/)contents\.json$")
+_LAST_LINE = re.compile(r"^[\d:]+ log {2,}", re.MULTILINE)  # of a run
 
 
 class FaultError(Exception):
-    """What should not have happened."""
+    """A run did what it must not do."""
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -83,32 +73,29 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
-    """One entry for each file that is missing, left over or different."""
-    entries = [f"missing: {name}" for name in expected.keys() - found.keys()]
+def differences(expected: dict[str, str], found: dict[str, str], cut_short: bool) -> list[str]:
+    """One entry for each file that is missing, left over or different.
+
+    cut_short: files may be missing, or have a name that says that they are unfinished.
+    """
+    if cut_short:
+        found = {name: digest for name, digest in found.items() if not _UNFINISHED.search(name)}
+    missing = [] if cut_short else expected.keys() - found.keys()
+    entries = [f"missing: {name}" for name in missing]
     entries += [f"left over: {name}" for name in found.keys() - expected.keys()]
     both = expected.keys() & found.keys()
     entries += [f"different: {name}" for name in both if expected[name] != found[name]]
     return sorted(entries)
 
 
-def unfinished_differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
-    """The same for a run that was cut short: a file is missing, unfinished by name, or right."""
-    finished = {name: d for name, d in found.items() if not _UNFINISHED.search(name)}
-    entries = differences(expected, finished)
-    return [entry for entry in entries if not entry.startswith("missing")]
-
-
 class Run:
-    """run_sample.py in a session of its own; whatever is left of it is killed at the end."""
+    """run_sample.py in a session of its own; its processes are killed at the end of the block."""
 
-    def __init__(self, options: list[str], screen: Path, ranks: int = 1):
-        torchrun = ("-m", "torch.distributed.run", "--standalone", "--max-restarts", "3")
-        launcher = (*torchrun, "--nproc-per-node", str(ranks)) if ranks > 1 else ()
+    def __init__(self, options: list[str], screen: Path):
         self._screen, self._mark = screen, uuid.uuid4().hex
         with screen.open("w") as file:  # no pipe: nobody would read it meanwhile
             self.process = subprocess.Popen(
-                [sys.executable, *launcher, "-m", "tests.often_saving", *options],
+                [sys.executable, "-m", "tests.often_saving", *options],
                 cwd=PROJECT,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -127,7 +114,7 @@ class Run:
         self.process.wait()
 
     def screen(self) -> str:
-        """What was printed so far."""
+        """The output so far."""
         return self._screen.read_text(errors="replace").replace("\r", "\n")
 
     def lines(self, *kinds: str) -> list[str]:
@@ -138,7 +125,7 @@ class Run:
     def moment(self) -> str:
         """The step that runs now: one of MOMENTS."""
         text = self.screen()
-        if _REPORTED.search(text):
+        if _LAST_LINE.search(text):
             return "end"
         if " making the pictures" in text:
             return "pictures"
@@ -155,8 +142,7 @@ class Run:
         while not condition():
             if self.process.poll() is not None:
                 return False
-            if time.monotonic() > deadline:
-                raise FaultError(f"nothing happens in {self.moment()}: {self.screen()[-300:]}")
+            self.require(time.monotonic() < deadline, f"nothing happens in {self.moment()}")
             time.sleep(_POLL)
         return True
 
@@ -170,51 +156,46 @@ class Run:
         return found
 
     def children(self) -> list[int]:
-        """Processes that compute or read for the main process, or the ranks of torchrun."""
+        """Processes that compute or read for the main process."""
         main = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        pids = []
         with contextlib.suppress(OSError):
-            for pid in map(int, main.read_text().split()):
-                if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text():
-                    pids.append(pid)
-        return pids
+            pids = [int(pid) for pid in main.read_text().split()]
+            commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in pids}
+            return [pid for pid in pids if "resource_tracker" not in commands[pid]]
+        return []
 
     def send(self, number: int, to_all: bool) -> None:
         """Send a signal to the main process or to its whole group."""
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if to_all else os.kill)(self.process.pid, number)
 
-    def end(self, silent: bool = True) -> int:
-        """Wait for the exit code; no process may be left, and no traceback if `silent`."""
+    def end(self) -> int:
+        """Wait for the exit code; no process may be left, and no traceback is printed."""
         self._wait(lambda: False)
         self.gone()
-        self.require(not silent or "Traceback" not in self.screen(), "prints a traceback")
+        self.require("Traceback" not in self.screen(), "prints a traceback")
         return self.process.returncode
 
-    def gone(self) -> float:
-        """Wait until no process is left; the seconds that this took."""
+    def gone(self) -> None:
+        """Wait until no process is left."""
         start = time.monotonic()
-        while self.processes():
-            if time.monotonic() - start > _SECONDS_TO_END:
-                names = [Path(f"/proc/{p}/cmdline").read_text()[-80:] for p in self.processes()]
-                raise FaultError(f"processes are left: {names}")
+        while left := self.processes():
+            self.require(time.monotonic() - start < _SECONDS_TO_END, f"processes are left: {left}")
             time.sleep(_POLL)
-        return time.monotonic() - start
 
     def require(self, condition: object, text: str) -> None:
-        """FaultError with the end of the screen unless a condition holds."""
+        """Raise FaultError with the end of the screen unless a condition holds."""
         if not condition:
             raise FaultError(f"{text}; the screen ends with:\n{self.screen()[-1500:]}")
 
 
 @dataclass
 class Bench:
-    """The sample, what an undisturbed run makes of it, and what went wrong so far."""
+    """The sample, the files of an undisturbed run, and the problems so far."""
 
     folder: Path
     rng: random.Random
     kills: int
-    images: int = 8
     steps: tuple[str, ...] = tuple(step for step in STEPS if step not in _WITH_INPUT)
     options: tuple[str, ...] = ()
     reference: dict[str, str] = field(default_factory=dict)
@@ -228,41 +209,34 @@ class Bench:
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """What a run goes through, before its end."""
+        """The moments of a run, before its end."""
         return ("start", *self.steps, *(("pictures",) if "eval_sem_seg" in self.steps else ()))
 
     @property
     def products(self) -> dict[str, tuple[str, ...]]:
-        """What the steps write."""
+        """The outputs of the steps."""
         return {step: names for step, names in PRODUCTS.items() if step in self.steps}
 
-    def made_by(self, step: str) -> list[str]:
-        """Names of all files that a step writes."""
-        products = self.products.get(step, ("visualize",) if step == "pictures" else ())
-        return [name for name in self.reference if f"{name}/".startswith(_folders(products))]
-
     def prepare(self) -> None:
-        """Draw the sample and run undisturbed."""
-        make_sample(self.folder / "sample", self.images, 2)
-        begun = {"start": time.monotonic()}
-        with self.start(self.undisturbed) as run:
+        """Draw the sample and run undisturbed, in one process."""
+        make_sample(self.folder / "sample", num_train=8, num_val=2)
+        begun = [time.monotonic()]
+        with self.start(self.undisturbed, "--num_processes", "1") as run:
             for moment in (*self.moments[1:], "end"):
                 run.reach(moment)
-                begun[moment] = time.monotonic()
+                begun.append(time.monotonic())
             run.require(run.end() == 0, "the undisturbed run fails")
-        later = zip(self.moments, (*self.moments[1:], "end"), strict=True)
-        self.seconds = {moment: begun[following] - begun[moment] for moment, following in later}
+        lasted = [end - start for start, end in zip(begun, begun[1:], strict=False)]
+        self.seconds = dict(zip(self.moments, lasted, strict=True))
         self.reference = digests(self.undisturbed)
 
-    def start(
-        self, result: Path, *options: str | Path, ranks: int = 1, screen: str | None = None
-    ) -> Run:
-        """Start a run with this result folder; its screen is kept beside it, by this name."""
+    def start(self, result: Path, *options: str | Path) -> Run:
+        """Start a run with this result folder; its screen is kept beside it."""
         roots = ("--voc12_root", self.folder / "sample", "--result_dir", result)
         chosen = any(str(option).endswith("_pass") for option in options)
         passes = [] if chosen else [f"--{step}_pass" for step in self.steps]
-        words = list(map(str, (*OPTIONS, *self.options, *roots, *passes, *options)))
-        return Run(words, self.folder / f"{screen or result.name}.screen", ranks)
+        words = [*OPTIONS, *self.options, *roots, *passes, *options]
+        return Run(list(map(str, words)), self.folder / f"{result.name}.screen")
 
     def finish(self, result: Path, *options: str | Path) -> None:
         """Run to the end: nothing missing, left over or different."""
@@ -270,34 +244,25 @@ class Bench:
             run.require(run.end() == 0, "the run fails")
         self.compare(result)
 
-    def compare(self, result: Path, by: Callable = differences, expected: dict | None = None):
-        """FaultError where the results are not those of the undisturbed run, or others."""
-        if entries := by(expected or self.reference, digests(result)):
+    def compare(self, result: Path, cut_short: bool = False) -> None:
+        """Raise FaultError where the results are not those of the undisturbed run."""
+        if entries := differences(self.reference, digests(result), cut_short):
             raise FaultError(f"{len(entries)} files are not right: {'; '.join(entries[:5])}")
 
-    def copy(self, name: str) -> Path:
-        """The undisturbed results under another name, to be disturbed."""
-        result = self.folder / name
-        shutil.copytree(self.undisturbed, result)
-        return result
-
-    def remove(self, result: Path, step: str, with_later: bool = False) -> None:
-        """Remove what a step made, also with everything that is made from it."""
-        steps = list(self.products)
-        later = steps[steps.index(step) :]
-        steps = later if with_later and step != "make_cam" else [step]  # RIB takes no plain maps
-        for product in (result / name for step in steps for name in PRODUCTS[step]):
+    def remove(self, result: Path, step: str) -> None:
+        """Remove the output of a step."""
+        for product in (result / name for name in PRODUCTS[step]):
             if product.is_dir():
                 shutil.rmtree(product, ignore_errors=True)
             product.unlink(missing_ok=True)
 
-    def pause(self, moment: str) -> None:
-        """Sleep a random share of the time that a step takes."""
-        time.sleep(self.rng.uniform(0, self.seconds[moment]))
+    def pause(self, moment: str, most: float = 1.0) -> None:
+        """Sleep a random part of the time that a step takes."""
+        time.sleep(self.rng.uniform(0, most * self.seconds[moment]))
 
     @contextlib.contextmanager
     def trial(self, name: str) -> Iterator[None]:
-        """Notes a FaultError of one of several trials and goes on."""
+        """Record the FaultError of a trial; the next one follows."""
         try:
             yield
         except FaultError as fault:

@@ -4,19 +4,16 @@
 
 Draws N training images of 375 x 500 pixels and a quarter as many for validation, and runs the steps
 at the published settings, from a backbone whose weights come from a recipe: the masks are worth
-nothing, and the work is that of real weights. Of a GPU it is sampled how busy it is.
+nothing, and the work is that of real weights.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import torch
@@ -27,14 +24,13 @@ from Dataset.scene import draw_scene
 from misc.cli.lists import prepare_lists
 from misc.cli.options import parse
 from misc.cli.run import check_steps, parts_of
-from misc.runtime.devices import machine, main_device, set_up_process
+from misc.runtime.devices import machine, set_up_process
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
 from step import all_steps
 from tests.weights import fill_by_recipe
 
 SIZE = (375, 500)
-_SAMPLES = 2  # of a GPU's use, a second
 # Every image is given all its iterations, and trainings stay finite from weights of a recipe.
 _OPTIONS = (
     *("--stop_th", "1e9", "--explode_ratio", "1.0", "--cam_learning_rate", "1e-4"),
@@ -50,30 +46,10 @@ def draw(root: Path, images: int, size: tuple[int, int]) -> None:
         voc_layout.write_split(root, split, scenes)
 
 
-@contextmanager
-def busy_samples(device: torch.device) -> Iterator[list[float]]:
-    """Yield a list that gets, at the end, how busy a GPU was, 0..1; empty on a CPU."""
-    samples: list[float] = []
-    if device.type != "cuda":
-        yield samples
-        return
-    command = ["nvidia-smi", "-i", str(device.index or 0), "--query-gpu=utilization.gpu",
-               "--format=csv,noheader,nounits", "-lms", str(1000 // _SAMPLES)]  # fmt: skip
-    with tempfile.TemporaryFile("w+") as output:
-        watch = subprocess.Popen(command, stdout=output)
-        try:
-            yield samples
-        finally:
-            watch.terminate()
-            watch.wait()
-            output.seek(0)
-            samples += [float(line) / 100 for line in output if line.strip().isdigit()]
-
-
 def measured(
     words: Sequence[str], images: int, width: int = 64, size: tuple[int, int] = SIZE
-) -> dict[str, dict[str, float]]:
-    """Seconds, images per second and (of a GPU) use of every step, and of all together."""
+) -> dict[str, float]:
+    """Seconds of every step, and of all together."""
     seconds = {}
     with tempfile.TemporaryDirectory() as scratch:
         root, weights = Path(scratch) / "voc", Path(scratch) / "start.pth"
@@ -84,27 +60,16 @@ def measured(
         save_checkpoint(weights, model)
         own = ("--voc12_root", root, "--imagenet_weights", weights, "--result_dir", scratch)
         args = parse([*map(str, own), *_OPTIONS, *words])
-        parts, device = parts_of(args, all_steps()), main_device(args.resources)
+        parts = parts_of(args, all_steps())
         set_up_process(args.resources)
         prepare_lists(args, parts.steps)
         check_steps(args, parts)
-        with busy_samples(device) as samples:
-            for name, step in parts.steps.items():
-                start = time.perf_counter()
-                step.run(args)
-                seconds[name] = time.perf_counter() - start
-    return _rows(seconds, images, samples)
-
-
-def _rows(seconds: dict[str, float], images: int, samples: list[float]) -> dict[str, dict]:
-    rows, begun = {}, 0.0
-    for name, lasted in (*seconds.items(), ("all", sum(seconds.values()))):
-        begun = 0.0 if name == "all" else begun
-        row = rows[name] = {"seconds": lasted, "images per second": images / lasted}
-        if part := samples[int(_SAMPLES * begun) : int(_SAMPLES * (begun + lasted)) + 1]:
-            row["busy"] = mean(part)
-        begun += lasted
-    return rows
+        for name, step in parts.steps.items():
+            start = time.perf_counter()
+            step.run(args)
+            seconds[name] = time.perf_counter() - start
+    seconds["all"] = sum(seconds.values())
+    return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,14 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, words = parser.parse_known_args(argv)
     if own.images < 4:  # fewer may leave RIB no image without the classes of another
         parser.error(f"{own.images} images are too few: give 4 or more")
-    rows = measured(words, own.images, own.width)
+    seconds = measured(words, own.images, own.width)
     print(*(f"{key}: {value}" for key, value in machine().items()), sep="\n", end="\n\n")
-    print("| step | seconds | images per second | GPU busy |", "|---|---|---|---|", sep="\n")
-    for name, row in rows.items():
-        busy = f"{row['busy']:.0%}" if "busy" in row else "-"
-        print(f"| {name} | {row['seconds']:.1f} | {row['images per second']:.2f} | {busy} |")
+    print("| step | seconds | images per second |", "|---|---|---|", sep="\n")
+    for name, lasted in seconds.items():
+        print(f"| {name} | {lasted:.1f} | {own.images / lasted:.2f} |")
     if own.json:
-        found = {"machine": machine(), "options": words, "images": own.images, "steps": rows}
+        found = {"machine": machine(), "options": words, "images": own.images, "seconds": seconds}
         own.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 

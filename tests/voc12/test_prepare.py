@@ -2,8 +2,6 @@
 
 import logging
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,15 +9,14 @@ import pytest
 from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
 from misc.labels import read_label_png, save_palette_png
-from misc.storage.cam_files import load_label_dict
-from tests.conftest import PROJECT
+from misc.storage.cam_files import load_dict
 from voc12.dataset import CLASS_NAMES, describe
 from voc12.prepare import label_from_mask, label_from_xml, prepare
 
 
 @pytest.fixture
 def info(sample, tmp_path):
-    """A copy of the drawn sample that may be changed."""
+    """A copy of the synthetic sample that may be changed."""
     shutil.copytree(sample.root, tmp_path / "voc")
     return describe(tmp_path / "voc")
 
@@ -43,22 +40,18 @@ def test_lists_put_the_images_of_train_first(info, tmp_path):
     assert train == ("2012_000005", "2012_000002")
     assert val == ("2012_100001", "2012_100002")  # has an augmented mask, and stays out
     assert train_aug == (*train, *(f"2012_00000{n}" for n in (1, 3, 4, 6, 8)))
-    labels = load_label_dict(tmp_path / "out" / "cls_labels.npy")
+    labels = load_dict(tmp_path / "out" / "cls_labels.npy", "")
     listed = (*train_aug, *val, "2012_000007")  # the last has an annotation and no mask
     assert labels.keys() == {info.label_key(image_id) for image_id in listed}
 
 
-def test_without_augmented_masks_train_is_all(info, tmp_path, caplog):
+def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, caplog):
     shutil.rmtree(info.root / "SegmentationClassAug")
-    prepare(info, tmp_path / "out")
-    train, _, train_aug = lists(tmp_path / "out", info)
+    prepare(info, tmp_path / "none")
+    train, _, train_aug = lists(tmp_path / "none", info)
     assert train_aug == train and len(train) == 8
     assert "SegmentationClassAug has no masks" in caplog.text
     assert "10582 images 0 are in" in caplog.text
-
-
-def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, caplog):
-    shutil.rmtree(info.root / "SegmentationClassAug")
     official = info.official_ids("train_aug")
     assert len(official) == 10582 and not set(official) & set(info.official_ids("val"))
     here = (official[0], official[-1])
@@ -66,15 +59,13 @@ def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, cap
         shutil.copy(info.image_path("2012_000001"), info.image_dir / f"{image_id}.jpg")
         annotation = info.root / "Annotations" / "2012_000001.xml"
         shutil.copy(annotation, annotation.with_name(f"{image_id}.xml"))
-    prepare(info, tmp_path / "out", skip_mismatched=True)
-    train, _, train_aug = lists(tmp_path / "out", info)
-    assert train_aug == (*train, *here)
-    assert "of whose 10582 images 2 are in" in caplog.text
+    prepare(info, tmp_path / "two", skip_mismatched=True)
+    assert lists(tmp_path / "two", info)[2] == (*train, *here)
 
 
 def test_labels_come_from_the_annotations(info, tmp_path):
     prepare(info, tmp_path)
-    labels = load_label_dict(tmp_path / "cls_labels.npy")
+    labels = load_dict(tmp_path / "cls_labels.npy", "")
     for image_id in (*(f"2012_00000{n}" for n in range(1, 9)), "2012_100001"):
         text = (info.root / "Annotations" / f"{image_id}.xml").read_text()
         expected = [f"<name>{name}</name>" in text for name in CLASS_NAMES]
@@ -93,17 +84,15 @@ def test_difficult_objects_count_and_parts_do_not(info, tmp_path):
     assert not label_from_xml(path, info).any()
 
 
+UNICORN = "'unicorn' is not a class of voc12 .aeroplane, .*correct the name"
+
+
 @pytest.mark.parametrize(
     "text, words",
-    [
-        ("<annotation><object>", "cannot be read"),
-        (
-            "<a><object><name>unicorn</name></object></a>",
-            "'unicorn' is not a class of voc12 .aeroplane, .*correct the name",
-        ),
-        ("<a><object><name/></object></a>", "'None' is not a class of voc12"),
-    ],
-)
+    [("<annotation><object>", "cannot be read"),
+     ("<a><object><name>unicorn</name></object></a>", UNICORN),
+     ("<a><object><name/></object></a>", "'None' is not a class of voc12")],
+)  # fmt: skip
 def test_bad_annotations_are_named(info, tmp_path, text, words):
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(UserError, match=f"a.xml: .*{words}") as raised:
@@ -128,9 +117,7 @@ def test_without_annotations_labels_come_from_the_masks(info, tmp_path, caplog):
     # The first folder of masks counts where both have one; the other one serves the rest.
     mask_file(info, "2012_000001", "SegmentationClass").unlink()
     prepare(info, tmp_path / "mask")
-    from_xml, from_mask = (
-        load_label_dict(tmp_path / d / "cls_labels.npy") for d in ("xml", "mask")
-    )
+    from_xml, from_mask = (load_dict(tmp_path / d / "cls_labels.npy", "") for d in ("xml", "mask"))
     assert from_xml.keys() == from_mask.keys()
     for key, label in from_mask.items():
         image_id = f"{key // 10**6}_{key % 10**6:06d}"
@@ -161,33 +148,17 @@ def test_images_with_a_mask_of_another_size_are_left_out_on_demand(info, tmp_pat
     assert "2012_000004" not in train + train_aug and len(train) == len(train_aug) == 7
     assert val == ("2012_100002",)
     assert "1 of 8 images, whose mask has another size: 2012_000004" in caplog.text
-    labels = load_label_dict(tmp_path / "out" / "cls_labels.npy")
+    labels = load_dict(tmp_path / "out" / "cls_labels.npy", "")
     assert set(labels) >= {info.label_key(image_id) for image_id in (*train_aug, *val)}
 
 
-@pytest.mark.parametrize("folder, suffix", [("JPEGImages", "jpg"), ("SegmentationClass", "png")])
-def test_a_size_that_cannot_be_read_is_named(info, tmp_path, folder, suffix):
-    path = info.root / folder / f"2012_000004.{suffix}"
-    path.write_text("nothing")
-    with pytest.raises(UserError, match=f"{path}: is not a readable image"):
-        prepare(info, tmp_path / "out", skip_mismatched=True)
-    path.unlink()
-    if folder == "JPEGImages":
-        with pytest.raises(UserError, match=f"{path}: no such"):
+def test_a_size_that_cannot_be_read_is_named(info, tmp_path):
+    for path in (info.mask_path("2012_000004"), info.image_path("2012_000004")):
+        whole = path.read_bytes()
+        path.write_text("nothing")
+        with pytest.raises(UserError, match=f"{path}: is not a readable image"):
             prepare(info, tmp_path / "out", skip_mismatched=True)
-
-
-def test_command_line(info, tmp_path):
-    def command(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "voc12.prepare", *map(str, words)],
-            capture_output=True,
-            text=True,
-            cwd=PROJECT,
-        )
-
-    good = command("--voc12_root", info.root, "--out_dir", tmp_path / "out")
-    assert good.returncode == 0 and "train 8, val 2, train_aug 8" in good.stderr + good.stdout
-    bad = command("--voc12_root", tmp_path / "none")
-    assert bad.returncode == 2 and bad.stderr.startswith("error: --voc12_root")
-    assert bad.stderr.count("\n") == 1
+        path.write_bytes(whole)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path}: no such"):
+        prepare(info, tmp_path / "out", skip_mismatched=True)

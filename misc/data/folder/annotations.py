@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree.ElementTree import Element
 
 from defusedxml import ElementTree
 
-from misc.data.folder.classes import name_problem, shown
-from misc.data.folder.labels import Found, Places, Rows
-from misc.data.folder.scan import Walk, require_names
+from misc.data.folder.labels import Found
+from misc.data.folder.names import name_problem, shown
+from misc.data.folder.photographs import Tree, files_below, require_names
 from misc.errors import UserError
 from misc.storage.files import read_bytes, reason
 
@@ -26,165 +25,113 @@ _PASCAL = (
 _PARTS = ("folder", "filename", "path", "source", "owner", "size", "segmented", "object")
 
 
-def read_coco(path: Path, places: Places) -> Found:
+def read_coco(path: Path, tree: Tree) -> Found:
     """Labels from a file with `images`, `annotations` and `categories` in COCO's form.
 
-    An image has the classes of all its annotations, crowds too; one without has no class. The
-    classes are in the order of their ids.
+    Crowds count too; classes are in the order of their ids. UserError for the first wrong entry.
     """
-    content = _coco_lists(path)
-    rows = Rows(places, "entry", once=True)
-    entries = _Entries(path, rows)
-    images = entries.by_id("images", content["images"], "file_name")
-    categories = entries.by_id("categories", content["categories"], "name")
-    first: dict[str, str] = {}
-    for number, (where, text) in categories.items():
-        categories[number] = where, text.strip()
-        if wrong := name_problem(text):
-            rows.wrong(f"{where}: {wrong}")
-        elif (other := first.setdefault(text.strip(), where)) != where:
-            rows.wrong(f"{where}: has the name {shown(text.strip())} of {other}; keep one of the "
-                       "two")  # fmt: skip
-    of_image: dict[int, dict[str, None]] = {number: {} for number in images}
-    for where, entry in entries.each("annotations", content["annotations"]):
-        image = entries.number(where, entry, "image_id")
-        category = entries.number(where, entry, "category_id")
-        for what, number, known in (("image", image, images), ("category", category, categories)):
-            if number is not None and number not in known:
-                rows.wrong(f"{where}: is of {what} {number}, which the file does not list; "
-                           "correct it")  # fmt: skip
-        if image in images and category in categories:
-            of_image[image][categories[category][1]] = None
-    for number, names in of_image.items():
-        where, file = images[number]
-        rows.add(where, file, tuple(names))
-    classes = tuple(dict.fromkeys(categories[number][1] for number in sorted(categories)))
-    return rows.found(path, classes, first)
-
-
-class _Entries:
-    """The entries of a COCO file; what is wrong with one is kept as a problem."""
-
-    def __init__(self, path: Path, rows: Rows):
-        self.path, self.rows = path, rows
-
-    def each(self, name: str, entries: list) -> Iterator[tuple[str, dict]]:
-        """Place and content of the entries of a list."""
-        for number, entry in enumerate(entries):
-            where = f"{self.path}: {name}[{number}]"
-            if isinstance(entry, dict):
-                yield where, entry
-            else:
-                self.rows.wrong(f"{where}: is not an object; correct it. {_COCO}")
-
-    def by_id(self, name: str, entries: list, text: str) -> dict[int, tuple[str, str]]:
-        """Place and one text of the entries of a list, by their ids."""
-        found: dict[int, tuple[str, str]] = {}
-        for where, entry in self.each(name, entries):
-            number = self.number(where, entry, "id")
-            value = entry.get(text)
-            if not isinstance(value, str) or not value.strip():
-                self.rows.wrong(f"{where}: its {text} is {_json(value)} and not a text; correct it")
-            elif number in found:
-                self.rows.wrong(f"{where}: has the id {number} of "
-                                f"{found[number][0].partition(': ')[2]}; give it its own"
-                                )  # fmt: skip
-            elif number is not None:
-                found[number] = where, value
-        return found
-
-    def number(self, where: str, entry: dict, key: str) -> int | None:
-        """A whole number of an entry."""
-        value = entry.get(key)
-        if type(value) is int:
-            return value
-        self.rows.wrong(f"{where}: its {key} is {_json(value)} and not a whole number; correct it")
-        return None
-
-
-def _json(value: object) -> str:
-    return reason(json.dumps(value)) if value is not None else "missing or null"
-
-
-def _coco_lists(path: Path) -> dict[str, list]:
-    """The content of a file of instances; UserError for files of another form."""
     try:
         content = json.loads(read_bytes(path, _MAX_JSON))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check --labels") from None
-    except (OSError, ValueError, RecursionError) as error:
-        text = f"{type(error).__name__} {reason(error)}"
-        raise UserError(f"{path}: is not a file of instances in COCO's form ({text}). {_COCO}"
-                        ) from None  # fmt: skip
-    for name in ("images", "categories", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise UserError(f"{path}: is not a file of instances in COCO's form (it has no list of "
-                            f"{name}). {_COCO}")  # fmt: skip
-    return content
+        lists = {name: content[name] for name in ("images", "categories", "annotations")}
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        what = f"{type(error).__name__} {reason(error)}"
+        raise UserError(f"{path}: is not a file of COCO's instances ({what}). {_COCO}") from None
+    images, categories = (
+        {number: (where, text) for where, (number, text) in _entries(path, lists, name, keys)}
+        for name, keys in (("images", {"id": int, "file_name": str}),
+                           ("categories", {"id": int, "name": str}))
+    )  # fmt: skip
+    found = Found(tree, str(path), "entry", once=True)
+    for where, name in categories.values():
+        if wrong := name_problem(name):
+            raise UserError(f"{where}: {wrong}")
+        if (other := found.where.setdefault(name.strip(), where)) != where:
+            raise UserError(f"{where}: has the name {shown(name)} of {other}; keep one of the two")
+    of_image: dict[int, dict[str, None]] = {number: {} for number in images}
+    keys = {"image_id": int, "category_id": int}
+    for where, (image, category) in _entries(path, lists, "annotations", keys):
+        if image not in images or category not in categories:
+            kind = f"category {category}" if image in images else f"image {image}"
+            raise UserError(f"{where}: is of {kind}, which the file does not list; correct it")
+        of_image[image][categories[category][1].strip()] = None
+    for number, names in of_image.items():
+        found.add(*images[number], tuple(names))
+    found.classes = tuple(categories[number][1].strip() for number in sorted(categories))
+    return found
 
 
-def read_xml_folder(folder: Path, places: Places) -> Found:
+def _entries(
+    path: Path, lists: dict[str, list], name: str, keys: dict[str, type]
+) -> Iterator[tuple[str, list]]:
+    """Place and values of the entries of a list; UserError for other types and repeated ids."""
+    if not isinstance(lists[name], list):
+        raise UserError(f"{path}: its {name} are not a list. {_COCO}")
+    first: dict[int, str] = {}
+    for number, entry in enumerate(lists[name]):
+        where = f"{path}: {name}[{number}]"
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}: is not an object. {_COCO}")
+        for key, kind in keys.items():
+            value = entry.get(key)
+            if type(value) is not kind or (kind is str and not value.strip()):
+                text = "missing or null" if value is None else reason(json.dumps(value))
+                what = "a text" if kind is str else "a whole number"
+                raise UserError(f"{where}: its {key} is {text} and not {what}; correct it")
+        if "id" in keys and (other := first.setdefault(entry["id"], where)) != where:
+            raise UserError(f"{where}: has the id {entry['id']} of {other}; give it its own")
+        yield where, [entry[key] for key in keys]
+
+
+def read_xml_folder(folder: Path, tree: Tree) -> Found:
     """Labels from a folder tree of Pascal XML files: names of all objects, difficult ones too.
 
     A file is of the photograph that has its own name, or, where none has, of the one that it names
     itself. The two are never different photographs.
     """
-    files = sorted(path for path in Walk(folder).files() if path.lower().endswith(".xml"))
+    files = sorted(path for path in files_below(folder)[0] if path.lower().endswith(".xml"))
     if not files:
-        raise UserError(f"--labels {folder}: has no .xml files; give a table, or the folder of the "
-                        "annotations")  # fmt: skip
+        raise UserError(f"--labels {folder}: has no .xml files; give the folder of annotations")
     require_names(folder, files)
-    rows, first, stale = Rows(places, "XML file", once=True), {}, []
-    form = _PASCAL
+    found, stale = Found(tree, str(folder), "XML file", once=True), []
     for file in files:
         path = folder / file
         try:
             named, names = _pascal(path)
         except ValueError as error:
-            rows.wrong(f"{path}: {error}. {form}".rstrip(". "))
-            form = ""  # once is enough
+            found.wrong(f"{path}: {error}. {_PASCAL}")
             continue
         for name in names:
-            first.setdefault(name, str(path))
-        photograph = _photograph(path, file[: -len(".xml")], named, rows)
-        if not photograph:
-            continue
-        if named and not places.candidates(named):
-            stale.append((path, named))
-        rows.put(str(path), file, photograph, names)
-    found = rows.found(folder, tuple(sorted(first)), first)
+            found.where.setdefault(name, str(path))
+        try:
+            found.add(str(path), _photograph(tree, file[: -len(".xml")], named), names)
+        except LookupError as error:
+            found.wrong(f"{path}: {error.args[0]}")
+        if named and not tree.candidates(named):
+            stale.append(f"{reason(named)!r} in {path}")
     if stale:
-        found.notes += (f"{folder}: {len(stale)} of {len(files)} XML files have a <filename> that "
-                        f"is not there, such as {reason(stale[0][1])!r} in {stale[0][0]}; they are "
-                        "of the photographs with their own names",)  # fmt: skip
+        others = f"{len(stale)} of {len(files)} XML files have a <filename> that is not there"
+        found.notes.append(f"{folder}: {others}, such as {stale[0]}: their own names count")
+    found.classes = tuple(sorted(found.where))
     return found
 
 
-def _photograph(path: Path, own: str, named: str, rows: Rows) -> str | None:
-    """The photograph of an XML file; a problem of `rows` where its two names agree on none.
-
-    own: its path without suffix. named: its <filename>.
-    """
-    places = rows.places
-    by_own = places.candidates(own)
-    by_named = places.candidates(named) if named else []
-    others = by_named or (places.loosely(named) if named else [])
-    both = [path for path in by_own if path in others] or by_own or by_named
-    if by_own and others and both[0] not in others:
-        rows.wrong(f"{path}: by its own name it is of {reason(by_own[0])}, by its <filename> "
-                   f"{reason(named)!r} of {reason(others[0])}; correct the one that is wrong"
-                   )  # fmt: skip
-    elif len(both) > 1:
-        rows.wrong(f"{path}: may be of any of {len(both)} photographs "
-                   f"({', '.join(map(reason, both[:3]))}); give its path in <filename>"
-                   )  # fmt: skip
-    elif not both:
-        also = f", nor that of its <filename> {reason(named)!r}" if named else ""
-        rows.wrong(f"{path}: there is no photograph of its name in {places.root}{also}; correct "
-                   "it, or take the file out", "XML file of no photograph")  # fmt: skip
-    else:
-        return both[0] if by_own else places.find(named)
-    return None
+def _photograph(tree: Tree, own: str, named: str) -> str:
+    """The name of an XML file's photograph, by its own path without suffix and its <filename>."""
+    by_own, by_named = tree.candidates(own), tree.candidates(named)
+    others = by_named or tree.loosely(named)
+    both = [path for path in by_own if path in others]
+    if by_own and others and not both:
+        raise LookupError(f"by its own name it is of {reason(by_own[0])}, by its <filename> "
+                          f"{reason(named)!r} of {reason(others[0])}; correct one")  # fmt: skip
+    found = both or by_own or by_named
+    if len(found) > 1:
+        any_of = ", ".join(map(reason, found[:3]))
+        raise LookupError(f"may be of any of {len(found)} photographs ({any_of}); give its path in "
+                          "<filename>")  # fmt: skip
+    if not found:
+        raise LookupError(f"there is no photograph of its name in {tree.root}, nor of its "
+                          f"<filename> {reason(named)!r}; take it out")  # fmt: skip
+    return found[0] if by_own else named
 
 
 def _pascal(path: Path) -> tuple[str, tuple[str, ...]]:
@@ -198,23 +145,16 @@ def _pascal(path: Path) -> tuple[str, tuple[str, ...]]:
         raise ValueError(f"its root is <{reason(root.tag)}>")
     if other := next((part.tag for part in root if part.tag not in _PARTS), None):
         raise ValueError(f"it has <{reason(other)}> in <annotation>")
-    filenames = root.findall("filename")
-    if len(filenames) > 1:
-        raise ValueError("it has more than one <filename>")
-    if not filenames and not root.findall("object"):
-        raise ValueError("it has neither <filename> nor <object>")
-    names = dict.fromkeys(_object_name(node) for node in root.iterfind("object"))
+    filenames, objects = root.findall("filename"), root.findall("object")
+    if len(filenames) > 1 or not filenames + objects:
+        raise ValueError(f"it has {len(filenames) or 'no'} <filename>, {len(objects)} <object>")
+    names: dict[str, None] = {}
+    for node in objects:
+        found = node.findall("name")
+        if len(found) != 1 or len(found[0]) or node.find("deleted") is not None:
+            raise ValueError(f"an <object> has {len(found) or 'no'} <name>, or is <deleted>")
+        name = (found[0].text or "").strip()
+        if wrong := name_problem(name):
+            raise ValueError(wrong)
+        names[name] = None
     return (filenames[0].text or "").strip() if filenames else "", tuple(names)
-
-
-def _object_name(node: Element) -> str:
-    """The class of an object; ValueError where it does not say one."""
-    names = node.findall("name")
-    if len(names) != 1 or len(names[0]):
-        raise ValueError(f"an <object> has {len(names) or 'no'} <name>")
-    if node.find("deleted") is not None:
-        raise ValueError("an <object> has <deleted>, as those of LabelMe have")
-    name = (names[0].text or "").strip()
-    if wrong := name_problem(name):
-        raise ValueError(wrong)
-    return name

@@ -1,28 +1,27 @@
 """Make the lists and image-level labels of a folder of photographs."""
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from scipy.sparse import csr_array
-
 from misc.data.dataset_info import read_image_list
-from misc.data.folder import names, own_size
-from misc.data.folder.copies import warn_of_copies
-from misc.data.folder.dataset import HELD_OUT, FolderInfo
-from misc.data.folder.masks import masked
-from misc.data.label_file import row_classes, rows_of, save_label_rows
+from misc.data.folder import masks, names
+from misc.data.folder.dataset import FolderInfo
+from misc.data.label_file import labels_from, save_labels
 from misc.data.preparation import matched, save_lists
-from misc.errors import UserError, counted
+from misc.errors import UserError, counted, some
 from misc.storage.files import ignores_case
+from misc.storage.manifest import file_hash
 from misc.storage.outputs import require_own, write_output
 
 LISTS = ("all.txt", "train.txt", "val.txt", "eval.txt", "unlabelled.txt", "classes.txt",
          "photographs.txt")  # fmt: skip
-MASKS = own_size  # follows the step that makes pseudo masks
+MASKS = masks  # follows the step that makes pseudo masks
+_VAL_EVERY = 10  # every so many images of a class one is of the validation split
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +35,23 @@ def prepare(
 ) -> None:
     """Write the lists and, `with_labels`, the label file into `out_dir`.
 
-    all.txt has the images with labels, val.txt those held out of the trainings (all, where no class
-    has images to spare), train.txt the others. With ground truth, eval.txt has the images that are
-    scored: those of val, and where that has none, all. photographs.txt says which file an id stands
-    for. skip_mismatched leaves images out of eval whose mask has another size.
+    all.txt has the images with labels, val.txt the validation split (all, where no class has images
+    to spare), train.txt the others, eval.txt those of val with ground truth, and where val has none
+    all with ground truth. skip_mismatched leaves images out of it whose mask has another size.
     """
     scan = info.scan()
-    image_ids = {path: names.id_of(path) for path in sorted(scan.labels.of)}
-    rows = rows_of([scan.labels.of[path] for path in image_ids], info.num_classes)
-    ids = list(image_ids.values())
-    val = set(_val(info, ids, rows))
-    train = [i for i in ids if i not in val]
-    if not train:
-        raise UserError(f"--val_list {info.source.val_list}: has every image that has a label, so "
-                        "that none is left to train on; take some out")  # fmt: skip
+    paths = {names.id_of(path): path for path in sorted(scan.labels.of)}
+    ids, classes = list(paths), {i: scan.labels.of[path] for i, path in paths.items()}
+    val = set(_val(info, classes))
     warn_of_copies(info, scan.labels.of)
-    with_mask = masked(info, ids)
+    with_mask = masks.masked(info, ids)
     if skip_mismatched:
         with_mask = matched(with_mask, info)
-    scored = [i for i in with_mask if i in val] or with_mask
     lists = {
         "all": ids,
-        "train": train,
+        "train": [i for i in ids if i not in val],
         "val": [i for i in ids if i in val] or ids,
-        "eval": scored,
+        "eval": [i for i in with_mask if i in val] or with_mask,
         "unlabelled": [names.id_of(path) for path in scan.unlabelled],
     }
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -67,72 +59,71 @@ def prepare(
     if with_labels:
         path = out_dir / info.label_file
         require_own(path, "give it with --cls_labels from another folder")
-        save_label_rows(path, ids, rows)
-    table = (f"{i}\t{os.fsencode(p).decode(errors='replace')}" for p, i in image_ids.items())
-    _save_text(out_dir / "photographs.txt", "\n".join(table) + "\n")
-    _save_text(out_dir / "classes.txt", "\n".join(info.class_names) + "\n")
+        save_labels(path, labels_from(classes, info.num_classes))
+    table = (f"{i}\t{os.fsencode(path).decode(errors='replace')}" for i, path in paths.items())
+    for name, lines in (("photographs", table), ("classes", info.class_names)):
+        text = "\n".join(lines) + "\n"
+        write_output(out_dir / f"{name}.txt", text.encode(errors="replace"))
     save_lists(out_dir, {f"{name}.txt": of_list for name, of_list in lists.items()})
-    log.info("%s", f"{len(val)} held out of the trainings" if val else
-             "none held out of the trainings: no class has ten images")  # fmt: skip
+    log.info("%s", f"{len(val)} in the validation split, not trained on" if val else
+             "no validation split: no class has ten images")  # fmt: skip
 
 
-def _val(info: FolderInfo, image_ids: list[str], rows: csr_array) -> list[str]:
-    if not info.source.val_list:
-        return held_out(image_ids, rows)
-    given = read_image_list(info.source.val_list, info)
-    known = set(image_ids)
-    if unknown := [i for i in given if i not in known]:
-        lack = counted({"photograph": len(unknown)})
-        raise UserError(
-            f"--val_list {info.source.val_list}: has {lack} without a label, such as "
-            f"{info.image_path(unknown[0])}; take them out, or add them to --labels"
-        )
-    return list(given)
+def _val(info: FolderInfo, classes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    path = info.source.val_list
+    given = list(read_image_list(path, info)) if path else validation_split(classes)
+    if unknown := [i for i in given if i not in classes]:
+        lack = f"{counted({'photograph': len(unknown)})} without a label, such as {unknown[0]}"
+        raise UserError(f"--val_list {path}: has {lack}; take them out, or add them to --labels")
+    if len(set(given)) == len(classes):
+        raise UserError(f"--val_list {path}: leaves no image to train on; take some out")
+    return given
 
 
-def held_out(image_ids: Sequence[str], rows: csr_array) -> list[str]:
+def validation_split(classes: Mapping[str, Sequence[int]]) -> list[str]:
     """A tenth of the images of every class that has ten or more, the same ones every time.
 
-    An image with several classes is held out where each of them has one to spare. The order in
-    which images are looked at is that of a digest of their ids, so that it does not depend on how
-    they are called or which others there are.
+    classes: of each image. An image with several is taken where each of them has one to spare. The
+    order is that of a hash of the ids: it does not depend on which others there are.
     """
-    counts = rows.sum(axis=0)
-    spare = counts // HELD_OUT
-    without = int((np.diff(rows.indptr) == 0).sum()) // HELD_OUT
-    order = sorted(range(len(image_ids)), key=lambda row: _digest(image_ids[row]))
+    of_image = {i: of or (-1,) for i, of in classes.items()}  # -1: without any class
+    counts = Counter(index for of in of_image.values() for index in of)
+    spare = Counter({index: count // _VAL_EVERY for index, count in counts.items()})
     chosen = []
-    for row in order:
-        classes = row_classes(rows, row)
-        if not len(classes):
-            if without:
-                chosen.append(image_ids[row])
-            without = max(0, without - 1)
-        elif spare[classes].min() > 0:
-            spare[classes] -= 1
-            chosen.append(image_ids[row])
+    for image_id in sorted(of_image, key=lambda i: hashlib.sha256(i.encode()).digest()):
+        if all(spare[index] > 0 for index in of_image[image_id]):
+            spare.subtract(of_image[image_id])
+            chosen.append(image_id)
     return chosen
 
 
-def _digest(image_id: str) -> bytes:
-    return hashlib.sha256(image_id.encode()).digest()
+def warn_of_copies(info: FolderInfo, labels: Mapping[str, tuple[int, ...]]) -> None:
+    """Log photographs of the same bytes and other labels (class indices by path below the root)."""
+    groups = [list(labels)]
+    for key_of in (os.path.getsize, file_hash):
+        parts = defaultdict(list)
+        for number, group in enumerate(groups):
+            for path in group:
+                with contextlib.suppress(OSError):  # said where the photographs are checked
+                    parts[number, key_of(info.root / path)].append(path)
+        groups = [part for part in parts.values() if len({labels[path] for path in part}) > 1]
+    lines = []
+    for first, *others in groups:
+        other = next(path for path in others if labels[path] != labels[first])
+        here, there = (some([info.class_names[c] for c in labels[path]]) or "none"
+                       for path in (first, other))  # fmt: skip
+        lines.append(f"{first} and {other} are the same photograph with other labels: {here} and "
+                     f"{there}; correct one")  # fmt: skip
+    if lines:
+        log.warning("%s: %s", info.root, some(lines))
 
 
 def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:
     """Raise UserError where files would replace each other, as a file system ignores case."""
     alike: dict[str, str] = {}
-    for image_id in image_ids:
-        other = alike.setdefault(names.normalised(image_id).casefold(), image_id)
-        if other == image_id:
-            continue
-        if ignores_case(folder):
-            raise UserError(
-                f"{names.path_of(other)} and {names.path_of(image_id)} differ in case only, and "
-                f"the file system of {folder} takes them for one; rename one, or give a "
-                "--result_dir elsewhere"
-            )
-        return
-
-
-def _save_text(path: Path, text: str) -> None:
-    write_output(path, text.encode(errors="replace"))
+    pairs = ((alike.setdefault(names.normalised(i).casefold(), i), i) for i in image_ids)
+    two = next((map(names.path_of, pair) for pair in pairs if pair[0] != pair[1]), None)
+    if two and ignores_case(folder):
+        raise UserError(f"{' and '.join(two)} differ in case only, and the file system of {folder} "
+                        "takes them for one; rename one, or give a --result_dir elsewhere"
+                        )  # fmt: skip

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from misc.data.folder.classes import name_problem, shown
-from misc.data.folder.labels import Found, Places, Rows
+from misc.data.folder.labels import Found
+from misc.data.folder.names import name_problem, shown
+from misc.data.folder.photographs import Tree
 from misc.errors import UserError
 from misc.storage.files import encoding_of, reason, require_regular
 
@@ -22,10 +23,8 @@ _IMAGE, _LABEL = ("image", "filename", "file", "path"), ("label", "labels")
 _VALUES = {"1": True, "true": True, "0": False, "false": False, "": False}
 # Columns that other programs write beside the labels, and that may well hold 0 and 1 alone.
 _NO_CLASSES = {"", "id", "index", "fold", "split", "subset", "is_valid", "is_train", "is_test"}
-_TAKE_OUT = "take it out (the index of pandas: save with index=False)"
-_SEPARATORS = ",，、；｜"  # between classes, where ; and | are meant
+_SEPARATORS = re.compile("[,，、；｜]")  # between classes, where ; and | are meant
 _LONGEST_LINE = 8 << 20  # characters
-_BREAK = re.compile("\r\n|\r|\n")
 _ROWS = 5000  # that are held at a time
 
 
@@ -34,148 +33,109 @@ class Table:
 
     def __init__(self, path: Path):
         self.path = path
-        self.encoding, self.lines, lines = _looked_at(path)
+        self.encoding, self.lines, (head, row) = _looked_at(path)
+        self.form = f"The head is {reason(head)!r}. {FORM}"
         try:
-            self.separator, self.head = _columns(lines[0])
-        except csv.Error as error:
-            raise UserError(f"{path}, line 1: cannot be read ({reason(error)}). {FORM}") from None
-        names = [name.strip().lower() for name in self.head]
-        self.form = f"The head is {reason(lines[0])!r}. {FORM}"
-        images = [number for number, name in enumerate(names) if name in _IMAGE]
-        labels = [number for number, name in enumerate(names) if name in _LABEL]
-        if wrong := self._wrong_head(names, images, labels):
-            row = f", the first row {reason(lines[1])!r}" if lines[1].strip() else ""
-            raise UserError(f"{path}, line 1: {wrong}. The head is {reason(lines[0])!r}{row}. "
-                            f"{FORM}")  # fmt: skip
-        self.image, self.label = images[0], labels[0] if labels else None
+            ways = {sep: next(csv.reader([head], delimiter=sep), []) for sep in "\t;,"}
+            plain = {sep: [name.strip().lower() for name in ways[sep]] for sep in ways}
+            fits = [sep for sep in ways if len(ways[sep]) > 1 and {*_IMAGE} & {*plain[sep]}]
+            self.separator = [*fits, ","][0]
+            self.head = ways[self.separator]
+            self.image, self.label = self._columns(plain[self.separator])
+        except (csv.Error, ValueError) as error:
+            first = f"The first row is {reason(row)!r}. " if row.strip() else ""
+            raise UserError(f"{path}, line 1: {error}. {first}{self.form}") from None
         self.head = [name.strip() for name in self.head]
-        self.classes = () if labels else tuple(n for n in self.head if n.lower() not in _IMAGE)
+        classes = [name for n, name in enumerate(self.head) if n != self.image]
+        self.classes = tuple(classes) if self.label is None else ()
 
-    def _wrong_head(self, names: list[str], images: list[int], labels: list[int]) -> str:
-        """What is wrong with the names of the columns; empty where nothing is."""
-        others = [n for n in range(len(names)) if n not in images[:1] + labels[:1]]
-        if not images:
-            return "no column is called image"
-        if len(images) > 1 or (labels and others):
-            return f"has the further column {shown(self.head[others[0]].strip())}; {_TAKE_OUT}"
-        if not labels and not others:
-            return "has no column of labels"
-        seen: set[str] = set()
-        for number in others:
-            name = self.head[number]
-            if names[number] in _NO_CLASSES or names[number].startswith("unnamed:"):
-                return f"has the further column {shown(name.strip())}; {_TAKE_OUT}"
-            if any(sign in name for sign in f";|{_SEPARATORS}"):
-                return f"the column {shown(name)} is called as if it were of several classes"
-            if names[number] in seen or (wrong := name_problem(name)):
-                return f"has the column {shown(name)} twice" if names[number] in seen else wrong
-            seen.add(names[number])
-        return ""
+    def _columns(self, names: list[str]) -> tuple[int, int | None]:
+        """The columns of photographs and of labels; ValueError for other columns than declared."""
+        image, label = (next((n for n, name in enumerate(names) if name in known), None)
+                        for known in (_IMAGE, _LABEL))  # fmt: skip
+        others = {n: name for n, name in enumerate(names) if n not in (image, label)}
+        if image is None:
+            raise ValueError("no column is called image")
+        if label is None and not others:
+            raise ValueError("has no column of labels")
+        for number, name in others.items():
+            column = shown(self.head[number])
+            further = name in _NO_CLASSES or name in _IMAGE or name.startswith("unnamed:")
+            if label is not None or further:
+                raise ValueError(f"has the further column {column}; take it out")
+            if ";" in name or "|" in name or _SEPARATORS.search(name):
+                raise ValueError(f"the column {column} is called as if of several classes")
+            if names.index(name) < number:
+                raise ValueError(f"has the column {column} twice")
+            if wrong := name_problem(self.head[number]):
+                raise ValueError(wrong)
+        return image, label
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Number of the line, and cells, of the rows that are not empty.
+    def rows(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """Place, photograph and class names of the rows that are not empty.
 
-        A short row has fewer cells than the head; of a long one the further cells are joined.
+        UserError for the first row that is not of the form.
         """
         import pandas  # loads slowly, and only tables need it
 
         line = 2
         try:
-            frames = pandas.read_csv(
+            with pandas.read_csv(
                 self.path, sep=self.separator, header=None, names=range(len(self.head) + 1),
                 skiprows=1, index_col=False, dtype=str, keep_default_na=False,
                 skip_blank_lines=False, on_bad_lines=self._joined, engine="python",
                 encoding=self.encoding, chunksize=_ROWS,
-            )  # fmt: skip
-            with frames:
-                for frame in frames:
-                    for every in frame.itertuples(index=False, name=None):
-                        cells = [cell for cell in every if isinstance(cell, str)]
-                        if any(cell.strip() for cell in cells):
-                            yield line, cells
-                        line += 1 + sum(len(_BREAK.findall(cell)) for cell in cells)
+            ) as frames:  # fmt: skip
+                for row in (
+                    row for frame in frames for row in frame.itertuples(index=False, name=None)
+                ):
+                    cells = [cell for cell in row if isinstance(cell, str)]
+                    if any(cell.strip() for cell in cells):
+                        where = f"{self.path}, line {line}: {reason(self.separator.join(cells))!r}"
+                        yield where, *self._read(where, cells)
+                    line += 1 + sum(len(re.findall("\r\n|\r|\n", cell)) for cell in cells)
         except pandas.errors.EmptyDataError:  # it is the head alone
             return
         except (pandas.errors.ParserError, csv.Error):
             line = 0
         if line != self.lines + 1:  # pandas passes over what it cannot read
-            raise UserError(f"{self.path}: has a quotation mark without its other one, or a cell "
-                            f"longer than {csv.field_size_limit()} characters; save it as CSV. "
-                            f"{self.form}")  # fmt: skip
+            wrong = "has a quotation mark without its other one, or a cell longer than"
+            raise UserError(
+                f"{self.path}: {wrong} {csv.field_size_limit()} characters. {self.form}"
+            )
+
+    def _read(self, where: str, cells: list[str]) -> tuple[str, tuple[str, ...]]:
+        number, width = len(cells), len(self.head)
+        try:
+            if number > width:
+                raise ValueError(f"has cells beyond the {width} of the head")
+            if number < width:
+                raise ValueError(f"has {number} of the {width} cells of the head")
+            if not cells[self.image].strip():
+                raise ValueError("names no photograph")
+            return cells[self.image], self._classes_in(cells)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}. {self.form}") from None
 
     def _joined(self, cells: list[str]) -> list[str]:
-        """A row with more than one cell beyond the head: those are joined to one."""
-        beyond = cells[len(self.head) :]
-        return [*cells[: len(self.head)], self.separator.join(beyond).strip(self.separator)]
+        return [*cells[: len(self.head)], self.separator.join(cells[len(self.head) :])]
 
-    def labels(self, cells: list[str]) -> tuple[str, ...]:
-        """Names of the classes in a row; ValueError says what is wrong with it."""
-        if len(cells) > len(self.head):
-            raise ValueError(f"has cells beyond the {len(self.head)} of the head")
-        if len(cells) < len(self.head):
-            raise ValueError(f"has {len(cells)} of the {len(self.head)} cells of the head")
-        if not cells[self.image].strip():
-            raise ValueError("names no photograph")
+    def _classes_in(self, cells: list[str]) -> tuple[str, ...]:
         if self.label is None:
-            classes = (
-                pair for n, pair in enumerate(zip(cells, self.head, strict=True)) if n != self.image
-            )
-            return tuple(name for cell, name in classes if _is_one(cell, name))
-        parts = (part.strip() for part in cells[self.label].replace("|", ";").split(";"))
+            values = {name: cells[n].strip().lower() for n, name in enumerate(self.head)}
+            del values[self.head[self.image]]
+            for name, value in values.items():
+                if value not in _VALUES:
+                    raise ValueError(f"{reason(value)!r} in the column {shown(name)} is not 0 or 1")
+            return tuple(name for name, value in values.items() if _VALUES[value])
+        parts = (part.strip() for part in re.split("[;|]", cells[self.label]))
         names = tuple(dict.fromkeys(part for part in parts if part))
         for name in names:
             if wrong := name_problem(name):
                 raise ValueError(wrong)
-            if any(sign in name for sign in _SEPARATORS):
+            if _SEPARATORS.search(name):
                 raise ValueError(f"has {shown(name)}, which would be one class with a comma")
         return names
-
-    def place(self, line: int, cells: list[str]) -> str:  # in a message
-        return f"{self.path}, line {line}: {reason(self.separator.join(cells))!r}"
-
-
-def read_table(path: Path, places: Places) -> Found:
-    """Labels from a CSV file with commas, semicolons or tabs; see FORM.
-
-    Raises UserError for a file that is not such a table; problems of rows are returned.
-    """
-    table = Table(path)
-    rows = Rows(places, "row")
-    first: dict[str, str] = dict.fromkeys(table.classes, table.place(1, table.head))
-    form = table.form
-    for line, cells in table.rows():
-        try:
-            names = table.labels(cells)
-        except ValueError as error:
-            rows.wrong(f"{table.place(line, cells)}: {error}. {form}".rstrip(". "))
-            form = ""  # once is enough
-            continue
-        for name in (name for name in names if name not in first):
-            first[name] = table.place(line, cells)
-        rows.add(f"{path}, line {line}", cells[table.image], names)
-    if not rows.names and not rows.problems:
-        rows.wrong(f"{path}: has no row below its head; add them. {table.form}")
-    if table.label is not None and first and {name.lower() for name in first} <= _VALUES.keys():
-        rows.wrong(f"{path}: its column {shown(table.head[table.label])} has 0 and 1 in place of "
-                   "names; call the column as the class, or write names")  # fmt: skip
-    form = table.form if table.label is not None else ""
-    return rows.found(path, table.classes or tuple(sorted(first)), first, form)
-
-
-def _is_one(cell: str, column: str) -> bool:
-    value = _VALUES.get(cell.strip().lower())
-    if value is None:
-        raise ValueError(f"{reason(cell)!r} in the column {shown(column)} is neither 0 nor 1")
-    return value
-
-
-def _columns(line: str) -> tuple[str, list[str]]:
-    """The separator, and the names of the columns: it parts off a column of photographs."""
-    ways = {sep: next(csv.reader([line], delimiter=sep), []) for sep in "\t;,"}
-    for separator, names in ways.items():
-        if len(names) > 1 and any(name.strip().lower() in _IMAGE for name in names):
-            return separator, names
-    return ",", ways[","]
 
 
 def _looked_at(path: Path) -> tuple[str, int, list[str]]:
@@ -187,14 +147,30 @@ def _looked_at(path: Path) -> tuple[str, int, list[str]]:
         with open(path, encoding=encoding) as file:
             first, number = [], 0
             while line := file.readline(_LONGEST_LINE):
-                if len(line) >= _LONGEST_LINE:
-                    raise ValueError(f"has a line of over {_LONGEST_LINE >> 20} million characters")
-                if "\0" in line:
-                    raise ValueError("is not a text; save the table as CSV UTF-8")
+                if len(line) >= _LONGEST_LINE or "\0" in line:
+                    raise ValueError("is not a text, or has a line of over 8 million characters")
                 first, number = [*first, line][:2], number + 1
         return encoding, number, [*first, "", ""][:2]
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a text in UTF-8; save the table as CSV UTF-8") from None
     except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or reason(error)
-        raise UserError(f"{path}: cannot be read ({cause}); check the path") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); check the path") from None
+
+
+def read_table(path: Path, tree: Tree) -> Found:
+    """Labels from a CSV file with commas, semicolons or tabs; UserError where it is not of FORM."""
+    table = Table(path)
+    found = Found(tree, str(path), "row")
+    found.where = dict.fromkeys(table.classes, f"{path}, line 1")
+    found.form = table.form if table.label is not None else ""
+    for where, image, names in table.rows():
+        for name in names:
+            found.where.setdefault(name, where)
+        found.add(where, image, names)
+    if not found.names and not found.problems:
+        found.wrong(f"{path}: has no row below its head; add them. {table.form}")
+    if found.form and found.where and {name.lower() for name in found.where} <= _VALUES.keys():
+        found.wrong(f"{path}: its column {shown(table.head[table.label])} has 0 and 1 in place of "
+                    "names; call the column as the class, or write names")  # fmt: skip
+    found.classes = table.classes or tuple(sorted(found.where))
+    return found

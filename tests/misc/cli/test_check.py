@@ -1,19 +1,27 @@
-"""Checks before a run: what is looked at, how often, and what is said of it."""
+"""misc/cli/check.py: what is looked at before a run, how often, and what is said of it."""
 
+import contextlib
 import pickle
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from misc.cli import check
-from misc.cli.check import Preflight, check_mask
-from misc.cli.options import parse
+from misc.cli.check import Preflight, check_label_map, check_places, say_disk
+from misc.cli.options import build_parser, parse
+from misc.cli.run import parts_of, written
+from misc.data.folder import masks
+from misc.data.folder.prepare import prepare
 from misc.errors import UserError
 from misc.labels import save_label_png
 from misc.storage.outputs import Output
 from step import all_steps
 from voc12.dataset import describe
+from voc12.prepare import prepare as prepare_voc
 
 IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
 NOWHERE = tuple(f"2012_3000{n}" for n in range(10, 40))  # 30 images that are not there
@@ -21,7 +29,7 @@ NOWHERE = tuple(f"2012_3000{n}" for n in range(10, 40))  # 30 images that are no
 
 @pytest.fixture
 def info(sample, tmp_path):
-    """A copy of the drawn sample that may be spoilt."""
+    """A copy of the synthetic sample that may be spoilt."""
     shutil.copytree(sample.root, tmp_path / "voc")
     return describe(tmp_path / "voc")
 
@@ -31,11 +39,8 @@ def begin(info, tmp_path):
     """Begins the checks of a run of the named steps."""
 
     def call(*planned, result_dir=tmp_path / "result"):
-        return Preflight(
-            parse(["--voc12_root", str(info.root), "--result_dir", str(result_dir)]),
-            {name: all_steps()[name] for name in planned},
-            all_steps(),
-        )
+        args = parse(["--voc12_root", str(info.root), "--result_dir", str(result_dir)])
+        return Preflight(args, {name: all_steps()[name] for name in planned}, all_steps())
 
     return call
 
@@ -46,44 +51,16 @@ def lines_of(checks):
     return str(raised.value).splitlines()
 
 
-# --- what is said -------------------------------------------------------------------------------
+# --- what is read -------------------------------------------------------------------------------
 
 
-def test_what_was_looked_at_is_counted(begin, caplog):
-    checks = begin()
-    with caplog.at_level("INFO"):
-        checks.images(IDS)
-        checks.masks(IDS[:3])
-        checks.finish()
-    assert "checked: 8 images, 3 masks; no problem (" in caplog.text
-
-
-def test_nothing_to_look_at(begin, caplog):
-    with caplog.at_level("INFO"):
-        begin().finish()
-    assert "checked: no file; no problem (" in caplog.text
-
-
-def test_many_problems_of_a_kind(begin):
-    checks = begin()
-    checks.images((*IDS, *NOWHERE))
-    checks.masks(NOWHERE[:5])
-    lines = lines_of(checks)
-    for image_id, line in zip(NOWHERE[:20], lines[:20], strict=True):
-        assert f"{image_id}.jpg: no such image" in line
-    assert lines[20] == "... and 10 more of this kind (image)"
-    for image_id, line in zip(NOWHERE[:5], lines[21:26], strict=True):
-        assert f"{image_id}.png: no ground truth mask" in line
-    assert lines[26:] == ["35 problems: 30 images, 5 masks"]
-
-
-def test_nothing_is_raised_before_the_end(begin, tmp_path):
+def test_nothing_is_raised_before_the_end_and_no_folder_made(begin, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "result" / "lists").mkdir(parents=True)
     (tmp_path / "result" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
     checks = begin("make_cam")
-    checks.classifier(tmp_path / "none.pth")
-    checks.output(Output("--cam_out_dir", tmp_path / "file" / "below", suffix=".npy"), {})
+    checks.backbone(tmp_path / "none.pth")
+    checks.output(Output("--cam_out_dir", tmp_path / "file" / "below", suffix=".npy"), {}, IDS)
     checks.cams(IDS + NOWHERE, checks.args.plain_cam_out_dir)
     checks.collect(lambda: checks.args.image_ids("eval"))
     checks.labels(IDS)
@@ -91,91 +68,49 @@ def test_nothing_is_raised_before_the_end(begin, tmp_path):
     expected = ("none.pth", "--cam_out_dir", "--infer_list", "train.txt", "cls_labels.npy")
     assert all(words in line for words, line in zip(expected, lines, strict=True))
     assert count == "5 problems: 1 checkpoint, 1 output, 1 list, 1 other, 1 label"
+    assert not (tmp_path / "result" / "cam_plain").exists()
 
 
-def test_a_broken_image_is_no_problem_of_its_mask(begin, info):
-    for image_id in IDS[2:4]:
-        info.image_path(image_id).unlink()
-    checks = begin()
-    checks.masks(IDS)
-    checks.images(IDS)
-    lines = lines_of(checks)
-    assert f"{IDS[2]}.jpg: no such image" in lines[0]
-    assert lines[2:] == ["2 problems: 2 images"]
+def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_path, monkeypatch):
+    """What goes to them and comes back can be pickled."""
 
-
-# --- how often ----------------------------------------------------------------------------------
-
-
-def test_each_file_is_looked_at_once(begin, tmp_path, monkeypatch):
-    looked_at = []
-    for name in ("check_image", "check_mask", "load_backbone", "load_labels"):
-        monkeypatch.setattr(check, name, lambda *what, **_: looked_at.append(str(what[-1])))
-    monkeypatch.setattr(check, "load_backbone", lambda path, *_: looked_at.append(str(path)))
-    monkeypatch.setattr(check, "load_labels", lambda _, ids, info: looked_at.extend(ids))
-    checks = begin()
-    for ids in (IDS[:5], IDS[3:], IDS):
-        checks.images(ids)
-        checks.masks(ids)
-        checks.labels(ids)
-        checks.backbone(tmp_path / "weights.pth")
-    checks.finish()
-    assert sorted(looked_at) == sorted([*IDS, *IDS, *IDS, str(tmp_path / "weights.pth")])
-
-
-def test_other_processes_find_the_same(begin, info, tmp_path, monkeypatch):
-    """What goes to them and comes back can be pickled, and the chunks cover everything."""
-
-    def through_pickle(work, chunks, processes):
-        seen.append(processes)
-        for chunk in chunks:
-            work_there, chunk_there = pickle.loads(pickle.dumps((work, chunk)))
-            yield pickle.loads(pickle.dumps(work_there(chunk_there)))
+    def through_pickle(work, items, processes):
+        seen.append((processes, len(items)))
+        for item in items:
+            work_there, item_there = pickle.loads(pickle.dumps((work, item)))
+            yield pickle.loads(pickle.dumps(work_there(item_there)))
 
     seen = []
     monkeypatch.setattr(check, "map_in_processes", through_pickle)
     monkeypatch.setattr(check, "cpu_count", lambda: 3)
+    for image_id in IDS[2:4]:
+        info.image_path(image_id).unlink()  # is no problem of its mask as well
     info.mask_path(IDS[6]).write_bytes(b"nothing")
 
     def lines():
         checks = begin()
-        checks.images(IDS)
-        checks.masks(IDS)
-        checks.cams(IDS, tmp_path)
-        checks.label_maps(IDS, tmp_path)
+        for ids in (IDS[:5], IDS[3:], IDS):
+            checks.masks(ids)
+            checks.images(ids)
+            checks.cams(ids, tmp_path)
+            checks.label_maps(ids, tmp_path)
         return lines_of(checks)
 
     alone = lines()
     monkeypatch.setattr(check, "_WORTH_PROCESSES", 8)
-    monkeypatch.setattr(check, "_CHUNK", 7)
-    assert lines() == alone and len(alone) == 18 and seen == [1, 3]
-
-
-# --- single files -------------------------------------------------------------------------------
+    assert lines() == alone and seen == [(1, 32), (3, 32)]
+    assert f"{IDS[2]}.jpg: no such image" in alone[0]
+    assert alone[-1].startswith("19 problems: 2 images, 1 mask, 8 maps")
 
 
 @pytest.mark.parametrize("highest, fits", [(0, True), (20, True), (21, False), (254, False)])
 def test_values_of_a_mask(info, highest, fits):
-    mask = np.full(info.image_size(IDS[0]), 255, dtype=np.uint8)
-    save_label_png(info.mask_path(IDS[0]), mask)
-    check_mask(info, IDS[0])  # "ignore" alone
+    mask = np.full(info.image_size(IDS[0]), 255, dtype=np.uint8)  # "ignore" alone
     mask[1, 2] = highest
     save_label_png(info.mask_path(IDS[0]), mask)
-    if fits:
-        check_mask(info, IDS[0])
-    else:
-        with pytest.raises(UserError, match=f"has label {highest}, voc12 ends at 20"):
-            check_mask(info, IDS[0])
-
-
-def test_checks_make_no_folder(begin, tmp_path):
-    (tmp_path / "there" / "lists").mkdir(parents=True)
-    (tmp_path / "there" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
-    checks = begin(result_dir=tmp_path / "there")
-    for path in (tmp_path / "there", tmp_path / "a" / "b"):
-        checks.output(Output("--cam_out_dir", path, suffix=".npy"), {})
-    checks.finish()
-    assert (tmp_path / "there").is_dir() and not (tmp_path / "a").exists()
+    refused = pytest.raises(UserError, match=f"has label {highest}, voc12 ends at 20")
+    with contextlib.nullcontext() if fits else refused:
+        check_label_map(info, IDS[0])
 
 
 def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
@@ -188,3 +123,119 @@ def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
             assert "no ground truth mask of COCO_train2014" in lines_of(checks)[0]
         else:
             checks.finish()
+
+
+# --- what is written ----------------------------------------------------------------------------
+
+
+def test_the_disk_that_maps_need_is_compared_with_what_is_free(
+    sample, tmp_path, caplog, monkeypatch
+):
+    caplog.set_level("INFO")
+    (tmp_path / "list.txt").write_text("2012_000001\n")
+    words = ["--voc12_root", sample.root, "--infer_list", tmp_path / "list.txt", "--device", "cpu"]
+    args = parse([*map(str, words), "--result_dir", str(tmp_path / "new" / "r")])
+    say_disk(args, ["train_irn", "eval_sem_seg"])
+    assert not caplog.records
+    say_disk(args, ["make_cam"])  # labels are missing, which ends no check
+    assert "cannot be estimated: " in caplog.text
+    prepare_voc(sample, args.list_dir)
+    say_disk(args, ["train_cam", "make_cam", "make_recam_with_RIB"])
+    one = caplog.records[-1]
+    assert one.levelname == "INFO" and one.getMessage().startswith("maps need about 0.00 GB")
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    say_disk(args, ["make_cam"])
+    assert caplog.records[-1].levelname == "WARNING"
+
+
+PATHS = {action.dest for action in build_parser()._actions if action.type is Path}
+PATHS -= {"result_dir", "root", "voc12_root", "coco14_root"}
+OF_PHOTOGRAPHS = ("labels", "classes", "masks", "val_list")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder as a user has it: photographs, their labels and masks side by side."""
+    for name, mode, suffix in (("photos", "RGB", "jpg"), ("masks", "L", "png")):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new(mode, (32, 24)).save(tmp_path / name / f"{number}.{suffix}")
+    rows = [f"{number}.jpg,{'cat' if number else 'dog'}" for number in range(3)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    return tmp_path
+
+
+def words(project, *more):
+    given = ("--dataset", "folder", "--root", project / "photos", "--labels")
+    return [*given, project / "labels.csv", *more]
+
+
+def places_of(argv, *steps):
+    """Options of a run of these steps, and where it writes."""
+    args = parse([*map(str, argv), *(f"--{name}_pass" for name in steps)])
+    return args, written(args, parts_of(args, all_steps()))
+
+
+def refusal(argv, *steps):
+    with pytest.raises(UserError) as error:
+        check_places(*places_of(argv, *steps))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(PATHS))
+def test_no_output_goes_over_what_an_option_names(project, name):
+    files = {"classes": "classes.txt", "labels": "labels.csv"}
+    place = project / files.get(name, "masks")
+    given = words(project) if name in OF_PHOTOGRAPHS else []
+    argv = [*given, f"--{name}", place, "--visualize", "1"]
+    other = "seg_submission" if name == "ins_seg_json" else "ins_seg_json"
+    said = refusal([*argv, f"--{other}", place], "eval_ins_seg", "export_masks", "make_seg")
+    assert str(place) in said and f"--{other}" in said and f"--{name}" in said
+
+
+@pytest.mark.parametrize("over", ["labels.csv", "masks/0.png", "photos/0.jpg", "photos/new.json"])
+def test_no_file_that_is_named_goes_over_what_is_read(project, over):
+    argv = words(project, "--masks", project / "masks", "--seg_submission", project / over)
+    assert refusal(argv, "make_seg").startswith(f"--seg_submission {project / over}: ")
+
+
+def test_masks_of_the_user_are_not_those_of_the_run(project):
+    argv = words(project, "--masks", project / "masks", "--result_dir", project)
+    line = refusal(argv, "make_sem_seg_labels")
+    assert line == f"--result_dir {project / 'masks'}: is the folder of --masks; give another place"
+    check_places(*places_of(argv, "make_cam"))  # this one makes none
+
+
+def test_what_the_steps_hand_to_each_other_is_no_input_of_the_user(tmp_path):
+    place = tmp_path / "sem_seg"
+    argv = ["--sem_seg_out_dir", place, "--seg_label_dir", place, "--export_from", place]
+    argv += ["--train_list", tmp_path / "lists" / "train_aug.txt", "--result_dir", tmp_path]
+    args, outputs = places_of(argv, "make_sem_seg_labels", "train_seg", "export_masks")
+    assert args.brought == ()
+    check_places(args, outputs)
+
+
+def test_an_unfinished_training_has_a_place_of_its_own(tmp_path):
+    argv = ["--cam_weights_name", tmp_path / "a.pth", "--irn_weights_name"]
+    line = refusal([*argv, tmp_path / "a.partial.pth"], "train_cam", "train_irn")
+    assert line.endswith("a.partial.pth: is written by --cam_weights_name too; give another one")
+
+
+def test_everything_around_the_steps_is_known_too(project):
+    argv = words(project, "--visualize", 1, "--report_html", "--result_dir", project / "r")
+    names = {output.path.name for output in places_of(argv, "make_sem_seg_labels")[1]}
+    expected = {"run.log", "lists", "sem_seg", "palette", "masks", "visualize", "report.html"}
+    assert names == expected
+
+
+def test_three_photographs_never_share_two_masks(project):
+    for path in (project / "photos").iterdir():
+        path.unlink()
+    for name in ("a.jpg", "a.png", "a.jpg.png"):
+        Image.new("RGB", (32, 24)).save(project / "photos" / name)
+    (project / "labels.csv").write_text("image,label\na.jpg,cat\na.png,dog\na.jpg.png,cat\n")
+    args = parse([str(word) for word in words(project, "--result_dir", project / "r")])
+    prepare(args.info, args.list_dir)
+    with pytest.raises(UserError, match="would both be written to .*a.jpg.png; rename one"):
+        masks.check(args)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from misc.data.label_file import Labels, load_label_file, load_labels, rows_of, save_label_rows
+from misc.data.label_file import labels_from, load_label_file, load_labels, save_labels
 from misc.errors import UserError
 from misc.storage.cam_files import save_label_dict
 
@@ -22,7 +22,7 @@ class Five:
 
 
 def test_labels_are_the_rows_of_the_whole_array():
-    labels = Labels("abcde", rows_of(CLASSES, 5))
+    labels = labels_from(dict(zip("abcde", CLASSES, strict=True)), 5)
     assert np.array_equal(np.stack(list(labels.values())), DENSE) and len(labels) == 5
     assert labels["a"].dtype == np.float32 and labels.classes_of("e").tolist() == [0, 3]
     some = labels.of("ed")
@@ -32,7 +32,7 @@ def test_labels_are_the_rows_of_the_whole_array():
 
 def test_a_file_holds_them(tmp_path):
     path, names = tmp_path / "labels.npz", ["a", "ä%20", "c", "d", "e"]
-    save_label_rows(path, names, rows_of(CLASSES, 5))
+    save_labels(path, labels_from(dict(zip(names, CLASSES, strict=True)), 5))
     with np.load(path) as file:
         kinds = {name: array.dtype.str for name, array in file.items()}
     assert kinds == {"names": "|u1", "starts": "<i8", "classes": "<i4", "num_classes": "<i8"}

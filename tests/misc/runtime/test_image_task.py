@@ -1,9 +1,7 @@
 """misc/runtime/image_task.py: the driver of the steps, with small tasks in its place."""
 
-import atexit
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from misc.runtime.processes import Resources
 from misc.storage.cam_files import save_dict
 
 IDS = tuple(f"2007_00000{n}" for n in range(7))
+ONE, TWO = (Resources("cpu", num_processes=n) for n in (1, 2))
 
 
 class WriteNumber(ImageTask):
@@ -24,16 +23,20 @@ class WriteNumber(ImageTask):
     name = "write_number"
     images_worth_a_process = 1
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, failure=None):
+        self.folder, self.failure = folder, failure
 
     def outputs(self, image_id):
         return [self.folder / f"{image_id}.npy"]
 
     def start(self, device, image_ids):
-        self.device, self.done, self.expected = device, [], image_ids
+        self.done, self.expected, self.threads = [], image_ids, torch.get_num_threads()
 
     def one(self, image_id):
+        if image_id == IDS[3] and self.failure:
+            if self.failure == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise {"bug": ZeroDivisionError, "user": UserError}[self.failure]("of no avail")
         number = np.full(5, int(image_id[-1]), dtype=np.float32)
         save_dict(self.outputs(image_id)[0], {"number": number})
         self.done.append(image_id)
@@ -43,53 +46,22 @@ class WriteNumber(ImageTask):
         return self.done
 
 
-class Fails(WriteNumber):
-    """Cannot treat one image, in one of several ways."""
-
-    def __init__(self, folder, failure):
-        super().__init__(folder)
-        self.failure = failure
-
-    def one(self, image_id):
-        if image_id == IDS[3]:
-            if self.failure == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise {"bug": ZeroDivisionError, "user": UserError}[self.failure]("of no avail")
-        super().one(image_id)
-
-
-class EndsSlowly(WriteNumber):
-    """Has work to do when its process ends, as loaders and libraries have."""
-
-    def start(self, device, image_ids):
-        super().start(device, image_ids)
-        atexit.register(self.end, image_ids[0])
-
-    def end(self, image_id):
-        time.sleep(0.3)
-        (self.folder / f"{image_id} ended").touch()
-
-
-def options(processes):
-    return Resources("cpu", num_processes=processes)
-
-
 def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("*.npy")}
 
 
 def test_the_files_do_not_depend_on_the_number_of_processes(tmp_path):
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
+    for count, resources in enumerate((ONE, TWO), start=1):
+        folder = tmp_path / str(count)
         folder.mkdir()
-        results = run_over_images(WriteNumber(folder), IDS, options(processes))
-        assert results == [list(IDS[rank::processes]) for rank in range(processes)]
+        results = run_over_images(WriteNumber(folder), IDS, resources)
+        assert results == [list(IDS[first::count]) for first in range(count)]
     assert sorted(files(tmp_path / "1")) == [f"{image_id}.npy" for image_id in IDS]
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
 def test_complete_images_are_left_and_damaged_ones_redone(tmp_path):
-    run_over_images(WriteNumber(tmp_path), IDS, options(1))
+    run_over_images(WriteNumber(tmp_path), IDS, ONE)
     whole = files(tmp_path)
     paths = [tmp_path / f"{image_id}.npy" for image_id in IDS]
     for path in paths:
@@ -100,20 +72,26 @@ def test_complete_images_are_left_and_damaged_ones_redone(tmp_path):
         flipped[int(place * len(flipped))] ^= 1
         path.write_bytes(flipped)
         os.utime(path, (1, 1))
-    assert run_over_images(WriteNumber(tmp_path), IDS, options(1)) == [list(IDS[:4])]
+    assert run_over_images(WriteNumber(tmp_path), IDS, ONE) == [list(IDS[:4])]
     assert files(tmp_path) == whole
     assert [path.stat().st_mtime == 1 for path in paths] == [False] * 4 + [True] * 3
-    assert run_over_images(WriteNumber(tmp_path), IDS, options(1)) == []
+    assert run_over_images(WriteNumber(tmp_path), IDS, ONE) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"mine", "array"])
-def test_a_file_that_is_not_ours_is_no_damaged_one(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"mine", "array", "changed by hand"])
+def test_a_file_that_is_not_ours_is_never_replaced(tmp_path, content):
     path = tmp_path / f"{IDS[2]}.npy"
-    np.save(path, np.arange(3)) if content == "array" else path.write_bytes(content)
-    before = path.read_bytes()
-    with pytest.raises(UserError, match=f"{path}: was not made by this program"):
-        run_over_images(WriteNumber(tmp_path), IDS, options(1))
-    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+    if content == "changed by hand":
+        run_over_images(WriteNumber(tmp_path), IDS, ONE)
+        np.save(path, np.load(path, allow_pickle=True).item())
+    elif content == "array":
+        np.save(path, np.arange(3))
+    else:
+        path.write_bytes(content)
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=f"{path}: was not made by this program.*move it away"):
+        run_over_images(WriteNumber(tmp_path), IDS, ONE)
+    assert files(tmp_path) == before
 
 
 def test_an_image_is_complete_when_all_its_outputs_are(tmp_path):
@@ -121,57 +99,26 @@ def test_an_image_is_complete_when_all_its_outputs_are(tmp_path):
         def outputs(self, image_id):
             return [self.folder / f"{image_id}.npy", self.folder / f"{image_id}_more.npy"]
 
-    run_over_images(WriteNumber(tmp_path), IDS, options(1))
+    run_over_images(WriteNumber(tmp_path), IDS, ONE)
     save_dict(tmp_path / f"{IDS[5]}_more.npy", {})
-    ids = tuple(i for i in IDS if i != IDS[5])
-    assert run_over_images(TwoOutputs(tmp_path), IDS, options(1)) == [list(ids)]
+    ids = [i for i in IDS if i != IDS[5]]
+    assert run_over_images(TwoOutputs(tmp_path), IDS, ONE) == [ids]
 
 
-def test_an_output_that_was_changed_by_hand_is_never_replaced(tmp_path):
-    run_over_images(WriteNumber(tmp_path), IDS, options(1))
-    path = tmp_path / f"{IDS[2]}.npy"
-    np.save(path, np.load(path, allow_pickle=True).item())
-    by_hand = path.read_bytes()
-    with pytest.raises(UserError, match=f"{path}: was not made by this program.*move it away"):
-        run_over_images(WriteNumber(tmp_path), IDS, options(1))
-    assert path.read_bytes() == by_hand
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_an_error_names_the_image(tmp_path, processes):
-    with pytest.raises(RuntimeError, match=f"write_number: image {IDS[3]}: of no avail"):
-        run_over_images(Fails(tmp_path, "bug"), IDS, options(processes))
-    assert f"{IDS[1]}.npy" in files(tmp_path) and f"{IDS[3]}.npy" not in files(tmp_path)
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_bad_input_stays_bad_input(tmp_path, processes):
-    with pytest.raises(UserError, match="^of no avail$"):
-        run_over_images(Fails(tmp_path, "user"), IDS, options(processes))
-
-
-def test_a_killed_process_is_reported(tmp_path):
-    with pytest.raises(StoppedError, match=r"write_number: a process ended with code -9"):
-        run_over_images(Fails(tmp_path, "kill"), IDS, options(2))
-    assert f"{IDS[1]}.npy" in files(tmp_path)
-
-
-def test_a_process_that_has_finished_ends_by_itself(tmp_path):
-    run_over_images(EndsSlowly(tmp_path), IDS, options(2))
-    assert {name for name in files(tmp_path) if "ended" in name} == {
-        f"{image_id} ended" for image_id in IDS[:2]
-    }
-
-
-def test_threads_are_as_before_even_after_an_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("failure", "resources", "error", "said"),
+    [
+        ("bug", ONE, RuntimeError, f"write_number: image {IDS[3]}: of no avail"),
+        ("user", ONE, UserError, "^of no avail$"),
+        ("kill", TWO, StoppedError, "write_number: a process ended with code -9"),
+    ],
+)
+def test_an_error_names_the_image_and_bad_input_stays_bad_input(
+    tmp_path, monkeypatch, failure, resources, error, said
+):
     monkeypatch.setattr(devices, "cpu_count", lambda: 3)
-    before = torch.get_num_threads()
-    seen = []
-
-    class Threads(Fails):
-        def start(self, device, image_ids):
-            seen.append(torch.get_num_threads())
-
-    with pytest.raises(RuntimeError):
-        run_over_images(Threads(tmp_path, "bug"), IDS[3:], options(1))
-    assert seen == [3] and torch.get_num_threads() == before
+    before, task = torch.get_num_threads(), WriteNumber(tmp_path, failure)
+    with pytest.raises(error, match=said):
+        run_over_images(task, IDS, resources)
+    assert torch.get_num_threads() == before and getattr(task, "threads", 3) == 3
+    assert f"{IDS[1]}.npy" in files(tmp_path) and f"{IDS[3]}.npy" not in files(tmp_path)

@@ -12,19 +12,14 @@ import pytest
 
 from misc.errors import NotReproducedError, SaidElsewhereError, UserError
 from misc.runtime import programs
-from misc.runtime.programs import SPINS, progress, said_plainly, shielded
+from misc.runtime.programs import SPINS, begin, progress, said_plainly, shielded
 from misc.storage.torch_files import write_torch
 from tests.conftest import PROJECT
 
 PROGRAMS = {
     "run_sample": ["--check"],
     "step.sweep": ["--preset", "K"],
-    "step.rib_process": [],
-    "Demo.toy_experiment": [],
     "Dataset.make_sample": ["--out", "none"],
-    "Dataset.train_sample_classifier": [],
-    "voc12.prepare": ["--voc12_root", "none"],
-    "coco14.prepare": ["--coco14_root", "none"],
 }
 LINE = "interrupted: the same command resumes where it stopped\n"
 
@@ -42,47 +37,17 @@ sys.meta_path.insert(0, Watch())
 name = sys.argv.pop(1)
 runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
-# Prints how threads wait at the moment when torch is looked for.
-WATCHED = """
-import os, runpy, sys
-
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == "torch":
-            print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"))
-            sys.exit(0)
-
-sys.meta_path.insert(0, Watch())
-sys.argv = ["run_sample.py", "--check"]
-runpy.run_path("run_sample.py", run_name="__main__")
-"""
 
 
-def ended(code, *words, **environment):
-    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    command, environment = [sys.executable, "-c", code, *words], {**clean, **environment}
-    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=environment)
+def ended(code, *words):
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_ctrl_c_while_modules_load_is_one_line(name):
     end = ended(INTERRUPTED, name, *PROGRAMS[name])
     assert (end.returncode, end.stderr, end.stdout) == (130, LINE, "")
-
-
-@pytest.mark.parametrize(
-    ("given", "seen"),
-    [
-        ({}, [SPINS, "None"]),
-        ({"GOMP_SPINCOUNT": "7"}, ["7", "None"]),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["None", "ACTIVE"]),
-    ],
-)
-def test_threads_wait_briefly_unless_the_user_has_set_it(given, seen):
-    assert ended(WATCHED, **given).stdout.split() == seen
-
-
-# --- signals ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +63,14 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
+@pytest.mark.parametrize("given", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", ""])
+def test_threads_wait_briefly_unless_the_user_has_set_it(monkeypatch, given):
+    environment = {given: "7"} if given else {}
+    monkeypatch.setattr(os, "environ", dict(environment))
+    begin()
+    assert os.environ == (environment or {"GOMP_SPINCOUNT": SPINS})
+
+
 def plain_work(number):
     send(number)
     pytest.fail("continued")
@@ -109,26 +82,14 @@ def work_whose_library_drops_the_interruption(number):
     raise ValueError("a library thinks that a file is damaged")
 
 
-def work_that_is_interrupted_while_it_ends(number):
-    try:
-        send(number)
-    finally:
-        send(signal.SIGTERM)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "work",
-    [plain_work, work_whose_library_drops_the_interruption, work_that_is_interrupted_while_it_ends],
+    [plain_work, work_whose_library_drops_the_interruption],
 )
 def test_an_interrupted_run_ends_with_one_line(number, work, capfd):
     assert said_plainly(lambda: work(number)) == 128 + number
     assert capfd.readouterr().err == LINE
-
-
-def test_a_complete_program_leaves_signals_as_they_were(handlers):
-    assert said_plainly(lambda: None) == 0
-    assert handlers == {number: signal.getsignal(number) for number in handlers}
 
 
 def test_writing_is_not_interrupted(tmp_path, monkeypatch):
@@ -146,28 +107,6 @@ def test_writing_is_not_interrupted(tmp_path, monkeypatch):
     assert said_plainly(work) == 128 + signal.SIGTERM
     assert (tmp_path / "a.pth").read_bytes().startswith(b"PK\3\4 first half, second half")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + 15), (signal.SIGINT, 5)])
-def test_a_reader_says_nothing(number, code):
-    program = """if True:
-        import multiprocessing, os, signal, sys
-        from misc.runtime.programs import said_plainly
-        def read():
-            os.kill(os.getpid(), int(sys.argv[1]))
-            os._exit(5)
-        def work():
-            reader = multiprocessing.get_context("fork").Process(target=read)
-            reader.start()
-            reader.join()
-            os._exit(reader.exitcode)
-        said_plainly(work)
-    """
-    end = ended(program, str(int(number)))
-    assert (end.returncode, end.stderr) == (code, "")
-
-
-# --- what is said -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""misc/storage/files.py: a file appears whole or not at all."""
+"""misc/storage/files.py: a file appears whole or not at all, and one run at a time writes."""
 
 import os
 import signal
@@ -10,48 +10,40 @@ import time
 import numpy as np
 import pytest
 
-from misc.storage.files import _host, _token, atomic_path, ignores_case, remove_leftovers
+from misc.errors import UserError
+from misc.storage import files
+from misc.storage.files import LOCK, atomic_path, ignores_case, locked, reason, remove_leftovers
+from tests.conftest import PROJECT
 
 
-def test_file_appears_at_the_end(tmp_path):
+def test_a_file_appears_at_the_end_with_the_usual_permissions(tmp_path):
     path = tmp_path / "a.npy"
     with atomic_path(path) as temporary:
         assert temporary.parent == tmp_path and temporary.suffix == ".npy"
         np.save(temporary, np.arange(3))
         assert not path.exists()
-    assert os.listdir(tmp_path) == ["a.npy"]
-    assert np.load(path).tolist() == [0, 1, 2]
+    assert os.listdir(tmp_path) == ["a.npy"] and np.load(path).tolist() == [0, 1, 2]
+    (tmp_path / "b").touch()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
 
 
-def test_failure_keeps_the_older_file(tmp_path):
+@pytest.mark.parametrize("written", [True, False])
+def test_a_failure_keeps_the_older_file(tmp_path, written):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(ValueError, match="half way"), atomic_path(path) as temporary:
-        temporary.write_text("ne")
+    with pytest.raises(ValueError, match="half way"), atomic_path(str(path)) as temporary:
+        if written:
+            temporary.write_text("ne")
         raise ValueError("half way")
     assert os.listdir(tmp_path) == ["a.txt"] and path.read_text() == "old"
 
 
-def test_failure_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="at once"), atomic_path(str(tmp_path / "a.txt")):
-        raise ValueError("at once")
-    assert not os.listdir(tmp_path)
-
-
 def test_two_writers_do_not_share_a_temporary_file(tmp_path):
     with atomic_path(tmp_path / "a") as first, atomic_path(tmp_path / "a") as second:
-        assert first != second
         first.write_text("first")
         second.write_text("second")
     assert (tmp_path / "a").read_text() == "first"  # the last one to end
-
-
-def test_file_has_the_usual_permissions(tmp_path):
-    with atomic_path(tmp_path / "a") as temporary:
-        temporary.write_text("")
-    (tmp_path / "b").write_text("")
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"]
-    assert modes[0] == modes[1]
 
 
 WRITER = """
@@ -72,31 +64,33 @@ def start_writer(folder, how):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path):
+def test_leftovers_of_a_killed_writer_go_and_all_else_stays(tmp_path):
+    below = tmp_path / "labels" / "train"
+    below.mkdir(parents=True)
     killed, living = start_writer(tmp_path, "killed"), start_writer(tmp_path, "living")
+    deep = start_writer(below, "killed")
     left, busy = killed.stdout.readline().strip(), living.stdout.readline().strip()
-    killed.wait()
-    elsewhere = left.replace(os.uname().nodename.replace("-", "_"), "another_host")
-    users = f".{_host()}-{killed.pid}-0.0123456789abcdef.tmp.npy", f".a.{left.removeprefix('.')}"
-    names = {".hidden.npy", "b.npy", ".a.npy.tmp.npy", elsewhere, *users}
-    for name in names:
+    deep_left = below / deep.stdout.readline().strip()
+    for writer in (killed, deep):
+        writer.wait()
+    elsewhere = "." + left.removeprefix(f".{files._host()}").join(("another_host", ""))
+    users = {left.replace(".rib.", ".0123456789abcdef."), f".a.{left.removeprefix('.')}"}
+    names = {".hidden.npy", "b.npy", ".a.npy.tmp.npy", elsewhere, *users, "labels"}
+    for name in names - {"labels"}:
         (tmp_path / name).write_bytes(b"")
     assert {left, busy} <= set(os.listdir(tmp_path))
     remove_leftovers(tmp_path)
-    assert set(os.listdir(tmp_path)) == {busy, *names}
+    assert set(os.listdir(tmp_path)) == {busy, *names} and deep_left.exists()
+    remove_leftovers(tmp_path, below=True)
+    assert not deep_left.exists()
     living.communicate("")
     assert set(os.listdir(tmp_path)) == {"a.npy", *names}
-    remove_leftovers(tmp_path / "none")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
 def test_what_a_killed_process_left_goes_before_its_parent_has_noticed(tmp_path):
-    writer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    name = f"{_host()}-{writer.pid}-0"
-    left = tmp_path / f".{name}.{_token(name)}.tmp.npy"
-    left.touch()
-    remove_leftovers(tmp_path)
-    assert left.exists()
+    writer = start_writer(tmp_path, "living")
+    left = tmp_path / writer.stdout.readline().strip()
     os.kill(writer.pid, signal.SIGKILL)
     while open(f"/proc/{writer.pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
         time.sleep(0.01)
@@ -105,23 +99,77 @@ def test_what_a_killed_process_left_goes_before_its_parent_has_noticed(tmp_path)
     writer.wait()
 
 
-def test_leftovers_below_a_folder_go_where_all_of_it_is_of_the_run(tmp_path):
-    (tmp_path / "labels" / "train").mkdir(parents=True)
-    writer = start_writer(tmp_path / "labels" / "train", "killed")
-    left = tmp_path / "labels" / "train" / writer.stdout.readline().strip()
-    writer.wait()
-    remove_leftovers(tmp_path)
-    assert left.exists()
-    remove_leftovers(tmp_path, below=True)
-    assert not left.exists()
-
-
 def test_a_file_system_is_asked_by_a_name_that_nobody_has(tmp_path, monkeypatch):
-    for name in (".Probe", ".pROBE", ".probe"):
+    for name in (".Probe", ".probe"):
         (tmp_path / name).write_text("mine")
     assert not ignores_case(tmp_path)
     monkeypatch.setattr("pathlib.Path.exists", lambda path: True)
     assert ignores_case(tmp_path)
-    monkeypatch.undo()
-    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
-    assert len(list(tmp_path.iterdir())) == 3
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine", "mine"]
+
+
+def test_reasons_are_one_short_line():
+    assert reason("a\r\n\x1b[2Jb\u2028c") == "a ?[2Jb c"
+    assert reason(ValueError()) == "ValueError" and len(reason("a b" * 10**6)) == 100
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from misc.storage.files import locked
+with locked([Path(sys.argv[1])]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_run_is_told_who_holds_the_folder(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_PATIENCE", 0.0)
+    other = tmp_path / "a"
+    other.mkdir()
+    words = f"{tmp_path}: another run writes here .process {holder.pid} on .* since "
+    for _ in range(2):
+        with pytest.raises(UserError, match=words), locked([other, tmp_path]):
+            pass
+    assert not (other / LOCK).exists()
+
+
+def test_a_killed_run_leaves_no_lock_and_one_that_is_ending_is_waited_for(holder, tmp_path):
+    code = f"import os, time; time.sleep(0.5); os.kill({holder.pid}, 9)"
+    killer = subprocess.Popen([sys.executable, "-c", code])
+    with locked([tmp_path]):
+        assert f"process {os.getpid()} " in (tmp_path / LOCK).read_text()
+        assert killer.wait() == 0
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
+    with locked([tmp_path]):
+        assert "two runs at once are not noticed here (" in caplog.text
+
+
+@pytest.mark.parametrize("linked, content", [(True, ""), (True, "mine"), (False, "mine")])
+def test_a_file_of_the_user_in_the_place_of_the_lock_stays(tmp_path, linked, content):
+    target = tmp_path / ("thesis.txt" if linked else LOCK)
+    target.write_text(content)
+    if linked:
+        (tmp_path / LOCK).symlink_to(target)
+    words = f"{LOCK}: is not a lock of this program and stays as it is; move it away"
+    with pytest.raises(UserError, match=words), locked([tmp_path]):
+        pass
+    assert target.read_text() == content and (tmp_path / LOCK).is_symlink() == linked

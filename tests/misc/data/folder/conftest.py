@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from misc.data.folder.dataset import describe
+from misc.data.folder.photographs import Tree
 
 
 def save_photo(path: Path, size=(16, 24), **options) -> Path:
@@ -26,6 +27,19 @@ def photos(tmp_path):
         form = {"format": "JPEG"} if name.lower().endswith(("jpg", "jpeg")) else {}
         save_photo(root / name, **form)
     return root
+
+
+@pytest.fixture
+def tree_of(tmp_path):
+    """A folder of photographs with these names, which are not opened."""
+
+    def call(*names):
+        for name in names:
+            (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "tree" / name).touch()
+        return Tree(tmp_path / "tree")
+
+    return call
 
 
 @pytest.fixture

@@ -1,73 +1,128 @@
+"""Photographs found by names, labels checked as a whole, and the log that shows them."""
+
 import os
 
 import pytest
 
-from misc.data.folder.labels import Places
+from misc.data.folder.labels import Found, from_sub_folders, settled
+from misc.errors import UserError
 from tests.misc.data.folder.conftest import save_photo
 
 NAMES = ("a.jpg", "x/c.webp", "x/ä d.jpg", "x/1.jpg", "y/1.jpg", "z/x/2.jpg", "x/2.jpg", "v.1.jpg")
 
 
 @pytest.fixture
-def places(tmp_path):
-    return Places(tmp_path, NAMES)
+def places(tree_of):
+    return tree_of(*NAMES)
 
 
-@pytest.mark.parametrize(
-    "name, path",
-    [
-        ("a.jpg", "a.jpg"),
-        (" ./a.jpg ", "a.jpg"),
-        ("x\\c.webp", "x/c.webp"),
-        ("x/../a.jpg", "a.jpg"),
-        ("x/2.jpg", "x/2.jpg"),  # the whole path, though it is the end of another one
-        ("x/2", "x/2.jpg"),
-        ("v.1", "v.1.jpg"),
-        ("x/a\u0308 d.jpg", "x/ä d.jpg"),
-    ],
-)
+@pytest.mark.parametrize("name, path", [
+    (" ./a.jpg ", "a.jpg"), ("x\\c.webp", "x/c.webp"), ("x/../a.jpg", "a.jpg"),
+    ("x/2.jpg", "x/2.jpg"),  # the whole path, though it is the end of another one
+    ("x/2", "x/2.jpg"), ("v.1", "v.1.jpg"), ("x/a\u0308 d.jpg", "x/ä d.jpg"),
+])  # fmt: skip
 def test_a_path_below_the_root_is_the_photograph(places, name, path):
     assert places.find(name) == path and not places.by_end
 
 
-@pytest.mark.parametrize(
-    "name, path",
-    [
-        ("c.webp", "x/c.webp"),
-        ("c", "x/c.webp"),
-        ("C:\\old\\y\\1.jpg", "y/1.jpg"),
-        ("/not/here/x/1.jpg", "x/1.jpg"),
-        ("../photos/y/1", "y/1.jpg"),
-        ("old/z/x/2.jpg", "z/x/2.jpg"),
-        ("images/a.jpg", "a.jpg"),
-    ],
-)
+@pytest.mark.parametrize("name, path", [
+    ("c.webp", "x/c.webp"), ("c", "x/c.webp"), ("C:\\old\\y\\1.jpg", "y/1.jpg"),
+    ("/not/here/x/1.jpg", "x/1.jpg"), ("../photos/y/1", "y/1.jpg"),
+    ("old/z/x/2.jpg", "z/x/2.jpg"), ("images/a.jpg", "a.jpg"),
+])  # fmt: skip
 def test_otherwise_the_longest_end_of_the_path_counts_and_is_said(places, name, path):
     assert places.find(name) == path and places.by_end == {path: name}
 
 
-@pytest.mark.parametrize(
-    "name, words",
-    [
-        ("1.jpg", r"may be any of 2 \(x/1.jpg, y/1.jpg\); give its path"),
-        ("1", "may be any of 2"),
-        ("old/x/2.jpg", "may be any of 2"),
-        ("A.jpg", "no photograph 'A.jpg' .*is it 'a.jpg'"),
-        ("a.png", "no photograph 'a.png' .*is it 'a.jpg'"),
-        ("q.jpg", "no photograph 'q.jpg'"),
-        ("", "no photograph ''"),
-        ("\0", "no photograph"),
-        (os.fsdecode(b"\xff.jpg"), r"no photograph '\?.jpg'"),
-    ],
-)
+@pytest.mark.parametrize("name, words", [
+    ("1.jpg", r"may be any of 2 \(x/1.jpg, y/1.jpg\); give its path"), ("1", "may be any of 2"),
+    ("old/x/2.jpg", "may be any of 2"), ("A.jpg", "no photograph 'A.jpg' .*is it 'a.jpg'"),
+    ("a.png", "no photograph 'a.png' .*is it 'a.jpg'"), ("", "no photograph ''"),
+    ("\0", "no photograph"), (os.fsdecode(b"\xff.jpg"), r"no photograph '\?.jpg'"),
+])  # fmt: skip
 def test_other_names_are_errors(places, name, words):
     with pytest.raises(ValueError, match=words) as refusal:
         places.find(name)
     assert str(refusal.value).isprintable()
 
 
-def test_a_file_that_is_not_one_of_the_photographs_is_not_taken_for_one(places, tmp_path):
-    save_photo(tmp_path / "@eaDir" / "a.jpg")
-    for name in ("@eaDir/a.jpg", str(tmp_path / "@eaDir" / "a.jpg"), "x/../@eaDir/a.jpg"):
-        with pytest.raises(ValueError, match="which is none of the photographs below"):
+def test_a_file_that_is_not_one_of_the_photographs_is_not_taken_for_one(places):
+    save_photo(places.root / "@eaDir" / "a.jpg")
+    for name in ("@eaDir/a.jpg", str(places.root / "@eaDir" / "a.jpg"), "x/../@eaDir/a.jpg"):
+        with pytest.raises(ValueError, match="is none of the photographs below"):
             places.find(name)
+
+
+def test_the_nearest_folder_names_the_class(tree_of):
+    found = from_sub_folders(tree_of("train/cat/1.jpg", "dog/2.jpg", "3.jpg"))
+    assert found.names == {"train/cat/1.jpg": ("cat",), "dog/2.jpg": ("dog",)}
+    with pytest.raises(UserError, match="'Background' is not a class: .*table with --labels"):
+        settled(from_sub_folders(tree_of("Background/1.jpg")), None)
+
+
+@pytest.fixture
+def found(tree_of):
+    """Labels of two photographs: a dog with a cat, and nothing."""
+    found = Found(tree_of("a.jpg", "b.png"), "i.json", "row")
+    found.add("i.json, line 1", "a.jpg", ("cat", "dog"))
+    found.add("i.json, line 2", "b.png", ())
+    found.where, found.classes = {"dog": "i.json, line 1"}, ("cat", "dog")
+    return found
+
+
+def test_a_list_of_classes_gives_the_order(found):
+    labels = settled(found, ("zebra", "dog", "cat"), "names.txt")
+    assert labels.classes == ("zebra", "dog", "cat") and labels.of["a.jpg"] == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (("cat",), r"i\.json, line 1: the class 'dog' .of 1 image. is not in names.txt"),
+        (("cat", "Dog"), "is it 'Dog'"),
+        (("cat", "dog", "cat+dog"), r"the class 'cat\+dog' is made of the classes 'cat' and 'dog'"),
+        (tuple(map(str, range(65_533))) + ("cat", "dog"), "at most 65534"),
+    ],
+)
+def test_classes_that_do_not_fit_are_named_with_both_files(found, given, words):
+    with pytest.raises(UserError, match=words):
+        settled(found, given, "names.txt")
+
+
+TABLE = "image,labels\na.jpg,cat;dog\nb.png,\nc.webp,cat\n"
+
+
+@pytest.fixture
+def said(described, caplog):
+    """What is logged of a table of the photographs."""
+
+    def call(table, **options):
+        with caplog.at_level("INFO"):
+            described(table, **options).log_contents()
+        return "\n".join(caplog.messages)
+
+    return call
+
+
+def test_classes_with_their_numbers_and_two_photographs_are_said(said, photos):
+    text = said(TABLE)
+    assert f"{photos}: 3 photographs with labels of 2 classes: cat 2, dog 1" in text
+    assert "for example a.jpg: cat; dog\nfor example b.png: no class" in text
+    assert "1 photograph found by the end of the path, such as x/c.webp for 'c.webp'" in text
+    assert "1 photograph without any class" in text and "3 photographs without labels" in text
+
+
+def test_a_linked_folder_that_leaves_the_root_is_said(said, photos, tmp_path):
+    save_photo(tmp_path / "far" / "z.jpg")
+    os.symlink(tmp_path / "far", photos / "link")
+    assert f"{photos / 'link'}: is a link that leaves the folder; 1 photograph came" in said(TABLE)
+
+
+def test_a_list_of_classes_that_was_found_is_named_where_it_does_not_fit(said, photos):
+    (photos / "classes.txt").write_text("dog\n")
+    with pytest.raises(UserError) as refusal:
+        said(TABLE)
+    line = str(refusal.value)
+    assert "labels.csv, line 2: " in line and f"'cat' (of 2 images) is not in {photos}/cl" in line
+    (photos / "classes.txt").write_text("dog\ncat\n")
+    assert f"in the order of {photos / 'classes.txt'}" in said(TABLE)

@@ -3,6 +3,7 @@ import random
 import pytest
 
 from misc.data.folder import names
+from misc.errors import UserError
 
 AWKWARD = [
     "a.jpg", "a.JPG", "a.png", "a.jpeg", "a.png.jpg", ".hidden.jpg", "x/..b.jpg", "x/y/c d.webp",
@@ -32,12 +33,47 @@ def test_ids_differ_where_paths_do():
 
 
 @pytest.mark.parametrize(
-    "text", ["../a", "..%2Fa", "a/b", "%2Fa", "a%2F..%2Fb", "", ".", "a b", "%61", "a%00"]
+    "text", ["../a", "..%2Fa", "a/b", "%2Fa", "a%2F..%2Fb", "", ".", "a b", "%61", "a%00", "a%2f"]
 )
 def test_what_is_not_an_id_is_refused(text):
     assert not names.is_id(text)
 
 
-def test_only_formats_that_are_read_are_photographs():
-    assert names.is_photograph("a.JpEg") and names.is_photograph("x/y.TIFF")
-    assert not any(names.is_photograph(name) for name in ("a.gif", "a.txt", "jpg", "a.jpg.bak"))
+@pytest.fixture
+def classes(tmp_path):
+    """Names from the bytes or text of a file."""
+
+    def call(text, encoding="utf-8"):
+        content = text if isinstance(text, bytes) else text.encode(encoding)
+        (tmp_path / "names.txt").write_bytes(content)
+        return names.read_classes(tmp_path / "names.txt")
+
+    return call
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_of_classes_is_read_in_its_order(classes, encoding):
+    assert classes("zebra\r\nLöwe \ncat\n\n", encoding) == ("zebra", "Löwe", "cat")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("cat\ncat\ndog\n", "line 2: has 'cat', and line 1 has 'cat'"),
+    ("cat\n\ndog\n", "line 2: the name of a class is empty"),
+    ("__Background__\ncat\n", "line 1: '__Background__' is not a class"),
+    ("cat\nd\x0bog\n", "line 2: the name of a class 'd\\\\x0bog' has a line break"),
+    ("cat\nd\u2028og\n", "line 2: .* has a line break"),
+    ("cat\nCat\n", "line 2: has 'Cat', and line 1 has 'cat'"),
+    ("hot dog\nhotdog\n", "line 2: has 'hotdog', and line 1 has 'hot dog'"),
+    ("", "names no class"),
+    (b"\xff\xfa", "is not a text in UTF-8"),
+])  # fmt: skip
+def test_names_that_cannot_be_classes_are_refused_with_their_line(classes, text, words):
+    with pytest.raises(UserError, match=f"names.txt.* {words}"):
+        classes(text)
+
+
+@pytest.mark.parametrize("name", ["C++", "hot dog", "N/A", "ä", "می‌خواهم", "'s", "1"])
+def test_names_of_other_kinds_are_classes(name):
+    assert names.name_problem(name) is None
+    known = {"c": "C", "dog": "dog", "n": "n"}
+    assert names.made_of(name, known, blanks=True) == ()

@@ -1,7 +1,6 @@
-"""misc/data/foreign_maps.py: what a file of maps may cost before it is refused."""
+"""misc/data/imported_maps.py: what a file of maps may cost before it is refused."""
 
-from misc.data.foreign_maps import read_maps
-from misc.data.foreign_tree import MapFile
+from misc.data.imported_maps import MapFile, read_maps
 from tests.misc.data.test_label_file import refused, swollen
 
 
