@@ -135,18 +135,18 @@ def _scene(layout: Layout, split: str, index: int, seed: int, borrowed: float) -
 
 def _is_complete(out_dir: Path, settings: dict[str, float]) -> bool:
     """Return True where the sample is there; UserError where something else is."""
-    if not out_dir.exists():
-        return False
-    if not out_dir.is_dir():
+    if out_dir.is_file():
         raise UserError(f"--out {out_dir}: is a file; give a folder")
+    if not out_dir.is_dir() or not any(out_dir.iterdir()):
+        return False
     recorded = read_manifest(out_dir)
-    if recorded is None and any(out_dir.iterdir()):
+    if recorded is None:
         raise UserError(f"--out {out_dir}: holds other files; give a new or an empty folder")
-    if recorded is not None and (difference := settings_difference(recorded, settings)):
+    if difference := settings_difference(recorded, settings):
         raise UserError(
             f"--out {out_dir}: holds another sample ({difference}); remove it or give another --out"
         )
-    return recorded is not None
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

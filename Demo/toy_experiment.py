@@ -416,10 +416,8 @@ def run_toy(root: Path, out_dir: Path, toy: Toy) -> None:
     save_figure(draw(scores, network, shown), out_dir / FIGURE)
     write_json(path, scores)
     log.info("HGR of G1 .. G6, mean of %d seeds:%s", len(toy.seeds), _lines(scores["hgr"]))
-    for kind, text in (("tuned", "the last map"), ("summed", "the sum of all maps")):
-        digits, shapes = (scores["fine_tuned"][kind][name] for name in REGIONS[:2])
-        log.info("fine-tuned without the final activation, HGR in %s: shapes %.2f -> %.2f, digits "
-                 "%.2f -> %.2f", text, shapes[0], shapes[-1], digits[0], digits[-1])  # fmt: skip
+    for kind, values in scores["fine_tuned"].items():
+        log.info("HGR of G6 while fine-tuned without activation, %s:%s", kind, _lines(values))
     log.info("%s and %s", path, FIGURE)
 
 

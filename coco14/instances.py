@@ -93,7 +93,7 @@ def _compact(entry: dict) -> object:
         if "segmentation" in entry:
             return _annotation(entry)
         if "height" in entry and "width" in entry:
-            number, *size = (int(entry[name]) for name in ("id", "height", "width"))
+            number, *size = (_integer(entry[name]) for name in ("id", "height", "width"))
             return AnnotatedImage(f"{number:012d}", tuple(size), [])
         if isinstance(entry.get("counts"), list):
             return {"size": entry.get("size"), "counts": array("I", entry["counts"])}
@@ -109,8 +109,14 @@ def _annotation(entry: dict) -> Annotation:
         raise ValueError(f"area {area}")
     if not isinstance(segmentation, dict):
         segmentation = tuple(array("d", polygon) for polygon in segmentation)
-    number, image, category = (int(entry[n]) for n in ("id", "image_id", "category_id"))
+    number, image, category = (_integer(entry[n]) for n in ("id", "image_id", "category_id"))
     return Annotation(number, image, category, area, bool(entry.get("iscrowd", 0)), segmentation)
+
+
+def _integer(value: object) -> int:
+    if (number := int(value)).bit_length() > 63:
+        raise ValueError("a number of more than 63 bits")
+    return number
 
 
 def _brief(value: object) -> str:

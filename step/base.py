@@ -63,6 +63,7 @@ class Step:
 
     name = flag = ""
     version = 1
+    common: tuple[str, ...] = ()  # options of all steps of a kind
     options: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     lists: tuple[str, ...] = ("infer",)
@@ -85,7 +86,8 @@ class Step:
     @classmethod
     def settings(cls, args: Options) -> dict:
         """The options that the result depends on, as it records them."""
-        return {"step": cls.name, "version": cls.version, **args.settings(*cls.options)}
+        options = args.settings(*cls.common, *cls.options)
+        return {"step": cls.name, "version": cls.version, **options}
 
     @classmethod
     def inputs(cls, args: Options) -> dict:

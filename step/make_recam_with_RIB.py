@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class MakeRIBCAM(MapMethod):
         super().check(args, preflight)
         drawn = args.image_ids("train", limited=False)
         preflight.labels(drawn)
-        preflight.collect(lambda: require_disjoint(args, drawn, cls.ids(args)), "label")
+        preflight.collect(partial(require_disjoint, args, drawn, cls.ids(args)), "label")
         preflight.images(drawn)
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:

@@ -23,7 +23,6 @@ from step.base import FolderStep
 
 # Iterations that --visualize draws (as far as an image gets there).
 SHOWN_ITERATIONS = (1, 5, 10)
-_COMMON = ("dataset", "cam_scales", "max_long", "precision")
 
 
 class MapMethod(FolderStep):
@@ -35,6 +34,7 @@ class MapMethod(FolderStep):
     """
 
     flag, suffix = "--cam_out_dir", ".npy"
+    common = ("dataset", "cam_scales", "max_long", "precision")
     lists, reads = ("infer", "labels"), ("classifier",)
     iterations = ""  # the option of their number, of maps that grow
     advice = "give another classifier, or --precision float32"  # where maps are not finite
@@ -95,10 +95,6 @@ class MapMethod(FolderStep):
         size = self.args.info.image_size(image_id)
         merged = merge_scales(maps, size, keys.to(maps[0].device))
         save_cam(path, keys.numpy(), *(part.float().cpu().numpy() for part in merged))
-
-    @classmethod
-    def settings(cls, args: Options) -> dict:
-        return {**super().settings(args), **args.settings(*_COMMON)}
 
     @classmethod
     def sources(cls, args: Options) -> Sources:

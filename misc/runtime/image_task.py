@@ -61,7 +61,7 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Reso
     All ranks have to call it. Errors that do not name a file come with the name of the image.
     """
     # One rank looks: two could see different states and leave an image to each other.
-    todo = distributed.on_first_rank(lambda: not_complete(task, image_ids))
+    todo = distributed.on_first_rank(partial(not_complete, task, image_ids))
     if len(todo) < len(image_ids):
         done = len(image_ids) - len(todo)
         log.info("%s: %d of %d images are complete already", task.name, done, len(image_ids))
@@ -77,18 +77,17 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Reso
 
 def not_complete(task: ImageTask, image_ids: tuple[str, ...]) -> list[str]:
     """The images of which an output is missing or damaged; UserError where a file is not ours."""
-
-    def states(image_id: str) -> dict[Path, State]:
-        return {path: output_state(path) for path in task.outputs(image_id)}
-
+    outputs = [(image_id, path) for image_id in image_ids for path in task.outputs(image_id)]
     with ThreadPoolExecutor() as pool:  # reading and checksums leave Python to others
-        found = dict(zip(image_ids, pool.map(states, image_ids), strict=True))
-    pairs = [pair for of_image in found.values() for pair in of_image.items()]
-    raise_problems("output", [not_ours_line(p) for p, state in pairs if state is State.NOT_OURS])
-    for path, state in pairs:
+        states = list(pool.map(output_state, (path for _, path in outputs)))
+    found = [(*output, state) for output, state in zip(outputs, states, strict=True)]
+    raise_problems("output", [not_ours_line(p) for _, p, state in found if state is State.NOT_OURS])
+    for _, path, state in found:
         if state is State.DAMAGED:
             log.warning("%s: is damaged; it is made again", path)
-    return [i for i, of_image in found.items() if set(of_image.values()) != {State.WHOLE}]
+    missing = {image_id for image_id, _, state in found if state is not State.WHOLE}
+    complete = {image_id for image_id, _ in outputs} - missing
+    return [image_id for image_id in image_ids if image_id not in complete]
 
 
 def _run_part(task: ImageTask, image_ids: list[str], resources: Resources) -> list:

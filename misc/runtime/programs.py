@@ -120,9 +120,6 @@ class _Lines:
         if line := text.strip():
             log.info("%s", line)
 
-    def flush(self) -> None:
-        """Do nothing; tqdm asks for it."""
-
 
 def progress(total: int, what: str, unit: str, done: int = 0, hidden: bool = False) -> tqdm:
     """Show how much of `total` units is done, from `done` on; a context with `update`.
