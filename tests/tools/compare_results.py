@@ -33,6 +33,10 @@ def _weights(path: Path) -> Arrays:
     return {k: v.numpy() for k, v in sorted(read_checkpoint(path)["state_dict"].items())}
 
 
+def _instances(path: Path) -> Arrays:
+    return load_dict(path, "give two result folders")
+
+
 def _scores(path: Path) -> Arrays:
     rows = load_scores(path.parent)
     return {name: np.array(rows[name]["miou"], np.float64) for name in sorted(rows)}
@@ -50,7 +54,7 @@ STAGES: tuple[tuple[str, str, Callable[[Path], Arrays | np.ndarray]], ...] = (
     ("IRN training labels", "ir_label*/*.png", read_label_png),
     ("IRN", "res50_irn*.pth", _weights),
     ("pseudo masks", "sem_seg*/*.png", read_label_png),
-    ("instance labels", "ins_seg*/*.npy", load_dict),
+    ("instance labels", "ins_seg*/*.npy", _instances),
     ("segmentation network", "deeplab_v2*.pth", _weights),
     ("predictions", "seg*/*.png", read_label_png),
     ("scores", "scores.json", _scores),

@@ -5,6 +5,7 @@ import pytest
 
 from misc.cams import load_cam, save_cam
 from misc.labels import read_label_png, save_label_png
+from misc.storage.cam_files import save_dict
 from misc.storage.scores import load_scores, save_score
 from tests.tools.compare_results import main
 
@@ -22,6 +23,8 @@ def folders(tmp_path, classifier_file):
         save_cam(first / name / f"{ID}.npy", np.array([3]), cam, cam)
     save_label_png(first / "sem_seg" / f"{ID}.png", np.zeros((4, 4), np.uint8))
     save_score(first, "CAM seed", {"thresholds": [0.1], "miou": [0.5], "best": 0})
+    (first / "ins_seg").mkdir()
+    save_dict(first / "ins_seg" / f"{ID}.npy", {"score": np.ones(1, np.float32)})
     shutil.copy(classifier_file, first / "res50_cam.pth")
     (first / "lists" / "train.txt").write_text(f"{ID}\n")
     shutil.copytree(first, second)
@@ -32,7 +35,7 @@ def test_the_same_results_are_identical(folders, capsys):
     assert main(list(map(str, folders))) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "first stage that differs: none"
-    assert len(lines) == 7 and all("identical (1 files)" in line for line in lines[:-1])
+    assert len(lines) == 8 and all("identical (1 files)" in line for line in lines[:-1])
 
 
 def test_the_first_stage_that_differs_is_named_and_by_how_much(folders, capsys):
