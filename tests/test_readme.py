@@ -22,8 +22,8 @@ README = PAGES["README.md"]
 OTHERS = set(
     """--nnodes --nproc-per-node --max-restarts --rdzv-backend --rdzv-endpoint --rdzv-id
     --ntasks-per-node --gpus-per-node --cpus-per-task --time --requeue --signal --nodes --NAME_root
-    --out_dir --sizes --json --mnist_root --mnist_download --final_activation --over --preset --seeds
-    --score --best --worst --backbone --layout --out --images --epochs --classifier --others --irn
+    --out_dir --sizes --json --mnist_root --mnist_download --final_activation --over --preset
+    --seeds --score --best --worst --backbone --layout --out --images --epochs --classifier --others --irn
     --learning_rate""".split()
 )
 # Words that a reader from the paper would have to learn, and the field's words for them.
@@ -31,7 +31,8 @@ WORDS = {
     "bill": "cost estimate", "walked map": "map after the random walk",
     "thin network": "reduced-width network", "drawn sample": "synthetic sample",
     "telling pixels": "discriminative regions", "climbed": "adversarially manipulated",
-    "plain map": "CAM", "undecided": "ignored", "in force": "current", "behind a run": "after a run",
+    "plain map": "CAM", "undecided": "ignored", "in force": "current",
+    "behind a run": "after a run",
     "what pulls it": "sources of deviation", "tracker": "GitHub issues",
     "fault script": "fault-injection test", "recorded array": "golden output",
     "refiner": "CAM method",
