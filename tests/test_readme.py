@@ -23,8 +23,8 @@ OTHERS = set(
     """--nnodes --nproc-per-node --max-restarts --rdzv-backend --rdzv-endpoint --rdzv-id
     --ntasks-per-node --gpus-per-node --cpus-per-task --time --requeue --signal --nodes --NAME_root
     --out_dir --sizes --json --mnist_root --mnist_download --final_activation --over --preset
-    --seeds --score --best --worst --backbone --layout --out --images --epochs --classifier --others --irn
-    --learning_rate""".split()
+    --seeds --score --best --worst --backbone --layout --out --images --epochs --classifier --others
+    --irn --learning_rate""".split()
 )
 # Words that a reader from the paper would have to learn, and the field's words for them.
 WORDS = {
