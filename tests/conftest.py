@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,26 @@ def sample(tmp_path_factory) -> DatasetInfo:
     root = tmp_path_factory.mktemp("sample") / "voc"
     make_sample(root, num_train=8, num_val=2)
     return describe(root)
+
+
+@pytest.fixture
+def info(sample, tmp_path) -> DatasetInfo:
+    """A copy of the synthetic sample that may be spoilt."""
+    shutil.copytree(sample.root, tmp_path / "voc")
+    return describe(tmp_path / "voc")
+
+
+@pytest.fixture
+def on_copy(info, tmp_path, tiny_run, capsys):
+    """Runs on the copied sample: exit code, lines of stderr that name a problem, and the log."""
+
+    def run(*options):
+        capsys.readouterr()
+        code = tiny_run("--voc12_root", info.root, "--result_dir", tmp_path / "result", *options)
+        said = capsys.readouterr()
+        return code, [x for x in said.err.splitlines() if x.startswith("error: ")], said.out
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -76,13 +76,6 @@ def test_ground_truth_that_contradicts_all_labels_is_refused(own, call, values, 
     assert not (own / "r" / "scores.json").exists()
 
 
-def test_masks_of_1_for_every_class_are_warned_of_with_their_names(own, call):
-    write_masks(own / "masks", lambda n: (0, 1))
-    code, _, said = call(*SCORE, own / "predicted", "--check")
-    assert code == 0 and "4 of 8 label maps show classes that the labels of their images" in said
-    assert "p1.png, p3.png, p5.png" in said
-
-
 def test_label_maps_of_0_and_255_are_not_scored_and_not_trained_on(own, call, classifier_file):
     write_masks(own / "predicted", lambda n: (0, 255))
     code, (line,), _ = call(*SCORE, own / "predicted")

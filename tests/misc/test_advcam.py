@@ -155,10 +155,3 @@ def test_recorded_steps(golden):
     for gradient, expected in zip(data["climb_grads"], data["climb_results"], strict=True):
         pair = climb_step(pair, torch.from_numpy(gradient), float(data["climb_stepsize"]))
         np.testing.assert_allclose(pair, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("iterations, small", [(4, 4), (5, 5), (6, 5), (10, 5), (11, 5), (27, 13)])
-def test_iterations_of_the_small_scale(iterations, small):
-    settings = AdvCAMSettings(iterations)
-    assert settings.iterations_at(0.5) == small and settings.iterations_at(1.0) == iterations
-    assert settings.factor == (2 if iterations > 10 else 1)

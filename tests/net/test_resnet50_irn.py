@@ -6,7 +6,6 @@ import torch
 from misc.affinity_loss import PairLoss
 from misc.indexing import PathIndex, affinity_labels, pair_ends, path_maximum, shifted
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement, Net
-from tests import references
 from tests.weights import fill_by_recipe
 
 THIN = {"width": 8, "stem": 16}
@@ -92,33 +91,6 @@ def changes(displacement, paths):
     return (start.unsqueeze(2) - pair_ends(displacement, paths)).flatten(3)
 
 
-@pytest.mark.parametrize("radius, size", [(2, (5, 9)), (5, (16, 18)), (7, (13, 30))])
-def test_losses_and_gradients_are_those_of_the_maps_of_all_pairs(radius, size):
-    generator = torch.Generator().manual_seed(radius)
-    paths = PathIndex(radius, size)
-    pair_loss = PairLoss(paths)
-    values = torch.tensor([0, 0, 3, 7, 255], dtype=torch.uint8)
-    label_maps = values[torch.randint(0, 5, (3, *size), generator=generator)]
-    indices = references.PairIndices.of(paths, torch.device("cpu"))
-    results = []
-    for plain in (False, True):
-        generator.manual_seed(0)
-        edge = torch.randn(3, 1, *size, generator=generator).requires_grad_()
-        # Whole numbers: many differences are 0, where the gradient of the error is 0 too.
-        displacement = torch.randint(-2, 3, (3, 2, *size), generator=generator).float()
-        displacement.requires_grad_()
-        if plain:
-            labels = references.pair_labels(label_maps.numpy(), paths, 21)
-            losses = references.irn_losses(edge, displacement, labels, indices)
-        else:
-            losses = pair_loss(edge, displacement, affinity_labels(label_maps, paths, 21))
-        # Every term with a weight of its own, so that none hides behind another.
-        sum(weight * term for weight, term in enumerate(losses, start=1)).backward()
-        results.append((torch.stack(list(losses)).detach(), edge.grad, displacement.grad))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
 def test_large_displacements_lose_no_accuracy(pair_loss):
     labels = affinity_labels(torch.zeros(1, 12, 12, dtype=torch.uint8), pair_loss.path_index, 21)
     small = torch.rand(1, 2, 12, 12, generator=torch.Generator().manual_seed(0)).mul(64).round()
@@ -152,12 +124,3 @@ def test_training_touches_the_heads_only():
     assert {id(p) for p in edge} == {
         id(p) for n, p in model.named_parameters() if n.startswith("fc_edge")
     }
-
-
-@torch.no_grad()
-def test_outputs_are_those_of_concatenated_maps_of_the_whole_batch():
-    model = thin(Net).eval()
-    fill_by_recipe(model)
-    images = torch.randn(3, 3, 61, 75, generator=torch.Generator().manual_seed(0))
-    for ours, plain in zip(model(images), references.irn_outputs(model, images), strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
