@@ -77,6 +77,14 @@ def recorded_numbers(name: str, pattern: str) -> list[int]:
     return sorted({int(match[1]) for match in found if match})
 
 
+def close(actual, expected, share: float = 1e-4) -> None:
+    """Equal to recorded values up to a share of the largest of them."""
+    actual = np.asarray(actual.detach() if torch.is_tensor(actual) else actual)
+    expected = np.asarray(expected)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Loads arrays recorded from the original implementation, e.g. golden("eval.npz")."""
@@ -129,16 +137,17 @@ def coco_sample(tmp_path_factory) -> DatasetInfo:
 @pytest.fixture(scope="session")
 def classifier_file(tmp_path_factory) -> Path:
     """Checkpoint of a classifier of width 8 with 20 classes, from which training can start too."""
-    return _saved(Net(20, **THIN), tmp_path_factory.mktemp("classifier") / "thin_cam.pth")
+    return saved(Net(20, **THIN), tmp_path_factory.mktemp("classifier") / "thin_cam.pth")
 
 
 @pytest.fixture(scope="session")
 def boundary_file(tmp_path_factory) -> Path:
     """Checkpoint of a boundary network of width 8."""
-    return _saved(EdgeDisplacement(**THIN), tmp_path_factory.mktemp("boundary") / "thin_irn.pth")
+    return saved(EdgeDisplacement(**THIN), tmp_path_factory.mktemp("boundary") / "thin_irn.pth")
 
 
-def _saved(model: torch.nn.Module, path: Path) -> Path:
+def saved(model: torch.nn.Module, path: Path) -> Path:
+    """Checkpoint of a network with the recipe's weights."""
     with torch.no_grad():
         fill_by_recipe(model)
     save_checkpoint(path, model)

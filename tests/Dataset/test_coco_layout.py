@@ -7,28 +7,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from coco14.dataset import CATEGORY_IDS, CLASS_NAMES
-from Dataset import make_sample as sample
 from Dataset.coco_layout import CROWD, annotations_of
-from Dataset.objects import COCO_OBJECT_CLASSES
 from Dataset.scene import Instance, Scene
-
-
-def choices(count):
-    rngs = [np.random.default_rng([0, 0, i]) for i in range(count)]
-    return [[k.name for k in sample.choose_coco_objects(rng, i)] for i, rng in enumerate(rngs)]
-
-
-def test_objects_of_the_images():
-    """Several objects and classes, none in some, crowds in others; partners for RIB's batches."""
-    chosen = choices(sample.TRAIN_IMAGES)
-    classes = [set(names) for names in chosen]
-    assert sum(not names for names in chosen) == 2 and max(map(len, classes)) == 2
-    assert sum(len(own) == 2 for own in classes) > sample.TRAIN_IMAGES / 2
-    assert sum(len(names) > CROWD for names in chosen) == 3
-    assert max(len(names) for names in chosen if len(names) < CROWD) == 3
-    assert min(sum(not own & other for other in classes) for own in classes) >= 6
-    counts = [sum(kind.name in own for own in classes) for kind in COCO_OBJECT_CLASSES]
-    assert min(counts) >= sample.TRAIN_IMAGES // len(COCO_OBJECT_CLASSES)
 
 
 def instance(name, box, shape=(30, 40)):

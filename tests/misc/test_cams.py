@@ -21,19 +21,6 @@ def test_merged_scales_are_the_recorded_ones(golden, run):
     np.testing.assert_allclose(high_res, data[f"{run}_save_high_res"], rtol=0, atol=1e-5)
 
 
-def test_merging_resizes_all_scales_and_normalises_after_the_cut():
-    generator = torch.Generator().manual_seed(0)
-    maps = [torch.rand(20, *size, generator=generator) for size in ((3, 2), (2, 1), (5, 3))]
-    maps[2][:, -1, -1] += 9  # a peak in the margin that is cut off
-    keys = torch.tensor([11, 4])
-    cam, high_res = cams.merge_scales(maps, (37, 22), keys)
-    assert cam.shape == (2, 10, 6) and high_res.shape == (2, 37, 22)
-    full = sum(F.interpolate(m[None], (48, 32), mode="bilinear")[0] for m in maps)[keys, :37, :22]
-    torch.testing.assert_close(high_res, full / (full.amax((1, 2), keepdim=True) + 1e-5))
-    cam, high_res = cams.merge_scales(maps, (37, 22), torch.tensor([]).long())
-    assert cam.shape == (0, 10, 6) and high_res.shape == (0, 37, 22)
-
-
 def test_pair_map_mirrors_back_and_cuts_each_at_zero():
     raw = torch.tensor([[[[1.0, -2.0, 3.0]]], [[[5.0, 7.0, -1.0]]]])
     assert cams.pair_map(raw).tolist() == [[[1.0, 7.0, 8.0]]]

@@ -11,7 +11,7 @@ from misc import rib as module
 from misc.cams import merge_scales
 from misc.rib import RIBSettings, fine_tune, gndp2d, logit_sum
 from net.resnet50_cam import CAM
-from tests.conftest import recorded_names
+from tests.conftest import close, recorded_names
 from tests.weights import fill_by_recipe
 
 RUNS = recorded_names("rib_process.npz", "_config")
@@ -30,12 +30,6 @@ def recorded_settings(data, run: str) -> RIBSettings:
         explode_ratio=config["explode_ratio"],
         scales=tuple(data["scales"].tolist()),
     )
-
-
-def close(actual, expected, share: float = 1e-4) -> None:
-    """Equal up to a share of the largest value."""
-    expected = np.asarray(expected)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("run", RUNS)

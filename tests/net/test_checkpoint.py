@@ -8,7 +8,6 @@ import torch
 from torchvision.models import ResNet50_Weights, resnet50
 
 from misc.errors import UserError
-from net import checkpoint
 from net.backbones import ResNet
 from net.checkpoint import (
     load_backbone,
@@ -234,17 +233,3 @@ def test_arch_that_contradicts_the_tensors(tmp_path, classifier, change):
     content = {"arch": {**classifier.arch, **change}, "state_dict": plain_state(classifier)}
     torch.save(content, tmp_path / "cam.pth")
     assert next(iter(change)) in error_of(load_classifier, tmp_path / "cam.pth", 5)
-
-
-def test_failed_save_keeps_the_older_file(tmp_path, classifier, monkeypatch):
-    path = tmp_path / "cam.pth"
-    save_checkpoint(path, classifier, epoch=1)
-
-    def fail(content, stream):
-        stream.write(b"half")
-        raise RuntimeError("disk\nfull")
-
-    monkeypatch.setattr(checkpoint.torch, "save", fail)
-    assert str(path) in error_of(save_checkpoint, path, classifier, epoch=2)
-    assert read_checkpoint(path)["extra"] == {"epoch": 1}
-    assert os.listdir(tmp_path) == ["cam.pth"]

@@ -6,6 +6,7 @@ import torch
 from misc.affinity_loss import PairLoss
 from misc.indexing import PathIndex, affinity_labels, pair_ends, path_maximum, shifted
 from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement, Net
+from tests.conftest import close
 from tests.weights import fill_by_recipe
 
 THIN = {"width": 8, "stem": 16}
@@ -14,12 +15,6 @@ THIN = {"width": 8, "stem": 16}
 def thin(cls, *args, **options):
     torch.manual_seed(0)
     return cls(*args, **options, **THIN)
-
-
-def assert_close(actual, recorded):
-    recorded = torch.from_numpy(recorded)
-    assert actual.shape == recorded.shape
-    assert (actual - recorded).abs().max() <= 1e-4 * recorded.abs().max()
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +37,8 @@ def test_recorded_inference(recorded_net, case, padded):
     data, model = recorded_net
     model.crop_size = int(data["crop_size"]) if padded else None
     edge, displacement = model(torch.from_numpy(data[f"x_{case}"]))
-    assert_close(edge, data[f"edge_{case}"])
-    assert_close(displacement, data[f"dp_{case}"])
+    close(edge, data[f"edge_{case}"])
+    close(displacement, data[f"dp_{case}"])
 
 
 @torch.no_grad()
@@ -53,9 +48,9 @@ def test_recorded_raw_outputs_and_mean_shift_mode(recorded_net):
     size = int(data["crop_size"])
     pair = torch.nn.functional.pad(pair, (0, size - pair.shape[3], 0, size - pair.shape[2]))
     edge, displacement = Net.forward(model.eval(), pair)
-    assert_close(edge, data["raw_edge_pad"])
-    assert_close(displacement, data["raw_dp_pad"])
-    assert_close(Net.forward(model.train(), pair)[1], data["raw_dp_pad_training"])
+    close(edge, data["raw_edge_pad"])
+    close(displacement, data["raw_dp_pad"])
+    close(Net.forward(model.train(), pair)[1], data["raw_dp_pad_training"])
     model.eval()
 
 
@@ -77,12 +72,12 @@ def test_recorded_losses_and_gradients(golden, pair_loss, monkeypatch):
         recorded = data[f"scalar_{names.get(field, field)}"].item()
         assert value.item() == pytest.approx(recorded, rel=1e-5), field
     losses.total.backward()
-    assert_close(edge.grad, data["grad_edge_logits"])
-    assert_close(displacement.grad, data["grad_dp"])
+    close(edge.grad, data["grad_edge_logits"])
+    close(displacement.grad, data["grad_dp"])
     probability = torch.sigmoid(edge.detach()).squeeze(1)
-    assert_close(1 - path_maximum(probability, pair_loss.path_index), data["affinity"])
+    close(1 - path_maximum(probability, pair_loss.path_index), data["affinity"])
     pair_displacement = changes(displacement.detach(), pair_loss.path_index)
-    assert_close(pair_displacement, data["pair_displacement"])
+    close(pair_displacement, data["pair_displacement"])
 
 
 def changes(displacement, paths):

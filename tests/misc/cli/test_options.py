@@ -41,14 +41,8 @@ def test_all_steps_without_any_flag():
 
 @pytest.mark.parametrize("words, steps", [
     ("--eval_cam_pass True", ["eval_cam"]),
-    *(
-        (f"--eval_cam_pass {no}", [s for s in SEQUENCE if s != "eval_cam"])
-        for no in ("False", 0)
-    ),
-    (
-        "--eval_sem_seg_pass --make_cam_pass yes --train_cam_pass no",
-        ["make_cam", "eval_sem_seg"],
-    ),
+    *((f"--eval_cam_pass {no}", [s for s in SEQUENCE if s != "eval_cam"]) for no in ("False", 0)),
+    ("--eval_sem_seg_pass --make_cam_pass yes --train_cam_pass no", ["make_cam", "eval_sem_seg"]),
     ("--make_sem_seg_pass", ["make_sem_seg_labels"]),
     ("--make_recam_pass", ["make_recam_with_RIB"]),
     *((f"--{step}_pass", [step]) for step in STEPS),
