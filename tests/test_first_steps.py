@@ -182,5 +182,5 @@ def test_weights_under_a_key_or_the_names_of_stages(classifier_file, tmp_path, w
     loaded, expected = weights(load_classifier(tmp_path / "cam.pth", 20, Net)), weights(classifier)
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
-    with pytest.raises(UserError, match="cam is missing; cam.pth is there: give that"):
+    with pytest.raises(UserError, match="cam is missing; give the path of a checkpoint, with .pth"):
         read_checkpoint(tmp_path / "cam")
