@@ -17,10 +17,8 @@ from misc.storage.manifest import (
     file_hash,
     folder_hash,
     ids_hash,
-    make_writable,
     prepare_folder,
     read_manifest,
-    require_writable,
     settings_difference,
 )
 from misc.storage.outputs import Output
@@ -114,18 +112,6 @@ def test_a_damaged_manifest_is_named(full_folder, content):
     (full_folder.path / "manifest.json").write_bytes(content)
     with pytest.raises(UserError, match="manifest.json: is damaged or not of this program"):
         prepare_folder(full_folder, OPTIONS, INPUTS, overwrite=False)
-
-
-def test_folders_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    for bad in (tmp_path / "file", tmp_path / "file" / "below"):
-        for check in (make_writable, require_writable):
-            with pytest.raises(UserError, match=f"--out_dir {bad}: cannot be written"):
-                check(bad, "--out_dir")
-    require_writable(tmp_path / "a" / "b", "--out_dir")
-    assert not (tmp_path / "a").exists()
-    make_writable(tmp_path / "a" / "b", "--out_dir")
-    assert not list((tmp_path / "a" / "b").iterdir())
 
 
 def test_files_of_images_that_changed_go_and_others_stay(full_folder):
