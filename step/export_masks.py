@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +33,17 @@ Entries = dict[str, tuple[dict, list[dict]]]  # of images and their regions in C
 
 
 def writes(args: Options) -> tuple[Output, ...]:
-    """Everything that the step writes."""
     return (Output("--result_dir", args.export_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
     if not args.export:
         raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
     ids, asked = args.image_ids("infer"), set(args.export)
     if "voc" in asked and label_type(args.info.num_labels) is not np.uint8:
-        raise UserError(
-            f"--export voc: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
-            f"classes, and here are {args.info.num_classes}; export coco, yolo or soft, or take "
-            f"the masks of 16 bits in {args.export_from}"
-        )
+        said = f"these masks have 8 bits, which hold {MOST_OF_8_BITS} classes"
+        fix = f"export coco, yolo or soft, or take the masks of 16 bits in {args.export_from}"
+        raise UserError(f"--export voc: {said}, and here are {args.info.num_classes}; {fix}")
     preflight.images(ids)
     if asked & {*OF_MASKS}:
         preflight.label_maps(ids, args.export_from, "give the folder of the masks: --export_from")
@@ -64,8 +61,7 @@ class ExportImage(ImageTask):
     images_worth_a_process = 100
 
     def __init__(self, args: Options):
-        self.args = args
-        self.entries: Entries = {}
+        self.args, self.entries = args, {}
 
     def one(self, image_id: str) -> None:
         args, asked = self.args, self.args.export
@@ -93,7 +89,6 @@ def run(args: Options) -> None:
 
 
 def _write_whole(args: Options, entries: Entries) -> None:
-    """Write the files that are of all images together."""
     root, ids, info = args.export_dir, args.image_ids("infer"), args.info
     files = {
         "voc": ("voc/ImageSets/Segmentation/train.txt", lambda: "\n".join(ids) + "\n"),
@@ -107,35 +102,31 @@ def _write_whole(args: Options, entries: Entries) -> None:
         labels = load_labels(args.cls_labels, ids, info)
         stems = [info.image_path(image_id).stem for image_id in ids]
         names = stems if len(set(stems)) == len(ids) else ids  # alike, in several folders
-        _write_npy(root / "cls_labels_onehot.npy", dict(zip(names, labels.values(), strict=True)))
+        by_name = dict(zip(names, labels.values(), strict=True))
+        _write(root / "cls_labels_onehot.npy", np.save, by_name)
     if "irn" in args.export:
         _write_weights(args, root / "irn")
 
 
 def _write_photograph(args: Options, image_id: str, folder: Path) -> None:
-    """Link a photograph under one suffix, as configurations have one; programs look into files.
-
-    It fits the masks pixel by pixel: a photograph that is seen turned or shrunk is written so.
-    """
-    path, stream = folder / f"{image_id}.jpg", io.BytesIO()
+    """Link a photograph under one suffix, or write it as it is seen, turned or shrunk."""
+    path = folder / f"{image_id}.jpg"
     if args.info.photo_long is None:
         link_new(path, args.info.image_path(image_id), _ADVICE)
     else:
-        Image.fromarray(image_of(args.info, image_id)).save(stream, format="JPEG", quality=95)
-        write_new(path, stream.getvalue(), _ADVICE)
+        _write(path, Image.fromarray(image_of(args.info, image_id)).save, format="JPEG", quality=95)
 
 
-def _write_npy(path: Path, content: dict) -> None:
+def _write(path: Path, save: Callable[..., None], *content: object, **options: object) -> None:
     stream = io.BytesIO()
-    np.save(stream, content, allow_pickle=True)
+    save(stream, *content, **options)
     write_new(path, stream.getvalue(), _ADVICE)
 
 
 def _voc(folder: Path, image_id: str, labels: np.ndarray) -> None:
-    image, stream = Image.fromarray(labels), io.BytesIO()
+    image = Image.fromarray(labels)
     image.putpalette(voc_palette().tobytes())
-    image.save(stream, format="PNG")
-    write_new(folder / "SegmentationClass" / f"{image_id}.png", stream.getvalue(), _ADVICE)
+    _write(folder / "SegmentationClass" / f"{image_id}.png", image.save, format="PNG")
 
 
 def _yolo(folder: Path, image_id: str, labels: np.ndarray) -> None:
@@ -143,9 +134,9 @@ def _yolo(folder: Path, image_id: str, labels: np.ndarray) -> None:
 
 
 def _coco(folder: Path, image_id: str, labels: np.ndarray) -> tuple[dict, list[dict]]:
-    size = dict(zip(("height", "width"), labels.shape, strict=True))
     found = [annotation(mask, label) for label, mask in regions(labels)]
-    return {"file_name": f"{image_id}.jpg", **size}, found
+    height, width = labels.shape
+    return {"file_name": f"{image_id}.jpg", "height": height, "width": width}, found
 
 
 def _coco_json(args: Options, ids: tuple[str, ...], entries: Entries) -> str:
@@ -162,16 +153,12 @@ def _coco_json(args: Options, ids: tuple[str, ...], entries: Entries) -> str:
 
 def _soft(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
     """Write `keys` (K,) classes from 0 and `maps` K x H x W float32 in 0..1, as npz."""
-    stream = io.BytesIO()
-    np.savez_compressed(stream, keys=maps["keys"], maps=maps["high_res"])
-    write_new(folder / f"{image_id}.npz", stream.getvalue(), _ADVICE)
+    content = {"keys": maps["keys"], "maps": maps["high_res"]}
+    _write(folder / f"{image_id}.npz", np.savez_compressed, **content)
 
 
 def _irn(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
-    """Write maps as IRN and RIB do: `keys` and `cam` as tensors, `high_res` as an array.
-
-    An image without classes has `keys` alone.
-    """
+    """Write maps as IRN and RIB do: `keys` and, of classes, `cam` as tensors, `high_res` not."""
     path, keys = folder / "cam" / f"{image_id}.npy", maps["keys"]
     maps = maps if len(keys) else {"keys": keys}
     try:  # of tensors each pickle has other bytes
@@ -181,7 +168,7 @@ def _irn(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
     same = isinstance(found, dict) and found.keys() == maps.keys()
     if not same or not all(np.array_equal(found[name], maps[name]) for name in maps):
         tensors = {name: torch.from_numpy(maps[name]) for name in ("keys", "cam") if name in maps}
-        _write_npy(path, {**maps, **tensors})
+        _write(path, np.save, {**maps, **tensors})
 
 
 def _write_weights(args: Options, folder: Path) -> None:

@@ -217,8 +217,7 @@ def dataset_names() -> tuple[str, ...]:
     of further options. prepare.py has `prepare(...)`, LISTS and perhaps MASKS, a module with
     `writes(args)`, `check(args)` and `run(args)` that follows the pseudo masks of a run.
     """
-    found = (sorted(folder.glob("*/dataset.py")) for folder in (_HERE.parents[1], _HERE))
-    beside_misc, here = found
+    beside_misc, here = (sorted(at.glob("*/dataset.py")) for at in (_HERE.parents[1], _HERE))
     return tuple(path.parent.name for path in (*reversed(beside_misc), *here))
 
 

@@ -1,8 +1,7 @@
 """Maps of other tools, found in a folder and turned into this project's CAMs.
 
-Read are a dict with `keys` or by class, an array of all classes or of those of its image, and a PNG
-for each class. --import_keys says how classes are numbered: from 0 ("class", as keys do here, also
-where nothing is said), or from 1 ("label", as masks do, with 0 for the background).
+--import_keys says how classes are numbered: from 0 ("class", as keys do here, also where nothing is
+said), or from 1 ("label", as masks do, with 0 for the background).
 """
 
 from collections import Counter
@@ -26,8 +25,7 @@ _FORMATS = (
     "read are ID.npy, .npz, .pt or .pth, and PNGs of one class each: ID_CLASS.png, CLASS/ID.png or "
     "ID/CLASS.png, where CLASS is a number or a name"
 )
-# Names of the maps in a dict with keys, those at full size first: of IRN, CLIP-ES, CLIMS and
-# Puzzle-CAM, and of the export of this project.
+# Maps in a dict with keys, those at full size first: of IRN, CLIP-ES, CLIMS, Puzzle-CAM, our own
 _NAMES = ("high_res", "attn_highres", "highres", "hr_cam", "maps", "cam")
 _MAPS_IN_FULL = 512 << 20  # bytes
 
@@ -41,23 +39,16 @@ class MapFile(NamedTuple):
     name: str
 
 
-def find_maps(
-    root: Path, info: DatasetInfo, image_ids: Iterable[str]
-) -> dict[str, tuple[MapFile, ...]]:
-    """The files of the images below a folder, of one class each or of all.
-
-    Raises UserError where there are none, or where they can be taken in more than one way.
-    """
+def find_maps(root: Path, info: DatasetInfo, ids: Iterable[str]) -> dict[str, tuple[MapFile, ...]]:
+    """The files of the images below a folder; UserError unless they can be taken in one way."""
     if not root.is_dir():
         raise UserError(f"--import_maps {root}: is not a folder; give the folder of the maps")
-    names, others = _names(info, image_ids), []
-    whole: dict[str, list[MapFile]] = {}
-    single: dict[str, list[MapFile]] = {}
+    names, others, whole, single = _names(info, tuple(ids)), [], {}, {}
     for path in sorted(Path(f) for f in files_below(root)[0] if f.endswith((*SUFFIXES, ".png"))):
         image_id, kind = _image_and_class(path, info, names)
         if image_id and (kind or path.suffix != ".png"):
-            of_image = (single if kind else whole).setdefault(image_id, [])
-            of_image.append(MapFile(root / path, kind))
+            found = single if kind else whole
+            found.setdefault(image_id, []).append(MapFile(root / path, kind))
         else:
             others.append((image_id, path))
     if problem := _problem(root, whole, single, others):
@@ -66,7 +57,6 @@ def find_maps(
 
 
 def _problem(root: Path, whole: Mapping, single: Mapping, others: list[tuple]) -> str:
-    """The problem of a folder, or "" where its files can be taken in exactly one way."""
     if whole and single:
         first, other = (next(iter(found.values()))[0].path for found in (whole, single))
         return f"{first.name} and {other.name} are maps in two formats; give the folder of one"
@@ -86,9 +76,8 @@ def _problem(root: Path, whole: Mapping, single: Mapping, others: list[tuple]) -
     return f"has no maps of the images of --infer_list{seen}: {_FORMATS}"
 
 
-def _names(info: DatasetInfo, image_ids: Iterable[str]) -> dict[str, str]:
+def _names(info: DatasetInfo, ids: tuple[str, ...]) -> dict[str, str]:
     """Image ids by the names that their files may have, without suffix, also with folders."""
-    ids = tuple(image_ids)
     photographs = {i: info.image_path(i).relative_to(info.image_dir).with_suffix("") for i in ids}
     stems = Counter(path.name for path in photographs.values())
     names = {path.name: i for i, path in photographs.items() if stems[path.name] == 1}
@@ -98,9 +87,7 @@ def _names(info: DatasetInfo, image_ids: Iterable[str]) -> dict[str, str]:
     return names | {i: i for i in ids}
 
 
-def _image_and_class(
-    path: Path, info: DatasetInfo, names: Mapping[str, str]
-) -> tuple[str | None, str]:
+def _image_and_class(path: Path, info: DatasetInfo, names: Mapping) -> tuple[str | None, str]:
     """Image and class of a file; no class for one of all classes, or called as its image alone."""
     stem, folder = path.stem, path.parent.name
     if path.suffix != ".png":
@@ -121,18 +108,13 @@ def class_index(name: str, info: DatasetInfo) -> int | None:
 
 
 def read_maps(
-    files: Sequence[MapFile],
-    info: DatasetInfo,
-    size: tuple[int, int],
-    present: Sequence[int],
+    files: Sequence[MapFile], info: DatasetInfo, size: tuple[int, int], present: Sequence[int],
     numbering: str = "auto",
-) -> dict[str, np.ndarray]:
-    """The arguments of `save_cam` for an image: keys (K,) ascending, cam and high_res in 0..1.
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """The arguments of `save_cam` for an image of a size, with classes `present`; UserError.
 
-    size: (height, width) of the image. present: indices of its classes, which say what the channels
-    of an array without keys are. numbering: --import_keys. Maps that have the sizes of a CAM file
-    stay as they are. Others are resized: `high_res` from the largest ones, and `cam` to the mean of
-    its 4 x 4 pixels. Raises UserError with the name of the file.
+    Maps that have not the sizes of a CAM file are resized: `high_res` from the largest ones, and
+    `cam` to the mean of its 4 x 4 pixels. numbering: --import_keys.
     """
     path, start = files[0].path, int(numbering == "label")
     # Three arrays of all classes and a background, or of photographs before they were shrunk.
@@ -155,12 +137,11 @@ def read_maps(
                 "class (from 0) or --import_keys label (from 1)"
             )
         maps = [_in_unit(array[[n for _, n in kept]]) for array in maps] if kept else []
-        in_sizes = _in_both_sizes(maps, size)
-    return {"keys": np.array([key for key, _ in kept], dtype=np.int64), **in_sizes}
+        keys = np.array([key for key, _ in kept], dtype=np.int64)
+        return {"keys": keys, **_in_both_sizes(maps, size)}
 
 
 def _pngs(files: Sequence[MapFile]) -> dict[str, np.ndarray]:
-    """Maps h x w in 0..1 by class, from a PNG of each."""
     maps = {}
     for path, name in files:
         try:
@@ -189,11 +170,7 @@ def _from_classes(content: dict, info: DatasetInfo, present: Sequence[int], star
 
 
 def _from_keys(content: dict, info: DatasetInfo, present: Sequence[int], start: int) -> Found:
-    """Maps of a dict of `keys` and maps K x h x w, or K + 1 where the background comes first.
-
-    With K + 1 keys, the first one 0, the keys are labels from 1 (CLIMS, Puzzle-CAM). Of maps of all
-    classes there are, those of the image's are taken.
-    """
+    """Maps of a dict of `keys` and maps K x h x w, or K + 1 where the background comes first."""
     keys, maps = content["keys"], [content[n] for n in _NAMES if n in content]
     if keys.size == 0:
         return [], []
@@ -201,7 +178,7 @@ def _from_keys(content: dict, info: DatasetInfo, present: Sequence[int], start: 
         raise UserError(f"has keys of shape {keys.shape} and type {keys.dtype}, not whole numbers")
     keys, maps = keys.tolist(), [array for array in maps if array.ndim == 3]
     lengths = {len(array) for array in maps}
-    if lengths == {len(keys) - 1} and keys[0] == 0:
+    if lengths == {len(keys) - 1} and keys[0] == 0:  # labels from 1, as of CLIMS and Puzzle-CAM
         keys, start = keys[1:], 1
     if lengths not in ({len(keys)}, {len(keys) + 1}):
         shapes = [array.shape for name, array in content.items() if name != "keys"]
@@ -214,16 +191,10 @@ def _from_keys(content: dict, info: DatasetInfo, present: Sequence[int], start: 
 
 
 def _from_channels(
-    array: np.ndarray,
-    info: DatasetInfo,
-    size: tuple[int, int],
-    present: Sequence[int],
+    array: np.ndarray, info: DatasetInfo, size: tuple[int, int], present: Sequence[int],
     numbering: str,
-) -> Found:
-    """Maps of an array C x h x w or h x w x C of all classes or the image's, or with a background.
-
-    Raises UserError where the channels may be all classes or the background and the image's.
-    """
+) -> Found:  # fmt: skip
+    """Maps of an array C x h x w or h x w x C of all or the image's classes, or with background."""
     count, own = info.num_classes, len(present)
     # The rows of the image's classes by the number of channels, without and with a background.
     plain = {own: range(own), count: present}
@@ -255,13 +226,12 @@ def _in_both_sizes(maps: Sequence[np.ndarray], size: tuple[int, int]) -> dict[st
         return dict.fromkeys(("cam", "high_res"), np.zeros((0, 0, 0), np.float32))
     by_size = {array.shape[1:]: array for array in reversed(maps)}
     for height, width in by_size:
+        said = f"has maps of {width}x{height} pixels"
         if not 0 < height * width <= MAX_PIXELS:
-            raise UserError(f"has maps of {width}x{height} pixels")
+            raise UserError(said)
         if not _fits((height, width), size):
-            raise UserError(
-                f"has maps of {width}x{height}, which do not fit its image of {size[1]}x{size[0]}; "
-                "they are of another image, or stretched; resize them to their image's proportions"
-            )
+            fix = "they are of another image, or stretched; resize them to its proportions"
+            raise UserError(f"{said}, which do not fit its image of {size[1]}x{size[0]}; {fix}")
     small = get_strided_size(size, CAM_STRIDE)
     largest = max(maps, key=lambda array: array.shape[1] * array.shape[2])
     if size not in by_size:
@@ -294,6 +264,5 @@ def _in_unit(maps: np.ndarray) -> np.ndarray:
 
 def _fits(shape: tuple[int, int], size: tuple[int, int]) -> bool:
     """Tell if a map shows an image of this size, shrunk or enlarged alike in both directions."""
-    # A side may be rounded up or down, or be padded to the stride of a network.
     scale = ((shape[0] * shape[1]) / (size[0] * size[1])) ** 0.5
-    return all(abs(a - b * scale) <= 1 for a, b in zip(shape, size, strict=True))
+    return all(abs(a - b * scale) <= 1 for a, b in zip(shape, size, strict=True))  # 1: rounding

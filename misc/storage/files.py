@@ -106,10 +106,9 @@ def locked(folders: Iterable[Path]) -> Iterator[None]:
             try:
                 stack.enter_context(FileLock(path, timeout=_PATIENCE, poll_interval=0.1))
             except Timeout:
-                raise UserError(
-                    f"{folder}: another run writes here ({_holder(path) or holder}); wait for its "
-                    "end, or give another folder"
-                ) from None
+                said = f"another run writes here ({_holder(path) or holder})"
+                fix = "wait for its end, or give another folder"
+                raise UserError(f"{folder}: {said}; {fix}") from None
             except (OSError, NotImplementedError) as error:  # a file system without locks
                 log.warning("%s: two runs at once are not noticed here (%s)", folder, reason(error))
                 continue

@@ -97,10 +97,8 @@ def _difference(folder: Output, settings: dict, overwrite: bool) -> str:
     recorded, where = read_manifest(folder.path), f"{folder.flag} {folder.path}"
     if recorded is None:
         if files := len(list(folder.path.glob(f"*{folder.suffix}"))):
-            raise UserError(
-                f"{where}: holds {counted({f'{folder.suffix} file': files})} and no {MANIFEST} "
-                f"that says what made them; move them away or give another {folder.flag}"
-            )
+            said = f"holds {counted({f'{folder.suffix} file': files})} and no {MANIFEST} of them"
+            raise UserError(f"{where}: {said}; move them away or give another {folder.flag}")
         return ""
     if recorded.get("step") != settings.get("step"):
         step = reason(recorded.get("step", "another program"))

@@ -19,9 +19,8 @@ def load_scores(folder: Path) -> dict[str, dict]:
     if state is State.MISSING:
         return {}
     if state is not State.WHOLE:
-        raise UserError(
-            f"{path}: is damaged, or was not made by this program; move it away and score again"
-        )
+        said = "is damaged, or was not made by this program"
+        raise UserError(f"{path}: {said}; move it away and score again")
     return json.loads(path.read_bytes())["rows"]
 
 
