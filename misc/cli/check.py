@@ -66,9 +66,9 @@ def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
 
 
 class Preflight:
-    """Checks that the steps' `check` functions share; each is made once, problems are collected.
+    """Checks that the steps share, each made once. What a step of this run makes is not asked for.
 
-    steps: those of this run, by name; what one of them will make is not asked for. known: all.
+    steps: those of this run, by name. known: all.
     """
 
     def __init__(self, args: Options, steps: Steps, known: Steps):
@@ -127,10 +127,7 @@ class Preflight:
         role: str = "infer",
         trained_on: bool = False,
     ) -> None:
-        """Label maps of an earlier step are there, unless this run makes them for a list.
-
-        trained_on: of a network's training, for which they have to show classes of the labels.
-        """
+        """Label maps are there, or made by this run; if `trained_on`, of the labels' classes."""
         advice = self._advice(folder, advice)
         if self._has_to_be_there("label map", folder, ids, advice, role):
             judge = partial(self._compared, str(folder), trained_on)
@@ -155,9 +152,8 @@ class Preflight:
         """The weights that training starts from fit; under --check a download is only announced."""
         remote, key = self.args.check and (path is None or weights_name(path)), (network, path)
         if remote and key not in self._checkpoints:
-            log.info(
-                "%s: a run takes %s, from the network", flag, path or f"torchvision's {network}"
-            )
+            what = path or f"torchvision's {network}"
+            log.info("%s: a run takes %s, from the network", flag, what)
         self._load_once(key, partial(load_backbone, path, flag, network, download=not remote))
 
     def output(self, folder: Output, options: dict, ids: Ids) -> None:

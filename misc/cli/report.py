@@ -78,15 +78,8 @@ def _best(score: dict) -> float:
     return float("nan") if miou is None else miou
 
 
-# --- scores that are expected (--expect) --------------------------------------------------------
-
-
 def load_expected(path: Path | None) -> list[dict]:
-    """Return what a file expects, a dict for each set of images; UserError for another file.
-
-    `dataset`, `list_digest` (of the ids; None: the official list) and `rows`: by method `low` and
-    `high` in per cent, and `note`.
-    """
+    """Return what a file such as Demo/expected.json expects of each set of images."""
     if path is None:
         return []
     try:

@@ -43,7 +43,6 @@ class ImageTask:
 
     def finish(self) -> object:
         """Return, after the last image, what the caller of `run_over_images` gets."""
-        return None
 
 
 def prepare_output(
@@ -56,10 +55,7 @@ def prepare_output(
 
 
 def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Resources) -> list:
-    """Process every image that is not complete; return what `finish` gave in each process.
-
-    All ranks have to call it. Errors that do not name a file come with the name of the image.
-    """
+    """Process what is not complete, by all ranks; return what `finish` gave in each process."""
     # One rank looks: two could see different states and leave an image to each other.
     todo = distributed.on_first_rank(partial(not_complete, task, image_ids))
     if len(todo) < len(image_ids):

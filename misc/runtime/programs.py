@@ -96,10 +96,7 @@ def _say(error: BaseException) -> int:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Let a signal in the block take effect at its end: nothing is half-written.
-
-    Processes that start in it do not get Ctrl-C: the one that started them ends them.
-    """
+    """Let a signal take effect after the block; processes that start in it get no Ctrl-C at all."""
     received: list[int] = []
     before = {n: signal.signal(n, lambda n, frame: received.append(n)) for n in _SIGNALS}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -122,10 +119,7 @@ class _Lines:
 
 
 def progress(total: int, what: str, unit: str, done: int = 0, hidden: bool = False) -> tqdm:
-    """Show how much of `total` units is done, from `done` on; a context with `update`.
-
-    Where the error output goes to a file, the log gets a line a minute instead of the bar.
-    """
+    """Show how much of `total` is done: a bar, or a line a minute where there is no terminal."""
     options = {"mininterval": _SECONDS, "maxinterval": _SECONDS, "delay": _SECONDS, "miniters": 1,
                "file": _Lines(), "leave": False, "ncols": 100, "ascii": True}  # fmt: skip
     if sys.stderr.isatty():

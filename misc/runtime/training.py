@@ -61,11 +61,7 @@ def state_of(checkpoint: Output) -> Output:
 
 
 def check_target(file: Output, settings: dict, overwrite: bool) -> bool:
-    """Return whether a checkpoint is there, trained with these settings; inputs may be left out.
-
-    Raises UserError where it, or the state of an unfinished training, has other settings and not
-    `overwrite`, or another origin.
-    """
+    """Return whether a checkpoint is there; UserError where it, or a state, has other settings."""
     path, what, step = file.path, f"{file.flag} {file.path}", settings["step"]
     if path.is_dir():
         raise UserError(f"{what}: is a folder; give the name of a file")
@@ -124,10 +120,8 @@ def train(
     """Train a network, from the state that an earlier run saved, if any; every rank has to call it.
 
     dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image).
-    losses_of: the network, this rank's part of a batch and the fraction of the batch that it is ->
-    named losses, whose sums over the ranks are those of the batch; "total" is minimised.
-    schedule: moves the learning rates after every step, where the optimizer does not do so itself.
-    Raises UserError, with the images of the micro-batch, where a loss is not finite.
+    losses_of: the network, this rank's part of a batch and its fraction of the batch -> losses by
+    name, which are summed over the ranks; "total" is minimised. schedule: steps with the optimizer.
     """
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     per_epoch, total = training.steps(len(dataset))
@@ -193,10 +187,7 @@ def _steps_of(
 def _add_gradients(
     network: nn.Module, step: list[list[int]], batches: Iterator, losses_of: Callable
 ) -> dict[str, Tensor]:
-    """Sum the gradients of the M micro-batches of a step; the ranks average them with the last.
-
-    Returns the losses by name, (M,) each, summed over the ranks.
-    """
+    """Sum the gradients of M micro-batches; return the losses by name, (M,), summed over ranks."""
     size, found = sum(map(len, step)), []
     for number, batch in enumerate(itertools.islice(batches, len(step)), start=1):
         alone = number < len(step) and hasattr(network, "no_sync")
@@ -213,23 +204,19 @@ def _require_finite(where: str, dataset: Dataset, step: list, losses: list[float
     for indices, loss in zip(step, losses, strict=True):
         if not math.isfinite(loss):
             images = ", ".join(dataset.image_ids[index] for index in indices)
-            distributed.fail(
-                f"{where} is not finite, with the images {images}; give a lower learning rate, or "
-                "look at these"
-            )
+            advice = "give a lower learning rate, or look at these"
+            distributed.fail(f"{where} is not finite, with the images {images}; {advice}")
 
 
 def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable) -> None:
     """Write the checkpoint with `save_checkpoint(path, model, settings=)`, on the first rank."""
     file = training.file
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        distributed.fail(
-            f"{file.flag} {file.path}: is not written, the weights are not finite; give a lower "
-            "learning rate"
-        )
-    settings = training.settings
-    distributed.on_first_rank(partial(save_checkpoint, file.path, model, settings=settings))
-    distributed.on_first_rank(partial(remove_output, state_of(file).path))
+        advice = "give a lower learning rate"
+        distributed.fail(f"{file.flag} {file.path}: the weights are not finite; {advice}")
+    first, settings = distributed.on_first_rank, training.settings
+    first(partial(save_checkpoint, file.path, model, settings=settings))
+    first(partial(remove_output, state_of(file).path))
 
 
 def _save(training: Training, done: int, parts: dict[str, Any], sums: dict) -> None:
