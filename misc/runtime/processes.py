@@ -91,9 +91,6 @@ def _child(number: int, body: Callable, part: object, reports) -> None:
 
 def map_in_processes(work: Callable, items: Iterable, processes: int) -> Iterator:
     """Yield what `work` returns for each item, in order; one process means this one."""
-
-    work, items and results have to be picklable. Raises StoppedError when a process is killed.
-    """
     if processes == 1:
         yield from map(work, items)
         return
