@@ -98,10 +98,7 @@ def from_sub_folders(tree: Tree) -> Found:
 
 
 def settled(found: Found, given: tuple[str, ...] | None, file: object = "--classes") -> Labels:
-    """Indices for names; UserError for all problems of the source and of its names together.
-
-    given: the classes of `file`, in the order of the labels in masks; otherwise the source's.
-    """
+    """Indices of names, as in `given`, the classes of `file`; UserError for all problems."""
     classes = given or found.classes
     index = {name: number for number, name in enumerate(classes)}
     counts = Counter(name for names in found.names.values() for name in names)
