@@ -18,8 +18,7 @@ CLASS_NAMES = (
     "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
 
-# Of the ids 1..90 these were never given to a class.
-_UNUSED_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # never given to a class
 CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _UNUSED_IDS)
 
 DEFAULT_ROOT = Path("Dataset/coco_2017")
@@ -70,8 +69,8 @@ def describe(root: str | Path) -> DatasetInfo:
 
 def annotation_dir(root: Path) -> Path:
     """Folder of the instances files, beside the photographs."""
-    beside = [root / "annotations", root / "coco" / "annotations"]
-    return next((folder for folder in beside if folder.is_dir()), beside[0])
+    first, second = root / "annotations", root / "coco" / "annotations"
+    return second if second.is_dir() and not first.is_dir() else first
 
 
 def _image_dir(tree: Path) -> Path | None:

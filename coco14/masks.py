@@ -16,8 +16,7 @@ from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.programs import progress
 from misc.storage.files import reason
 
-# Pixels on all polygons of an annotation, and distance of its points: far more than in any image.
-MAX_LENGTH = 1e6
+MAX_LENGTH = 1e6  # pixels on all polygons of an annotation: far more than in any image
 # A run in COCO's text: characters of five bits each, of which the last one is marked.
 _COMPRESSED = "[P-o]{0,6}[0-O]"
 _WORTH_PROCESSES = 500  # images; fewer are done sooner than other processes have started
@@ -46,10 +45,8 @@ def decode(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
             return _decode_rle(segmentation, size)
         return _decode_polygons(segmentation, size)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"the segmentation of annotation {annotation.number} cannot be decoded "
-            f"({reason(error)}); get the instances file again: {ADVICE}"
-        ) from None
+        what = f"the segmentation of annotation {annotation.number} cannot be decoded"
+        raise UserError(f"{what} ({reason(error)}); {ADVICE}") from None
 
 
 def make_masks(images: Sequence[AnnotatedImage], folder: Path) -> None:

@@ -96,10 +96,9 @@ def _require_class_numbers(images: Sequence[AnnotatedImage], info: DatasetInfo) 
         own += shown <= labels
         categories += shown <= {CATEGORY_IDS[label - 1] for label in labels}
     if categories > own:
-        raise UserError(
-            f"{folder}: the masks have COCO's category ids (1..90) as labels, and not class + "
-            "1 (1..80); rename the folder to have masks drawn from the annotations"
-        )
+        wrong = "the masks have COCO's category ids (1..90) as labels, and not class + 1 (1..80)"
+        advice = "rename the folder to have masks drawn from the annotations"
+        raise UserError(f"{folder}: {wrong}; {advice}")
 
 
 def _warn_of_missing_photographs(path: Path, ids: Sequence[str], info: DatasetInfo) -> None:

@@ -22,9 +22,8 @@ from misc.storage.manifest import read_manifest
 LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset the results are of
 OBJECT_MASKS = "SegmentationObject"  # folder of the root with masks of the objects
 # Numbers of the papers that no flag changes; manifests have them all the same.
-_PUBLISHED = {
-    "explode_th": 0.3, "AD_coeff": 7.0, "AD_stepsize": 0.08, "AD_score_th": 0.5, "walk_radius": 5,
-}  # fmt: skip
+_PUBLISHED = {"explode_th": 0.3, "AD_coeff": 7.0, "AD_stepsize": 0.08, "AD_score_th": 0.5,
+              "walk_radius": 5}  # fmt: skip
 SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
 # Steps that an option asks for, beside their own flag; the others are the whole sequence.
 _ASKED_BY = {"with_crf": ("eval_seed_crf",), "with_ins": ("make_ins_seg_labels", "eval_ins_seg"),
@@ -176,8 +175,7 @@ def _described(args: SimpleNamespace) -> DatasetInfo:
         raise UserError(f"argument --root: give {what}")
     if hasattr(args, root_name):
         setattr(args, root_name, root)
-    # The table of a report needs no file of the dataset.
-    table_alone = args.report and not args.report_html
+    table_alone = args.report and not args.report_html  # which needs no file of the dataset
     given = {name: getattr(args, name) for name in own if not table_alone}
     return dataset_info.dataset_module(args.dataset).describe(root, **given)
 
@@ -269,8 +267,8 @@ def _recorded_words(said: Mapping[str, object]) -> list[str]:
     dataset, root = recorded.get("dataset"), recorded.get("root")
     if dataset not in dataset_names() or not isinstance(root, str):
         if said.get("report_html") and not any(n == "dataset" or n.endswith("root") for n in said):
-            lacks = "does not say which dataset its results are of"
-            raise UserError(f"{where}: {lacks}; give --dataset and --root")
+            lacks = "does not say which dataset its results are of; give --dataset and --root"
+            raise UserError(f"{where}: {lacks}")
         return []
     known = {name: recorded.get(name) for name in ("dataset", "root", *own_options(dataset))}
     for name, given in said.items():

@@ -71,8 +71,7 @@ def set_up_process(
     device = device or main_device(resources)
     own = resources.num_threads or max(1, cpu_count() // distributed.local_size())
     torch.set_num_threads(threads or own)
-    # Said for both, since the defaults differ: products of matrices, of which the random walk is
-    # made, are never rounded; convolutions are what --precision is about.
+    # --precision is of convolutions; products of matrices, as in the random walk, are never rounded.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = resources.precision in ("tf32", "bf16")
     if device.type == "cuda":

@@ -96,10 +96,7 @@ def gathered(value: Result) -> list[Result]:
 
 
 def on_first_rank(work: Callable[[], Result]) -> Result:
-    """Return, on all ranks, what `work` returns on rank 0; its UserError is raised on all of them.
-
-    Every rank has to call it; `work` itself calls nothing of this kind.
-    """
+    """Return, on all ranks, what `work` returns, or raise its UserError, on rank 0. All call it."""
     if size() == 1:
         return work()
     result, problem = None, None

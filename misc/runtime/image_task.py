@@ -49,9 +49,8 @@ def prepare_output(
     folder: Output, settings: dict, inputs: dict, overwrite: bool, sources: Callable = Sources
 ) -> None:
     """`prepare_folder` by the first rank, which looks at the sources; every rank has to call it."""
-    distributed.on_first_rank(
-        lambda: prepare_folder(folder, settings, inputs, overwrite, sources())
-    )
+    first = distributed.on_first_rank
+    first(lambda: prepare_folder(folder, settings, inputs, overwrite, sources()))
 
 
 def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Resources) -> list:

@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from misc.errors import NotReproducedError, SaidElsewhereError, StoppedError, UserError
 
-# Turns of a waiting loop before a thread of OpenMP sleeps. Its own choice, some millions, costs a
-# busy machine dearly; sleeping at once costs a quiet one a third (misc/PERFORMANCE.md).
+# Turns of a waiting loop before a thread of OpenMP sleeps: a compromise (misc/PERFORMANCE.md).
 SPINS = "2000"
 _RESUMES = "the same command resumes where it stopped"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -69,18 +69,15 @@ def check_target(file: Output, settings: dict, overwrite: bool) -> bool:
     content = read_torch(path) if made else _read_state(state_of(file).path)
     recorded = content.get("settings") if isinstance(content, dict) else None
     if made and not (isinstance(recorded, dict) and recorded.get("step") == step):
-        raise UserError(
-            f"{what}: was not written by {step} and stays as it is; give another {file.flag}, or "
-            f"leave out --{step}_pass to use it"
-        )
+        advice = f"give another {file.flag}, or leave out --{step}_pass to use it"
+        raise UserError(f"{what}: was not written by {step} and stays as it is; {advice}")
     if recorded:
         now = {"inputs": recorded.get("inputs"), IMAGES: recorded.get(IMAGES) or {}, **settings}
         difference = settings_difference(recorded, now)
         if difference and not overwrite:
-            raise UserError(
-                f"{what}: was trained with other settings ({difference}); give --overwrite to "
-                f"train again, --{step}_pass False to use it as it is, or another {file.flag}"
-            )
+            advice = f"--overwrite to train again, --{step}_pass False to use it as it is"
+            raise UserError(f"{what}: was trained with other settings ({difference}); give "
+                            f"{advice}, or another {file.flag}")  # fmt: skip
         made = made and not difference
     for output in () if made else (file, state_of(file)):
         require_own(output.path, f"move it away, or give another {file.flag}")
@@ -103,10 +100,9 @@ def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) ->
     smallest = (size - 1) % -(-batch_size // accumulate) + 1
     if smallest < ranks:
         few = f", of {counted({'image': images})}" if images < batch_size else ""
-        raise UserError(
-            f"{flag} {batch_size}{few}: leaves nothing to do for some of {ranks} processes; give "
-            f"NPROC={smallest} or less, or larger batches"
-        )
+        advice = f"give NPROC={smallest} or less, or larger batches"
+        lack = f"leaves nothing to do for some of {ranks} processes; {advice}"
+        raise UserError(f"{flag} {batch_size}{few}: {lack}")
 
 
 def train(
@@ -255,9 +251,8 @@ def _resume(training: Training, parts: dict[str, Any]) -> tuple[int, dict]:
             torch.cuda.set_rng_state(state["cuda rng"])
         sums = {name: value.to(device) for name, value in state["sums"].items()}
     except Exception as error:  # the file may be anybody's: it can hold anything
-        raise UserError(
-            f"{path}: is of another network ({type(error).__name__}); remove it to train anew"
-        ) from error
+        what = f"is of another network ({type(error).__name__})"
+        raise UserError(f"{path}: {what}; remove it to train anew") from error
     log.info("%s: resumes after %d steps from %s", training.name, state["done"], path)
     return state["done"], sums
 

@@ -38,7 +38,7 @@ class Found:
     """Labels as the reader of a form collects them, and what is wrong with them."""
 
     def __init__(self, tree: Tree, source: str, kind: str, once: bool = False):
-        """source: where they come from. kind: a row of it. once: one row for a photograph."""
+        # kind: a row of the source. once: one row for a photograph.
         self.tree, self.source, self.kind, self.once = tree, source, kind, once
         self.names: dict[str, tuple[str, ...]] = {}  # of classes, by path of the photograph
         self.classes: tuple[str, ...] = ()  # all of the source, of any photograph or none

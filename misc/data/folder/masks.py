@@ -25,8 +25,7 @@ log = logging.getLogger(__name__)
 _IN_PYTHON = (", in Python: Image.fromarray((np.array(Image.open(OLD)) == {}).astype('uint8') * "
               "NUMBER).save(NEW)")  # fmt: skip
 FEW = 3  # label maps that contradict their labels and are not worth a warning
-# The version is raised when the same masks give other files.
-_SETTINGS = {"step": "masks", "version": 1}
+_SETTINGS = {"step": "masks", "version": 1}  # raised when the same masks give other files
 _BAND = 1 << 22  # pixels of a large mask that are enlarged at a time
 
 
@@ -111,11 +110,9 @@ def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
     if not found:
         names = dict.fromkeys(reason(p.relative_to(folder)) for p in info.mask_paths(image_ids[0]))
         there = f"{counted({'file': len(others)})}, such as {reason(others[0])}" if others else ""
-        raise UserError(
-            f"--masks {folder}: has no mask of {info.image_path(image_ids[0])}, nor of any other "
-            f"photograph with a label; looked for were {', '.join(names)}; it has "
-            f"{there or 'no files'}: give the masks the photographs' names"
-        )
+        lack = f"has no mask of {info.image_path(image_ids[0])}, nor of others with a label"
+        raise UserError(f"--masks {folder}: {lack}; looked for were {', '.join(names)}; it "
+                        f"has {there or 'no files'}: give masks the photographs' names")  # fmt: skip
     first: dict[Path, str] = {}
     raise_problems("mask", [
         f"--masks {folder}: {path.name} is found for {info.image_path(first[path])} and for "

@@ -39,8 +39,7 @@ def id_of(path: str) -> str:
     image_id = _QUOTED.sub(_quoted, body)
     if body != path and is_photograph(body):  # x.png.jpg is not x.png
         image_id = "%2E".join(image_id.rsplit(".", 1))
-    if image_id.startswith("."):
-        image_id = f"%2E{image_id[1:]}"
+    image_id = re.sub(r"^\.", "%2E", image_id)
     if len(image_id.encode()) <= _LONGEST:
         return image_id
     start = image_id.encode()[:_CUT_TO].decode(errors="ignore")

@@ -122,6 +122,5 @@ def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:
     pairs = ((alike.setdefault(names.normalised(i).casefold(), i), i) for i in image_ids)
     two = next((map(names.path_of, pair) for pair in pairs if pair[0] != pair[1]), None)
     if two and ignores_case(folder):
-        raise UserError(f"{' and '.join(two)} differ in case only, and the file system of {folder} "
-                        "takes them for one; rename one, or give a --result_dir elsewhere"
-                        )  # fmt: skip
+        same = f"differ in case only, and the file system of {folder} takes them for one"
+        raise UserError(f"{' and '.join(two)} {same}; rename one, or give a --result_dir elsewhere")

@@ -68,7 +68,7 @@ class Table:
         return image, label
 
     def rows(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-        """Place, photograph and class names of each row; UserError for the first of another form."""
+        """Place, photograph and class names of each row; UserError for the first that is wrong."""
         import pandas  # loads slowly, and only tables need it
 
         line = 2
