@@ -71,7 +71,7 @@ def set_up_process(
     device = device or main_device(resources)
     own = resources.num_threads or max(1, cpu_count() // distributed.local_size())
     torch.set_num_threads(threads or own)
-    # --precision is of convolutions; products of matrices, as in the random walk, are never rounded.
+    # --precision is of convolutions; products of matrices (the random walk) are never rounded.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = resources.precision in ("tf32", "bf16")
     if device.type == "cuda":

@@ -112,7 +112,7 @@ def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
         there = f"{counted({'file': len(others)})}, such as {reason(others[0])}" if others else ""
         lack = f"has no mask of {info.image_path(image_ids[0])}, nor of others with a label"
         raise UserError(f"--masks {folder}: {lack}; looked for were {', '.join(names)}; it "
-                        f"has {there or 'no files'}: give masks their names")  # fmt: skip
+                        f"has {there or 'no files'}: name masks like photographs")  # fmt: skip
     first: dict[Path, str] = {}
     raise_problems("mask", [
         f"--masks {folder}: {path.name} is found for {info.image_path(first[path])} and for "
