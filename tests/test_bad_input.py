@@ -98,9 +98,6 @@ def write_list(tmp_path, *lines):
     return path
 
 
-# --- the command and its options ----------------------------------------------------------------
-
-
 def test_the_command_as_a_user_types_it(tmp_path):
     words = ["--voc12_root", tmp_path / "none", "--result_dir", tmp_path / "result"]
     command = [sys.executable, "run_sample.py", *words]
@@ -108,9 +105,6 @@ def test_the_command_as_a_user_types_it(tmp_path):
     (line,) = the_lines(end.returncode, end.stderr)
     assert f"--voc12_root {tmp_path / 'none'}: no such folder" in line
     assert not (tmp_path / "result").exists()
-
-
-# --- the dataset --------------------------------------------------------------------------------
 
 
 def test_roots_without_images_or_lists(refused, info):
@@ -195,9 +189,6 @@ def test_code_in_a_file_is_not_run(refused, info, tmp_path, what):
     assert str(path) in refused(*options[what]) and not harm.exists()
 
 
-# --- masks --------------------------------------------------------------------------------------
-
-
 def test_ground_truth_that_does_not_fit(refused, info, tmp_path):
     save_maps(info, tmp_path / "maps", train_ids(info))
     given = ("--eval_cam_pass", "--cam_out_dir", tmp_path / "maps")
@@ -230,9 +221,6 @@ def test_pseudo_masks_that_do_not_fit(refused, all_refused, info, tmp_path):
     assert f"{path}: has another size than its image" in refused(*given)
     save_label_png(path, np.full(info.image_size(FIRST), 30, dtype=np.uint8))
     assert f"{path}: has label 30, voc12 ends at 20" in refused(*given)
-
-
-# --- checkpoints and maps -----------------------------------------------------------------------
 
 
 def test_networks_that_do_not_fit(refused, info, tmp_path, classifier_file, boundary_file):
@@ -294,9 +282,6 @@ def test_no_image_to_draw_batches_from(refused, info, tmp_path):
     assert f"every image shares a class with {FIRST}" in line and "--train_list" in line
 
 
-# --- several problems at once, and --check ------------------------------------------------------
-
-
 def test_problems_of_several_kinds_are_named_in_one_go(all_refused, info, tmp_path, result_dir):
     """Of steps that read different things, also where an earlier step is refused altogether."""
     info.image_path(FIRST).unlink()
@@ -337,14 +322,10 @@ def test_check_looks_and_computes_nothing(tiny_run, info, result_dir, classifier
     assert ends[-1].startswith("maps need about ") and not result_dir.exists()
 
 
-# --- output folders -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "flag",
-    ["--result_dir", "--plain_cam_out_dir", "--cam_out_dir", "--ir_label_out_dir",
-     "--sem_seg_out_dir", "--cam_weights_name", "--irn_weights_name"],
-)  # fmt: skip
+@pytest.mark.parametrize("flag", [
+    "--result_dir", "--plain_cam_out_dir", "--cam_out_dir", "--ir_label_out_dir",
+    "--sem_seg_out_dir", "--cam_weights_name", "--irn_weights_name",
+])  # fmt: skip
 def test_output_that_cannot_be_written(refused, tmp_path, flag):
     (tmp_path / "file").touch()
     steps = ("train_cam", "make_cam", "make_recam", "cam_to_ir_label", "train_irn", "make_sem_seg")

@@ -44,20 +44,14 @@ def call(info, tmp_path, classifier_file, tiny_run, capsys):
     return run
 
 
-# --- lists --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        f"\ufeff{FIRST}\n{SECOND}\n",
-        f"# my images\n{FIRST}  # a cat\n\n  # and\n{SECOND}\n",
-        f"{FIRST}.jpg\r\n{SECOND}.JPG\r\n",
-        f"/data/VOC2012/JPEGImages/{FIRST}.jpeg\n../JPEGImages/{SECOND}\n",
-        f"C:\\data\\JPEGImages\\{FIRST}.jpg\nJPEGImages\\{SECOND}.JPEG\n",
-        f"{FIRST} 1\n{SECOND} 0\n",
-    ],
-)
+@pytest.mark.parametrize("content", [
+    f"\ufeff{FIRST}\n{SECOND}\n",
+    f"# my images\n{FIRST}  # a cat\n\n  # and\n{SECOND}\n",
+    f"{FIRST}.jpg\r\n{SECOND}.JPG\r\n",
+    f"/data/VOC2012/JPEGImages/{FIRST}.jpeg\n../JPEGImages/{SECOND}\n",
+    f"C:\\data\\JPEGImages\\{FIRST}.jpg\nJPEGImages\\{SECOND}.JPEG\n",
+    f"{FIRST} 1\n{SECOND} 0\n",
+])  # fmt: skip
 def test_lists_as_they_come_from_elsewhere(tmp_path, content):
     path = tmp_path / "list.txt"
     path.write_bytes(content.encode())
@@ -204,9 +198,6 @@ def test_names_in_annotations_with_spaces_and_capitals(tmp_path):
     (tmp_path / "a.xml").write_text("<a><object><name>moterbike</name></object></a>")
     with pytest.raises(UserError, match="'moterbike' is not a class of voc12 .aeroplane, .*tvmon"):
         label_from_xml(tmp_path / "a.xml", VOC)
-
-
-# --- checkpoints --------------------------------------------------------------------------------
 
 
 def weights(model):

@@ -61,16 +61,13 @@ def refused(call, info, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    "flag, folder",
-    [
-        ("--ir_label_out_dir", "voc/SegmentationClassAug"),
-        ("--cam_out_dir", "voc/JPEGImages"),
-        ("--plain_cam_out_dir", "voc"),
-        ("--result_dir", "voc/result"),
-        ("--sem_seg_out_dir", "link"),
-    ],
-)
+@pytest.mark.parametrize("flag, folder", [
+    ("--ir_label_out_dir", "voc/SegmentationClassAug"),
+    ("--cam_out_dir", "voc/JPEGImages"),
+    ("--plain_cam_out_dir", "voc"),
+    ("--result_dir", "voc/result"),
+    ("--sem_seg_out_dir", "link"),
+])  # fmt: skip
 def test_no_output_goes_into_the_dataset(refused, info, tmp_path, flag, folder):
     (tmp_path / "link").symlink_to(info.root / "SegmentationClass")
     line = refused(flag, tmp_path / folder, "--overwrite")

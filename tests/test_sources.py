@@ -156,9 +156,6 @@ def times(own, names="[ci]*/*.*"):
     return {path: path.stat().st_mtime_ns for path in (own / "r").rglob(names)}
 
 
-# --- reports --------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def scored(own, call):
     """The photographs after a run that scored masks, with their page."""
@@ -214,9 +211,6 @@ def test_a_report_of_a_folder_that_cannot_be_written_is_its_table(
     assert "masks of" in said and "cannot be written (Permission denied); no curves" in said
     assert tiny_run(*given, "--report_html") == 2
     assert "error: --report_html: " in capsys.readouterr().err and before == times(scored, "*")
-
-
-# --- results of before ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -288,9 +282,6 @@ def test_lists_follow_the_list_of_photographs_held_out_and_the_masks(own, call):
     code, _, said = call(*given)
     assert code == 0 and "eval.txt: made again; 1 new: p5" in said
     assert load_scores(own / "r")[f"masks of {own / 'predicted'}"]["images"] == 2
-
-
-# --- maps of other tools --------------------------------------------------------------------------
 
 
 def test_maps_that_are_zero_for_the_classes_of_their_images_are_said(own, call):

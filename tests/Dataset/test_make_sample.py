@@ -151,10 +151,9 @@ def test_an_empty_folder_is_used_and_anything_else_refused(tmp_path):
     assert len(ids_of(empty, "train")) == 1
 
 
-@pytest.mark.parametrize(
-    ("numbers", "flag"),
-    [((0, 1, 0), "--train"), ((1, 100_000, 0), "--val"), ((1, 1, -1), "--seed")],
-)
+@pytest.mark.parametrize(("numbers", "flag"), [
+    ((0, 1, 0), "--train"), ((1, 100_000, 0), "--val"), ((1, 1, -1), "--seed"),
+])  # fmt: skip
 def test_numbers_out_of_range_are_refused(tmp_path, numbers, flag):
     with pytest.raises(UserError, match=f"{flag} .*out of range"):
         sample.make_sample(tmp_path / "voc", *numbers)

@@ -125,22 +125,19 @@ def test_older_file_with_keys_alone_is_an_image_without_classes(tmp_path, dtype)
     assert loaded["cam"].shape == loaded["high_res"].shape == (0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"keys": np.array([3])},
-        {"keys": np.array([3.0, 79.0])},
-        {"keys": np.array([3, 3])},
-        {"keys": np.array([3, -1])},
-        {"keys": np.array([3, 65_534])},
-        {"keys": np.array([[3, 79]])},
-        {"cam": np.zeros((3, 4, 5), dtype=np.float32)},
-        {"cam": np.zeros((2, 4), dtype=np.float32)},
-        {"high_res": np.zeros((2, 15, 18), dtype=np.int64)},
-        {"high_res": np.zeros(0, dtype=np.float32)},
-        {"extra": np.zeros(3)},
-    ],
-)
+@pytest.mark.parametrize("change", [
+    {"keys": np.array([3])},
+    {"keys": np.array([3.0, 79.0])},
+    {"keys": np.array([3, 3])},
+    {"keys": np.array([3, -1])},
+    {"keys": np.array([3, 65_534])},
+    {"keys": np.array([[3, 79]])},
+    {"cam": np.zeros((3, 4, 5), dtype=np.float32)},
+    {"cam": np.zeros((2, 4), dtype=np.float32)},
+    {"high_res": np.zeros((2, 15, 18), dtype=np.int64)},
+    {"high_res": np.zeros(0, dtype=np.float32)},
+    {"extra": np.zeros(3)},
+])  # fmt: skip
 def test_cams_that_do_not_fit_are_refused(tmp_path, change):
     path = tmp_path / "a.npy"
     save_dict(path, example_cam() | change)

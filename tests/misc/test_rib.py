@@ -179,9 +179,6 @@ def test_small_scale_takes_no_part_in_the_loss_and_frozen_layers_get_no_gradient
     assert all(p.grad is None for p in model.backbone.layer2.parameters())
 
 
-# --- what the paper compares with ---------------------------------------------------------------
-
-
 def test_no_pooled_class_is_global_average_pooling(narrow):
     model, pairs, label, _ = narrow
     raw = model(pairs[0])

@@ -186,19 +186,16 @@ def test_no_code_of_a_file_is_run(tmp_path):
     assert os.listdir(tmp_path) == ["file.pth"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        torch.zeros(3),
-        [1, 2],
-        {},
-        {"a": 1},
-        {"state_dict": {}},
-        {"state_dict": {"conv1.weight": 3}},
-        {"state_dict": {3: torch.zeros(1)}},
-        {"arch": "resnet50", "state_dict": {"conv1.weight": torch.zeros(1)}},
-    ],
-)
+@pytest.mark.parametrize("content", [
+    torch.zeros(3),
+    [1, 2],
+    {},
+    {"a": 1},
+    {"state_dict": {}},
+    {"state_dict": {"conv1.weight": 3}},
+    {"state_dict": {3: torch.zeros(1)}},
+    {"arch": "resnet50", "state_dict": {"conv1.weight": torch.zeros(1)}},
+])  # fmt: skip
 def test_files_without_weights(tmp_path, content):
     path = tmp_path / "file.pth"
     torch.save(content, path)

@@ -106,9 +106,6 @@ def test_recorded_training_outputs_of_one_block_each(golden, monkeypatch):
         assert torch.equal(thin.eval()(torch.from_numpy(data["x_odd"])), outputs[-1])
 
 
-# --- labels, losses, schedule -------------------------------------------------------------------
-
-
 def test_recorded_nearest_indices(golden):
     for file in ("deeplab_train.npz", "deeplab_data.npz"):
         data = golden(file)
@@ -229,9 +226,6 @@ def test_balanced_cross_entropy_weighs_both_sides_alike():
     torch.testing.assert_close(found, (background + foreground) / 2)
     only = balanced_cross_entropy(logits, labels.clamp_max(0))
     torch.testing.assert_close(only, values[0].mean() / 2)
-
-
-# --- dense CRF ----------------------------------------------------------------------------------
 
 
 def crf_settings(data):

@@ -4,14 +4,8 @@ import pytest
 import torch
 
 from misc.affinity_loss import PairLoss
-from misc.indexing import (
-    PathIndex,
-    affinity_labels,
-    pair_ends,
-    path_maximum,
-    shifted,
-)
-from net.resnet50_irn import EdgeDisplacement, Net
+from misc.indexing import PathIndex, affinity_labels, pair_ends, path_maximum, shifted
+from net.resnet50_irn import AffinityDisplacementLoss, EdgeDisplacement, Net
 from tests import references
 from tests.weights import fill_by_recipe
 
@@ -71,13 +65,14 @@ def pair_loss():
     return PairLoss(PathIndex(5, (16, 16)))
 
 
-def test_recorded_losses_and_gradients(golden, pair_loss):
+def test_recorded_losses_and_gradients(golden, pair_loss, monkeypatch):
     data = golden("affinity_loss.npz")
     edge = torch.from_numpy(data["edge_logits"]).requires_grad_()
     displacement = torch.from_numpy(data["dp"]).requires_grad_()
     label_maps = torch.from_numpy(data["label_maps"])
     labels = affinity_labels(label_maps, pair_loss.path_index, 21)
-    losses = pair_loss(edge, displacement, labels)
+    monkeypatch.setattr(Net, "forward", lambda network, images: (edge, displacement))
+    losses = thin(AffinityDisplacementLoss, pair_loss.path_index)(None, labels)
     names = {"bg_pos": "bg_pos_aff", "fg_pos": "fg_pos_aff", "pos": "pos_aff", "neg": "neg_aff"}
     for field, value in losses._asdict().items():
         recorded = data[f"scalar_{names.get(field, field)}"].item()
@@ -141,11 +136,12 @@ def test_losses_without_any_label_are_zero(pair_loss):
 
 
 def test_training_touches_the_heads_only():
-    model, paths = thin(Net).train(), PathIndex(3, (16, 16))
+    paths = PathIndex(3, (16, 16))
+    model = thin(AffinityDisplacementLoss, paths).train()
     maps = torch.randint(0, 3, (2, 16, 16), dtype=torch.uint8)
     labels = affinity_labels(maps, paths, 21)
     images = torch.randn(2, 3, 64, 64, requires_grad=True)
-    PairLoss(paths)(*model(images), labels).total.backward()
+    model(images, labels).total.backward()
     assert images.grad is None
     edge, displacement = model.trainable_parameters()
     assert len(edge) == 5 * 3 + 2 and len(displacement) == 7 * 3 + 1

@@ -46,10 +46,9 @@ def test_labels_are_the_recorded_ones(recorded, name, threshold):
     assert (labels == expected)[~close.astype(bool)].all()
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("seed_power", 1.0), ("beta", 8), ("exp_times", 4), ("walk_norm", "class")],
-)
+@pytest.mark.parametrize(("option", "value"), [
+    ("seed_power", 1.0), ("beta", 8), ("exp_times", 4), ("walk_norm", "class"),
+])  # fmt: skip
 def test_every_option_of_the_walk_counts(made_up, option, value):
     changed = propagated(made_up, **{option: value})
     assert np.abs(changed - propagated(made_up)).max() > 1e-3

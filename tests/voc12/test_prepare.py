@@ -87,12 +87,11 @@ def test_difficult_objects_count_and_parts_do_not(info, tmp_path):
 UNICORN = "'unicorn' is not a class of voc12 .aeroplane, .*correct the name"
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [("<annotation><object>", "cannot be read"),
-     ("<a><object><name>unicorn</name></object></a>", UNICORN),
-     ("<a><object><name/></object></a>", "'None' is not a class of voc12")],
-)  # fmt: skip
+@pytest.mark.parametrize("text, words", [
+    ("<annotation><object>", "cannot be read"),
+    ("<a><object><name>unicorn</name></object></a>", UNICORN),
+    ("<a><object><name/></object></a>", "'None' is not a class of voc12"),
+])  # fmt: skip
 def test_bad_annotations_are_named(info, tmp_path, text, words):
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(UserError, match=f"a.xml: .*{words}") as raised:

@@ -51,9 +51,6 @@ def lines_of(checks):
     return str(raised.value).splitlines()
 
 
-# --- what is read -------------------------------------------------------------------------------
-
-
 def test_nothing_is_raised_before_the_end_and_no_folder_made(begin, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "result" / "lists").mkdir(parents=True)
@@ -123,9 +120,6 @@ def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
             assert "no ground truth mask of COCO_train2014" in lines_of(checks)[0]
         else:
             checks.finish()
-
-
-# --- what is written ----------------------------------------------------------------------------
 
 
 def test_the_disk_that_maps_need_is_compared_with_what_is_free(

@@ -28,9 +28,6 @@ def refusal(capsys, *argv):
     return line
 
 
-# --- which steps --------------------------------------------------------------------------------
-
-
 def test_all_steps_without_any_flag():
     assert chosen_steps(parse([])) == list(SEQUENCE)
     assert chosen_steps(parse(["--with_seg"])) == [*SEQUENCE, *SEG_STEPS]
@@ -42,25 +39,22 @@ def test_all_steps_without_any_flag():
     assert len(chosen_steps(parse(["--recam", "none"]))) == len(SEQUENCE) - 1
 
 
-@pytest.mark.parametrize(
-    "words, steps",
-    [
-        ("--eval_cam_pass True", ["eval_cam"]),
-        *(
-            (f"--eval_cam_pass {no}", [s for s in SEQUENCE if s != "eval_cam"])
-            for no in ("False", 0)
-        ),
-        (
-            "--eval_sem_seg_pass --make_cam_pass yes --train_cam_pass no",
-            ["make_cam", "eval_sem_seg"],
-        ),
-        ("--make_sem_seg_pass", ["make_sem_seg_labels"]),
-        ("--make_recam_pass", ["make_recam_with_RIB"]),
-        *((f"--{step}_pass", [step]) for step in STEPS),
-        ("--cam_weights_name c.pth", [s for s in SEQUENCE if s != "train_cam"]),
-        ("--cam_weights_name c.pth --train_cam_pass", ["train_cam"]),
-    ],
-)
+@pytest.mark.parametrize("words, steps", [
+    ("--eval_cam_pass True", ["eval_cam"]),
+    *(
+        (f"--eval_cam_pass {no}", [s for s in SEQUENCE if s != "eval_cam"])
+        for no in ("False", 0)
+    ),
+    (
+        "--eval_sem_seg_pass --make_cam_pass yes --train_cam_pass no",
+        ["make_cam", "eval_sem_seg"],
+    ),
+    ("--make_sem_seg_pass", ["make_sem_seg_labels"]),
+    ("--make_recam_pass", ["make_recam_with_RIB"]),
+    *((f"--{step}_pass", [step]) for step in STEPS),
+    ("--cam_weights_name c.pth", [s for s in SEQUENCE if s != "train_cam"]),
+    ("--cam_weights_name c.pth --train_cam_pass", ["train_cam"]),
+])  # fmt: skip
 def test_flags_choose_their_steps_in_the_order_of_the_method(words, steps):
     assert chosen_steps(parse(words.split())) == steps
 
@@ -77,9 +71,6 @@ def test_instance_labels_without_masks_of_objects_are_made_and_not_scored(tmp_pa
     assert "make_ins_seg_labels" in steps and "eval_ins_seg" not in steps
     (tmp_path / "SegmentationObject").mkdir()
     assert "eval_ins_seg" in chosen_steps(parse(words))
-
-
-# --- values -------------------------------------------------------------------------------------
 
 
 def test_defaults_are_the_papers_for_voc():
@@ -224,9 +215,6 @@ def test_help_tells_every_option_and_its_default_and_they_are_not_too_many():
         assert f"(default: {default}" in words
     shown = [action for action in build_parser()._actions if action.help != argparse.SUPPRESS]
     assert len(shown) - 1 <= 110  # beside --help
-
-
-# --- lists and devices --------------------------------------------------------------------------
 
 
 def lists(tmp_path, train, evaluated, *more):

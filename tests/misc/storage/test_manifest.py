@@ -75,16 +75,13 @@ def test_the_same_settings_go_on(full_folder, overwrite):
     assert names(full_folder) == ALL
 
 
-@pytest.mark.parametrize(
-    "options, inputs, words",
-    [
-        ({**OPTIONS, "limit": 3}, INPUTS, "limit is None there and 3 now"),
-        ({**OPTIONS, "scales": (1.0,)}, INPUTS, r"scales is \[1.0, 0.5\] there and \[1.0\] now"),
-        ({"step": "make_cam"}, INPUTS, "scales is"),
-        (OPTIONS, {"classifier": "xyz"}, "classifier is abc there and xyz now"),
-        (OPTIONS, {**INPUTS, "labels": "1"}, "labels is None there and 1 now"),
-    ],
-)
+@pytest.mark.parametrize("options, inputs, words", [
+    ({**OPTIONS, "limit": 3}, INPUTS, "limit is None there and 3 now"),
+    ({**OPTIONS, "scales": (1.0,)}, INPUTS, r"scales is \[1.0, 0.5\] there and \[1.0\] now"),
+    ({"step": "make_cam"}, INPUTS, "scales is"),
+    (OPTIONS, {"classifier": "xyz"}, "classifier is abc there and xyz now"),
+    (OPTIONS, {**INPUTS, "labels": "1"}, "labels is None there and 1 now"),
+])  # fmt: skip
 def test_other_settings_are_refused_or_redone(full_folder, options, inputs, words, caplog):
     before = (full_folder.path / "manifest.json").read_text()
     np.save(full_folder.path / "by_hand.npy", {"keys": np.arange(3)})
