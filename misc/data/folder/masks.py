@@ -111,8 +111,8 @@ def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
         names = dict.fromkeys(reason(p.relative_to(folder)) for p in info.mask_paths(image_ids[0]))
         there = f"{counted({'file': len(others)})}, such as {reason(others[0])}" if others else ""
         lack = f"has no mask of {info.image_path(image_ids[0])}, nor of others with a label"
-        raise UserError(f"--masks {folder}: {lack}; looked for were {', '.join(names)}; it "
-                        f"has {there or 'no files'}: name masks like photographs")  # fmt: skip
+        has = f"it has {there or 'no files'}: give the masks the photographs' names"
+        raise UserError(f"--masks {folder}: {lack}; looked for were {', '.join(names)}; {has}")
     first: dict[Path, str] = {}
     raise_problems("mask", [
         f"--masks {folder}: {path.name} is found for {info.image_path(first[path])} and for "
