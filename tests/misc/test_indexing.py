@@ -13,11 +13,6 @@ def random_map(*shape, seed=0, dtype=torch.float64):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def paths_of(index):
-    """The offsets of every pair's path, in the order of search_dst."""
-    return [path for group in index.search_paths for path in group.tolist()]
-
-
 def test_recorded_paths_and_indices(golden):
     data = golden("path_index.npz")
     index = PathIndex(int(data["r5_radius"]), tuple(data["r5_size"].tolist()))

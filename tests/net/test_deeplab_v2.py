@@ -15,15 +15,8 @@ from misc.seg_loss import (
 )
 from net import backbones
 from net.deeplab_v2 import DeepLabV2, _softmax
-from tests.conftest import recorded_names
+from tests.conftest import close, recorded_names
 from tests.weights import fill_by_recipe
-
-
-def close(actual, expected, share=1e-4):
-    expected = np.asarray(expected)
-    np.testing.assert_allclose(
-        actual.detach().numpy(), expected, rtol=0, atol=share * np.abs(expected).max()
-    )
 
 
 def network(seed, blocks=None, monkeypatch=None, **options):

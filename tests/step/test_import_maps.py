@@ -15,6 +15,7 @@ from misc.cams import load_cam, save_cam
 from misc.cli.options import chosen_steps, parse
 from misc.imutils import get_strided_size
 from misc.storage.scores import load_scores
+from tests.tools.hostile import Reduced
 from voc12.prepare import label_from_xml
 
 
@@ -213,16 +214,6 @@ def test_small_maps_are_enlarged(own, tmp_path, tiny_run):
     assert np.array_equal(found["cam"], maps["cam"])
 
 
-class Code:
-    """Makes a folder when it is unpickled without care."""
-
-    def __init__(self, place: Path):
-        self.place = place
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.place),)
-
-
 def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
     source = written(own, tmp_path / "in", "by class")
     first, second, third, fourth, fifth, *_ = own.ids
@@ -231,7 +222,9 @@ def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
     for image_id, change in spoilt.items():
         maps = FORMATS["by class"](*own.maps[image_id].values())
         np.save(source / f"{image_id}.npy", {key: change(one) for key, one in maps.items()})
-    np.save(source / f"{second}.npy", {0: Code(tmp_path / "made")}, allow_pickle=True)
+    np.save(
+        source / f"{second}.npy", {0: Reduced(os.mkdir, str(tmp_path / "made"))}, allow_pickle=True
+    )
     (source / f"{third}.npy").unlink()
     command = (*own.given, "--import_maps", source, "--cam_out_dir", tmp_path / "out")
     assert tiny_run(*command, "--import_maps_pass") == 2

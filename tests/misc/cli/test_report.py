@@ -53,11 +53,6 @@ def test_damaged_scores_are_one_line_of_a_report(tmp_path, capsys, tiny_run):
         assert f"error: {tmp_path / NAME}: is damaged, or was not made by this program" in line
 
 
-def test_masks_that_were_not_cut_at_a_threshold_have_none_in_the_table():
-    score = {**SCORE, "thresholds": [None], "miou": [0.5], "best": 0}
-    assert table(parse([]), {"masks of d": score})[1].split() == ["masks", "of", "d", "50.00", "-"]
-
-
 def test_what_is_kept_of_confusion_matrices():
     good, bad = np.array([[8, 0], [2, 6]]), np.array([[4, 4], [4, 4]])
     kept = score_of(np.stack([bad, good]), [0.2, 0.3], ("background", "cat"))

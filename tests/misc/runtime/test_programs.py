@@ -12,7 +12,7 @@ import pytest
 
 from misc.errors import NotReproducedError, SaidElsewhereError, UserError
 from misc.runtime import programs
-from misc.runtime.programs import SPINS, begin, progress, said_plainly, shielded
+from misc.runtime.programs import progress, said_plainly, shielded
 from misc.storage.torch_files import write_torch
 from tests.conftest import PROJECT
 
@@ -61,14 +61,6 @@ def handlers():
 
 def send(number):
     os.kill(os.getpid(), number)
-
-
-@pytest.mark.parametrize("given", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", ""])
-def test_threads_wait_briefly_unless_the_user_has_set_it(monkeypatch, given):
-    environment = {given: "7"} if given else {}
-    monkeypatch.setattr(os, "environ", dict(environment))
-    begin()
-    assert os.environ == (environment or {"GOMP_SPINCOUNT": SPINS})
 
 
 def plain_work(number):
