@@ -18,8 +18,7 @@ from misc.storage.outputs import write_output
 
 MOST_CLASSES = MAX_CLASSES  # of a dataset
 MOST_OF_8_BITS = 254
-IGNORED = 255  # of arrays of 8 bits, and of those in which a caller counts in other types
-IGNORED_OF_16_BITS = 65_535
+IGNORED, IGNORED_OF_16_BITS = 255, 65_535  # the first is that of other types too
 
 
 def label_type(num_labels: int) -> type[np.unsignedinteger]:
