@@ -12,7 +12,6 @@ LISTS, writes = ("seg", "eval"), eval_cam.writes
 
 
 def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
     check_scoring(args, preflight, args.image_ids("seg"))
     for folder in folders(args).values():
         preflight.label_maps(args.image_ids("seg"), folder, role="seg")
@@ -21,13 +20,11 @@ def check(args: Options, preflight: Preflight) -> None:
 def row_of(args: Options) -> str:
     """The row of the table, by what the network was trained on."""
     truth = {folder.resolve() for folder in args.info.mask_dirs}
-    if args.seg_label_dir.resolve() in truth:
-        return BOUND
-    return f"segmentation{ROW_ENDING[args.recam]}"
+    supervised = args.seg_label_dir.resolve() in truth
+    return BOUND if supervised else f"segmentation{ROW_ENDING[args.recam]}"
 
 
 def run(args: Options) -> None:
-    """Score the predictions, and those with the CRF."""
     for kind, folder in folders(args).items():
         row = row_of(args) + (" + CRF" if kind == "crf" else "")
         entry = {"crf": kind == "crf", "preset": args.seg_preset}

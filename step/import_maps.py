@@ -44,7 +44,6 @@ class ImportMaps(FolderStep):
         preflight.collect(lambda: cls(args).check_maps(preflight), "import")
 
     def check_maps(self, preflight: Preflight) -> None:
-        """Look at the maps of every image."""
         root, ids = self.args.import_maps, self.ids(self.args)
         log.info("%s: maps of %d of %d images", root, len(self.files), len(ids))
         preflight.each(f"map in {root}", ids, self._looked_at, partial(_judged, root))
@@ -81,7 +80,6 @@ class ImportMaps(FolderStep):
         save_cam(self.outputs(image_id)[0], **self.maps(image_id))
 
     def made_from(self) -> Sources:
-        """The photograph, the labels and the files of maps of each image."""
         ids = self.ids(self.args)
         paths = [file.path for image_id in ids for file in self.files.get(image_id, ())]
         hash_of = dict(zip(paths, content_hashes(paths, self.args.list_dir), strict=True))
@@ -90,7 +88,6 @@ class ImportMaps(FolderStep):
 
     @classmethod
     def run(cls, args: Options) -> None:
-        """Save the maps of every image of the inference list."""
         task, ((folder, settings),) = cls(args), cls.folders(args)
         numbering = "label" if args.import_keys == "label" else "class"
         prepare_output(folder, settings, {"keys": numbering}, args.overwrite, task.made_from)

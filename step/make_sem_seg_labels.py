@@ -37,13 +37,9 @@ class MakePseudoMask(FolderStep):
 def walk_settings(args: Options) -> WalkSettings:
     """Numbers of the random walk and of its masks from the options."""
     return WalkSettings(
-        radius=args.walk_radius,
-        beta=args.beta,
-        exp_times=args.exp_times,
-        seed_power=args.seed_power,
-        background=args.sem_seg_bg_thres,
-        norm=args.walk_norm,
-    )
+        radius=args.walk_radius, beta=args.beta, exp_times=args.exp_times, norm=args.walk_norm,
+        seed_power=args.seed_power, background=args.sem_seg_bg_thres,
+    )  # fmt: skip
 
 
 LISTS, settings, writes, check, run = MakePseudoMask.as_step()

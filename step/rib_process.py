@@ -2,8 +2,7 @@
 
     python -m step.rib_process [--best 3] [--worst 3] [--shown 0,3,6,10] [options of run_sample.py]
 
-Needs a finished run of make_cam, make_recam_with_RIB and eval_cam with the same options. Images are
-sorted by the gain of their IoU from the CAM to RIB's map, each at its best threshold.
+Needs a finished run of make_cam, make_recam_with_RIB and eval_cam with the same options.
 """
 
 if __name__ == "__main__":
@@ -44,7 +43,7 @@ SEEDS = ("CAM seed", "RIB seed")
 
 
 class Gain(NamedTuple):
-    """IoU of an image, mean over the labels that it has or is given, in per cent."""
+    """IoU of an image with its CAMs and with RIB's maps, in per cent."""
 
     image_id: str
     cam: float
@@ -56,7 +55,7 @@ class Gain(NamedTuple):
 
 
 def best_thresholds(args: Options) -> list[float]:
-    """Those of the CAMs and of RIB's maps; UserError where they were not scored."""
+    """Those of the CAMs and of RIB's maps."""
     scores = load_scores(args.result_dir)
     for row in SEEDS:
         if row not in scores:
@@ -66,7 +65,6 @@ def best_thresholds(args: Options) -> list[float]:
 
 
 def gains(args: Options) -> list[Gain]:
-    """Of every scored image, the largest gain first."""
     ious = []
     for kind, best in zip(("plain", "seed"), best_thresholds(args), strict=True):
         (counts,) = counts_of([args], kind)
@@ -75,17 +73,12 @@ def gains(args: Options) -> list[Gain]:
     return sorted(map(Gain, args.scored_ids(), *ious), key=lambda gain: -gain.gain)
 
 
-def maps_after(
-    args: Options, image_ids: Sequence[str], iterations: Sequence[int]
-) -> Iterator[list[dict[str, np.ndarray]]]:
-    """Yield the maps of each image after each of the iterations, made again, as `load_cam` does.
-
-    An image that ended early has its last maps there.
-    """
+def maps_after(args: Options, ids: Sequence[str], iterations: Sequence[int]) -> Iterator[list]:
+    """Yield the maps of each image after each of the iterations, or its last, as `load_cam`."""
     method = MakeRIBCAM(args)
     set_up_process(args.resources)
-    method.start(main_device(args.resources), list(image_ids))
-    for image_id in image_ids:
+    method.start(main_device(args.resources), list(ids))
+    for image_id in ids:
         image = image_of(args.info, image_id)
         keys = torch.from_numpy(method.labels[image_id]).nonzero()[:, 0]
         with contextlib.closing(method.states(image_id)) as states:

@@ -38,10 +38,7 @@ def mean_ious(counts: Counts, weights: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A point of a sweep, or the CAMs beside it, which are `plain`.
-
-    counts: of each seed, at the thresholds `at`. usual: it has the current values.
-    """
+    """A point of a sweep, or its CAMs (`plain`). counts: of each seed. usual: of current values."""
 
     values: dict[str, object]
     counts: list[Counts]
@@ -88,7 +85,7 @@ def thresholds_of(args: Options, kind: str) -> np.ndarray:
 
 
 def counts_of(runs: Sequence[Options], kind: str) -> list[Counts]:
-    """Counts of the results of some runs; every rank calls it. kind: a key of FOLDERS."""
+    """Counts of the results of some runs. kind: a key of FOLDERS."""
     counts = []
     for args in runs:
         ids, found = args.scored_ids(), {}
@@ -137,10 +134,9 @@ def summarize(folder: Path, points: Sequence[Point], resamples: int, seed: int) 
 
 
 def rows_of(points: Sequence[Point], resamples: int, seed: int) -> pd.DataFrame:
-    """A row for every point, the CAMs beside them first.
+    """A row for every point, those of CAMs first.
 
-    Differences are those to the point with the current values, or to the first one; where the
-    points have CAMs of their own, those to these.
+    Differences are to its own CAMs, else to the point of the current values, else to the first.
     """
     plain = list(dict.fromkeys(point.plain for point in points if point.plain))
     every, count = [*plain, *points], len(points[0].counts[0].truth)
@@ -182,7 +178,7 @@ def table(rows: pd.DataFrame) -> str:
 
 
 def plot(rows: pd.DataFrame, points: Sequence[Point]) -> Figure:
-    """mIoU over the swept option with 95 % intervals, a line for each value of further options."""
+    """mIoU over the first option with 95 % intervals, a line for each value of the others."""
     figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     name, *others = points[0].values
