@@ -72,15 +72,14 @@ class Step:
 
     @classmethod
     def settings(cls, args: Options) -> dict:
-        """The options that the result depends on, as it records them."""
         options = args.settings(*cls.common, *cls.options)
         return {"step": cls.name, "version": cls.version, **options}
 
     @classmethod
     def inputs(cls, args: Options) -> dict:
         """Hashes of what the result is made from, by name."""
-        read = {name: READS[name][:2] for name in cls.reads}
-        return {name: hash_of(getattr(args, option)) for name, (option, hash_of) in read.items()}
+        read = {name: READS[name] for name in cls.reads}
+        return {name: hash_of(getattr(args, option)) for name, (option, hash_of, _) in read.items()}
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
@@ -119,7 +118,6 @@ class FolderStep(Step, ImageTask):
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
-        """The photograph and the maps that the files of each image are made from."""
         return Sources(keys_in(args, args.cam_out_dir, ".npy", cls.ids(args)))
 
     @classmethod
@@ -130,7 +128,6 @@ class FolderStep(Step, ImageTask):
 
     @classmethod
     def run(cls, args: Options) -> None:
-        """Make and save the files of every image."""
         inputs = cls.inputs(args)
         for folder, settings in cls.folders(args):
             prepare_output(folder, settings, inputs, args.overwrite, partial(cls.sources, args))
@@ -162,7 +159,6 @@ class TrainStep(Step):
 
     @classmethod
     def length(cls, args: Options) -> dict[str, int]:
-        """Epochs or iterations of the training, and micro-batches of a batch."""
         return {"epochs": cls.option(args, "num_epoches")}
 
     @classmethod
@@ -199,15 +195,11 @@ class TrainStep(Step):
         """Train and save the network; returns it, or None where it is there already."""
         images = distributed.on_first_rank(lambda: cls.keys(args))
         training = Training(
-            name=cls.name,
-            file=cls.writes(args)[0],
+            name=cls.name, file=cls.writes(args)[0], batch_size=cls.option(args, "batch_size"),
             settings={**settings_of(cls.settings(args), cls.inputs(args)), IMAGES: images},
-            batch_size=cls.option(args, "batch_size"),
-            seed=args.seed,
-            num_workers=read_ahead_workers(args.resources),
-            overwrite=args.overwrite,
-            **cls.length(args),
-        )
+            num_workers=read_ahead_workers(args.resources), seed=args.seed,
+            overwrite=args.overwrite, **cls.length(args),
+        )  # fmt: skip
         if is_trained(training):
             return None
         torch.manual_seed(args.seed)

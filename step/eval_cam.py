@@ -77,7 +77,6 @@ class ScoreCAMs(ImageTask):
 
 
 def score(args: Options, folder: Path) -> ThresholdScores:
-    """Scores of a folder of maps on the evaluation list."""
     first, *others = run_over_images(ScoreCAMs(args, folder), args.scored_ids(), args.resources)
     for other in others:
         first.merge(other)

@@ -92,10 +92,16 @@ def run(args: Options) -> None:
     scores, *others = run_over_images(ScoreInstances(args), ids, args.resources)
     for other in others:
         scores.merge(other)
+    names = args.info.class_names
     for which, threshold in enumerate(scores.thresholds):
-        entry = scores_at(args, scores, which)
-        log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * entry["miou"][0])
-        log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in entry["ap"].items()))
+        found = scores.average_precisions(which)
+        by_class = {n: ap for n, ap in zip(names, found.tolist(), strict=False) if ap == ap}
+        mean = float(np.nanmean(found)) if by_class else float("nan")
+        log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * mean)
+        log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in by_class.items()))
+        curves = {names[k]: p.round(4).tolist() for k, p in scores.curves(which).items()}
+        entry = {"thresholds": [threshold], "miou": [mean], "best": 0, "ap": by_class}
+        entry |= {**scored_images(args), "precision_at_recall": curves}
         entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
         row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
         distributed.on_first_rank(partial(save_score, args.result_dir, row, entry))
@@ -103,15 +109,6 @@ def run(args: Options) -> None:
              object_path(args, ids[0]).parent, mask_folders(args.info, ids))  # fmt: skip
     if args.ins_seg_json:
         distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))
-
-
-def scores_at(args: Options, scores: InstanceScores, which: int) -> dict:
-    found, names = scores.average_precisions(which), args.info.class_names
-    by_class = {n: ap for n, ap in zip(names, found.tolist(), strict=False) if ap == ap}
-    mean = float(np.nanmean(found)) if by_class else float("nan")
-    curves = {names[k]: p.round(4).tolist() for k, p in scores.curves(which).items()}
-    entry = {"thresholds": [scores.thresholds[which]], "miou": [mean], "best": 0, "ap": by_class}
-    return {**entry, **scored_images(args), "precision_at_recall": curves}
 
 
 def write_coco(args: Options, ids: tuple[str, ...]) -> None:

@@ -15,7 +15,6 @@ from misc.metrics import false_positive_negative, pseudo_mask_confusion
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import folder_hash, read_manifest
 from step import eval_cam
-from step.eval_cam import check_scoring, ids_of, save_row
 from step.make_sem_seg_labels import MakePseudoMask
 
 log = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ LISTS, writes = eval_cam.LISTS, eval_cam.writes
 
 
 def check(args: Options, preflight: Preflight) -> None:
-    check_scoring(args, preflight, args.scored_ids())
+    eval_cam.check_scoring(args, preflight, args.scored_ids())
     preflight.label_maps(args.scored_ids(), args.sem_seg_out_dir)
 
 
@@ -56,9 +55,9 @@ def score_masks(
 ) -> np.ndarray:  # fmt: skip
     """Score label maps and keep the row of the table; the confusion matrix L x L (row truth)."""
     start = time.perf_counter()
-    confusion = sum(run_over_images(task, ids_of(args, role), args.resources))
+    confusion = sum(run_over_images(task, eval_cam.ids_of(args, role), args.resources))
     entry = {"folder": str(task.folder), **entry}
-    save_row(args, row, confusion[None], [threshold], entry, start, role)
+    eval_cam.save_row(args, row, confusion[None], [threshold], entry, start, role)
     return confusion
 
 

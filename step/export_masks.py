@@ -177,17 +177,16 @@ def _write_weights(args: Options, folder: Path) -> None:
     for name, path in (("res50_cam.pth", args.cam_weights_name),
                        ("res50_irn.pth", args.irn_weights_name),
                        ("deeplab_v2.pth", args.seg_weights_name)):  # fmt: skip
-        try:
-            state = original_state(path) if path.is_file() else None
-        except UserError as error:
-            log.warning("%s", error)
-            continue
-        if state is None:
+        if not path.is_file():
             log.info("%s: is not there, and not exported", path)
             continue
         stream = io.BytesIO()
-        torch.save(state, stream)
-        write_new(folder / name, stream.getvalue(), _ADVICE)
+        try:
+            torch.save(original_state(path), stream)
+        except UserError as error:
+            log.warning("%s", error)
+        else:
+            write_new(folder / name, stream.getvalue(), _ADVICE)
 
 
 # Formats of label maps, each with the folder of its photographs, and of maps.

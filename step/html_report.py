@@ -119,7 +119,6 @@ def sources_of(args: Options) -> Sources:
 
 
 def _ids(args: Options) -> tuple[str, ...]:
-    """Images of the inference list, and those that the segmentation network predicted."""
     with_network = args.seg_out_dir.is_dir() and args.seg_list.is_file()
     predicted = args.image_ids("seg") if with_network else ()
     return tuple(dict.fromkeys((*args.image_ids("infer"), *predicted)))

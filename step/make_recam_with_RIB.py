@@ -62,20 +62,17 @@ class MakeRIBCAM(MapMethod):
         self.batches = RIBBatches(crops, own, *drawn, read_ahead_workers(args.resources), device)
 
     def maps(self, image_id: str, pairs: list[Tensor], label: Tensor) -> Iterator[Maps]:
+        args = self.args
+        numbers = RIBSettings(
+            iterations=args.RIB_iter, learning_rate=args.RIB_lr, weight_decay=args.cam_weight_decay,
+            tau=args.score_th, margin=args.stop_th, explode_th=args.explode_th,
+            explode_ratio=args.explode_ratio, scales=args.cam_scales,
+            num_pooled_classes=args.num_pooled_classes, final_activation=args.RIB_final_activation,
+        )  # fmt: skip
         self.model.load_state_dict(self.trained)
         with contextlib.closing(self.batches.of(image_id)) as batches:
-            for state in fine_tune(self.model, pairs, label, batches, rib_settings(self.args)):
+            for state in fine_tune(self.model, pairs, label, batches, numbers):
                 yield state.map_sums
-
-
-def rib_settings(args: Options) -> RIBSettings:
-    """RIB's numbers from the options."""
-    return RIBSettings(
-        iterations=args.RIB_iter, learning_rate=args.RIB_lr, weight_decay=args.cam_weight_decay,
-        tau=args.score_th, margin=args.stop_th, explode_th=args.explode_th,
-        explode_ratio=args.explode_ratio, scales=args.cam_scales,
-        num_pooled_classes=args.num_pooled_classes, final_activation=args.RIB_final_activation,
-    )  # fmt: skip
 
 
 LISTS, settings, writes, check, run = MakeRIBCAM.as_step()

@@ -97,7 +97,7 @@ def folders(args: Options) -> dict[str, Path]:
 
 
 def pack(args: Options, ids: tuple[str, ...]) -> None:
-    """The predictions as the archive that the VOC test server takes."""
+    """Write the archive that the VOC test server takes."""
     folder = list(folders(args).values())[-1]
     packed = open_output(args.seg_submission, in_manifest=True)
     with packed as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from misc.cli.flags import count, numbers
 from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options, build_parser, parse
@@ -29,8 +31,10 @@ from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
 from misc.runtime.programs import said_plainly
+from misc.storage.outputs import require_own
 from step import all_steps
-from step.sweep_scores import Point, check, counts_of, summarize, thresholds_of
+from step.eval_cam import thresholds
+from step.sweep_scores import Point, counts_of, summarize
 
 log = logging.getLogger("sweep")
 
@@ -98,7 +102,6 @@ def steps_of(base: Options, score: str) -> dict[str, ModuleType]:
 
 
 def recorded_of(base: Options, score: str) -> set[str]:
-    """Names of the options that some step of a point records."""
     names = {name for step in steps_of(base, score).values() for name in step.settings(base)}
     return names.union(["RIB_final_activation"] if base.recam == "rib" else [])  # not its default
 
@@ -158,8 +161,8 @@ def runs_of(words: Sequence[str], base: Options, axes: dict, seeds: tuple, score
 
 
 def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resamples: int) -> None:
-    """Run all points of a sweep and write its summary into a folder."""
-    points, plain, at = [], {}, thresholds_of(base, score)
+    points, plain = [], {}
+    at = np.array([base.sem_seg_bg_thres]) if score == "masks" else thresholds(base)
     one_plain = len({options[0].plain_cam_out_dir for _, options in runs}) == 1
     for number, (chosen, options) in enumerate(runs, start=1):
         for args in options:
@@ -197,13 +200,13 @@ def planned(own: argparse.Namespace, words: Sequence[str], base: Options) -> dic
         folder = base.result_dir / "sweep" / "+".join([*axes, *seeded])
         if folder in found:
             raise UserError(f"--over {', '.join(axes)}: is a preset here too; give one of the two")
-        check(folder)
+        for name in ("sweep.csv", "sweep.png"):
+            require_own(folder / name)
         found[folder] = runs_of(words, base, axes, seeds, own.score)
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m step.sweep", allow_abbrev=False,
         description="The same run at several values of an option. All other options are those of "

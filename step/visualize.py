@@ -90,7 +90,7 @@ def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:
 
 
 def figure_of(args: Options, image_id: str, scores: Mapping[str, dict]) -> Figure:
-    """Image, maps, label maps and instances that are there; a row for each class."""
+    """Image, maps (contours at best thresholds), label maps, instances; a row for each class."""
     masks = {"IR label": args.ir_label_out_dir, "pseudo mask": args.sem_seg_out_dir}
     masks = {title: folder / f"{image_id}.png" for title, folder in masks.items()}
     rows = [label_panels(args, image_id, masks), *([None] for _ in range(_MAX_ROWS - 1))]
@@ -168,8 +168,7 @@ def coloured(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def score_curves(scores: Mapping[str, dict]) -> Figure:
-    figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
-    axis = figure.subplots()
+    axis = Figure(figsize=(5, 3.2), dpi=120, layout="constrained").subplots()
     for row, score in scores.items():
         mious, best = [100 * (m or 0) for m in score["miou"]], score["best"]
         # Without the blank a name that begins with "_" would not be in the legend.
@@ -178,7 +177,7 @@ def score_curves(scores: Mapping[str, dict]) -> Figure:
     axis.set(xlabel="background threshold", ylabel="mIoU (%)")
     axis.grid(alpha=0.3)
     axis.legend()
-    return figure
+    return axis.figure
 
 
 def recall_curves(scores: Mapping[str, dict]) -> Figure:
@@ -197,13 +196,12 @@ def recall_curves(scores: Mapping[str, dict]) -> Figure:
 def confusion_chart(fractions: np.ndarray, names: Sequence[str]) -> Figure:
     """Fractions L x L of the pixels of each label (row) that are labelled as each (column)."""
     side = 1.5 + 0.2 * len(names)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axis = figure.subplots()
+    axis = Figure(figsize=(side, side), layout="constrained").subplots()
     axis.imshow(fractions**0.5, cmap="Blues")  # small ones show
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set(xlabel="prediction", ylabel="ground truth")
-    return figure
+    return axis.figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:

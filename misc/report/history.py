@@ -27,8 +27,7 @@ def runs_of(path: Path) -> list[dict]:
         for start, name in _PARTS.items():
             if text.startswith(start):
                 runs[-1][name] = _parsed(text.removeprefix(start))
-        steps = runs[-1]["steps"]
-        if steps:
+        if steps := runs[-1]["steps"]:
             steps[-1][1] = clock - begun
         if step := _STEP.match(text):
             steps.append([step[1] or step[2], 0])

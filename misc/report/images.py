@@ -42,9 +42,8 @@ class Sources:
 
     @property
     def compared(self) -> str:
-        """Title of what is compared with the ground truth: the first masks, or the last maps."""
-        titles = (*self.masks, *(folder.title for folder in reversed(self.maps)))
-        return titles[0] if titles else ""
+        """Title of what the ground truth is compared with: the first masks, or the last maps."""
+        return next(iter((*self.masks, *(folder.title for folder in reversed(self.maps)))), "")
 
 
 class Shown(NamedTuple):
