@@ -5,13 +5,17 @@ Images are H x W x 3 uint8 (RGB). Maps are dicts with `keys` (K,) int64, `cam` K
 """
 
 import copy
-from collections.abc import Iterable
+import random
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from misc.cams import label_map, merge_scales, pair_map
-from misc.data.datasets import multi_scale_pairs
+from misc.data.datasets import multi_scale_pairs, normalized, read_image, training_crop
+from misc.data.folder.names import SUFFIXES
+from misc.errors import UserError
 from misc.indexing import WalkSettings, walked_scores
 from misc.rib import Maps, RIBSettings, fine_tune
 from net.resnet50_cam import CAM
@@ -30,24 +34,68 @@ def plain_maps(
     return merged(maps, image, torch.arange(len(maps[0])))
 
 
-def rib_maps(
+def rib_iterations(
     network: CAM,
     image: np.ndarray,
     label: np.ndarray,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    others: str | Path | list[Path],
     settings: RIBSettings | None = None,
-) -> Arrays:
-    """RIB maps of an image, of the classes of its multi-hot label (C,), which has one at least.
+    batch_size: int = 20,
+    crop_size: int = 512,
+) -> Iterator[Arrays]:
+    """RIB maps of an image after each iteration, of the classes of its multi-hot label (C,).
 
-    batches: normalised images B x 3 x S x S and labels B x C that share no class with the image,
-    one for each iteration; ValueError where they are fewer. The network is left as it was.
+    others: a folder, or a list, of other photographs. Their labels are the classes to which the
+    network gives a probability above one half; batches are drawn from those that share no class
+    with the image. Raises UserError where there is none. The network is left as it was.
     """
     settings, device = settings or RIBSettings(), network.classifier.weight.device
     target = torch.from_numpy(np.asarray(label, dtype=np.float32)).to(device)
     pairs = [pair.to(device) for pair in multi_scale_pairs(image, settings.scales)]
-    others = ((images.to(device), labels.to(device)) for images, labels in batches)
-    *_, last = fine_tune(copy.deepcopy(network), pairs, target, others, settings)
-    return merged(last.map_sums, image, target.nonzero()[:, 0].cpu())
+    batches = _other_batches(network, target.bool(), others, batch_size, crop_size)
+    keys = target.nonzero()[:, 0].cpu()
+    for iteration in fine_tune(copy.deepcopy(network), pairs, target, batches, settings):
+        yield merged(iteration.map_sums, image, keys)
+
+
+def rib_maps(network: CAM, image: np.ndarray, label: np.ndarray, *args, **options) -> Arrays:
+    """RIB maps of an image after the last iteration; arguments as of `rib_iterations`."""
+    *_, last = rib_iterations(network, image, label, *args, **options)
+    return last
+
+
+def _other_batches(
+    network: CAM,
+    label: torch.Tensor,
+    others: str | Path | list[Path],
+    batch_size: int,
+    crop_size: int,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches without end: B x 3 x S x S and B x C, of photographs that share no class."""
+    if not isinstance(others, list):
+        others = sorted(p for p in Path(others).iterdir() if p.suffix.lower() in SUFFIXES)
+    disjoint = []
+    for path in others:
+        probabilities = class_probabilities(network, read_image(path))
+        if (classes := probabilities > 0.5).any() and not (classes & label).any():
+            disjoint.append((path, classes.float()))
+    if not disjoint:
+        raise UserError("no other photograph shows other classes alone; give more")
+    rng = random.Random(0)
+    while True:
+        drawn = [rng.choice(disjoint) for _ in range(batch_size)]
+        long_range = (5 * crop_size // 8, 5 * crop_size // 4)  # 320 to 640 for crops of 512
+        crops = [training_crop(read_image(p), long_range, crop_size, rng) for p, _ in drawn]
+        labels = torch.stack([classes for _, classes in drawn])
+        yield normalized(torch.stack(crops), label.device), labels
+
+
+@torch.no_grad()
+def class_probabilities(network: CAM, image: np.ndarray) -> torch.Tensor:
+    """Probability of each class (C,): the sigmoid of the averaged scores of an image."""
+    (pair,) = multi_scale_pairs(image, (1.0,))
+    scores = network(pair.to(network.classifier.weight.device))  # 2 x C x h x w, signed
+    return torch.sigmoid(scores.mean(dim=(0, 2, 3)))
 
 
 def merged(maps: Maps, image: np.ndarray, keys: torch.Tensor) -> Arrays:

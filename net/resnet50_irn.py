@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from misc.affinity_loss import Losses, PairLoss
 from misc.cams import CAM_STRIDE
 from misc.imutils import get_strided_size
+from misc.indexing import AffinityLabels, PathIndex
 from net.backbones import ResNet
 
 
@@ -125,6 +127,18 @@ class Net(nn.Module):
         named = list(self.named_parameters())
         edge, dp = ([p for n, p in named if n.startswith(h)] for h in ("fc_edge", "fc_dp"))
         return edge, dp
+
+
+class AffinityDisplacementLoss(Net):
+    """The network with its training loss on pixel pairs; arch: as in `net.backbones.ResNet`."""
+
+    def __init__(self, path_index: PathIndex, **arch):
+        super().__init__(**arch)
+        self.loss = PairLoss(path_index)
+
+    def forward(self, images: Tensor, labels: AffinityLabels) -> Losses:
+        """Normalised RGB, B x 3 x H x W, and labels of `affinity_labels` -> the loss terms."""
+        return self.loss(*super().forward(images), labels)
 
 
 class EdgeDisplacement(Net):

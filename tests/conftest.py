@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,14 @@ def recorded_numbers(name: str, pattern: str) -> list[int]:
     return sorted({int(match[1]) for match in found if match})
 
 
+def close(actual, expected, share: float = 1e-4) -> None:
+    """Equal to recorded values up to a share of the largest of them."""
+    actual = np.asarray(actual.detach() if torch.is_tensor(actual) else actual)
+    expected = np.asarray(expected)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Loads arrays recorded from the original implementation, e.g. golden("eval.npz")."""
@@ -97,6 +106,26 @@ def sample(tmp_path_factory) -> DatasetInfo:
     return describe(root)
 
 
+@pytest.fixture
+def info(sample, tmp_path) -> DatasetInfo:
+    """A copy of the synthetic sample that may be spoilt."""
+    shutil.copytree(sample.root, tmp_path / "voc")
+    return describe(tmp_path / "voc")
+
+
+@pytest.fixture
+def on_copy(info, tmp_path, tiny_run, capsys):
+    """Runs on the copied sample: exit code, lines of stderr that name a problem, and the log."""
+
+    def run(*options):
+        capsys.readouterr()
+        code = tiny_run("--voc12_root", info.root, "--result_dir", tmp_path / "result", *options)
+        said = capsys.readouterr()
+        return code, [x for x in said.err.splitlines() if x.startswith("error: ")], said.out
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def coco_sample(tmp_path_factory) -> DatasetInfo:
     """A synthetic COCO of 8 + 2 images; a crowd in the 6th, nothing in the 8th."""
@@ -108,16 +137,17 @@ def coco_sample(tmp_path_factory) -> DatasetInfo:
 @pytest.fixture(scope="session")
 def classifier_file(tmp_path_factory) -> Path:
     """Checkpoint of a classifier of width 8 with 20 classes, from which training can start too."""
-    return _saved(Net(20, **THIN), tmp_path_factory.mktemp("classifier") / "thin_cam.pth")
+    return saved(Net(20, **THIN), tmp_path_factory.mktemp("classifier") / "thin_cam.pth")
 
 
 @pytest.fixture(scope="session")
 def boundary_file(tmp_path_factory) -> Path:
     """Checkpoint of a boundary network of width 8."""
-    return _saved(EdgeDisplacement(**THIN), tmp_path_factory.mktemp("boundary") / "thin_irn.pth")
+    return saved(EdgeDisplacement(**THIN), tmp_path_factory.mktemp("boundary") / "thin_irn.pth")
 
 
-def _saved(model: torch.nn.Module, path: Path) -> Path:
+def saved(model: torch.nn.Module, path: Path) -> Path:
+    """Checkpoint of a network with the recipe's weights."""
     with torch.no_grad():
         fill_by_recipe(model)
     save_checkpoint(path, model)

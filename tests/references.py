@@ -35,9 +35,6 @@ def separate_normalisation() -> Iterator[None]:
         backbones.normalized = together
 
 
-# --- random walk and affinity ---------------------------------------------------------------------
-
-
 class PairIndices(NamedTuple):
     """The index arrays of a PathIndex as tensors: flat indices into a map of its default size."""
 
@@ -113,9 +110,6 @@ def dense_transition_matrix(edge: Tensor, radius: int, beta: float) -> Tensor:
     return matrix / matrix.sum(dim=0)
 
 
-# --- training of the boundary network -------------------------------------------------------------
-
-
 def pair_labels(label_maps: np.ndarray, index: PathIndex, num_labels: int) -> list[Tensor]:
     """Labels of all pairs, three B x pairs x starts 0/1 maps, made on the host (IRN, Sec. 4.2).
 
@@ -171,9 +165,6 @@ def irn_losses(
     return [l_bg, l_fg, l_pos, l_neg, l_dpfg, l_dpbg, total]
 
 
-# --- scores ---------------------------------------------------------------------------------------
-
-
 def confusions_by_threshold(
     cam_files: Sequence[Path],
     mask_files: Sequence[Path],
@@ -200,9 +191,6 @@ def argmax_labels(cams: np.ndarray, keys: np.ndarray, threshold: float) -> np.nd
     return np.pad(keys + 1, (1, 0))[scores.argmax(axis=0)]
 
 
-# --- labels of the boundary network ---------------------------------------------------------------
-
-
 def crf_labels(image: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
     """Labels (H x W) refined by a dense CRF that is built for this call (IRN, Sec. 4)."""
     height, width = image.shape[:2]
@@ -224,9 +212,6 @@ def confident_labels(
     labels[foreground == 0] = 255
     labels[(foreground + background) == 0] = 0
     return labels.astype(np.uint8)
-
-
-# --- RIB ------------------------------------------------------------------------------------------
 
 
 def advcam_maps(

@@ -17,17 +17,10 @@ from misc.storage.manifest import read_manifest, write_manifest
 from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
 from tests.conftest import PROJECT, THIN
-from voc12.dataset import describe
+from tests.tools.hostile import Reduced
 
 FIRST, SECOND = "2012_000001", "2012_000002"
 PREPARED = ("lists", "run.log")  # made before the checks, from the dataset's own files
-
-
-@pytest.fixture
-def info(sample, tmp_path):
-    """A copy of the synthetic sample that may be spoilt."""
-    shutil.copytree(sample.root, tmp_path / "voc")
-    return describe(tmp_path / "voc")
 
 
 @pytest.fixture
@@ -98,9 +91,6 @@ def write_list(tmp_path, *lines):
     return path
 
 
-# --- the command and its options ----------------------------------------------------------------
-
-
 def test_the_command_as_a_user_types_it(tmp_path):
     words = ["--voc12_root", tmp_path / "none", "--result_dir", tmp_path / "result"]
     command = [sys.executable, "run_sample.py", *words]
@@ -108,9 +98,6 @@ def test_the_command_as_a_user_types_it(tmp_path):
     (line,) = the_lines(end.returncode, end.stderr)
     assert f"--voc12_root {tmp_path / 'none'}: no such folder" in line
     assert not (tmp_path / "result").exists()
-
-
-# --- the dataset --------------------------------------------------------------------------------
 
 
 def test_roots_without_images_or_lists(refused, info):
@@ -168,34 +155,23 @@ def test_missing_labels(refused, all_refused, info, tmp_path):
     assert "vectors of 80 classes, voc12 has 20" in refused(*given, tmp_path / "labels.npy")
 
 
-class Malicious:
-    """Makes a folder when it is unpickled without care."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
-
-
 @pytest.mark.parametrize("what", ["labels", "maps", "classifier"])
 def test_code_in_a_file_is_not_run(refused, info, tmp_path, what):
     harm, maps, path = tmp_path / "harm", tmp_path / "maps", tmp_path / "bad.npy"
     save_maps(info, maps, train_ids(info))
     path = maps / f"{SECOND}.npy" if what == "maps" else path
     if what == "classifier":
-        torch.save({"conv1.weight": Malicious(harm)}, path)
+        torch.save({"conv1.weight": Reduced(os.mkdir, str(harm))}, path)
     else:
-        np.save(path, np.array({"keys": Malicious(harm)}, dtype=object), allow_pickle=True)
+        np.save(
+            path, np.array({"keys": Reduced(os.mkdir, str(harm))}, dtype=object), allow_pickle=True
+        )
     options = {
         "labels": ("--make_cam_pass", "--cls_labels", path),
         "maps": ("--cam_to_ir_label_pass", "--cam_out_dir", maps),
         "classifier": ("--make_cam_pass", "--cam_weights_name", path),
     }
     assert str(path) in refused(*options[what]) and not harm.exists()
-
-
-# --- masks --------------------------------------------------------------------------------------
 
 
 def test_ground_truth_that_does_not_fit(refused, info, tmp_path):
@@ -230,9 +206,6 @@ def test_pseudo_masks_that_do_not_fit(refused, all_refused, info, tmp_path):
     assert f"{path}: has another size than its image" in refused(*given)
     save_label_png(path, np.full(info.image_size(FIRST), 30, dtype=np.uint8))
     assert f"{path}: has label 30, voc12 ends at 20" in refused(*given)
-
-
-# --- checkpoints and maps -----------------------------------------------------------------------
 
 
 def test_networks_that_do_not_fit(refused, info, tmp_path, classifier_file, boundary_file):
@@ -294,9 +267,6 @@ def test_no_image_to_draw_batches_from(refused, info, tmp_path):
     assert f"every image shares a class with {FIRST}" in line and "--train_list" in line
 
 
-# --- several problems at once, and --check ------------------------------------------------------
-
-
 def test_problems_of_several_kinds_are_named_in_one_go(all_refused, info, tmp_path, result_dir):
     """Of steps that read different things, also where an earlier step is refused altogether."""
     info.image_path(FIRST).unlink()
@@ -325,26 +295,10 @@ def test_problems_of_several_kinds_are_named_in_one_go(all_refused, info, tmp_pa
     assert all(words in line for words, line in zip(expected, lines, strict=True))
 
 
-def test_check_looks_and_computes_nothing(tiny_run, info, result_dir, classifier_file, capsys):
-    given = ("--voc12_root", info.root, "--result_dir", result_dir, "--check")
-    given += ("--cam_out_dir", result_dir / "new" / "maps")
-    given += ("--irn_weights_name", result_dir / "other" / "irn.pth")
-    assert tiny_run(*given, "--imagenet_weights", classifier_file) == 0
-    ends = capsys.readouterr().out.splitlines()
-    # 8 images in all lists; all that later steps read will be made by earlier ones
-    (said,) = [line for line in ends if line.startswith("checked: ")]
-    assert said.startswith("checked: 8 images, 8 masks, 8 labels, 1 checkpoint; no problem (")
-    assert ends[-1].startswith("maps need about ") and not result_dir.exists()
-
-
-# --- output folders -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "flag",
-    ["--result_dir", "--plain_cam_out_dir", "--cam_out_dir", "--ir_label_out_dir",
-     "--sem_seg_out_dir", "--cam_weights_name", "--irn_weights_name"],
-)  # fmt: skip
+@pytest.mark.parametrize("flag", [
+    "--result_dir", "--plain_cam_out_dir", "--cam_out_dir", "--ir_label_out_dir",
+    "--sem_seg_out_dir", "--cam_weights_name", "--irn_weights_name",
+])  # fmt: skip
 def test_output_that_cannot_be_written(refused, tmp_path, flag):
     (tmp_path / "file").touch()
     steps = ("train_cam", "make_cam", "make_recam", "cam_to_ir_label", "train_irn", "make_sem_seg")

@@ -19,31 +19,14 @@ from net.checkpoint import read_checkpoint, save_checkpoint
 from net.resnet50_cam import Net
 from step.visualize import figure_of, save_figure
 from tests.conftest import THIN
-from voc12.dataset import describe
 
 FIRST, SECOND = "2012_000001", "2012_000002"
 
 
 @pytest.fixture
-def info(sample, tmp_path):
-    """A copy of the drawn sample that may be spoilt."""
-    shutil.copytree(sample.root, tmp_path / "voc")
-    return describe(tmp_path / "voc")
-
-
-@pytest.fixture
-def call(info, tmp_path, classifier_file, tiny_run, capsys):
-    """Runs on the copied sample: exit code, lines of stderr that name a problem, and the log."""
-
-    def run(*options):
-        capsys.readouterr()
-        given = ("--voc12_root", info.root, "--result_dir", tmp_path / "result")
-        given += ("--limit", 2, "--imagenet_weights", classifier_file)
-        code = tiny_run(*given, *options)
-        said = capsys.readouterr()
-        return code, [x for x in said.err.splitlines() if x.startswith("error: ")], said.out
-
-    return run
+def call(on_copy, classifier_file):
+    """Runs on two images of the copied sample."""
+    return lambda *more: on_copy("--limit", 2, "--imagenet_weights", classifier_file, *more)
 
 
 def scrambled(path):
@@ -117,19 +100,6 @@ def test_weights_are_finite(call, tmp_path):
     assert code == 2 and "weights that are not finite (classifier.weight)" in line
 
 
-@pytest.mark.parametrize("flag, value", [
-    ("--RIB_lr", "1e3"), ("--cam_learning_rate", "1e3"), ("--num_workers", "100000"),
-    *(
-        (flag, value)
-        for flag in ("--RIB_lr", "--irn_learning_rate", "--stop_th", "--score_th", "--beta")
-        for value in ("inf", "nan", "1e400")),
-])  # fmt: skip
-def test_options_are_finite_and_have_bounds_that_are_said(capsys, flag, value):
-    with pytest.raises(SystemExit):
-        parse([flag, value])
-    assert f"{flag}: {value} is out of range" in capsys.readouterr().err
-
-
 def test_rib_that_leaves_the_numbers_names_the_image(call, tmp_path):
     model = Net(20, **THIN)
     with torch.no_grad():
@@ -140,13 +110,6 @@ def test_rib_that_leaves_the_numbers_names_the_image(call, tmp_path):
     code, (line,), _ = call("--make_recam_pass", *given, "--stop_th", "1e9", "--explode_ratio", 1)
     assert code == 2 and f"image {FIRST}: its maps are not finite; give a smaller --RIB_lr" in line
     assert not list((tmp_path / "result" / "cam").glob("*.npy"))
-
-
-def test_a_training_that_diverges_names_its_images(call, tmp_path):
-    code, (line,), _ = call("--train_cam_pass", "--cam_learning_rate", 100, "--cam_num_epoches", 30)
-    assert code == 2 and "train_cam: the loss of step" in line and "is not finite" in line
-    assert FIRST in line or SECOND in line
-    assert not list((tmp_path / "result").glob("*.pth"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -5.98, 1.5])

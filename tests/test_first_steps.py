@@ -1,20 +1,15 @@
 """First steps of new users: files as they come from elsewhere are read, or the line says how."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from coco14.dataset import describe as describe_coco
 from misc.data.dataset_info import read_image_list
 from misc.data.label_file import load_label_file
 from misc.errors import UserError
 from net.checkpoint import load_classifier, read_checkpoint
 from net.resnet50_cam import Net
-from tests.conftest import THIN
-from tests.weights import fill_by_recipe
 from voc12.dataset import describe
 from voc12.prepare import label_from_xml
 
@@ -23,51 +18,23 @@ VOC = describe("voc")
 
 
 @pytest.fixture
-def info(sample, tmp_path):
-    """A copy of the drawn sample that may be spoilt."""
-    shutil.copytree(sample.root, tmp_path / "voc")
-    return describe(tmp_path / "voc")
+def call(on_copy, classifier_file):
+    """Runs on the copied sample."""
+    return lambda *options: on_copy("--cam_weights_name", classifier_file, *options)
 
 
-@pytest.fixture
-def call(info, tmp_path, classifier_file, tiny_run, capsys):
-    """Runs on the copied sample: exit code, lines of stderr that name a problem, and the log."""
-
-    def run(*options):
-        capsys.readouterr()
-        given = ("--voc12_root", info.root, "--result_dir", tmp_path / "result")
-        given += ("--cam_weights_name", classifier_file)
-        code = tiny_run(*given, *options)
-        said = capsys.readouterr()
-        return code, [x for x in said.err.splitlines() if x.startswith("error: ")], said.out
-
-    return run
-
-
-# --- lists --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        f"\ufeff{FIRST}\n{SECOND}\n",
-        f"# my images\n{FIRST}  # a cat\n\n  # and\n{SECOND}\n",
-        f"{FIRST}.jpg\r\n{SECOND}.JPG\r\n",
-        f"/data/VOC2012/JPEGImages/{FIRST}.jpeg\n../JPEGImages/{SECOND}\n",
-        f"C:\\data\\JPEGImages\\{FIRST}.jpg\nJPEGImages\\{SECOND}.JPEG\n",
-        f"{FIRST} 1\n{SECOND} 0\n",
-    ],
-)
+@pytest.mark.parametrize("content", [
+    f"\ufeff{FIRST}\n{SECOND}\n",
+    f"# my images\n{FIRST}  # a cat\n\n  # and\n{SECOND}\n",
+    f"{FIRST}.jpg\r\n{SECOND}.JPG\r\n",
+    f"/data/VOC2012/JPEGImages/{FIRST}.jpeg\n../JPEGImages/{SECOND}\n",
+    f"C:\\data\\JPEGImages\\{FIRST}.jpg\nJPEGImages\\{SECOND}.JPEG\n",
+    f"{FIRST} 1\n{SECOND} 0\n",
+])  # fmt: skip
 def test_lists_as_they_come_from_elsewhere(tmp_path, content):
     path = tmp_path / "list.txt"
     path.write_bytes(content.encode())
     assert read_image_list(path, VOC) == (FIRST, SECOND)
-
-
-def test_coco_names_with_folder_and_split(tmp_path):
-    (tmp_path / "list.txt").write_text("train2014/COCO_train2014_000000000009.jpg\n000000000025\n")
-    ids = read_image_list(tmp_path / "list.txt", describe_coco("coco"))
-    assert ids == ("000000000009", "000000000025")
 
 
 @pytest.mark.parametrize("lines, words", [
@@ -189,40 +156,19 @@ def test_a_table_that_is_not_of_the_declared_form_is_refused(tmp_path, content, 
     assert "\n" not in str(refusal.value)
 
 
-def test_a_run_reads_labels_from_a_table(call, tmp_path, info):
-    ids = (info.root / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
-    names = ("cat", "dog", "horse", "cow")
-    rows = [f"{image_id},{names[n % 4]}" for n, image_id in enumerate(ids)]
-    (tmp_path / "labels.csv").write_text("\n".join(["image,label", *rows]))
-    assert call("--make_cam_pass", "--cls_labels", tmp_path / "labels.csv")[0] == 0
-
-
 def test_names_in_annotations_with_spaces_and_capitals(tmp_path):
     objects = "".join(f"<object><name>{n}</name></object>" for n in (" Cat", "TVMonitor\n"))
     (tmp_path / "a.xml").write_text(f"<annotation>{objects}</annotation>")
     assert np.flatnonzero(label_from_xml(tmp_path / "a.xml", VOC)).tolist() == [7, 19]
-    (tmp_path / "a.xml").write_text("<a><object><name>moterbike</name></object></a>")
-    with pytest.raises(UserError, match="'moterbike' is not a class of voc12 .aeroplane, .*tvmon"):
-        label_from_xml(tmp_path / "a.xml", VOC)
-
-
-# --- checkpoints --------------------------------------------------------------------------------
 
 
 def weights(model):
     return {n: t for n, t in model.state_dict().items() if "num_batches_tracked" not in n}
 
 
-@pytest.fixture
-def classifier():
-    model = Net(20, **THIN)
-    with torch.no_grad():
-        fill_by_recipe(model)
-    return model
-
-
 @pytest.mark.parametrize("wrapper", ["model", "model_state_dict", "net", "stages alone"])
-def test_weights_under_a_key_or_the_names_of_stages(classifier, tmp_path, wrapper):
+def test_weights_under_a_key_or_the_names_of_stages(classifier_file, tmp_path, wrapper):
+    classifier = load_classifier(classifier_file, 20, Net)
     state = classifier.state_dict()
     if wrapper == "stages alone":
         places = {"conv1": "stage1.0", "bn1": "stage1.1", "layer1": "stage1.4"}
@@ -236,5 +182,5 @@ def test_weights_under_a_key_or_the_names_of_stages(classifier, tmp_path, wrappe
     loaded, expected = weights(load_classifier(tmp_path / "cam.pth", 20, Net)), weights(classifier)
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
-    with pytest.raises(UserError, match="cam is missing; cam.pth is there: give that"):
+    with pytest.raises(UserError, match="cam is missing; give the path of a checkpoint, with .pth"):
         read_checkpoint(tmp_path / "cam")

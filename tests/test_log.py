@@ -13,17 +13,12 @@ from tests.conftest import PROJECT
 
 
 @pytest.fixture
-def call(sample, classifier_file, tiny_run, tmp_path, capsys):
-    """Makes the CAMs of one image: exit code, screen, lines of errors."""
+def call(on_copy, classifier_file):
+    """Makes the CAMs of one image, or runs the given steps."""
 
     def run(*options):
-        given = ("--voc12_root", sample.root, "--result_dir", tmp_path / "result", "--limit", 1)
-        given += ("--cam_weights_name", classifier_file)
         passes = () if any("pass" in str(word) for word in options) else ("--make_cam_pass",)
-        capsys.readouterr()
-        code = tiny_run(*given, *passes, *options)
-        said = capsys.readouterr()
-        return code, said.out, [x for x in said.err.splitlines() if x.startswith("error: ")]
+        return on_copy("--limit", 1, "--cam_weights_name", classifier_file, *passes, *options)
 
     return run
 
@@ -35,7 +30,7 @@ def test_what_others_made_is_no_log(call, tmp_path, make):
     path = tmp_path / "result" / "run.log"
     path.parent.mkdir()
     make(path) if callable(make) else path.write_bytes(make)
-    code, _, (line,) = call()
+    code, (line,), _ = call()
     assert code == 2 and f"{path}: is not a log of this program" in line
     assert callable(make) or path.read_bytes() == make
 
@@ -44,7 +39,7 @@ def test_a_log_is_continued_with_all_options_and_ends_with_its_run(call, tmp_pat
     root = logging.getLogger()
     before = root.handlers[:], root.level
     for runs in (1, 2):
-        code, screen, _ = call("--beta", 8)
+        code, _, screen = call("--beta", 8)
         root.warning("said by others")
         assert code == 0 and (root.handlers, root.level) == before
         log = (tmp_path / "result" / "run.log").read_text()
@@ -54,16 +49,6 @@ def test_a_log_is_continued_with_all_options_and_ends_with_its_run(call, tmp_pat
     assert shown["beta"] == 8.0 and shown["limit"] == 1 and "seed_power" not in shown
     recorded = json.loads(re.search(r" all options: (.*)", log)[1])
     assert recorded["beta"] == 8.0 and recorded["seed_power"] == 1.3
-
-
-def test_counts_and_places_are_named(call, tmp_path):
-    call("--make_recam_pass", "--visualize", 1)
-    _, said, _ = call("--make_cam_pass", "--eval_cam_pass", "--visualize", 1)
-    cam = tmp_path / "result" / "cam"
-    assert "make_cam: 1 image, 1 process on cpu, 1 thread each" in said
-    assert f"eval_cam of {cam}: 1 image in " in said
-    assert not re.search(r"\b1 (images|processes|threads)\b", said)
-    assert re.search(f"pictures +{tmp_path / 'result' / 'visualize'}\n", said)
 
 
 def test_a_name_that_is_not_utf8_is_logged_without_a_traceback(tmp_path, sample, classifier_file):

@@ -59,9 +59,6 @@ def copied(run, tmp_path, tiny_run):
     return Run(tmp_path / "r", run.sample, run.words[5], tiny_run)
 
 
-# --- what one run writes ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["cam_plain", "cam"])
 def test_maps_of_every_image(run, name):
     labels = load_dict(run.folder / "lists" / "cls_labels.npy", "")
@@ -161,9 +158,6 @@ FILES = {
 }
 
 
-# --- the same command again ---------------------------------------------------------------------
-
-
 def test_a_second_run_redoes_nothing(run):
     before = run.outputs()
     assert len(before) > 40 and run() == 0
@@ -202,9 +196,6 @@ def test_other_maps_make_later_steps_stale(copied, capsys):
     assert copied("--cam_to_ir_label_pass", "--overwrite", *again) == 0
     labels = {path.stem for path in (copied.folder / "ir_label").glob("*.png")}
     assert labels == set(IDS[:2])
-
-
-# --- fresh folders ------------------------------------------------------------------------------
 
 
 def test_limit(sample, classifier_file, tiny_run, tmp_path):

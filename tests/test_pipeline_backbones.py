@@ -1,21 +1,15 @@
 """The whole sequence on the synthetic sample with another backbone than ResNet-50."""
 
-import torch
-
 from misc.labels import read_label_png
 from misc.storage.scores import load_scores
-from net.checkpoint import load_boundary_net, load_classifier, save_checkpoint
+from net.checkpoint import load_boundary_net, load_classifier
 from net.resnet50_cam import Net
-from tests.conftest import THIN
-from tests.weights import fill_by_recipe
+from tests.conftest import THIN, saved
 
 
 def test_every_step_runs_with_another_backbone(sample, tiny_run, tmp_path):
     weights, folder = tmp_path / "start.pth", tmp_path / "r"
-    network = Net(20, name="resnet18", **THIN)
-    with torch.no_grad():
-        fill_by_recipe(network)
-    save_checkpoint(weights, network)
+    saved(Net(20, name="resnet18", **THIN), weights)
     words = ("--voc12_root", sample.root, "--result_dir", folder, "--limit", 2)
     assert tiny_run(*words, "--imagenet_weights", weights) == 0
     assert load_classifier(folder / "res50_cam.pth", 20).arch["name"] == "resnet18"

@@ -2,18 +2,16 @@
 
 import numpy as np
 import pytest
-import torch
 
 from misc.cams import load_cam, save_cam
 from misc.cli.options import parse
 from misc.labels import read_label_png, save_palette_png
 from misc.metrics import mean_iou
 from misc.storage.cam_files import load_dict
-from net.checkpoint import load_classifier, save_checkpoint
+from net.checkpoint import load_classifier
 from net.resnet50_cam import Net
 from step import eval_cam, eval_sem_seg
-from tests.conftest import THIN, TINY
-from tests.weights import fill_by_recipe
+from tests.conftest import THIN, TINY, saved
 
 IDS = tuple(f"{number:012d}" for number in range(1, 9))
 CROWD, EMPTY = IDS[5], IDS[7]
@@ -23,10 +21,7 @@ CROWD, EMPTY = IDS[5], IDS[7]
 def words(coco_sample, tmp_path_factory):
     """Options of the run."""
     folder = tmp_path_factory.mktemp("coco")
-    model = Net(80, **THIN)
-    with torch.no_grad():
-        fill_by_recipe(model)
-    save_checkpoint(folder / "thin.pth", model)
+    saved(Net(80, **THIN), folder / "thin.pth")
     given = ("--coco14_root", coco_sample.root, "--result_dir", folder / "r")
     given += ("--imagenet_weights", folder / "thin.pth", "--visualize", 0)
     return ["--dataset", "coco14", *map(str, given)]

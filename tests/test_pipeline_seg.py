@@ -103,9 +103,6 @@ def test_predictions_without_a_crf(run, fresh):
     assert not (fresh.folder / "seg_crf").exists()
 
 
-# --- bad input ----------------------------------------------------------------------------------
-
-
 def refused(capsys, code):
     assert code == 2
     return capsys.readouterr().err
@@ -142,9 +139,6 @@ def test_networks_that_do_not_fit(run, fresh, capsys, tmp_path):
     assert fresh("--make_seg_pass") == 2
     line = refused(capsys, fresh("--eval_seg_pass"))
     assert "run --make_seg_pass first" in line
-
-
-# --- presets and files of others ----------------------------------------------------------------
 
 
 def test_presets_are_those_that_were_published():

@@ -64,15 +64,12 @@ def test_batches_too_small_for_the_processes_are_one_line_before_any_starts(scri
         assert line.startswith(f"error: {flag} 2: leaves nothing to do") and "NPROC=2" in line
 
 
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        ([], "the first argument is the folder of the photographs"),
-        (["--labels", "labels.csv"], "the first argument is the folder of the photographs"),
-        (["none"], "--root none: no such folder"),
-        ([".", "none.csv"], "has no photographs"),
-    ],
-)
+@pytest.mark.parametrize("given, words", [
+    ([], "the first argument is the folder of the photographs"),
+    (["--labels", "labels.csv"], "the first argument is the folder of the photographs"),
+    (["none"], "--root none: no such folder"),
+    ([".", "none.csv"], "has no photographs"),
+])  # fmt: skip
 def test_the_script_of_photographs_says_what_it_needs(script, given, words):
     code, said, (line,) = script("get_pseudo_gt.sh", *given)
     assert code == 2 and said == "" and words in line
@@ -124,14 +121,11 @@ def test_all_maps_of_photographs_are_made_and_those_of_rib_last(script, tmp_path
 
 
 @pytest.mark.parametrize("name", ["get_pseudo_gt.sh", *SCRIPTS])
-@pytest.mark.parametrize(
-    ("program", "words"),
-    [
-        (None, "no such program"),
-        ("exit 1", "cannot be run as Python"),
-        ("echo torch, cv2", "lacks torch, cv2; install the packages of "),
-    ],
-)
+@pytest.mark.parametrize(("program", "words"), [
+    (None, "no such program"),
+    ("exit 1", "cannot be run as Python"),
+    ("echo torch, cv2", "lacks torch, cv2; install the packages of "),
+])  # fmt: skip
 def test_a_python_that_the_user_names_is_used_or_refused(script, tmp_path, name, program, words):
     """Nothing is installed in its place."""
     fake = tmp_path / "mine"
@@ -181,16 +175,13 @@ def test_ctrl_c_is_one_line_at_any_moment(tmp_path, name, moment):
     assert (end.returncode, end.stderr) == ((130, f"{line}\n") if reached else (0, ""))
 
 
-@pytest.mark.parametrize(
-    "messages, words",
-    [
-        ("ERROR: Could not install: [Errno 28] No space left on device", "the disk is full"),
-        ("NewConnectionError: Failed to establish a new connection", "cannot be reached"),
-        ("Temporary failure in name resolution\nno matching distribution", "cannot be reached"),
-        ("error: command 'gcc' failed\nFailed building wheel for pydensecrf2", "no C++ compiler"),
-        ("ERROR: something else", "see pip's message above"),
-    ],
-)
+@pytest.mark.parametrize("messages, words", [
+    ("ERROR: Could not install: [Errno 28] No space left on device", "the disk is full"),
+    ("NewConnectionError: Failed to establish a new connection", "cannot be reached"),
+    ("Temporary failure in name resolution\nno matching distribution", "cannot be reached"),
+    ("error: command 'gcc' failed\nFailed building wheel for pydensecrf2", "no C++ compiler"),
+    ("ERROR: something else", "see pip's message above"),
+])  # fmt: skip
 def test_a_failed_installation_says_why(tmp_path, messages, words):
     (tmp_path / "log").write_text(messages)
     (tmp_path / "bin").mkdir()
@@ -200,10 +191,9 @@ def test_a_failed_installation_says_why(tmp_path, messages, words):
     assert words in end.stdout and end.stdout.count("\n") == 1 and not end.stderr
 
 
-@pytest.mark.parametrize(
-    "pip, words",
-    [("0", "the package index cannot be"), ("1", "python3 cannot make a virtual environment with")],
-)
+@pytest.mark.parametrize("pip, words", [
+    ("0", "the package index cannot be"), ("1", "python3 cannot make a virtual environment with"),
+])  # fmt: skip
 def test_an_installation_that_fails_ends_with_its_reason(tmp_path, pip, words):
     """With a python3 whose environments have a pip that is offline, or none."""
     fake = tmp_path / "bin" / "python3"

@@ -5,16 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from misc.labels import save_label_png
 from misc.storage.scores import load_scores
-from net.checkpoint import save_checkpoint
 from net.resnet50_cam import Net
-from tests.conftest import THIN
+from tests.conftest import THIN, saved
 from tests.misc.data.folder.conftest import save_photo
-from tests.weights import fill_by_recipe
 
 NAMES = tuple(f"p{n}" for n in range(8))
 ROWS = tuple(f"{name}.jpg,{'dog' if n % 2 else 'cat'}" for n, name in enumerate(NAMES))
@@ -74,13 +71,6 @@ def test_ground_truth_that_contradicts_all_labels_is_refused(own, call, values, 
     code, (line,), _ = call(*SCORE, own / "predicted", *check)
     assert code == 2 and f"--masks {own / 'masks'}: " in line and words in line
     assert not (own / "r" / "scores.json").exists()
-
-
-def test_masks_of_1_for_every_class_are_warned_of_with_their_names(own, call):
-    write_masks(own / "masks", lambda n: (0, 1))
-    code, _, said = call(*SCORE, own / "predicted", "--check")
-    assert code == 0 and "4 of 8 label maps show classes that the labels of their images" in said
-    assert "p1.png, p3.png, p5.png" in said
 
 
 def test_label_maps_of_0_and_255_are_not_scored_and_not_trained_on(own, call, classifier_file):
@@ -156,9 +146,6 @@ def times(own, names="[ci]*/*.*"):
     return {path: path.stat().st_mtime_ns for path in (own / "r").rglob(names)}
 
 
-# --- reports --------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def scored(own, call):
     """The photographs after a run that scored masks, with their page."""
@@ -216,17 +203,10 @@ def test_a_report_of_a_folder_that_cannot_be_written_is_its_table(
     assert "error: --report_html: " in capsys.readouterr().err and before == times(scored, "*")
 
 
-# --- results of before ----------------------------------------------------------------------------
-
-
 @pytest.fixture
 def classifier(tmp_path):
     """A thin classifier of the two classes."""
-    model = Net(2, **THIN)
-    with torch.no_grad():
-        fill_by_recipe(model)
-    save_checkpoint(tmp_path / "two.pth", model)
-    return ("--cam_weights_name", tmp_path / "two.pth")
+    return ("--cam_weights_name", saved(Net(2, **THIN), tmp_path / "two.pth"))
 
 
 MAPS = ("--make_cam_pass", "--cam_to_ir_label_pass", "--recam", "none")
@@ -290,9 +270,6 @@ def test_lists_follow_the_list_of_photographs_held_out_and_the_masks(own, call):
     assert load_scores(own / "r")[f"masks of {own / 'predicted'}"]["images"] == 2
 
 
-# --- maps of other tools --------------------------------------------------------------------------
-
-
 def test_maps_that_are_zero_for_the_classes_of_their_images_are_said(own, call):
     def save(others):
         """Maps of the class of each photograph, or of the other one for the last ones."""
@@ -301,14 +278,8 @@ def test_maps_that_are_zero_for_the_classes_of_their_images_are_said(own, call):
             maps[(number + (number >= 8 - others)) % 2] = 0.5
             np.save(own / "maps" / f"{name}.npy", maps)
 
-    given = (
-        "--import_maps_pass",
-        "--import_maps",
-        own / "maps",
-        "--import_keys",
-        "class",
-        "--check",
-    )
+    given = ("--import_maps_pass", "--check", "--import_maps", own / "maps")
+    given += ("--import_keys", "class")
     (own / "maps").mkdir()
     save(8)
     code, (line,), _ = call(*given, masks=())

@@ -97,4 +97,4 @@ install_packages() {
 }
 
 # Modules that requirements.txt brings.
-PROJECT_MODULES="torch torchvision numpy scipy PIL simplejpeg cv2 pydensecrf pycocotools defusedxml tqdm matplotlib pandas filelock"
+PROJECT_MODULES="torch torchvision numpy scipy imageio PIL simplejpeg cv2 pydensecrf pycocotools defusedxml tqdm matplotlib pandas filelock"

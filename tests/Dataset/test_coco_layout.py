@@ -3,33 +3,12 @@
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from coco14.dataset import CATEGORY_IDS, CLASS_NAMES
-from Dataset import make_sample as sample
-from Dataset.coco_layout import CROWD, annotations_of, polygons, rle
-from Dataset.objects import COCO_OBJECT_CLASSES
+from Dataset.coco_layout import CROWD, annotations_of
 from Dataset.scene import Instance, Scene
-
-
-def choices(count):
-    rngs = [np.random.default_rng([0, 0, i]) for i in range(count)]
-    return [[k.name for k in sample.choose_coco_objects(rng, i)] for i, rng in enumerate(rngs)]
-
-
-def test_objects_of_the_images():
-    """Several objects and classes, none in some, crowds in others; partners for RIB's batches."""
-    chosen = choices(sample.TRAIN_IMAGES)
-    classes = [set(names) for names in chosen]
-    assert sum(not names for names in chosen) == 2 and max(map(len, classes)) == 2
-    assert sum(len(own) == 2 for own in classes) > sample.TRAIN_IMAGES / 2
-    assert sum(len(names) > CROWD for names in chosen) == 3
-    assert max(len(names) for names in chosen if len(names) < CROWD) == 3
-    assert min(sum(not own & other for other in classes) for own in classes) >= 6
-    counts = [sum(kind.name in own for own in classes) for kind in COCO_OBJECT_CLASSES]
-    assert min(counts) >= sample.TRAIN_IMAGES // len(COCO_OBJECT_CLASSES)
 
 
 def instance(name, box, shape=(30, 40)):
@@ -51,11 +30,6 @@ def test_an_object_is_annotated_with_its_outline():
     assert min(polygon[::2]) == 10.5 and max(polygon[1::2]) == 14.5
 
 
-def test_specks_have_no_outline():
-    speck = instance("clock", np.s_[3:4, 3:5])
-    assert polygons(speck.mask) == [] and list(annotations_of(scene(speck))) == []
-
-
 def test_many_objects_of_a_class_are_one_crowd():
     boxes = [np.s_[20:26, 2 + 9 * i : 8 + 9 * i] for i in range(CROWD)]
     herd = [instance("zebra", box) for box in boxes]
@@ -68,14 +42,6 @@ def test_many_objects_of_a_class_are_one_crowd():
     assert pixels.sum() == crowd["area"] > CROWD * 36
     assert all(pixels[one.mask].all() for one in herd) and not pixels[bear.mask].any()
     assert len(list(annotations_of(scene(*herd[1:], bear)))) == CROWD
-
-
-@pytest.mark.parametrize("corner", [False, True])
-def test_rle_starts_with_zeros_and_goes_down_the_columns(corner):
-    mask = np.zeros((3, 2), bool)
-    mask[2, 0] = mask[0, 1] = True
-    mask[0, 0] = corner
-    assert rle(mask) == {"counts": [0, 1, 1, 2, 2] if corner else [2, 2, 2], "size": [3, 2]}
 
 
 def test_files(coco_sample):

@@ -10,7 +10,6 @@ from PIL import Image
 
 from Dataset import make_sample as sample
 from Dataset import voc_layout
-from Dataset.objects import OBJECT_CLASSES
 from Dataset.scene import Instance, Scene
 from misc.errors import UserError
 from voc12.dataset import CLASS_NAMES
@@ -42,16 +41,6 @@ def xml_classes(folder: Path, image_id: str) -> set[str]:
 
 def mask_of(folder: Path, image_id: str) -> np.ndarray:
     return np.array(Image.open(folder / "SegmentationClass" / f"{image_id}.png"))
-
-
-def test_images_share_few_classes():
-    """Each image finds many others without a common class: RIB fills its batches with them."""
-    rngs = [np.random.default_rng([0, 0, i]) for i in range(sample.TRAIN_IMAGES)]
-    classes = [{k.name for k in sample.choose_objects(rng, i)} for i, rng in enumerate(rngs)]
-    assert max(map(len, classes)) == 2
-    assert min(sum(not own & other for other in classes) for own in classes) >= 8
-    counts = [sum(kind.name in own for own in classes) for kind in OBJECT_CLASSES]
-    assert min(counts) >= sample.TRAIN_IMAGES // len(OBJECT_CLASSES)
 
 
 def square_scene() -> Scene:
@@ -151,10 +140,9 @@ def test_an_empty_folder_is_used_and_anything_else_refused(tmp_path):
     assert len(ids_of(empty, "train")) == 1
 
 
-@pytest.mark.parametrize(
-    ("numbers", "flag"),
-    [((0, 1, 0), "--train"), ((1, 100_000, 0), "--val"), ((1, 1, -1), "--seed")],
-)
+@pytest.mark.parametrize(("numbers", "flag"), [
+    ((0, 1, 0), "--train"), ((1, 100_000, 0), "--val"), ((1, 1, -1), "--seed"),
+])  # fmt: skip
 def test_numbers_out_of_range_are_refused(tmp_path, numbers, flag):
     with pytest.raises(UserError, match=f"{flag} .*out of range"):
         sample.make_sample(tmp_path / "voc", *numbers)

@@ -3,33 +3,9 @@
 import numpy as np
 import pytest
 
-from Dataset.objects import (
-    COCO_OBJECT_CLASSES,
-    OBJECT_CLASSES,
-    ellipse,
-    limb,
-    polygon,
-)
+from Dataset.objects import COCO_OBJECT_CLASSES, OBJECT_CLASSES
 
 ALL_CLASSES = (*OBJECT_CLASSES, *COCO_OBJECT_CLASSES)
-
-
-@pytest.mark.parametrize(
-    ("shape", "geometry", "inside", "outside"),
-    [
-        (ellipse, {"centre": (0.5, 0.0), "radii": (0.4, 0.2)}, (0.8, 0.0), (0.5, 0.3)),
-        (ellipse, {"centre": (0, 0), "radii": (0.4, 0.1), "tilt": np.pi / 2}, (0, 0.3), (0.3, 0)),
-        (limb, {"start": (0, 0), "end": (1, 0), "radii": (0.1, 0.3)}, (1.0, 0.25), (0.0, 0.25)),
-        (
-            polygon,
-            {"corners": [(0, 0), (1, 0), (1, 1), (0, 1)], "rounding": 0},
-            (0.9,) * 2,
-            (1.1, 0.5),
-        ),
-    ],
-)
-def test_shapes_are_negative_inside_only(shape, geometry, inside, outside):
-    assert shape(*np.float32(inside), **geometry) < 0 < shape(*np.float32(outside), **geometry)
 
 
 @pytest.mark.parametrize("kind", ALL_CLASSES, ids=lambda kind: kind.name)

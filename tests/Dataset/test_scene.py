@@ -10,14 +10,6 @@ from Dataset.objects import OBJECT_CLASSES
 from Dataset.scene import Pose, draw_scene
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_pose_maps_there_and_back(mirrored):
-    pose = Pose((40.0, 30.0), 25.0, tilt=0.3, mirrored=mirrored)
-    x, y = pose.to_image((0.6, -0.2))
-    u, v = pose.to_object(np.array(y), np.array(x))
-    np.testing.assert_allclose([u, v], [0.6, -0.2], atol=1e-12)
-
-
 def test_scenes_are_objects_of_the_wanted_size_with_disjoint_masks():
     shares = []
     for seed in range(40):
@@ -41,16 +33,3 @@ def test_mask_of_an_object_is_what_was_painted(kind):
     touched = (canvas != -5).any(axis=2)
     assert mask.any() and touched[mask].all()
     assert not touched[~ndimage.binary_dilation(mask, iterations=2)].any()
-
-
-def test_a_head_is_hidden_or_cut_with_the_set_probability(monkeypatch):
-    kind = next(kind for kind in OBJECT_CLASSES if kind.name == "cat")
-
-    def draw(occlusion, cut):
-        monkeypatch.setattr(scene_module, "OCCLUSION_PROBABILITY", occlusion)
-        monkeypatch.setattr(scene_module, "CUT_PROBABILITY", cut)
-        return draw_scene(np.random.default_rng(0), [kind], size=(190, 250)).instances[0].mask
-
-    whole, hidden, cut = draw(0, 0), draw(1, 0), draw(0, 1)
-    assert not (hidden & ~whole).any() and 0.6 < hidden.sum() / whole.sum() < 0.97
-    assert not whole[:, [0, -1]].any() and cut[:, [0, -1]].any()

@@ -141,8 +141,7 @@ def test_the_object_of_the_smaller_annotated_area_is_on_top(coco):
 def test_a_crowd_is_ignored_where_no_object_is(coco, crowd_area):
     crowd = rectangle(0, 0, 16, 16)
     labels = coco.prepare(
-        entry(CAR, [box(8, 8, 24, 20)], 192),
-        entry(PERSON, rle(crowd), crowd_area, crowd=1),
+        entry(CAR, [box(8, 8, 24, 20)], 192), entry(PERSON, rle(crowd), crowd_area, crowd=1)
     )
     expected = np.zeros(SIZE, dtype=np.uint8)
     expected[crowd] = 255
@@ -286,18 +285,15 @@ def moved(coco, tree, photograph, mask):
             (coco.root / folder).rmdir()
 
 
-@pytest.mark.parametrize(
-    ("tree", "photograph", "mask"),
-    [
-        ("", "{split}/COCO_{split}_{}.jpg", "SegmentationClass/{split}/COCO_{split}_{}.png"),
-        ("", "images/{split}/{}.jpg", "masks/{}.png"),
-        ("", "JPEGImages/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{split}/{}.png"),
-        ("", "images/COCO_{split}_{}.jpg", "mask/COCO_{split}_{}.png"),
-        ("", "train2017/{}.jpg", "mask/{split}/{}.png"),
-        ("", "{split}/COCO_{split}_{}.jpg", "mask/{split}/{number}.png"),  # of ReCAM
-        ("coco", "images/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{}.png"),
-    ],
-)
+@pytest.mark.parametrize(("tree", "photograph", "mask"), [
+    ("", "{split}/COCO_{split}_{}.jpg", "SegmentationClass/{split}/COCO_{split}_{}.png"),
+    ("", "images/{split}/{}.jpg", "masks/{}.png"),
+    ("", "JPEGImages/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{split}/{}.png"),
+    ("", "images/COCO_{split}_{}.jpg", "mask/COCO_{split}_{}.png"),
+    ("", "train2017/{}.jpg", "mask/{split}/{}.png"),
+    ("", "{split}/COCO_{split}_{}.jpg", "mask/{split}/{number}.png"),  # of ReCAM
+    ("coco", "images/{split}/COCO_{split}_{}.jpg", "coco_seg_anno/{}.png"),
+])  # fmt: skip
 def test_layouts_are_found_by_looking(coco, caplog, tree, photograph, mask):
     coco.prepare(entry(CUP, [box(0, 0, 4, 4)], 16))
     drawn = coco.mask()
@@ -405,18 +401,15 @@ def test_broken_file(coco, content):
 CUP_ENTRY = entry(CUP, [box(0, 0, 4, 4)], 16)
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"category_id": 12}, "annotation 70 has the unknown category 12"),
-        ({"image_id": 11}, "annotation 70 is of image 11, which is not listed"),
-        ({"area": "much"}, "the entry with id 70 is wrong"),
-        ({"area": float("nan")}, "the entry with id 70 is wrong (area nan)"),
-        ({"segmentation": None}, "the entry with id 70 is wrong"),
-        ({"segmentation": [["a"]]}, "the entry with id 70 is wrong"),
-        ({"segmentation": {"counts": [-1], "size": [4, 4]}}, "is wrong"),
-    ],
-)
+@pytest.mark.parametrize("change, words", [
+    ({"category_id": 12}, "annotation 70 has the unknown category 12"),
+    ({"image_id": 11}, "annotation 70 is of image 11, which is not listed"),
+    ({"area": "much"}, "the entry with id 70 is wrong"),
+    ({"area": float("nan")}, "the entry with id 70 is wrong (area nan)"),
+    ({"segmentation": None}, "the entry with id 70 is wrong"),
+    ({"segmentation": [["a"]]}, "the entry with id 70 is wrong"),
+    ({"segmentation": {"counts": [-1], "size": [4, 4]}}, "is wrong"),
+])  # fmt: skip
 def test_wrong_annotations(coco, change, words):
     message = coco.refused({**CUP_ENTRY, **change})
     assert message.startswith(f"{coco.path()}: ") and words in message
@@ -430,35 +423,31 @@ def test_incomplete_annotations(coco):
 WHOLE = list(SIZE)
 
 
-@pytest.mark.parametrize(
-    "segmentation",
-    [[], [[1, 1, 5, 1, 5]], [[1, 1, 5, 1, float("nan"), 5]], [[1, 1, 1e12, 1, 5, 5]],
-     {"counts": [SIZE[0] * SIZE[1] - 1], "size": WHOLE}, {"counts": [12], "size": [3, 4]},
-     {"counts": [SIZE[0] * SIZE[1], 1000], "size": WHOLE}, {"counts": [12]}, {"size": WHOLE},
-     {"counts": "zzzz", "size": WHOLE}, {"counts": "d0", "size": WHOLE},
-     {"counts": 5, "size": WHOLE}],
-)  # fmt: skip
+@pytest.mark.parametrize("segmentation", [
+    [], [[1, 1, 5, 1, 5]], [[1, 1, 5, 1, float("nan"), 5]], [[1, 1, 1e12, 1, 5, 5]],
+    {"counts": [SIZE[0] * SIZE[1] - 1], "size": WHOLE}, {"counts": [12], "size": [3, 4]},
+    {"counts": [SIZE[0] * SIZE[1], 1000], "size": WHOLE}, {"counts": [12]}, {"size": WHOLE},
+    {"counts": "zzzz", "size": WHOLE}, {"counts": "d0", "size": WHOLE},
+    {"counts": 5, "size": WHOLE},
+])  # fmt: skip
 def test_segmentations_that_make_no_sense(coco, segmentation):
     message = coco.refused(CUP_ENTRY, entry(CAR, segmentation, 9, image=10))
     assert f"{TEN}.png: the segmentation of annotation 71 cannot be decoded" in message
     assert (coco.mask()[:4, :4] == CUP).all()  # the others were drawn
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (lambda c: c["images"].clear(), "has no images"),
-        (lambda c: c["images"].append(c["images"][0]), f"image {NINE} is listed twice"),
-        (lambda c: c["images"][0].update(id=-9), "is not an image of COCO"),
-        (lambda c: c["images"][0].update(id=10**12), "is not an image of COCO"),
-        (lambda c: c["images"][0].update(height=0), f"image {NINE} is 32x0 pixels"),
-        (lambda c: c["images"][0].update(width="wide"), "the entry with id 9 is wrong"),
-        (lambda c: c["images"][0].pop("width"), "an image has no height or width"),
-        (lambda c: c["images"][0].pop("id"), "is wrong ('id')"),
-        (lambda c: c["categories"][0].update(name="unicorn"), "'unicorn'} is not a category"),
-        (lambda c: c["categories"].append(3), "3 is not a category of coco14"),
-    ],
-)
+@pytest.mark.parametrize("change, words", [
+    (lambda c: c["images"].clear(), "has no images"),
+    (lambda c: c["images"].append(c["images"][0]), f"image {NINE} is listed twice"),
+    (lambda c: c["images"][0].update(id=-9), "is not an image of COCO"),
+    (lambda c: c["images"][0].update(id=10**12), "is not an image of COCO"),
+    (lambda c: c["images"][0].update(height=0), f"image {NINE} is 32x0 pixels"),
+    (lambda c: c["images"][0].update(width="wide"), "the entry with id 9 is wrong"),
+    (lambda c: c["images"][0].pop("width"), "an image has no height or width"),
+    (lambda c: c["images"][0].pop("id"), "is wrong ('id')"),
+    (lambda c: c["categories"][0].update(name="unicorn"), "'unicorn'} is not a category"),
+    (lambda c: c["categories"].append(3), "3 is not a category of coco14"),
+])  # fmt: skip
 def test_wrong_tables(coco, change, words):
     coco.change(change)
     message = coco.refused()

@@ -13,11 +13,6 @@ def random_map(*shape, seed=0, dtype=torch.float64):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def paths_of(index):
-    """The offsets of every pair's path, in the order of search_dst."""
-    return [path for group in index.search_paths for path in group.tolist()]
-
-
 def test_recorded_paths_and_indices(golden):
     data = golden("path_index.npz")
     index = PathIndex(int(data["r5_radius"]), tuple(data["r5_size"].tolist()))
@@ -103,18 +98,15 @@ def test_walk_equals_dense_matrix(size):
         torch.testing.assert_close(walked, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "scores, result, options",
-    [
-        ("x0", "out0", {}),
-        ("x1", "out1", {}),
-        ("x2", "out2", {}),
-        ("x1", "out1_double", {}),
-        ("x0", "out0_beta8_times4", {"beta": 8, "exp_times": 4}),
-        ("x1", "out1_radius4", {"radius": 4}),
-        ("seg_cam", "seg_walk", {}),
-    ],
-)
+@pytest.mark.parametrize("scores, result, options", [
+    ("x0", "out0", {}),
+    ("x1", "out1", {}),
+    ("x2", "out2", {}),
+    ("x1", "out1_double", {}),
+    ("x0", "out0_beta8_times4", {"beta": 8, "exp_times": 4}),
+    ("x1", "out1_radius4", {"radius": 4}),
+    ("seg_cam", "seg_walk", {}),
+])  # fmt: skip
 def test_recorded_walks(golden, scores, result, options):
     data = golden("random_walk.npz")
     edge_name = "seg_edge" if scores == "seg_cam" else scores.replace("x", "edge")

@@ -101,9 +101,6 @@ def test_images_without_anything_to_find_have_no_instances(recorded):
     assert len(instances(cams, recorded["c_keys"], field, edge, size, background=1.0).score) == 0
 
 
-# --- scores -------------------------------------------------------------------------------------
-
-
 def scored(data, keep_zero=True):
     scores = InstanceScores()
     for i in range(int(data["n_images"])):

@@ -8,7 +8,6 @@ import pytest
 from misc import metrics
 from misc.errors import UserError
 from tests.conftest import recorded_numbers
-from tests.references import argmax_labels
 
 IMAGES = recorded_numbers("eval.npz", r"cam_gt_(\d+)")
 
@@ -106,34 +105,6 @@ def random_image(rng, num_labels, num_keys, shape=(9, 11)):
     cams = (rng.randint(0, 11, (num_keys, *shape)) / 10).astype(np.float32)
     truth = rng.choice(np.append(np.arange(num_labels), 255), shape).astype(np.uint8)
     return cams, keys, truth
-
-
-def separate_passes(images, thresholds, num_labels):
-    """The definition: for every threshold argmax over [threshold, maps], then the confusion."""
-    confusions = np.zeros((len(thresholds), num_labels, num_labels), dtype=np.int64)
-    for confusion, threshold in zip(confusions, np.float32(thresholds), strict=True):
-        for cams, keys, truth in images:
-            labels = argmax_labels(cams, keys, threshold)
-            confusion += metrics.confusion_matrix(truth, labels, num_labels)
-    return confusions
-
-
-@pytest.mark.parametrize("num_labels", [21, 81])
-def test_one_pass_equals_separate_passes(num_labels):
-    rng = np.random.RandomState(0)
-    images = [random_image(rng, num_labels, num_keys) for num_keys in (1, 3, 0, 2)]
-    thresholds = np.arange(0, 1.01, 0.1)
-    scores = metrics.ThresholdScores(thresholds, num_labels)
-    for image in images:
-        scores.add(*image)
-    expected = separate_passes(images, thresholds, num_labels)
-    np.testing.assert_array_equal(scores.confusions, expected)
-    np.testing.assert_allclose(scores.mean_ious(), [metrics.mean_iou(c) for c in expected])
-    foreground = expected[:, :, 1:].sum(axis=2)
-    with np.errstate(invalid="ignore"):  # nothing is above the last threshold
-        share = foreground[:, 0] / foreground.sum(axis=1)
-    assert np.isnan(share[-1])
-    np.testing.assert_allclose(metrics.false_foreground(scores.counts), share)
 
 
 def test_threshold_is_compared_in_float32_and_ties_go_to_background():

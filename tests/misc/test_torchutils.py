@@ -8,7 +8,6 @@ import torch
 
 from misc.torchutils import PolyOptimizer, gap2d, gndp2d, worker_rng
 from tests.conftest import recorded_names, recorded_numbers
-from tests.references import looped_pooling
 
 
 def multi_hot(classes, num_classes):
@@ -60,19 +59,6 @@ def test_80_classes_with_and_without_the_limit_are_the_recorded_ones(golden, per
         for prefix, limit in (("upstream80", 20), ("corrected80", None)):
             pooled = gndp2d(x, present, percent / 100, num_pooled_classes=limit)
             np.testing.assert_allclose(pooled, data[f"{prefix}_{suffix}"], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("num_classes", [20, 80])
-def test_gndp2d_equals_loops(num_classes):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, num_classes, 5, 6, generator=generator)
-    present = torch.rand(3, num_classes, generator=generator) < 0.4
-    expected = looped_pooling(x, present, 0.4)
-    torch.testing.assert_close(gndp2d(x, present, 0.4), expected)
-    singles = [gndp2d(x[i : i + 1], present[i : i + 1], 0.4) for i in range(3)]
-    torch.testing.assert_close(torch.cat(singles), expected)
-    shared = gndp2d(x, present[0], 0.4)
-    torch.testing.assert_close(shared, looped_pooling(x, present[:1].expand(3, -1), 0.4))
 
 
 def test_special_maps_and_strict_threshold():

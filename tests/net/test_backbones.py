@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from misc.errors import UserError
-from net.backbones import KINDS, FixedBatchNorm, ResNet, fold_norms, inferred_arch, normalized
+from net.backbones import KINDS, FixedBatchNorm, ResNet, fold_norms, inferred_arch
 from net.checkpoint import (
     load_backbone,
     load_boundary_net,
@@ -63,24 +63,6 @@ def test_classifier_and_boundary_net_take_any_backbone(name, tmp_path):
         torch.randn(2, 3, 64, 64)
     )
     assert edge.shape == (1, 16, 16) and field.shape == (2, 16, 16)
-
-
-@pytest.mark.parametrize("groups, stride, dilation", [(1, 1, 1), (2, 2, 1), (4, 1, 2)])
-def test_a_convolution_and_its_normalisation_are_computed_as_one(groups, stride, dilation):
-    """With the outputs and gradients of the two modules; none of frozen parameters."""
-    torch.manual_seed(0)
-    options = {"stride": stride, "padding": dilation, "dilation": dilation, "groups": groups}
-    conv, norm = torch.nn.Conv2d(4, 8, 3, bias=False, **options), FixedBatchNorm(8)
-    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
-        tensor.normal_()
-    norm.running_var.uniform_(0.1, 1.1)
-    features = torch.randn(2, 4, 11, 9, requires_grad=True)
-    inputs, found = (features, conv.weight, norm.weight, norm.bias), []
-    for output in (normalized(conv, norm, features), norm(conv(features))):
-        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
-        found.append([output, *torch.autograd.grad((output * weights).sum(), inputs)])
-    for ours, expected in zip(*found, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

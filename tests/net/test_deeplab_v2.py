@@ -15,15 +15,8 @@ from misc.seg_loss import (
 )
 from net import backbones
 from net.deeplab_v2 import DeepLabV2, _softmax
-from tests.conftest import recorded_names
+from tests.conftest import close, recorded_names
 from tests.weights import fill_by_recipe
-
-
-def close(actual, expected, share=1e-4):
-    expected = np.asarray(expected)
-    np.testing.assert_allclose(
-        actual.detach().numpy(), expected, rtol=0, atol=share * np.abs(expected).max()
-    )
 
 
 def network(seed, blocks=None, monkeypatch=None, **options):
@@ -104,9 +97,6 @@ def test_recorded_training_outputs_of_one_block_each(golden, monkeypatch):
         close(output, data[f"thin_{name}_odd"])
     with torch.no_grad():
         assert torch.equal(thin.eval()(torch.from_numpy(data["x_odd"])), outputs[-1])
-
-
-# --- labels, losses, schedule -------------------------------------------------------------------
 
 
 def test_recorded_nearest_indices(golden):
@@ -229,9 +219,6 @@ def test_balanced_cross_entropy_weighs_both_sides_alike():
     torch.testing.assert_close(found, (background + foreground) / 2)
     only = balanced_cross_entropy(logits, labels.clamp_max(0))
     torch.testing.assert_close(only, values[0].mean() / 2)
-
-
-# --- dense CRF ----------------------------------------------------------------------------------
 
 
 def crf_settings(data):

@@ -118,12 +118,11 @@ def test_a_segmentation_network_loads_strictly(tmp_path):
         assert all(torch.equal(tensor, back[name]) for name, tensor in own.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "model",
-    [CAM(5, name="resnet18", **THIN), CAM(5, stride_in_1x1=True, **THIN),
-     DeepLabV2(5, colours="torchvision", width=8, stem=8),
-     DeepLabV2(5, stride_in_1x1=False, width=8, stem=8)],
-)  # fmt: skip
+@pytest.mark.parametrize("model", [
+    CAM(5, name="resnet18", **THIN), CAM(5, stride_in_1x1=True, **THIN),
+    DeepLabV2(5, colours="torchvision", width=8, stem=8),
+    DeepLabV2(5, stride_in_1x1=False, width=8, stem=8),
+])  # fmt: skip
 def test_a_network_that_the_original_code_does_not_build_is_refused(tmp_path, model):
     save_checkpoint(tmp_path / "net.pth", model)
     with pytest.raises(UserError, match="the original code builds one of"):

@@ -80,16 +80,13 @@ def test_timms_resnets_are_those_of_torchvision(timm, name):
     torch.testing.assert_close(state["layer4.1.conv2.weight"], theirs.layer4[1].conv2.weight)
 
 
-@pytest.mark.parametrize(
-    ("name", "complaint"),
-    [
-        ("resnetblur18", "computes other features than a resnet18"),  # pooling without weights
-        ("resnet26d.bt_in1k", "is of another network (missing: conv1.weight"),
-        ("seresnet50.a1_in1k", "unexpected: layer1.0.se.fc1.weight"),
-        ("resnet5", "or cannot download them (Unknown model"),
-        ("vit_tiny_patch16_224.augreg_in21k", "a mean of (0.5, 0.5, 0.5)"),
-    ],
-)
+@pytest.mark.parametrize(("name", "complaint"), [
+    ("resnetblur18", "computes other features than a resnet18"),  # pooling without weights
+    ("resnet26d.bt_in1k", "is of another network (missing: conv1.weight"),
+    ("seresnet50.a1_in1k", "unexpected: layer1.0.se.fc1.weight"),
+    ("resnet5", "or cannot download them (Unknown model"),
+    ("vit_tiny_patch16_224.augreg_in21k", "a mean of (0.5, 0.5, 0.5)"),
+])  # fmt: skip
 def test_other_networks_of_timm_are_refused(timm, name, complaint):
     message = error_of(load_backbone, f"timm:{name}")
     assert f"timm:{name}" in message and complaint in message and len(message) < 600

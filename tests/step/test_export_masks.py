@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from misc.cams import load_cam, save_cam
 from misc.cli.flags import EXPORTS
 from misc.cli.options import parse
-from misc.data.exports import polygon, regions, yolo_config, yolo_text
+from misc.data.exports import yolo_config, yolo_text
 from misc.data.label_file import load_label_file
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png, save_label_png
@@ -122,21 +122,6 @@ def test_polygons_of_any_shape_are_drawn_as_the_mask(size, block, whole):
         labels = random.integers(1, 3, size, np.uint8) * (random.random(size) < fraction)
         labels = np.kron(labels, np.ones((block, block)))[: size[0], : size[1]].astype(np.uint8)
         np.testing.assert_array_equal(from_yolo(yolo_text(labels), size, whole), labels)
-
-
-def test_holes_are_joined_and_points_on_straight_lines_left_out():
-    rings = np.zeros((30, 30), np.uint8)
-    for start, stop, value in ((1, 29, 1), (3, 10, 0), (12, 14, 0), (20, 27, 0), (22, 24, 1)):
-        rings[start:stop, start:stop] = value
-    np.testing.assert_array_equal(from_yolo(yolo_text(rings), rings.shape), rings)
-    (_, outer), (_, inner) = regions(rings)
-    assert polygon(inner).tolist() == [[22, 22], [22, 23], [23, 23], [23, 22]]
-    # Four corners; three holes with eight each, as theirs are cut, and the ends of their seams.
-    assert len(polygon(outer)) <= 4 + 3 * (8 + 4)
-    single = np.zeros((4, 4), np.uint8)
-    assert yolo_text(single) == ""
-    single[2, 1] = 7
-    assert yolo_text(single) == "6" + " 0.372500 0.622500" * 3 + "\n"
 
 
 def test_class_names_of_any_characters_are_strings_of_yaml(sample, tmp_path):

@@ -15,6 +15,7 @@ from misc.cams import load_cam, save_cam
 from misc.cli.options import chosen_steps, parse
 from misc.imutils import get_strided_size
 from misc.storage.scores import load_scores
+from tests.tools.hostile import Reduced
 from voc12.prepare import label_from_xml
 
 
@@ -113,12 +114,11 @@ def imported(own: Own, run, source: Path, out: Path, *options: str) -> dict[str,
     return contents(out, "npy")
 
 
-@pytest.mark.parametrize(
-    ("name", "suffix", "words"),
-    [("tensors", ".npy", ()), ("from 1", ".npy", FROM_ONE), ("background first", ".npy", FROM_ONE),
-     ("background first", ".pth", FROM_ONE), ("background without key", ".npy", ()),
-     ("all classes", ".npz", ()), ("key of no map", ".npy", ())],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "suffix", "words"), [
+    ("tensors", ".npy", ()), ("from 1", ".npy", FROM_ONE), ("background first", ".npy", FROM_ONE),
+    ("background first", ".pth", FROM_ONE), ("background without key", ".npy", ()),
+    ("all classes", ".npz", ()), ("key of no map", ".npy", ()),
+])  # fmt: skip
 def test_dicts_of_keys_come_back_bitwise(own, tmp_path, tiny_run, name, suffix, words):
     source = written(own, tmp_path / "in", name, suffix)
     assert imported(own, tiny_run, source, tmp_path / "out", *words) == own.cams()
@@ -133,11 +133,10 @@ def test_numbers_from_1_are_refused_unless_they_are_said_to_be(own, tmp_path, ti
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "suffix"),
-    [("by class", ".npy"), ("by class", ".pth"), ("by name", ".npz"), ("channels", ".npy"),
-     ("channels last", ".npz"), ("own channels", ".npy")],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "suffix"), [
+    ("by class", ".npy"), ("by class", ".pth"), ("by name", ".npz"), ("channels", ".npy"),
+    ("channels last", ".npz"), ("own channels", ".npy"),
+])  # fmt: skip
 def test_maps_without_a_small_size_get_one(own, tmp_path, tiny_run, name, suffix):
     source = written(own, tmp_path / "in", name, suffix)
     imported(own, tiny_run, source, tmp_path / "out")
@@ -168,11 +167,10 @@ def as_pngs(own: Own, folder: Path, name: Callable[[str, int], str], bits: int) 
     return folder
 
 
-@pytest.mark.parametrize(
-    ("name", "bits", "words"),
-    [(lambda i, k: f"{i}_{k}.png", 16, ()), (lambda i, k: f"{k + 1}/{i}.png", 8, FROM_ONE),
-     (lambda i, k: f"{i}/{parse([]).info.class_names[k]}.png", 16, ())],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "bits", "words"), [
+    (lambda i, k: f"{i}_{k}.png", 16, ()), (lambda i, k: f"{k + 1}/{i}.png", 8, FROM_ONE),
+    (lambda i, k: f"{i}/{parse([]).info.class_names[k]}.png", 16, ()),
+])  # fmt: skip
 def test_pngs_of_one_class_each(own, tmp_path, tiny_run, name, bits, words):
     source = as_pngs(own, tmp_path / "in", name, bits)
     imported(own, tiny_run, source, tmp_path / "out", *words)
@@ -216,16 +214,6 @@ def test_small_maps_are_enlarged(own, tmp_path, tiny_run):
     assert np.array_equal(found["cam"], maps["cam"])
 
 
-class Code:
-    """Makes a folder when it is unpickled without care."""
-
-    def __init__(self, place: Path):
-        self.place = place
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.place),)
-
-
 def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
     source = written(own, tmp_path / "in", "by class")
     first, second, third, fourth, fifth, *_ = own.ids
@@ -234,7 +222,9 @@ def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
     for image_id, change in spoilt.items():
         maps = FORMATS["by class"](*own.maps[image_id].values())
         np.save(source / f"{image_id}.npy", {key: change(one) for key, one in maps.items()})
-    np.save(source / f"{second}.npy", {0: Code(tmp_path / "made")}, allow_pickle=True)
+    np.save(
+        source / f"{second}.npy", {0: Reduced(os.mkdir, str(tmp_path / "made"))}, allow_pickle=True
+    )
     (source / f"{third}.npy").unlink()
     command = (*own.given, "--import_maps", source, "--cam_out_dir", tmp_path / "out")
     assert tiny_run(*command, "--import_maps_pass") == 2
@@ -247,10 +237,9 @@ def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("{}.png", "label maps serve as they are"), ("x{}.npy", "has no maps of the images")],
-)
+@pytest.mark.parametrize(("name", "text"), [
+    ("{}.png", "label maps serve as they are"), ("x{}.npy", "has no maps of the images"),
+])  # fmt: skip
 def test_folders_of_something_else(own, tmp_path, tiny_run, capsys, name, text):
     for image_id in own.ids:
         (tmp_path / name.format(image_id)).write_bytes(b"")

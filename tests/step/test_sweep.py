@@ -109,24 +109,21 @@ def test_every_preset_is_one_of_run_samples_options(sample, classifier_file):
     assert found["RIB_batch_size"] == ("1", "2", "3")  # multiples of a small number may be equal
 
 
-@pytest.mark.parametrize(
-    ("over", "complaint"),
-    [
-        ("RIB_iter", "is not OPTION=VALUE"),
-        ("RIB_itre=1,2", "is not an option of run_sample.py"),
-        ("cam_out_dir=a,b", "cannot be swept over"),
-        ("seed=1,2", "--seeds gives seeds"),
-        ("RIB_iter=1,x", "'x' is not a number"),
-        ("score_th=0.4,0.40", "is there twice"),
-        ("RIB_iter=2,1x", "is there twice"),
-        ("RIB_iter=0x,1", "'0x' is not a number"),
-        (f"RIB_iter={'9' * 400}x,1", "x' is not a number"),
-        ("device=cpu,cuda", "device cannot be swept over; no step of a sweep depends on it"),
-        ("beta=8,10", "the maps do not depend on it; give --score masks"),
-        ("cam_weights_name=a/b.pth;a_b.pth", "two points have the folder"),
-        (("--preset", "K", "--over", "RIB_iter=1,2"), "--over RIB_iter: is a preset here too"),
-    ],
-)
+@pytest.mark.parametrize(("over", "complaint"), [
+    ("RIB_iter", "is not OPTION=VALUE"),
+    ("RIB_itre=1,2", "is not an option of run_sample.py"),
+    ("cam_out_dir=a,b", "cannot be swept over"),
+    ("seed=1,2", "--seeds gives seeds"),
+    ("RIB_iter=1,x", "'x' is not a number"),
+    ("score_th=0.4,0.40", "is there twice"),
+    ("RIB_iter=2,1x", "is there twice"),
+    ("RIB_iter=0x,1", "'0x' is not a number"),
+    (f"RIB_iter={'9' * 400}x,1", "x' is not a number"),
+    ("device=cpu,cuda", "device cannot be swept over; no step of a sweep depends on it"),
+    ("beta=8,10", "the maps do not depend on it; give --score masks"),
+    ("cam_weights_name=a/b.pth;a_b.pth", "two points have the folder"),
+    (("--preset", "K", "--over", "RIB_iter=1,2"), "--over RIB_iter: is a preset here too"),
+])  # fmt: skip
 def test_bad_sweeps_are_refused(sample, tmp_path, capsys, over, complaint):
     given = over if isinstance(over, tuple) else ("--over", over)
     assert call("--voc12_root", sample.root, "--result_dir", tmp_path / "r", *given) == 2
@@ -142,9 +139,6 @@ def test_a_summary_of_others_is_in_the_way(sample, tmp_path, capsys):
     assert call(*words) == 2
     assert "was not made by this program" in capsys.readouterr().err
     assert path.read_text() == "mine\n" and not (tmp_path / "r" / "lists").exists()
-
-
-# --- numbers ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

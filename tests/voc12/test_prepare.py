@@ -10,15 +10,8 @@ from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
 from misc.labels import read_label_png, save_palette_png
 from misc.storage.cam_files import load_dict
-from voc12.dataset import CLASS_NAMES, describe
+from voc12.dataset import CLASS_NAMES
 from voc12.prepare import label_from_mask, label_from_xml, prepare
-
-
-@pytest.fixture
-def info(sample, tmp_path):
-    """A copy of the synthetic sample that may be changed."""
-    shutil.copytree(sample.root, tmp_path / "voc")
-    return describe(tmp_path / "voc")
 
 
 def lists(out_dir, info):
@@ -87,12 +80,11 @@ def test_difficult_objects_count_and_parts_do_not(info, tmp_path):
 UNICORN = "'unicorn' is not a class of voc12 .aeroplane, .*correct the name"
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [("<annotation><object>", "cannot be read"),
-     ("<a><object><name>unicorn</name></object></a>", UNICORN),
-     ("<a><object><name/></object></a>", "'None' is not a class of voc12")],
-)  # fmt: skip
+@pytest.mark.parametrize("text, words", [
+    ("<annotation><object>", "cannot be read"),
+    ("<a><object><name>unicorn</name></object></a>", UNICORN),
+    ("<a><object><name/></object></a>", "'None' is not a class of voc12"),
+])  # fmt: skip
 def test_bad_annotations_are_named(info, tmp_path, text, words):
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(UserError, match=f"a.xml: .*{words}") as raised:

@@ -1,37 +1,23 @@
 """misc/cli/check.py: what is looked at before a run, how often, and what is said of it."""
 
-import contextlib
 import pickle
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from misc.cli import check
-from misc.cli.check import Preflight, check_label_map, check_places, say_disk
+from misc.cli.check import Preflight, check_places, say_disk
 from misc.cli.options import build_parser, parse
 from misc.cli.run import parts_of, written
 from misc.data.folder import masks
 from misc.data.folder.prepare import prepare
 from misc.errors import UserError
-from misc.labels import save_label_png
-from misc.storage.outputs import Output
 from step import all_steps
-from voc12.dataset import describe
 from voc12.prepare import prepare as prepare_voc
 
 IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
-NOWHERE = tuple(f"2012_3000{n}" for n in range(10, 40))  # 30 images that are not there
-
-
-@pytest.fixture
-def info(sample, tmp_path):
-    """A copy of the synthetic sample that may be spoilt."""
-    shutil.copytree(sample.root, tmp_path / "voc")
-    return describe(tmp_path / "voc")
 
 
 @pytest.fixture
@@ -49,26 +35,6 @@ def lines_of(checks):
     with pytest.raises(UserError) as raised:
         checks.finish()
     return str(raised.value).splitlines()
-
-
-# --- what is read -------------------------------------------------------------------------------
-
-
-def test_nothing_is_raised_before_the_end_and_no_folder_made(begin, tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "result" / "lists").mkdir(parents=True)
-    (tmp_path / "result" / "lists" / "train_aug.txt").write_text("\n".join(IDS))
-    checks = begin("make_cam")
-    checks.backbone(tmp_path / "none.pth")
-    checks.output(Output("--cam_out_dir", tmp_path / "file" / "below", suffix=".npy"), {}, IDS)
-    checks.cams(IDS + NOWHERE, checks.args.plain_cam_out_dir)
-    checks.collect(lambda: checks.args.image_ids("eval"))
-    checks.labels(IDS)
-    *lines, count = lines_of(checks)
-    expected = ("none.pth", "--cam_out_dir", "--infer_list", "train.txt", "cls_labels.npy")
-    assert all(words in line for words, line in zip(expected, lines, strict=True))
-    assert count == "5 problems: 1 checkpoint, 1 output, 1 list, 1 other, 1 label"
-    assert not (tmp_path / "result" / "cam_plain").exists()
 
 
 def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_path, monkeypatch):
@@ -101,31 +67,6 @@ def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_pa
     assert lines() == alone and seen == [(1, 32), (3, 32)]
     assert f"{IDS[2]}.jpg: no such image" in alone[0]
     assert alone[-1].startswith("19 problems: 2 images, 1 mask, 8 maps")
-
-
-@pytest.mark.parametrize("highest, fits", [(0, True), (20, True), (21, False), (254, False)])
-def test_values_of_a_mask(info, highest, fits):
-    mask = np.full(info.image_size(IDS[0]), 255, dtype=np.uint8)  # "ignore" alone
-    mask[1, 2] = highest
-    save_label_png(info.mask_path(IDS[0]), mask)
-    refused = pytest.raises(UserError, match=f"has label {highest}, voc12 ends at 20")
-    with contextlib.nullcontext() if fits else refused:
-        check_label_map(info, IDS[0])
-
-
-def test_under_check_masks_that_a_run_would_draw_need_not_be_there(tmp_path):
-    (tmp_path / "annotations").mkdir()
-    for more, lacking in (("--check", False), ("--limit=1", True)):
-        args = parse(["--dataset", "coco14", f"--coco14_root={tmp_path}", more])
-        checks = Preflight(args, {}, {})
-        checks.masks(("COCO_train2014_000000000009",))
-        if lacking:
-            assert "no ground truth mask of COCO_train2014" in lines_of(checks)[0]
-        else:
-            checks.finish()
-
-
-# --- what is written ----------------------------------------------------------------------------
 
 
 def test_the_disk_that_maps_need_is_compared_with_what_is_free(

@@ -36,10 +36,9 @@ SPOILT = [
 OTHERS = ["", "[]", "{}", '{"made_by": "RIB", "rows": {"a": {}}}', '{"made_by": "me", "rows": {}}']
 
 
-@pytest.mark.parametrize(
-    "content",
-    [*OTHERS, *(json.dumps({"made_by": "RIB", "rows": {"a": {**SCORE, **s}}}) for s in SPOILT)],
-)
+@pytest.mark.parametrize("content", [
+    *OTHERS, *(json.dumps({"made_by": "RIB", "rows": {"a": {**SCORE, **s}}}) for s in SPOILT),
+])  # fmt: skip
 def test_other_files_and_scores_of_other_types_are_refused(tmp_path, content):
     (tmp_path / NAME).write_text(content)
     with pytest.raises(UserError, match=f"{NAME}: is damaged, or was not made"):
@@ -52,11 +51,6 @@ def test_damaged_scores_are_one_line_of_a_report(tmp_path, capsys, tiny_run):
         assert tiny_run("--report", "--result_dir", tmp_path, *more) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"error: {tmp_path / NAME}: is damaged, or was not made by this program" in line
-
-
-def test_masks_that_were_not_cut_at_a_threshold_have_none_in_the_table():
-    score = {**SCORE, "thresholds": [None], "miou": [0.5], "best": 0}
-    assert table(parse([]), {"masks of d": score})[1].split() == ["masks", "of", "d", "50.00", "-"]
 
 
 def test_what_is_kept_of_confusion_matrices():
@@ -87,9 +81,6 @@ def test_report_prints_what_was_scored_before(tmp_path, capsys, tiny_run):
     assert tiny_run("--report", "--result_dir", tmp_path) == 0
     assert "RIB seed                   56.25       0.30" in capsys.readouterr().out
     assert (tmp_path / "visualize" / "miou_over_threshold.png").is_file()
-
-
-# --- --expect -----------------------------------------------------------------------------------
 
 
 def scored(folder, miou, row="RIB seed", **more):

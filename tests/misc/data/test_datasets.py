@@ -19,6 +19,7 @@ from misc.data.datasets import (
     read_image,
     training_crop,
 )
+from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
 from misc.labels import save_label_png
 from tests.misc.data.conftest import IDS
@@ -97,7 +98,7 @@ def test_affinity_labels_stay_on_their_pixels(sample, tmp_path):
         assert (label.numpy()[outside] == 255).all()
 
 
-@pytest.mark.parametrize("kind", ["classification", "affinity"])
+@pytest.mark.parametrize("kind", ["classification", "affinity", "segmentation"])
 def test_draws_depend_on_seed_epoch_and_image_alone(sample, labels, tmp_path, kind):
     for image_id in IDS[:2]:
         values = np.arange(np.prod(sample.image_size(image_id))) % 200
@@ -107,13 +108,16 @@ def test_draws_depend_on_seed_epoch_and_image_alone(sample, labels, tmp_path, ki
     def item(position=1, seed=0, epoch=0, ids=IDS[:2]):
         if kind == "classification":
             dataset = ClassificationDataset(sample, labels.of(ids), (64, 96), 80, seed)
+        elif kind == "segmentation":
+            files, crop = {i: sample.mask_path(i) for i in ids}, SegCrop(64, (1.0, 2.0, 3.0))
+            dataset = SegmentationDataset(sample, files, crop, np.copy, bgr=False, seed=seed)
         else:
             dataset = AffinityDataset(sample, ids, tmp_path, 64, seed)
         dataset.set_epoch(epoch)
         return dataset[position]
 
     def equal(one, other):
-        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
     assert equal(item(), item()) and equal(item(), item(position=0, ids=IDS[1:2]))
     assert not equal(item(), item(seed=1)) and not equal(item(), item(epoch=1))

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from misc.data import rib_batches
 from misc.data.datasets import normalized, read_image, training_crop
 from misc.data.label_file import Labels
 from misc.data.rib_batches import CropSource, RIBBatches, disjoint, joint
@@ -19,12 +18,6 @@ from tests.misc.data.conftest import IDS
 KINDS = {"disjoint": disjoint, "joint": joint}
 
 
-def by_definition(labels, label, kind):
-    shared = [sum(a and b for a, b in zip(row, label, strict=True)) for row in labels.tolist()]
-    wanted = {"disjoint": 0, "joint": int(sum(label))}[kind]
-    return [position for position, count in enumerate(shared) if count == wanted]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_lists_are_the_recorded_ones(golden, kind):
     data = golden("dataset_rib.npz")
@@ -32,20 +25,6 @@ def test_lists_are_the_recorded_ones(golden, kind):
         found = KINDS[kind](data["labels"], data["labels"][target])
         assert found.tolist() == data[kind][row].nonzero()[0].tolist()
         assert len(found) == data[f"n_{kind}"][row]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_classes", [3, 80])
-def test_lists_follow_the_definition(kind, num_classes):
-    """Also of images without classes, of no image at all, and of a label without classes."""
-    rng = np.random.default_rng(num_classes)
-    labels = (rng.random((60, num_classes)) < 2 / num_classes).astype(np.float32)
-    assert (labels.sum(axis=1) == 0).any() and (labels.sum(axis=1) > 1).any()
-    queries = [*labels, *(rng.random((5, num_classes)) < 0.3), np.ones(num_classes)]
-    for label in queries:
-        expected = by_definition(labels, label, kind)
-        for rows in (labels, csr_array(labels)):
-            assert KINDS[kind](rows, np.float32(label)).tolist() == expected
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +103,6 @@ def test_early_ends_do_not_change_the_next_targets(source, labels, workers):
     early = batches_of(source, targets, lengths=(1, 0, 3, 2), workers=workers)
     for (target_id, batches), length in zip(early.items(), (1, 0, 3, 2), strict=True):
         assert_same_batches(batches, reference[target_id][:length])
-
-
-def test_nothing_more_is_read_for_a_target_that_ended(source, labels, monkeypatch):
-    read = []
-    crop = rib_batches.training_crop
-    monkeypatch.setattr(rib_batches, "training_crop", lambda *given: read.append(0) or crop(*given))
-    batches_of(source, labels.of(IDS[:2]), lengths=(1, 2), iterations=5)
-    assert len(read) == (1 + 2) * 3
 
 
 def test_a_target_gets_as_many_batches_as_iterations(source, labels):

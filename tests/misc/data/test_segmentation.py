@@ -4,9 +4,8 @@ import random
 
 import numpy as np
 
-from misc.data.segmentation import SegCrop, SegmentationDataset
+from misc.data.segmentation import SegCrop
 from net.deeplab_v2 import COLOURS, network_input
-from tests.misc.data.conftest import IDS
 
 
 def colours_of(data):
@@ -40,20 +39,3 @@ def test_recorded_crops(golden):
         )
         assert np.array_equal(label, of("label")), number
         np.testing.assert_allclose(network_input(image, colours), of("input"), rtol=0, atol=1e-3)
-
-
-def test_items_depend_on_seed_epoch_and_image_alone(sample):
-    labels = {image_id: sample.mask_path(image_id) for image_id in IDS}
-    crop = SegCrop(64, (1.0, 2.0, 3.0))
-
-    def items(order, epoch=0, seed=0):
-        dataset = SegmentationDataset(sample, labels, crop, np.copy, bgr=False, seed=seed)
-        dataset.set_epoch(epoch)
-        return {i: dataset[i] for i in order}
-
-    first, again = items(range(8)), items(range(7, -1, -1))
-    assert all((first[i][0] == again[i][0]).all() for i in range(8))
-    assert all((first[i][1] == again[i][1]).all() for i in range(8))
-    for other in (items(range(8), epoch=1), items(range(8), seed=1)):
-        assert any((first[i][0] != other[i][0]).any() for i in range(8))
-    assert first[0][0].shape == (64, 64, 3) and first[0][1].shape == (64, 64)

@@ -13,8 +13,7 @@ Keys = webdriver.Keys
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="needs Chromium: apt-get install chromium chromium-driver",
+    not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"
 )
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
            "--window-size=1280,1000")  # fmt: skip

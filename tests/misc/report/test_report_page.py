@@ -17,7 +17,6 @@ from misc.report.history import runs_of
 from misc.report.images import embedded, shown_images
 from misc.report.pictures import SIZES, map_levels
 from misc.storage.checksums import Checksum, checksum_of
-from misc.storage.manifest import write_manifest
 from misc.storage.scores import load_scores
 from step import html_report
 
@@ -148,11 +147,3 @@ def test_runs_are_read_from_the_log(tmp_path):
     assert run["steps"] == [["make_cam", 20], ["eval_cam", 3], ["pictures", 60]]
     assert run["machine"] == {"torch": "2.6"} and run["options"] == {"a": 1}
     assert runs_of(tmp_path / "none.log") == []
-
-
-def test_report_remembers_where_the_photographs_are(result, tiny_run, sample):
-    noted = {"dataset": "voc12", "root": str(sample.root)}
-    write_manifest(result.folder / "lists", noted)
-    assert tiny_run("--report", "--report_html", "--result_dir", result.folder) == 0
-    page = (result.folder / "report.html").read_text()
-    assert all(f'"id":"{image_id}"' in page for image_id in result.ids)

@@ -51,15 +51,12 @@ def test_what_a_gpu_rounds_is_said(precision):
         cudnn.allow_tf32, products.allow_tf32 = before
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory.\nsecond line"),
-        MemoryError(),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-    ],
-)
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory.\nsecond line"),
+    MemoryError(),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+])  # fmt: skip
 def test_the_options_to_lower_are_named_in_one_line(error):
     said = r"^RIB: image a: out of memory \([^\n]+\); lower --max_long or --num_processes$"
     options = ("--max_long", "--num_processes")

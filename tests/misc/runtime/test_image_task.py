@@ -105,14 +105,11 @@ def test_an_image_is_complete_when_all_its_outputs_are(tmp_path):
     assert run_over_images(TwoOutputs(tmp_path), IDS, ONE) == [ids]
 
 
-@pytest.mark.parametrize(
-    ("failure", "resources", "error", "said"),
-    [
-        ("bug", ONE, RuntimeError, f"write_number: image {IDS[3]}: of no avail"),
-        ("user", ONE, UserError, "^of no avail$"),
-        ("kill", TWO, StoppedError, "write_number: a process ended with code -9"),
-    ],
-)
+@pytest.mark.parametrize(("failure", "resources", "error", "said"), [
+    ("bug", ONE, RuntimeError, f"write_number: image {IDS[3]}: of no avail"),
+    ("user", ONE, UserError, "^of no avail$"),
+    ("kill", TWO, StoppedError, "write_number: a process ended with code -9"),
+])  # fmt: skip
 def test_an_error_names_the_image_and_bad_input_stays_bad_input(
     tmp_path, monkeypatch, failure, resources, error, said
 ):

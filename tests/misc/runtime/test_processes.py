@@ -2,14 +2,11 @@
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
 from misc.errors import StoppedError, UserError
 from misc.runtime.processes import in_processes, map_in_processes
-
-PROJECT = Path(__file__).parents[3]
 
 
 def square(number):

@@ -12,7 +12,7 @@ import pytest
 
 from misc.errors import NotReproducedError, SaidElsewhereError, UserError
 from misc.runtime import programs
-from misc.runtime.programs import SPINS, begin, progress, said_plainly, shielded
+from misc.runtime.programs import progress, said_plainly, shielded
 from misc.storage.torch_files import write_torch
 from tests.conftest import PROJECT
 
@@ -63,14 +63,6 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("given", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", ""])
-def test_threads_wait_briefly_unless_the_user_has_set_it(monkeypatch, given):
-    environment = {given: "7"} if given else {}
-    monkeypatch.setattr(os, "environ", dict(environment))
-    begin()
-    assert os.environ == (environment or {"GOMP_SPINCOUNT": SPINS})
-
-
 def plain_work(number):
     send(number)
     pytest.fail("continued")
@@ -83,10 +75,7 @@ def work_whose_library_drops_the_interruption(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(
-    "work",
-    [plain_work, work_whose_library_drops_the_interruption],
-)
+@pytest.mark.parametrize("work", [plain_work, work_whose_library_drops_the_interruption])
 def test_an_interrupted_run_ends_with_one_line(number, work, capfd):
     assert said_plainly(lambda: work(number)) == 128 + number
     assert capfd.readouterr().err == LINE
@@ -109,15 +98,12 @@ def test_writing_is_not_interrupted(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (UserError("a.csv: is empty\nb.csv: is empty"), 2, "error: a.csv: is empty\nerror: b.csv"),
-        (SaidElsewhereError("a.csv: is empty"), 2, ""),
-        (NotReproducedError("mIoU differs"), 1, "compared: mIoU differs"),
-        (OSError(28, "No space left"), 1, "stopped: [Errno 28] No space left; the same command"),
-    ],
-)
+@pytest.mark.parametrize(("error", "code", "said"), [
+    (UserError("a.csv: is empty\nb.csv: is empty"), 2, "error: a.csv: is empty\nerror: b.csv"),
+    (SaidElsewhereError("a.csv: is empty"), 2, ""),
+    (NotReproducedError("mIoU differs"), 1, "compared: mIoU differs"),
+    (OSError(28, "No space left"), 1, "stopped: [Errno 28] No space left; the same command"),
+])  # fmt: skip
 def test_what_ends_a_program_is_said_in_lines(capsys, error, code, said):
     def work():
         raise error

@@ -142,9 +142,6 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_micro_batch(run, tmp_
     assert not list(tmp_path.iterdir())
 
 
-# --- continuation -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("end", range(7))
 def test_an_interrupted_training_ends_in_the_same_number(run, path, end):
     value, seen = run(Numbers(4), weight_decay=0.5)
@@ -228,9 +225,6 @@ def test_the_state_goes_when_the_checkpoint_is_there(path):
         write_torch(state_of(job.file).path, {"done": 1})
         end()
         assert is_trained(job) and [file.name for file in path.parent.iterdir()] == ["cam.pth"]
-
-
-# --- checkpoints --------------------------------------------------------------------------------
 
 
 def test_every_announced_rank_needs_a_part_of_each_batch(monkeypatch):

@@ -91,13 +91,3 @@ def test_readers_of_others_do_not_see_the_checksum(tmp_path):
     assert (cv2.imread(str(grey), cv2.IMREAD_UNCHANGED) == LABELS).all()
     assert np.load(cam, allow_pickle=True).item()["keys"].tolist() == [3]
     assert tuple(listed.read_text().split()) == IDS  # line by line, as other programs read it
-
-
-def test_files_of_others_have_no_checksum(tmp_path):
-    Image.fromarray(LABELS).save(tmp_path / "a.png")
-    np.save(tmp_path / "b.npy", LABELS)
-    torch.save({}, tmp_path / "c.pth")
-    for name, content in {**CONTENTS, "e.txt": b"2012_000001\n", "empty": b""}.items():
-        (tmp_path / name).write_bytes(content)
-    for path in tmp_path.iterdir():
-        assert checksum_of(path.read_bytes()) is Checksum.NONE and not is_own(path)

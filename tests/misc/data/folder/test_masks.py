@@ -104,16 +104,6 @@ def test_a_folder_without_masks_and_masks_of_no_photograph_are_said(prepared, tm
     assert "1 PNG file of no photograph with a label, such as b_mask.png" in caplog.text
 
 
-def test_a_mask_grows_with_its_shapes():
-    mask = np.zeros((8, 12), np.uint8)
-    mask[2:6, 3:9] = 5
-    mask[:, 11] = 255
-    large = enlarged(mask, (80, 120))
-    assert set(np.unique(large)) == {0, 5, 255}
-    near = np.kron(mask, np.ones((10, 10), np.uint8))
-    assert (large == near).mean() > 0.97 and large[40, 60] == 5
-
-
 @pytest.mark.parametrize("labels", [[3], [0, 200], list(range(256))])
 def test_a_mask_has_no_label_that_it_had_not(labels):
     mask = np.random.default_rng(0).choice(labels, (9, 7)).astype(np.uint8)

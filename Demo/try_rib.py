@@ -1,0 +1,138 @@
+"""A figure of RIB on photographs: image, CAM, RIB after some iterations, pseudo mask.
+
+    python -m Demo.try_rib PHOTO ... --classifier FILE --others DIR --out FIGURE.png [--irn FILE]
+
+PHOTO may be CLASS=PHOTO, with the name of a class of VOC or COCO, or its number from 0; otherwise
+the classes are those that the classifier finds. DIR has other photographs, from which RIB draws
+its batches.
+"""
+
+import argparse
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from coco14.dataset import CLASS_NAMES as COCO_CLASSES
+from misc.data.datasets import read_image
+from misc.errors import UserError
+from misc.imutils import pil_rescale
+from misc.rib import RIBSettings
+from misc.runtime.programs import said_plainly
+from misc.storage.outputs import write_output
+from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
+from net.inference import class_probabilities, plain_maps, pseudo_mask, rib_iterations
+from net.resnet50_cam import CAM
+from net.resnet50_irn import EdgeDisplacement
+from step.visualize import coloured, heat_map
+from voc12.dataset import CLASS_NAMES as VOC_CLASSES
+
+SHOWN = (3, 6, 10)  # iterations
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m Demo.try_rib", None, __doc__, formatter_class=as_written
+    )
+    add = parser.add_argument
+    add("photos", nargs="+", metavar="[CLASS=]PHOTO")
+    add("--classifier", type=Path, required=True, help="as train_cam writes it")
+    add("--others", type=Path, required=True, help="folder of other photographs")
+    add("--out", type=Path, required=True, help="PNG to write")
+    add("--irn", type=Path, help="IRN, as train_irn writes it: adds the pseudo mask")
+    add("--long", type=int, default=384, help="longer side of the photographs (default: 384)")
+    add("--batch_size", type=int, default=12, help="other crops of an iteration (default: 12)")
+    add("--crop_size", type=int, default=256, help="their size (default: 256)")
+    add("--learning_rate", type=float, nargs="+", default=[RIBSettings.learning_rate],
+        metavar="X", help="a row for each (default: the paper's, 8e-6)")  # fmt: skip
+    add("--threshold", type=float, default=0.25, help="of the contours (default: 0.25)")
+    return parser.parse_args(argv)
+
+
+def class_names(number: int) -> tuple[str, ...]:
+    """Names of the classes of a classifier of so many."""
+    known = {len(names): names for names in (VOC_CLASSES, COCO_CLASSES)}
+    return known.get(number) or tuple(str(c) for c in range(number))
+
+
+def label_of(network: CAM, image: np.ndarray, name: str | None) -> np.ndarray:
+    """Multi-hot label (C,): the class that is given, otherwise those that are found."""
+    probabilities = class_probabilities(network, image)
+    names = class_names(len(probabilities))
+    if name is None:
+        found = probabilities > min(0.5, probabilities.max() - 1e-6)
+        return found.float().numpy()
+    if name not in names:
+        raise UserError(f"{name}: no class of the classifier, which has {', '.join(names)}")
+    return np.eye(len(names), dtype=np.float32)[names.index(name)]
+
+
+def draw_row(axes: np.ndarray, panels: dict[str, np.ndarray], image: np.ndarray, level: float):
+    """Show an image, maps H x W over it with a contour at the level, and a mask."""
+    axes[0].imshow(image)
+    for axis, (title, panel) in zip(axes[1:], panels.items(), strict=True):
+        is_mask = panel.dtype == np.uint8
+        axis.imshow(coloured(image, panel) if is_mask else heat_map(image, panel))
+        if not is_mask and panel.min() < level < panel.max():
+            axis.contour(panel, levels=[level], colors="white", linewidths=1.2)
+        axis.set_title(title, fontsize=11)
+
+
+def panels_of(
+    args: argparse.Namespace, network: CAM, irn: EdgeDisplacement | None, photo: str, rate: float
+) -> tuple[str, np.ndarray, dict]:
+    """Title of a photograph, its image H x W x 3, and its panels by title."""
+    name, _, path = photo.rpartition("=")
+    image = read_image(Path(path))
+    image = pil_rescale(image, min(1.0, args.long / max(image.shape[:2])), 3)
+    label = label_of(network, image, name or None)
+    first = int(label.argmax())
+    settings = replace(RIBSettings(), learning_rate=rate)
+    panels = {"CAM": plain_maps(network, image)["high_res"][first]}
+    steps = rib_iterations(
+        network, image, label, args.others, settings, args.batch_size, args.crop_size
+    )
+    for k, maps in enumerate(steps, start=1):
+        if k in SHOWN:
+            row = maps["keys"].tolist().index(first)
+            panels[f"RIB, {k} iterations"] = maps["high_res"][row]
+    for k in SHOWN:  # an early stop keeps the maps that it has
+        panels.setdefault(f"RIB, {k} iterations", maps["high_res"][0])
+    if irn is not None:
+        panels["pseudo mask"] = pseudo_mask(irn, image, maps)
+    return f"{class_names(len(label))[first]}, learning rate {rate:g}", image, panels
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw a row for each photograph into one figure."""
+    args = parse(argv)
+    number = read_checkpoint(args.classifier)["arch"]["num_classes"]
+    network = load_classifier(args.classifier, number)
+    irn = load_boundary_net(args.irn) if args.irn else None
+    rows = [
+        panels_of(args, network, irn, photo, rate)
+        for photo in args.photos
+        for rate in args.learning_rate
+    ]
+    count = 1 + len(rows[0][2])
+    heights = [image.shape[0] / image.shape[1] for _, image, _ in rows]
+    size = (2.5 * count, sum(2.5 * height + 0.3 for height in heights))
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)
+    for (title, image, panels), line in zip(rows, axes, strict=True):
+        draw_row(line, panels, image, args.threshold)
+        line[0].set_title(title, fontsize=11)
+    for axis in axes.flat:
+        axis.axis("off")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    write_output(args.out, stream.getvalue())
+
+
+if __name__ == "__main__":
+    sys.exit(said_plainly(main))
