@@ -51,8 +51,8 @@ def require_objects(args: Options, ids: tuple[str, ...]) -> None:
     missing = [path for path in (object_path(args, i) for i in ids) if not path.is_file()]
     if missing:
         images = counted({"image": len(missing)})
-        raise UserError(f"{missing[0]}: no mask of the objects, as of {images} in all; give an "
-                        "--eval_list of images with one, or leave out --eval_ins_seg_pass")  # fmt: skip
+        raise UserError(f"{missing[0]}: no mask of the objects, as of {images} in all; give "
+                        "an --eval_list of others, or leave out --eval_ins_seg_pass")  # fmt: skip
 
 
 def load_instances(args: Options, image_id: str) -> dict[str, np.ndarray]:

@@ -40,9 +40,9 @@ def check(args: Options, preflight: Preflight) -> None:
         raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
     ids, asked = args.image_ids("infer"), set(args.export)
     if "voc" in asked and label_type(args.info.num_labels) is not np.uint8:
-        raise UserError(f"--export voc: these masks have 8 bits, for {MOST_OF_8_BITS} classes, and "
-                        f"here are {args.info.num_classes}; export coco, yolo or soft, or take "
-                        f"the masks of 16 bits in {args.export_from}")  # fmt: skip
+        raise UserError(f"--export voc: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
+                        f"classes, and here are {args.info.num_classes}; export coco, yolo or soft,"
+                        f" or take the masks of 16 bits in {args.export_from}")  # fmt: skip
     preflight.images(ids)
     if asked & {*OF_MASKS}:
         preflight.label_maps(ids, args.export_from, "give the folder of the masks: --export_from")
