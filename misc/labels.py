@@ -75,8 +75,7 @@ def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
     A palette has 256 entries: of a uint16 map an RGB picture is written, which is no label map.
     """
     if labels.dtype == np.uint16:
-        save_label_png(path, label_colours(labels))
-        return
+        return save_label_png(path, label_colours(labels))
     image, stream = Image.fromarray(labels), io.BytesIO()
     image.putpalette(voc_palette().tobytes())  # Pillow itself: imageio writes no palette
     image.save(stream, format="PNG")
@@ -100,6 +99,5 @@ def read_label_png(path: str | Path) -> np.ndarray:
             "pixel values are the labels"
         ) from None
     except ValueError as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({error}); make or download it again"
-        ) from error
+        message = f"{path} cannot be read as an image ({error}); make or download it again"
+        raise UserError(message) from error
