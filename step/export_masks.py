@@ -41,9 +41,9 @@ def check(args: Options, preflight: Preflight) -> None:
         raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
     ids, asked = args.image_ids("infer"), set(args.export)
     if "voc" in asked and label_type(args.info.num_labels) is not np.uint8:
-        said = f"these masks have 8 bits, which hold {MOST_OF_8_BITS} classes"
-        fix = f"export coco, yolo or soft, or take the masks of 16 bits in {args.export_from}"
-        raise UserError(f"--export voc: {said}, and here are {args.info.num_classes}; {fix}")
+        raise UserError(f"--export voc: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
+                        f"classes, and here are {args.info.num_classes}; export coco, yolo or soft,"
+                        f" or take the masks of 16 bits in {args.export_from}")  # fmt: skip
     preflight.images(ids)
     if asked & {*OF_MASKS}:
         preflight.label_maps(ids, args.export_from, "give the folder of the masks: --export_from")
@@ -54,7 +54,7 @@ def check(args: Options, preflight: Preflight) -> None:
 
 
 class ExportImage(ImageTask):
-    """Writes one image in all formats; `finish` has its entries for COCO's JSON, by id."""
+    """Writes one image in all formats; `finish` returns entries for COCO's JSON."""
 
     name = "export_masks"
     on_gpu = False
@@ -80,7 +80,6 @@ class ExportImage(ImageTask):
 
 
 def run(args: Options) -> None:
-    """Write the images of the inference list in the formats of --export."""
     entries: Entries = {}
     for of_process in run_over_images(ExportImage(args), args.image_ids("infer"), args.resources):
         entries |= of_process
@@ -158,7 +157,7 @@ def _soft(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
 
 
 def _irn(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
-    """Write maps as IRN and RIB do: `keys` and, of classes, `cam` as tensors, `high_res` not."""
+    """Write `keys` and `cam` as tensors, `high_res` as an array; `keys` alone of no class."""
     path, keys = folder / "cam" / f"{image_id}.npy", maps["keys"]
     maps = maps if len(keys) else {"keys": keys}
     try:  # of tensors each pickle has other bytes
@@ -176,17 +175,16 @@ def _write_weights(args: Options, folder: Path) -> None:
     for name, path in (("res50_cam.pth", args.cam_weights_name),
                        ("res50_irn.pth", args.irn_weights_name),
                        ("deeplab_v2.pth", args.seg_weights_name)):  # fmt: skip
-        try:
-            state = original_state(path) if path.is_file() else None
-        except UserError as error:
-            log.warning("%s", error)
-            continue
-        if state is None:
+        if not path.is_file():
             log.info("%s: is not there, and not exported", path)
             continue
         stream = io.BytesIO()
-        torch.save(state, stream)
-        write_new(folder / name, stream.getvalue(), _ADVICE)
+        try:
+            torch.save(original_state(path), stream)
+        except UserError as error:
+            log.warning("%s", error)
+        else:
+            write_new(folder / name, stream.getvalue(), _ADVICE)
 
 
 # Formats of label maps, each with the folder of its photographs, and of maps.

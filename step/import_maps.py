@@ -53,9 +53,9 @@ class ImportMaps(FolderStep):
             size, numbering = info.image_size(image_id), self.args.import_keys
             return read_maps(self.files[image_id], info, size, present.tolist(), numbering)
         if len(present):
-            said = f"has no maps of image {image_id}, which shows {info.class_names[present[0]]!r}"
-            fix = "add them, or leave it out of --infer_list"
-            raise UserError(f"--import_maps {self.args.import_maps}: {said}; {fix}")
+            root, name = self.args.import_maps, info.class_names[present[0]]
+            raise UserError(f"--import_maps {root}: has no maps of image {image_id}, which shows "
+                            f"{name!r}; add them, or leave it out of --infer_list")  # fmt: skip
         none = np.zeros((0, 0, 0), np.float32)
         return {"keys": present, "cam": none, "high_res": none}
 
@@ -64,11 +64,9 @@ class ImportMaps(FolderStep):
         maps, present = self.maps(image_id), self.labels.classes_of(image_id)
         unknown = np.setdiff1d(maps["keys"], present)
         if self.args.import_keys == "auto" and len(unknown):
-            name, path = self.args.info.class_names[unknown[0]], self.files[image_id][0].path
-            fix = "to take it as it is, say how classes are numbered: --import_keys class or label"
-            raise UserError(
-                f"{path}: has the class {name!r}, which is no label of its image; {fix}"
-            )
+            path, name = self.files[image_id][0].path, self.args.info.class_names[unknown[0]]
+            raise UserError(f"{path}: has the class {name!r}, which is no label of its image; say "
+                            "how classes are numbered: --import_keys class or label")  # fmt: skip
         peaks = {key: one.max() for key, one in zip(maps["keys"], maps["high_res"], strict=True)}
         own = [peaks.get(key, 0) > 0 for key in present.tolist()]
         return None if not own else "" if all(own) else _SOME_ZERO if any(own) else _ZERO
