@@ -106,9 +106,8 @@ def test_claim_holds_with_a_final_activation_alone(activation, one_thread):
     toy = toy_experiment.Toy(final_activation=activation)
     digits, values = draw_digits(np.random.default_rng(0), toy.images)
     network, _, shown = toy_experiment.trained(digits, values, toy, seed=0)
-    hgr = toy_experiment.measure(
-        network, toy_experiment.Canvases(*(of_all[:100] for of_all in shown)), toy
-    )
+    shown = toy_experiment.Canvases(*(of_all[:100] for of_all in shown))
+    hgr = toy_experiment.measure(network, shown, toy)
     assert claim_holds(hgr) == (activation == "sigmoid")
 
 

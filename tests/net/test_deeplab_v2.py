@@ -113,10 +113,8 @@ def test_recorded_label_resize_of_a_rectangle(golden):
 def test_recorded_schedules(golden, run):
     data = golden("deeplab_train.npz")
     lr, every, most, power = data[f"{run}_config"].tolist()
-    groups = [
-        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": factor * lr}
-        for factor in (1, 10, 20)
-    ]
+    number = torch.nn.Parameter
+    groups = [{"params": [number(torch.zeros(1))], "lr": factor * lr} for factor in (1, 10, 20)]
     optimizer = torch.optim.SGD(groups, lr=lr)
     schedule = seg_loss.stepwise_poly(optimizer, int(most), int(every), power)
     wanted = dict(zip(data[f"{run}_iteration"].tolist(), data[f"{run}_lr"], strict=True))
@@ -137,10 +135,8 @@ def test_recorded_training(golden, run, monkeypatch):
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     groups = model.parameter_groups(config["LR"], config["WEIGHT_DECAY"])
     own_names = {id(p): n.removeprefix("backbone.") for n, p in model.named_parameters()}
-    listed = [
-        (own_names[id(p)], g, group) for g, group in enumerate(groups) for p in group["params"]
-    ]
-    by_name = {name: (g, group["weight_decay"]) for name, g, group in listed}
+    by_name = {own_names[id(p)]: (g, group["weight_decay"])
+               for g, group in enumerate(groups) for p in group["params"]}  # fmt: skip
     recorded = zip(
         data[f"{run}_param_names"], data[f"{run}_param_group"], data[f"{run}_param_weight_decay"],
         strict=True,
