@@ -18,32 +18,23 @@ CLASS_NAMES = (
     "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
 
-# Of the ids 1..90 these were never given to a class.
-_UNUSED_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # never given to a class
 CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _UNUSED_IDS)
 
 DEFAULT_ROOT = Path("Dataset/coco_2017")
 
 # Numbers of the paper for COCO (implementation details and IRN's options for COCO).
 DEFAULTS = {
-    "RIB_lr": 5e-6,
-    "RIB_batch_size": 15,
-    "score_th": 0.5,
-    "stop_th": 1000.0,
-    "explode_ratio": 0.8,
-    "cam_eval_thres": (0.10, 0.50),
-    "sem_seg_bg_thres": 0.22,
-    "irn_pad_size": 0,
-    "conf_bg_thres": 0.17,
-    "seed_power": 1.3,
-}
+    "RIB_lr": 5e-6, "RIB_batch_size": 15, "score_th": 0.5, "stop_th": 1000.0,
+    "explode_ratio": 0.8, "cam_eval_thres": (0.10, 0.50), "sem_seg_bg_thres": 0.22,
+    "irn_pad_size": 0, "conf_bg_thres": 0.17, "seed_power": 1.3,
+}  # fmt: skip
 
 # Mean IoU in per cent on the train images; the CAM seed is IRN's.
 PAPER_SCORES = {
     "CAM seed": 33.5, "pseudo masks, CAM": 42.9, "RIB seed": 36.5, "pseudo masks": 45.6,
     "segmentation + CRF": 43.8,
 }  # fmt: skip
-
 
 # Folders of photographs, which may be all in one or in one for each split, and of masks.
 _IMAGE_FOLDERS = ("JPEGImages", "images", ".")
@@ -56,42 +47,30 @@ _PREFIXES = ("COCO_train2014_", "COCO_val2014_")  # the 2017 archives have the n
 def describe(root: str | Path) -> DatasetInfo:
     """The description of a COCO tree in `root`, or in its folder coco/, in any layout in use.
 
-    Photographs are in JPEGImages/, images/, or the tree itself, all together or in train2014/ and
-    val2014/ (or those of 2017, which are the same photographs), with the prefixes of 2014 or
-    without. Masks likewise, in a folder of _MASK_FOLDERS, and as ReCAM, LPCAM and CLIMS keep them:
-    mask/train2014/8193.png. Those that are drawn go to the first folder.
+    Photographs and masks may lie together or in folders of the splits of 2014 or 2017, with the
+    prefixes of 2014 or without, masks also as in mask/train2014/8193.png (ReCAM, LPCAM, CLIMS).
     """
     root = Path(root)
     tree = root if _image_dir(root) or not _image_dir(root / "coco") else root / "coco"
     image_dir = _image_dir(tree) or tree / _IMAGE_FOLDERS[0]
     return DatasetInfo(
-        name="coco14",
-        root=root,
-        root_flag="--coco14_root",
-        class_names=CLASS_NAMES,
-        image_dir=image_dir,
-        mask_dirs=_mask_dirs(tree),
-        id_pattern=r"\d{12}",
-        defaults=DEFAULTS,
-        paper_scores=PAPER_SCORES,
-        official_sizes={"train14": 82783, "val14": 40504},
+        name="coco14", root=root, root_flag="--coco14_root", class_names=CLASS_NAMES,
+        image_dir=image_dir, mask_dirs=_mask_dirs(tree), id_pattern=r"\d{12}", defaults=DEFAULTS,
+        paper_scores=PAPER_SCORES, official_sizes={"train14": 82783, "val14": 40504},
         paper_note="an unmodified run of the original gave 34.8 (RIB seed) and 39.9 (pseudo masks)",
-        train_split="train14",
-        eval_split="train14",
-        seg_split="val14",
+        train_split="train14", eval_split="train14", seg_split="val14",
         image_names=_image_names(image_dir),
         mask_names=("{}.png", *(f"{prefix}{{}}.png" for prefix in _PREFIXES), "{number}.png"),
-        looked_for="JPEGImages/, images/, or train2014/ and val2014/",
-        draws_masks=True,
+        looked_for="JPEGImages/, images/, or train2014/ and val2014/", draws_masks=True,
         label_file="cls_labels_coco.npy",
         list_sources=tuple(annotation_dir(root) / name for name in SPLITS.values()),
-    )
+    )  # fmt: skip
 
 
 def annotation_dir(root: Path) -> Path:
     """Folder of the instances files, beside the photographs."""
-    beside = [root / "annotations", root / "coco" / "annotations"]
-    return next((folder for folder in beside if folder.is_dir()), beside[0])
+    first, second = root / "annotations", root / "coco" / "annotations"
+    return second if second.is_dir() and not first.is_dir() else first
 
 
 def _image_dir(tree: Path) -> Path | None:
@@ -108,8 +87,8 @@ def _splits(folder: Path) -> list[str]:
 def _image_names(folder: Path) -> tuple[str, ...]:
     """Names of photographs, the likelier ones first: each is tried for each image."""
     own = [(split, prefix) for split in _splits(folder) for prefix in (f"COCO_{split}_", "")]
-    names = [f"{split}/{prefix}{{}}.jpg" for split, prefix in own if prefix in (*_PREFIXES, "")]
-    return (*names, "{}.jpg", *(f"{prefix}{{}}.jpg" for prefix in _PREFIXES))
+    names = [f"{split}/{prefix}" for split, prefix in own if prefix in (*_PREFIXES, "")]
+    return tuple(f"{name}{{}}.jpg" for name in (*names, "", *_PREFIXES))
 
 
 def _mask_dirs(tree: Path) -> tuple[Path, ...]:

@@ -38,11 +38,7 @@ class AnnotatedImage(NamedTuple):
 
 
 def read_instances(path: Path, info: DatasetInfo) -> list[AnnotatedImage]:
-    """All images of an instances file, ascending by id, also those without any object.
-
-    Raises UserError where the file is missing, broken, or says what cannot be. Segmentations are
-    looked at where they are drawn.
-    """
+    """All images of an instances file, ascending by id; segmentations are not looked at yet."""
     with about(path):
         content = _load(path)
         try:
@@ -85,10 +81,7 @@ def _load(path: Path) -> dict[str, list]:
 
 
 def _compact(entry: dict) -> object:
-    """The part of a JSON object that is needed; called for each as soon as it was read.
-
-    As Python's floats the polygons of all objects would take gigabytes.
-    """
+    """The needed part of each JSON object; polygons as Python's floats would take gigabytes."""
     try:
         if "segmentation" in entry:
             return _annotation(entry)

@@ -16,8 +16,7 @@ from misc.runtime.processes import cpu_count, map_in_processes
 from misc.runtime.programs import progress
 from misc.storage.files import reason
 
-# Pixels on all polygons of an annotation, and distance of its points: far more than in any image.
-MAX_LENGTH = 1e6
+MAX_LENGTH = 1e6  # pixels on all polygons of an annotation: far more than in any image
 # A run in COCO's text: characters of five bits each, of which the last one is marked.
 _COMPRESSED = "[P-o]{0,6}[0-O]"
 _WORTH_PROCESSES = 500  # images; fewer are done sooner than other processes have started
@@ -26,10 +25,8 @@ _WORTH_PROCESSES = 500  # images; fewer are done sooner than other processes hav
 def draw_mask(image: AnnotatedImage) -> np.ndarray:
     """Label map of an image, H x W uint8: 0 background, class + 1, 255 where only a crowd is.
 
-    Where objects overlap the one of the smaller annotated area is on top: of a cup on a table the
-    table's polygon covers both. Of equal areas the later one of the file is on top. A crowd lies
-    beneath all objects: its polygon is coarse and runs over the single objects in it, whose own
-    ones are exact, so that these pixels can be scored; the rest of it has no certain label.
+    The object of the smaller annotated area is on top (a cup on a table), of equal areas the later
+    one. A crowd lies beneath all objects: its coarse polygon runs over the single objects in it.
     Raises UserError where a segmentation cannot be decoded.
     """
     height, width = image.size
@@ -48,17 +45,12 @@ def decode(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
             return _decode_rle(segmentation, size)
         return _decode_polygons(segmentation, size)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"the segmentation of annotation {annotation.number} cannot be decoded "
-            f"({reason(error)}); get the instances file again: {ADVICE}"
-        ) from None
+        what = f"the segmentation of annotation {annotation.number} cannot be decoded"
+        raise UserError(f"{what} ({reason(error)}); {ADVICE}") from None
 
 
 def make_masks(images: Sequence[AnnotatedImage], folder: Path) -> None:
-    """Draw and save the label maps of the images, in as many processes as there are cores.
-
-    Raises UserError for the annotations that cannot be drawn, after all others have been.
-    """
+    """Draw and save label maps; one UserError, at the end, for annotations that cannot be drawn."""
     processes = cpu_count() if len(images) >= _WORTH_PROCESSES else 1
     with progress(len(images), folder.name, "image") as bar:
         problems = []
@@ -101,10 +93,7 @@ def _decode_polygons(polygons: Sequence[array], size: tuple[int, int]) -> np.nda
 
 
 def _decode_rle(rle: dict, size: tuple[int, int]) -> np.ndarray:
-    """Pixels of an RLE whose counts are numbers or, compressed, a string.
-
-    pycocotools reads and writes beyond its memory where runs or text are not what they should be.
-    """
+    """Pixels of an RLE; pycocotools would read and write beyond its memory where runs are wrong."""
     if tuple(rle["size"]) != size:
         raise ValueError(f"another size in an image of {list(size)}")
     counts = rle["counts"]

@@ -1,8 +1,6 @@
 """Make COCO's label maps, lists and image-level labels from the official annotations.
 
-    python -m coco14.prepare --coco14_root Dataset/coco_2017 --out_dir coco14
-
-`run_sample.py` does the same by itself where no list is given.
+python -m coco14.prepare --coco14_root Dataset/coco_2017 --out_dir coco14
 """
 
 if __name__ == "__main__":
@@ -43,21 +41,16 @@ def prepare(
 ) -> None:
     """Write train14.txt, val14.txt and, `with_labels`, the label file into `out_dir`.
 
-    Masks that are missing in coco_seg_anno/ of the root are drawn first, `with_masks`; those that
-    are there, be they the published ones or of an earlier run, stay. The lists have all images of
-    the instances files, ascending by id, those without objects and those whose photograph is
-    missing too: the scores are those of the official lists or none.
+    Masks that are missing in coco_seg_anno/ of the root are drawn first, `with_masks`. The lists
+    have all images of the instances files, also those without objects or without a photograph.
     """
     paths = {f"{split}.txt": annotation_dir(info.root) / name for split, name in SPLITS.items()}
     for path in paths.values():  # before minutes are spent on the first one
         if not path.is_file():
             raise UserError(f"{path}: no such file; {ADVICE}")
-    labels: dict[str, np.ndarray] = {}
-    lists = {}
-    for name, path in paths.items():
-        of_split = _prepare_split(path, info, with_masks)
-        labels |= of_split
-        lists[name] = list(of_split)
+    found = {name: _prepare_split(path, info, with_masks) for name, path in paths.items()}
+    lists = {name: list(of_split) for name, of_split in found.items()}
+    labels = {i: label for of_split in found.values() for i, label in of_split.items()}
 
     def labels_of(listed: set[str]) -> dict[str, np.ndarray]:
         return {image_id: label for image_id, label in labels.items() if image_id in listed}
@@ -103,10 +96,9 @@ def _require_class_numbers(images: Sequence[AnnotatedImage], info: DatasetInfo) 
         own += shown <= labels
         categories += shown <= {CATEGORY_IDS[label - 1] for label in labels}
     if categories > own:
-        raise UserError(
-            f"{folder}: the masks have COCO's category ids (1..90) as labels, and not class + "
-            "1 (1..80); rename the folder to have masks drawn from the annotations"
-        )
+        wrong = "the masks have COCO's category ids (1..90) as labels, and not class + 1 (1..80)"
+        advice = "rename the folder to have masks drawn from the annotations"
+        raise UserError(f"{folder}: {wrong}; {advice}")
 
 
 def _warn_of_missing_photographs(path: Path, ids: Sequence[str], info: DatasetInfo) -> None:

@@ -1,8 +1,6 @@
 """Make VOC's lists and image-level labels from the official distribution.
 
-    python -m voc12.prepare --voc12_root Dataset/VOC2012_SEG_AUG --out_dir voc12
-
-`run_sample.py` does the same by itself where no list is given.
+python -m voc12.prepare --voc12_root Dataset/VOC2012_SEG_AUG --out_dir voc12
 """
 
 if __name__ == "__main__":
@@ -40,11 +38,9 @@ def prepare(
 ) -> None:
     """Write train.txt, val.txt, train_aug.txt and, `with_labels`, cls_labels.npy into `out_dir`.
 
-    train_aug has the images of train first, then every image that has an augmented mask and is not
-    in val: so the first images of any run can be scored. Where there are no augmented masks the
-    official list, which comes with the project, stands in. Labels come from the object names of
-    Annotations/ (difficult objects included), or from the masks where there are no annotations.
-    with_masks is for datasets whose masks have to be drawn.
+    train_aug has the images of train first, then the others that have an augmented mask and are not
+    in val. Labels are the object names of Annotations/, difficult objects too, or without it those
+    in the masks. with_masks is for datasets whose masks have to be drawn.
     """
     splits = info.root / "ImageSets" / "Segmentation"
     train, val = (read_image_list(splits / name, info) for name in LISTS[:2])

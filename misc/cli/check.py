@@ -59,16 +59,14 @@ def warned_together(found: dict[str, object]) -> tuple[list[str], list[str]]:
     for image_id, text in found.items():
         if isinstance(text, str):
             by_text.setdefault(text, []).append(image_id)
-    return [], [
-        f"{counted({'photograph': len(ids)})} {text}; the first: {', '.join(ids[:3])}"
-        for text, ids in by_text.items()
-    ]
+    return [], [f"{counted({'photograph': len(ids)})} {text}; the first: {', '.join(ids[:3])}"
+                for text, ids in by_text.items()]  # fmt: skip
 
 
 class Preflight:
-    """Checks that the steps' `check` functions share; each is made once, problems are collected.
+    """Checks that the steps share, each made once. What a step of this run makes is not asked for.
 
-    steps: those of this run, by name; what one of them will make is not asked for. known: all.
+    steps: those of this run, by name. known: all.
     """
 
     def __init__(self, args: Options, steps: Steps, known: Steps):
@@ -111,8 +109,8 @@ class Preflight:
             ids = [i for i in ids if info.mask_path(i).is_file()]
         folders = [folder for folder in info.mask_dirs if folder.is_dir()]
         if info.mask_dirs and not folders and not info.draws_masks:
-            advice = "give the masks, or leave out scoring"
-            self._problems.add("mask", [f"{info.mask_dirs[0]}: no such folder; {advice}"])
+            lack = "no such folder; give the masks, or leave out scoring"
+            self._problems.add("mask", [f"{info.mask_dirs[0]}: {lack}"])
             return
         flag = "--masks " if "masks" in self.args.given else ""
         where = f"{flag}{folders[0]}" if folders else "--masks"
@@ -127,12 +125,9 @@ class Preflight:
         role: str = "infer",
         trained_on: bool = False,
     ) -> None:
-        """Label maps of an earlier step are there, unless this run makes them for a list.
-
-        trained_on: of a network's training, for which they have to show classes of the labels.
-        """
+        """Label maps are there, or made by this run; if `trained_on`, of the labels' classes."""
         advice = self._advice(folder, advice)
-        if self._has_to_be_there("label map", folder, ids, advice, role):
+        if self._is_there("label map", folder, ids, advice, role):
             judge = partial(self._compared, str(folder), trained_on)
             if not trained_on and (folder / MANIFEST).exists():
                 judge = warned_together  # made by this program: numbered as it has to be
@@ -141,7 +136,7 @@ class Preflight:
 
     def cams(self, ids: Ids, folder: Path) -> None:
         """Saved maps are there and belong to these images, unless this run makes them."""
-        if self._has_to_be_there("map", folder, ids, self._advice(folder)):
+        if self._is_there("map", folder, ids, self._advice(folder), "infer"):
             self.each(f"map in {folder}", ids, partial(check_cam, self.info, folder))
 
     def checkpoint(self, path: Path, load: Callable, *more: object) -> None:
@@ -155,9 +150,8 @@ class Preflight:
         """The weights that training starts from fit; under --check a download is only announced."""
         remote, key = self.args.check and (path is None or weights_name(path)), (network, path)
         if remote and key not in self._checkpoints:
-            log.info(
-                "%s: a run takes %s, from the network", flag, path or f"torchvision's {network}"
-            )
+            what = path or f"torchvision's {network}"
+            log.info("%s: a run takes %s, from the network", flag, what)
         self._load_once(key, partial(load_backbone, path, flag, network, download=not remote))
 
     def output(self, folder: Output, options: dict, ids: Ids) -> None:
@@ -168,7 +162,7 @@ class Preflight:
         self.collect(lambda: require_writable(folder.path, folder.flag), "output")
 
     def file(self, output: Output, in_manifest: bool = False) -> None:
-        """A file can be written, and replaces none but this program's; see `require_own`."""
+        """A file can be written, and replaces none but this program's."""
         advice = f"move it away, or give another {output.flag}"
         self.collect(lambda: require_own(output.path, advice, in_manifest), "output")
         self.collect(lambda: require_writable(output.folder, output.flag), "output")
@@ -210,9 +204,7 @@ class Preflight:
         made_by = producers(self.args, self._known).get(folder.resolve())
         return f"run --{made_by}_pass first" if made_by else otherwise or "give another folder"
 
-    def _has_to_be_there(
-        self, kind: str, folder: Path, ids: Ids, advice: str, role: str = "infer"
-    ) -> bool:
+    def _is_there(self, kind: str, folder: Path, ids: Ids, advice: str, role: str) -> bool:
         """Return whether a folder is there, from another run; images that this run leaves out."""
         if not self.is_made(folder):
             self.collect(lambda: read_manifest(folder))

@@ -89,9 +89,8 @@ def number(kind: type, low: float, high: float = 1e9, *, open_low: bool = False)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not (low < value if open_low else low <= value) or not value <= high:
-            limit = f"above {low}" if open_low else f"at least {low}"
-            limit = f"{text} is out of range: it must be {limit} and at most {high:g}"
-            raise argparse.ArgumentTypeError(limit)
+            limit = f"{'above' if open_low else 'at least'} {low} and at most {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {limit}")
         return value
 
     return parse
@@ -136,7 +135,6 @@ _BOOL = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
 _DIR, _FILE = ({"type": Path, "metavar": metavar} for metavar in ("DIR", "FILE"))
 _WEIGHTS = {"type": Path, "metavar": "FILE|NAME"}
 
-
 # Flags by group: name, kind, default and help. A kind is a parser of the value, a tuple of
 # choices, or what else argparse takes.
 # fmt: off
@@ -144,16 +142,12 @@ GROUPS = {
     "environment": {
         "device": (str, "auto", "auto (CUDA when there is one), cpu, cuda or cuda:N"),
         "num_processes": (_processes, None,
-            "processes that share the images of a step (default: one per GPU; on a CPU one per "
-            "core, fewer where memory is short)"),
+            "that share the images of a step (default: one per GPU, or per core as memory allows)"),
         "num_workers": (number(int, 0, 1024), None,
-            "reading processes of each of these (default: 1 on the CPU, up to 8 on a GPU; 0 reads "
-            "in place)"),
+            "readers of each of these (default: 1 on the CPU, up to 8 on a GPU; 0 reads in place)"),
         "num_threads": (_processes, None,
-            "CPU threads of each process (default: the cores, divided); CPU results are bitwise "
-            "identical for the same number"),
-        "deterministic": (_BOOL, False,
-            "on a GPU take only kernels with bitwise reproducible results (slower)"),
+            "CPU threads of each process, on which results depend (default: the cores, divided)"),
+        "deterministic": (_BOOL, False, "only kernels with bitwise reproducible results, on a GPU"),
         "seed": (number(int, 0, 2**31 - 1), 0, "seed of every random draw"),
         "limit": (count, None,
             "first N images of each list only (RIB draws batches from the whole training list)"),
@@ -169,8 +163,7 @@ GROUPS = {
     },
     "your own photographs (--dataset folder)": {
         "root": (_DIR, None,
-            "folder of the chosen --dataset; of photographs (JPEG, PNG, WebP, TIFF) in any folders "
-            "below"),
+            "folder of the --dataset; of photographs (JPEG, PNG, WebP, TIFF) in any folders below"),
         "labels": (_FILE, None,
             "image-level labels: a table (.csv: image,class;class on a line, or a column of 0 and "
             "1 for each class), COCO's instances (.json), a folder of Pascal XML files, or the "
@@ -178,38 +171,33 @@ GROUPS = {
         "classes": (_FILE, None,
             "names of the classes, one a line, in the order of the labels in masks (default: "
             "classes.txt of the root, or the order of the table's columns, or the alphabet)"),
-        "masks": (_DIR, None,
-            "ground truth: a PNG (grey or palette) for any of the photographs, with its name"),
+        "masks": (_DIR, None, "ground truth: a PNG (grey or palette) of a photograph's name"),
         "val_list": (_FILE, None,
             "photographs of the validation split (default: a tenth of every class that has ten)"),
         "unlabelled": (("error", "skip"), "error",
-            "photographs without a row in --labels: an error, or left out, into "
-            "lists/unlabelled.txt"),
+            "photographs without a row in --labels: an error, or left out (lists/unlabelled.txt)"),
         "threshold_from": (("train", "scored"), None, argparse.SUPPRESS),  # has no effect any more
         "photo_long": (_count_or_zero, 640,
-            "larger photographs are shrunk to this longer side, and their masks enlarged at the "
-            "end, into RESULT_DIR/masks; 0: never"),
+            "longer side that photographs are shrunk to; RESULT_DIR/masks has the full size; 0: "
+            "never"),
     },
     "which steps to run (numbers: the method's order)": {
         "check": ({"choices": ("full", "quick"), "nargs": "?", "const": "full"}, None,
-            "look at everything that these steps will read, list all problems, and end, without "
-            "writing anything; quick decodes no photographs"),
+            "list all problems of what these steps will read, and end; quick decodes no photographs"
+        ),
         "recam": ((*RECAM, ALL_MAPS), "rib",
-            'maps that the later steps start from: RIB, AdvCAM (with its published thresholds), '
-            'CAMs (IRN), or those of --import_maps; each has folders of its own. The scripts run '
-            'the first three with "all"'),
+            "maps that the later steps start from: RIB, AdvCAM, CAMs (IRN), or --import_maps; each "
+            "has folders of its own (all: the first three, in the scripts alone)"),
         **{f"{name}_pass": (_BOOL, None, text) for name, text in STEPS.items()},
     },
     "classifier and maps (1, make_cam)": {
         "cam_weights_name": (_FILE, None, "classifier: written by 1, read by make_cam and 2"),
         "imagenet_weights": (_WEIGHTS, None,
-            "backbone that training starts from: a file in torchvision's format, of any width, or "
-            "a classifier checkpoint; or a name to download: resnet101 of torchvision "
-            "(IMAGENET1K_V1), timm:resnet50.a1_in1k (default: resnet50)"),
-        "cam_crop_size": (number(int, 32), 512,
-            "crop of training images, in 1 and in RIB's batches"),
-        "cam_long": (numbers(int, 32, 8192, count=2), "320,640",
-            "longer side of these images, drawn between the two"),
+            "backbone to start from: a file in torchvision's format, of any width, or a classifier "
+            "checkpoint; or a name to download: resnet101 of torchvision (IMAGENET1K_V1), "
+            "timm:resnet50.a1_in1k (default: resnet50)"),
+        "cam_crop_size": (number(int, 32), 512, "crop of training images, in 1 and in RIB"),
+        "cam_long": (numbers(int, 32, 8192, count=2), "320,640", "their longer side, drawn"),
         "cam_batch_size": (count, 16, "batch size"),
         "cam_num_epoches": (count, 5, "epochs"),
         "cam_learning_rate": (_rate, 0.1, "of the backbone; classifier 10 times"),
@@ -217,16 +205,13 @@ GROUPS = {
         "cam_scales": (numbers(float, 0.05, 8.0), "1.0,0.5,1.5,2.0",
             "image scales whose maps are summed; those below 1.0 take no part in RIB's loss"),
         "max_long": (number(int, 32), None,
-            "shrink larger images for the classifier in make_cam and 2 to this longer side (for "
-            "CPUs); maps keep the image's size"),
+            "longer side that images are shrunk to in make_cam and 2 (for CPUs); maps keep theirs"),
         "precision": (("float32", "tf32", "bf16"), None,
-            "of the networks; bf16: the backbone under autocast, weights and maps stay float32 "
-            "(default: float32; on a GPU tf32, PyTorch's own default there)"),
+            "of the networks; bf16: backbone under autocast (default: float32; on a GPU tf32)"),
     },
     "RIB (2)": {
         "RIB_iter": (count, 10, "iterations K per image"),
-        "RIB_lr": (number(float, 0.0, 1.0, open_low=True), None,
-            "learning rate; classifier 10 times"),
+        "RIB_lr": (number(float, 0.0, 1.0, open_low=True), None, "of the backbone; classifier x10"),
         "RIB_batch_size": (count, None, "other images B per iteration"),
         "score_th": (_fraction, None,
             "tau: pixels above this fraction of a map's peak are left out of the pooling"),
@@ -234,17 +219,14 @@ GROUPS = {
         "explode_ratio": (_fraction, None,
             "early stop: fraction of the image that is above 0.3 of the map's peak"),
         "disjoint_prob": (_fraction, 1.0,
-            "chance that a batch shares no class with the image; otherwise it has all of its "
-            "classes"),
+            "chance that a batch shares no class with the image; otherwise it has all of them"),
         "num_pooled_classes": (_count_or_zero, None,
-            "leave discriminative regions out for the first N classes only (0: global average "
-            "pooling; default: all)"),
+            "classes that leave discriminative regions out (0: average pooling; default: all)"),
         "RIB_final_activation": (("none", "sigmoid"), "none",
             "for comparison: sigmoid keeps the activation that RIB takes out in its loss"),
     },
     "AdvCAM (make_recam_with_AdvCAM)": {
-        "adv_iter": (count, 27, "iterations; below scale 1.0 half as many"),
-    },
+        "adv_iter": (count, 27, "iterations; below scale 1.0 half as many")},
     "scores (3, eval_sem_seg)": {
         "with_crf": (_BOOL, False, "the whole sequence also scores the seeds after a dense CRF"),
         "cam_eval_thres": (numbers(float, 0.0, 1.0, count=2), None,
@@ -259,48 +241,39 @@ GROUPS = {
         "irn_num_epoches": (count, 3, "epochs"),
         "irn_learning_rate": (_rate, 0.1, "of the boundary head; displacement head 10 times"),
         "irn_weight_decay": (number(float, 0.0, 1.0), 1e-4, "of both heads"),
-        "irn_radius": (number(int, 2, 32), 10,
-            "pixel pairs closer than this learn from each other"),
+        "irn_radius": (number(int, 2, 32), 10, "pixel pairs that are closer learn"),
     },
     "random walk and pseudo masks (6)": {
         "beta": (number(float, 0.0, 1000.0, open_low=True), 10.0, "power of the affinities"),
         "exp_times": (number(int, 0, 16), 8, "2^N steps of the random walk"),
-        "seed_power": (number(float, 0.0, 100.0, open_low=True), None,
-            "power of the maps that start the walk"),
+        "seed_power": (number(float, 0.0, 100.0, open_low=True), None, "power of its first maps"),
         "sem_seg_bg_thres": (_fraction, None, "background score of the masks"),
         "walk_norm": (("joint", "class"), "joint",
-            "maps after the random walk are divided by the maximum over all classes together, as "
-            "in the original, or each by its own"),
+            "its maps are divided by the maximum over all classes (the original), or each by its"),
         "irn_pad_size": (_count_or_zero, None, "pad images to this size for IRN, 0: no padding"),
     },
     "instance labels": {
         "with_ins": (_BOOL, False, "the whole sequence makes and scores instance labels too"),
         "ins_seg_bg_thres": (_fraction, 0.25, "background score of instance labels"),
-        "ins_seg_json": (_FILE, None,
-            "eval_ins_seg also writes them as COCO's JSON (category = class + 1)"),
+        "ins_seg_json": (_FILE, None, "also written, as COCO's JSON (category = class + 1)"),
     },
     "segmentation network (7 to 9)": {
         "with_seg": (_BOOL, False, "the whole sequence runs on into 7 to 9"),
         "seg_preset": (tuple(SEG_PRESETS), "rib",
             "settings of a published training; the options below replace some of them"),
         "seg_init": (_WEIGHTS, None,
-            "backbone that 7 starts from: torchvision's format, of any width, or "
-            "deeplab-pytorch's; or a name, as for --imagenet_weights (default: resnet101)"),
+            "backbone of 7: torchvision's format, of any width, or deeplab-pytorch's; or a name, "
+            "as for --imagenet_weights (default: resnet101)"),
         "seg_weights_name": (_FILE, None, "segmentation network: written by 7, read by 8"),
-        "seg_label_dir": (_DIR, None,
-            "label PNGs to train on, of any method (default: --sem_seg_out_dir)"),
-        "seg_list": (_FILE, None,
-            "images that 8 predicts and 9 scores (default: the validation split)"),
+        "seg_label_dir": (_DIR, None, "label PNGs of any method (default: --sem_seg_out_dir)"),
+        "seg_list": (_FILE, None, "images of 8 and 9 (default: the validation split)"),
         "seg_batch_size": (count, None, "batch size, of all processes together"),
         "seg_iterations": (count, None, "iterations"),
-        "seg_learning_rate": (_rate, None,
-            "of the backbone; classifiers: weights 10 times, biases 20 times"),
+        "seg_learning_rate": (_rate, None, "of the backbone; classifiers 10 times, biases 20"),
         "seg_crop_size": (number(int, 16), None, "crop of training images"),
         "seg_crf": (("none", "proper", "wrapped"), "proper",
-            "dense CRF of 8, beside the predictions without it; wrapped: on the colours of "
-            "deeplab-pytorch's evaluation"),
-        "seg_submission": (_FILE, None,
-            "pack the predictions of 8 for the VOC test server into this .tar.gz"),
+            "dense CRF of 8, in DIR_crf; wrapped: on the colours of deeplab-pytorch's evaluation"),
+        "seg_submission": (_FILE, None, "a .tar.gz of 8's predictions for the VOC test server"),
     },
     "output": {
         "result_dir": (_DIR, None,
@@ -312,32 +285,25 @@ GROUPS = {
         "ins_seg_out_dir": (_DIR, None, "instance labels"),
         "seg_out_dir": (_DIR, None, "predictions of 8; with the CRF in DIR_crf"),
         "visualize": (_count_or_zero, 0,
-            "draw maps and masks of the first N images, and the curves of the scores, into "
-            "RESULT_DIR/visualize"),
-        "report": (_BOOL, False,
-            "print the table of RESULT_DIR's scores, draw their curves, and end"),
+            "draw N images' maps and masks, and the scores' curves, into RESULT_DIR/visualize"),
+        "report": (_BOOL, False, "print the table of RESULT_DIR's scores, draw curves, and end"),
         "report_html": (_BOOL, False,
-            "write RESULT_DIR/report.html with scores, curves, classes and images; also with "
-            "--report alone"),
+            "write RESULT_DIR/report.html: scores, curves, classes, images; also after --report"),
         "expect": ({**_FILE, "nargs": "?", "const": EXPECTED}, None,
             "say whether the scores lie in the ranges of this file (Demo/expected.json), the "
             "paper's or those of the samples; exit code 1 where one does not"),
-        "overwrite": (_BOOL, False,
-            "redo outputs that were made with other settings (otherwise that is an error)"),
+        "overwrite": (_BOOL, False, "redo outputs of other settings (otherwise an error)"),
     },
     "exchange with other programs": {
         "export": (_exports, (),
             "masks as voc (palette PNGs), coco (JSON), yolo (polygons); maps of --cam_out_dir as "
             "soft, or with weights as irn; labels as onehot, which AFA and ToCo read; or all"),
-        "export_from": (_DIR, None,
-            "label PNGs to export, of any method (default: --sem_seg_out_dir)"),
+        "export_from": (_DIR, None, "label PNGs of any method (default: --sem_seg_out_dir)"),
         "import_maps": (_DIR, None,
-            "maps of another method, from which the later steps start, into --cam_out_dir: .npy, "
-            ".npz, .pt or .pth files (dicts with keys, dicts of class to map, arrays C x H x W), "
-            "or a PNG for each class"),
+            "maps of another method, to start from: .npy, .npz, .pt or .pth files (dicts with "
+            "keys, dicts of class to map, arrays C x H x W), or a PNG for each class"),
         "import_keys": (("auto", "class", "label"), "auto",
-            "numbering of classes there: class, from 0; label, from 1 after the background; auto: "
-            "class, and what could be either is refused"),
+            "classes there are numbered from 0 (class) or 1 (label); auto refuses what is either"),
     },
 }
 # fmt: on
@@ -373,13 +339,11 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all options, grouped by step."""
     parser = _Parser(
-        prog="run_sample.py",
-        usage="python run_sample.py [options]",
-        allow_abbrev=False,
+        prog="run_sample.py", usage="python run_sample.py [options]", allow_abbrev=False,
         formatter_class=_Help,
         description="RIB: pseudo masks for segmentation from image-level labels. Without any "
-        "*_pass option the whole sequence runs; with some, exactly those steps.",
-    )
+                    "*_pass option the whole sequence runs; with some, exactly those steps.",
+    )  # fmt: skip
     for title, options in GROUPS.items():
         add = parser.add_argument_group(title).add_argument
         if title == "dataset":

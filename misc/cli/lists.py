@@ -1,7 +1,4 @@
-"""Lists and labels that were not given: made from the dataset's files, into RESULT_DIR/lists.
-
-The manifest of that folder says which dataset a result folder is of, and how it was described.
-"""
+"""Lists and labels that were not given, made into RESULT_DIR/lists; its manifest has the root."""
 
 import contextlib
 import json
@@ -27,10 +24,9 @@ _NOT_IDS = ("photographs.txt", "classes.txt")
 
 
 def prepare_lists(args: Options, steps: Steps, scratch: Path | None = None) -> Options:
-    """Make the lists and labels that these steps read and that were not given, and drawn masks.
+    """Make what these steps read and was not given: lists, labels, drawn masks.
 
-    What was made from other files is made again, and the log says how it differs. scratch: a folder
-    for them, where nothing else is to be written. Returns the options with their places.
+    scratch: a folder for them, where nothing else is written. Returns the options with its places.
     """
     read = {role for step in steps.values() for role in step.LISTS}
     outdated = _outdated(args, needed := _made_here(args, read))

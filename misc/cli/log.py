@@ -38,9 +38,8 @@ def start_log(args: Options, first_rank: bool) -> None:
         file = _LogFile(args.log_name, encoding="utf-8", errors="backslashreplace")
         handlers = [logging.StreamHandler(_screen()), file]
     except OSError as error:
-        raise UserError(
-            f"{args.log_name}: cannot be written ({error.strerror}); give another --result_dir"
-        ) from None
+        why = f"cannot be written ({error.strerror}); give another --result_dir"
+        raise UserError(f"{args.log_name}: {why}") from None
     shown = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **shown)
     handlers[0].setLevel(logging.INFO)
@@ -67,11 +66,10 @@ def _screen() -> TextIO:
 
 def require_log(path: Path) -> None:
     """Raise UserError where a file is not a log of this program."""
-    if not path.exists():
-        return
     if path.is_file():
         with open(path, "rb") as file:
             if file.read(len(LOG_MARK)) in (b"", LOG_MARK.encode()):
                 return
-    advice = "move it away, or give another --result_dir"
-    raise UserError(f"{path}: is not a log of this program; {advice}")
+    if path.exists():
+        advice = "move it away, or give another --result_dir"
+        raise UserError(f"{path}: is not a log of this program; {advice}")

@@ -22,9 +22,8 @@ from misc.storage.manifest import read_manifest
 LIST_FOLDER = "lists"  # below a result folder; its manifest says which dataset the results are of
 OBJECT_MASKS = "SegmentationObject"  # folder of the root with masks of the objects
 # Numbers of the papers that no flag changes; manifests have them all the same.
-_PUBLISHED = {
-    "explode_th": 0.3, "AD_coeff": 7.0, "AD_stepsize": 0.08, "AD_score_th": 0.5, "walk_radius": 5,
-}  # fmt: skip
+_PUBLISHED = {"explode_th": 0.3, "AD_coeff": 7.0, "AD_stepsize": 0.08, "AD_score_th": 0.5,
+              "walk_radius": 5}  # fmt: skip
 SEG_STEPS = ("train_seg", "make_seg", "eval_seg")
 # Steps that an option asks for, beside their own flag; the others are the whole sequence.
 _ASKED_BY = {"with_crf": ("eval_seed_crf",), "with_ins": ("make_ins_seg_labels", "eval_ins_seg"),
@@ -40,10 +39,9 @@ _LOOKED_AT = 1000  # images of the validation split on which a classifier is sco
 
 
 class Options(SimpleNamespace):
-    """The options of a run, read-only: what is logged is what is used.
+    """The options of a run, read-only; `said` in the command line, `given` other than the default.
 
-    Beside the flags: `info`, names of options (`said` in the command line, `given` other than the
-    default, `brought`: a place of the user's own) and defaults fitted to photographs (`fitted`).
+    `brought`: places of the user's own. `fitted`: defaults that suit the photographs.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -119,9 +117,7 @@ class Options(SimpleNamespace):
         return Resources(**{f.name: getattr(self, f.name) for f in fields(Resources)})
 
 
-@functools.lru_cache
-def _read_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
-    return dataset_info.read_image_list(path, info)
+_read_list = functools.lru_cache(dataset_info.read_image_list)
 
 
 def _preset(args: SimpleNamespace) -> SegPreset:
@@ -175,13 +171,11 @@ def _described(args: SimpleNamespace) -> DatasetInfo:
     root_name = f"{args.dataset}_root"
     root = args.root or getattr(args, root_name, None)
     if not root:
-        raise UserError(
-            f"argument --root: give the folder of the photographs (--dataset {args.dataset})"
-        )
+        what = f"the folder of the photographs (--dataset {args.dataset})"
+        raise UserError(f"argument --root: give {what}")
     if hasattr(args, root_name):
         setattr(args, root_name, root)
-    # The table of a report needs no file of the dataset.
-    table_alone = args.report and not args.report_html
+    table_alone = args.report and not args.report_html  # which needs no file of the dataset
     given = {name: getattr(args, name) for name in own if not table_alone}
     return dataset_info.dataset_module(args.dataset).describe(root, **given)
 
@@ -204,11 +198,10 @@ def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
     usual |= {n: args.list_dir / f"{s}.txt" for n, s in zip(LISTS, splits, strict=True)}
     usual["cls_labels"] = args.list_dir / info.label_file
     usual["cam_out_dir"] = {
-        "rib": usual["cam_out_dir"],
-        "advcam": args.adv_cam_out_dir,
+        "rib": usual["cam_out_dir"], "advcam": args.adv_cam_out_dir,
         "none": args.plain_cam_out_dir or usual["plain_cam_out_dir"],
         IMPORTED: args.result_dir / f"cam{ending}",
-    }[args.recam]
+    }[args.recam]  # fmt: skip
     masks = args.sem_seg_out_dir or usual["sem_seg_out_dir"]
     usual |= {"seg_label_dir": masks, "export_from": masks, "result_dir": args.result_dir}
     for name, path in usual.items():
@@ -259,9 +252,8 @@ def _require_fitting(args: SimpleNamespace) -> None:
         below = f"{args.conf_fg_thres} is below --conf_bg_thres {args.conf_bg_thres}"
         raise UserError(f"argument --conf_fg_thres: {below}, so that pixels would have both labels")
     if args.irn_crop_size // 4 < 2 * args.irn_radius - 1:  # stride 4: no pixel would have pairs
-        raise UserError(
-            f"argument --irn_crop_size: {args.irn_crop_size} is too small for --irn_radius"
-        )
+        small = f"{args.irn_crop_size} is too small for --irn_radius"
+        raise UserError(f"argument --irn_crop_size: {small}")
 
 
 def default_key(name: str) -> str:
@@ -269,18 +261,14 @@ def default_key(name: str) -> str:
 
 
 def _recorded_words(said: Mapping[str, object]) -> list[str]:
-    """The options, as words of a command line, that describe the dataset of --result_dir.
-
-    Raises UserError for one that is said and contradicts them, and for a report in HTML where
-    nothing says the dataset.
-    """
+    """The options, as words, that describe the dataset of --result_dir; said ones have to agree."""
     where = f"--result_dir {said['result_dir']}"
     recorded = read_manifest(said["result_dir"] / LIST_FOLDER) or {}
     dataset, root = recorded.get("dataset"), recorded.get("root")
     if dataset not in dataset_names() or not isinstance(root, str):
         if said.get("report_html") and not any(n == "dataset" or n.endswith("root") for n in said):
-            lacks = "does not say which dataset its results are of"
-            raise UserError(f"{where}: {lacks}; give --dataset and --root")
+            lacks = "does not say which dataset its results are of; give --dataset and --root"
+            raise UserError(f"{where}: {lacks}")
         return []
     known = {name: recorded.get(name) for name in ("dataset", "root", *own_options(dataset))}
     for name, given in said.items():
@@ -294,10 +282,7 @@ def _recorded_words(said: Mapping[str, object]) -> list[str]:
 
 
 def chosen_steps(args: Options) -> list[str]:
-    """Return the steps to run: those given as true, or all that were not given as false.
-
-    Without any *_pass option the classifier is trained only where no checkpoint was named.
-    """
+    """Return the steps to run: those given as true, or all that were not given as false."""
     passes = {name: getattr(args, f"{name}_pass") for name in STEPS}
     if any(passes.values()):
         return [name for name in STEPS if passes[name]]

@@ -17,11 +17,8 @@ BOUND = "upper bound"
 _MAPS = ("none", "advcam", "rib", IMPORTED)
 _CRF = ("", " + CRF")
 _SEEDS = [f"{maps} seed{crf}" for maps in ("CAM", "AdvCAM", "RIB", IMPORTED) for crf in _CRF]
-_OTHERS = [
-    f"{what}{ROW_ENDING[maps]}"
-    for what in ("pseudo masks", "instances AP50", "instances AP75")
-    for maps in _MAPS
-]
+_MASKS = ("pseudo masks", "instances AP50", "instances AP75")
+_OTHERS = [f"{what}{ROW_ENDING[maps]}" for what in _MASKS for maps in _MAPS]
 _TRAINED = [f"segmentation{ROW_ENDING[maps]}" for maps in _MAPS]
 ROWS = (*_SEEDS, *_OTHERS, *(f"{network}{crf}" for network in (*_TRAINED, BOUND) for crf in _CRF))
 
@@ -52,8 +49,7 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
     for row, score in rows.items():
         miou, paper = score_line(args, row, score)
         at = score["thresholds"][score["best"]]  # None: masks that were not cut at one
-        shown = "-" if at is None else f"{at:.2f}"
-        figure = "" if paper is None else f"{paper:8.1f}"
+        shown, figure = "-" if at is None else f"{at:.2f}", "" if paper is None else f"{paper:8.1f}"
         lines.append(f"{row:{width}}{100 * miou:9.2f}{shown:>11}{figure}")
     for network, crf in ((network, crf) for network in _TRAINED for crf in _CRF):
         if f"{network}{crf}" in rows and f"{BOUND}{crf}" in rows:
@@ -78,15 +74,8 @@ def _best(score: dict) -> float:
     return float("nan") if miou is None else miou
 
 
-# --- scores that are expected (--expect) --------------------------------------------------------
-
-
 def load_expected(path: Path | None) -> list[dict]:
-    """Return what a file expects, a dict for each set of images; UserError for another file.
-
-    `dataset`, `list_digest` (of the ids; None: the official list) and `rows`: by method `low` and
-    `high` in per cent, and `note`.
-    """
+    """Return what a file such as Demo/expected.json expects of each set of images."""
     if path is None:
         return []
     try:
@@ -106,12 +95,11 @@ def load_expected(path: Path | None) -> list[dict]:
 def expected_of(score: dict, row: str, expected: list[dict]) -> dict | None:
     """Return what is expected of a method on the images of its score; None where nothing is."""
     for entry in expected:
-        digest = entry.get("list_digest")
+        digest, dataset = entry.get("list_digest"), entry.get("dataset")
         if digest is None:
-            same = score.get("official") and entry.get("dataset") == score.get("dataset")
+            same = score.get("official") and dataset == score.get("dataset")
         else:  # scores of instances do not say their dataset
-            same = digest == score.get("list_digest")
-            same &= score.get("dataset") in (None, entry.get("dataset"))
+            same = digest == score.get("list_digest") and score.get("dataset") in (None, dataset)
         if same and row in entry["rows"]:
             return entry["rows"][row]
     return None
@@ -135,8 +123,8 @@ def _not_reproduced(args: Options) -> str:
             inside = wanted["low"] <= miou <= wanted["high"]
             missed += [] if inside else [row]
             note = f" ({wanted['note']})" if wanted.get("note") else ""
-            says = f"{wanted['low']:.2f}..{wanted['high']:.2f}  "
-            says += f"{'reproduced' if inside else 'NOT REPRODUCED'}{note}"
+            verdict = "reproduced" if inside else "NOT REPRODUCED"
+            says = f"{wanted['low']:.2f}..{wanted['high']:.2f}  {verdict}{note}"
         lines.append(f"{row:24}{miou:8.2f}  {says}")
     log.info("\nexpected by %s\n%s", args.expect, "\n".join(lines))
     if not known:

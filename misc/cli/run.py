@@ -39,7 +39,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(args: Options, known: Steps) -> Parts:
-    """Return what the options ask for. known: all steps, pictures and report, by name."""
+    """Return what the options ask for."""
     steps = {name: known[name] for name in chosen_steps(args)}
     masks = getattr(dataset_module(args.dataset, "prepare"), "MASKS", None)
     after = {"masks": masks} if masks and "make_sem_seg_labels" in steps else {}
@@ -146,8 +146,8 @@ def check_steps(args: Options, parts: Parts) -> None:
 def run_parts(args: Options, parts: Parts) -> None:
     """Run the steps in the order of the method, print the table, then make what follows them."""
     for number, (name, step) in enumerate(parts.steps.items(), start=1):
-        what = STEPS[name].lstrip("0123456789 ")
-        log.info("[%d/%d] %s: %s", number, len(parts.steps), name, what)
+        place, what = f"{number}/{len(parts.steps)}", STEPS[name].lstrip("0123456789 ")
+        log.info("[%s] %s: %s", place, name, what)
         with memory_can_end(name):
             step.run(args)
     if any("eval" in step.LISTS for step in parts.steps.values()):

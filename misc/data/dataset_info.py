@@ -23,10 +23,7 @@ Keys = dict[str, str]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """All that a step may know about a dataset; `describe` of its package builds it.
-
-    Labels in masks are 0 for background, class index + 1 for the classes, 255 for "ignore".
-    """
+    """All that a step may know about a dataset; labels in masks are class index + 1, or 255."""
 
     name: str
     root: Path
@@ -57,39 +54,30 @@ class DatasetInfo:
 
     @property
     def num_classes(self) -> int:
-        """Foreground classes C."""
         return len(self.class_names)
 
     @property
     def num_labels(self) -> int:
-        """Labels in a mask: C + 1, background included."""
-        return len(self.class_names) + 1
+        return len(self.label_names)
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the labels in a mask, by value."""
         return ("background", *self.class_names)
 
     @property
     def photo_long(self) -> int | None:
-        """None where images are taken as they are stored; else the longer side, 0 for any.
-
-        Then they are photographs of any kind, shown upright: `misc.data.folder.photographs`.
-        """
+        """None where images are taken as they are stored; else upright, the longer side, 0: any."""
         return None
 
     @property
     def result_name(self) -> str:
-        """Folder of the results, below result/."""
         return self.name
 
     def official_ids(self, split: str) -> tuple[str, ...]:
-        """The official list of a split that comes with the project; empty where none does."""
         path = self.list_dir / f"{split}.txt" if self.list_dir else None
         return tuple(path.read_text().split()) if path and path.is_file() else ()
 
     def is_official(self, split: str, image_ids: tuple[str, ...]) -> bool:
-        """Tell if these are the images of the official list of a split."""
         same = set(self.official_ids(split) or image_ids) == set(image_ids)
         return same and len(image_ids) == self.official_sizes.get(split)
 
@@ -105,15 +93,12 @@ class DatasetInfo:
         """Say what is in the dataset, where a person should look at that first."""
 
     def columns_of(self, line: str) -> list[str]:
-        """The columns of a line of an image list, without its comment."""
         return line.partition("#")[0].split()
 
     def image_path(self, image_id: str) -> Path:
-        """Path of the photograph of an image, there or not."""
         return _first_file([self.image_dir / name.format(image_id) for name in self.image_names])
 
     def mask_path(self, image_id: str) -> Path:
-        """Path of the ground truth mask of an image, there or not."""
         names = [name.format(image_id, number=image_id.lstrip("0")) for name in self.mask_names]
         return _first_file([folder / name for folder in self.mask_dirs for name in names])
 
@@ -122,7 +107,6 @@ class DatasetInfo:
         return self._header_size(self.image_path(image_id))
 
     def mask_fits(self, image_id: str) -> bool:
-        """Tell if the mask of an image has the image's size (both from their headers)."""
         return self._header_size(self.mask_path(image_id)) == self.image_size(image_id)
 
     def _header_size(self, path: Path) -> tuple[int, int]:
@@ -138,7 +122,6 @@ class DatasetInfo:
         raise UserError(f"{path}: {said}")
 
     def is_id(self, text: str) -> bool:
-        """Tell if a text has the form of this dataset's image ids."""
         # ASCII: other scripts have digits too.
         return re.fullmatch(self.id_pattern, text, re.ASCII) is not None
 
@@ -161,10 +144,8 @@ class DatasetInfo:
         if not self.image_dir.is_dir():
             wanted, there = self.looked_for or f"{self.image_dir.name}/", self.root.is_dir()
             problem = f"has no folder {self.image_dir.name}" if there else "no such folder"
-            raise UserError(
-                f"{self.root_flag} {self.root}: {problem}; give the folder that holds {wanted} "
-                "(the README says how to prepare the dataset)"
-            )
+            fix = f"give the folder that holds {wanted} (see the README for its preparation)"
+            raise UserError(f"{self.root_flag} {self.root}: {problem}; {fix}")
 
 
 def _first_file(paths: list[Path]) -> Path:
@@ -172,12 +153,7 @@ def _first_file(paths: list[Path]) -> Path:
 
 
 def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
-    """Image ids of a list file, one id a line (further columns are ignored), in file order.
-
-    Ids may have a folder and a JPEG's suffix, as "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png";
-    a # begins a comment. Raises UserError for a list that is missing, empty, or has a line that is
-    not an image id, ids that are repeated, or a second column of images that do not show a class.
-    """
+    """Image ids of a list file, one a line, also as "/JPEGImages/ID.jpg", before other columns."""
     places: dict[str, list[int]] = {}
     lines = {number: info.columns_of(line) for number, line in enumerate(_lines(path), start=1)}
     for number, words in ((number, words) for number, words in lines.items() if words):
@@ -191,15 +167,12 @@ def read_image_list(path: Path, info: DatasetInfo) -> tuple[str, ...]:
         places.setdefault(image_id, []).append(number)
     if not places:
         raise UserError(f"{path}: the image list is empty; write one image id a line")
-    repeated = [f"{i} (lines {at[0]}, {at[1]})" for i, at in places.items() if len(at) > 1]
-    if repeated:
+    if repeated := [f"{i} (lines {at[0]}, {at[1]})" for i, at in places.items() if len(at) > 1]:
         raise UserError(f"{path}: repeats {some(repeated)}; remove the repeats")
     second = {word for words in lines.values() for word in words[1:2]}
     if "-1" in second <= {"-1", "0", "1"}:
-        raise UserError(
-            f"{path}: its second column says which images show a class, and -1 that they do not; "
-            "remove these lines, or give a list of ids"
-        )
+        said = "its second column says which images show a class, and -1 that they do not"
+        raise UserError(f"{path}: {said}; remove these lines, or give a list of ids")
     return tuple(places)
 
 
@@ -213,10 +186,8 @@ def _lines(path: Path) -> list[str]:
         cause = getattr(error, "strerror", None) or reason(error)
         raise UserError(f"{path}: image list cannot be read ({cause}); check the path") from None
     if checksum_of(content) is Checksum.BROKEN or is_changed(path):
-        raise UserError(
-            f"{path}: was changed since this program made it; save a list of your own under "
-            "another name, or remove this one to have it made again"
-        )
+        fix = "save a list of your own under another name, or remove this one to have it made again"
+        raise UserError(f"{path}: was changed since this program made it; {fix}")
     return text.splitlines()
 
 
@@ -236,21 +207,18 @@ def keys_in(args: SimpleNamespace, folder: Path, suffix: str, image_ids: Sequenc
 
 
 def joined(*parts: Keys) -> Keys:
-    """Keys of several sources of the same images, in one."""
     return {image_id: " ".join(part[image_id] for part in parts) for image_id in parts[0]}
 
 
 def dataset_names() -> tuple[str, ...]:
     """Names of the packages here and beside misc/ with a dataset.py, that of the paper first.
 
-    `dataset.py` has `describe(root)` and DEFAULT_ROOT, which is None where --root has to be given;
-    one that describes a dataset by further options has their names in OPTIONS. `prepare.py` has
-    `prepare(...)` and LISTS, and may have MASKS, a module with `writes(args)`, `check(args)` and
-    `run(args)` that follows the pseudo masks of a run.
+    It has `describe(root)`, DEFAULT_ROOT (None: --root has to be given) and perhaps OPTIONS, names
+    of further options. prepare.py has `prepare(...)`, LISTS and perhaps MASKS, a module with
+    `writes(args)`, `check(args)` and `run(args)` that follows the pseudo masks of a run.
     """
-    beside_misc, here = (
-        sorted(folder.glob("*/dataset.py")) for folder in (_HERE.parents[1], _HERE)
-    )
+    found = (sorted(folder.glob("*/dataset.py")) for folder in (_HERE.parents[1], _HERE))
+    beside_misc, here = found
     return tuple(path.parent.name for path in (*reversed(beside_misc), *here))
 
 

@@ -23,10 +23,7 @@ _VALUES = torch.from_numpy(np.pad(imutils.NORMALIZED, ((0, 0), (0, 1))))  # norm
 
 
 def image_of(info: DatasetInfo, image_id: str) -> np.ndarray:
-    """The photograph of an image as all steps see it, H x W x 3 uint8; UserError as `read_image`.
-
-    H, W are `info.image_size(image_id)`.
-    """
+    """The photograph of an image as steps see it, H x W x 3 uint8; UserError as `read_image`."""
     return read_image(info.image_path(image_id), info.photo_long)
 
 
@@ -73,10 +70,7 @@ def training_crop(
 
 
 def normalized(crops: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Crops B x S x S x 3 int16 -> B x 3 x S x S float on a device, zero (mean colour) outside.
-
-    crops: the bytes of images, which take half of the place of floats on their way, and OUTSIDE.
-    """
+    """Crops B x S x S x 3 int16 -> B x 3 x S x S float on a device, zero (mean colour) outside."""
     crops, values = crops.to(device, non_blocking=True), _VALUES.to(device)
     layout = torch.contiguous_format if crops.device.type == "cpu" else torch.channels_last
     planes = torch.empty(len(crops), 3, *crops.shape[1:3], device=device)
@@ -107,14 +101,12 @@ class EpochDataset(Dataset):
         self.info, self.image_ids, self.seed, self.epoch = info, image_ids, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the random draws of an epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def _draw(self, index: int, purpose: str) -> tuple[np.ndarray, random.Random]:
-        """An image, and the generator of its draws in this epoch."""
         image_id = self.image_ids[index]
         rng = worker_rng(self.seed, purpose, self.epoch, image_id)
         return image_of(self.info, image_id), rng
@@ -136,14 +128,11 @@ class ClassificationDataset(EpochDataset):
 class AffinityDataset(EpochDataset):
     """Random crops with IRN training labels: (S x S x 3 int16, S/4 x S/4 uint8).
 
-    255 in the labels is "ignored"; labels of 16 bits are int32, with 65535. Image and label are
-    scaled together by 0.5..1.5, mirrored and cropped; then the label is shrunk to stride 4 by
-    its nearest pixel (IRN, Sec. 4.2). `normalized` takes the crops.
+    255 in the labels is "ignored"; labels of 16 bits are int32, with 65535. Both are scaled by
+    0.5..1.5, mirrored and cropped; labels then shrink to stride 4 (IRN, Sec. 4.2).
     """
 
-    def __init__(
-        self, info: DatasetInfo, image_ids: tuple[str, ...], label_dir: Path, crop_size: int, seed=0
-    ):
+    def __init__(self, info: DatasetInfo, image_ids, label_dir: Path, crop_size: int, seed=0):
         super().__init__(info, image_ids, seed)
         self.label_dir, self.crop_size = label_dir, crop_size
 

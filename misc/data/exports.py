@@ -29,25 +29,15 @@ def annotation(mask: np.ndarray, label: int, **more: object) -> dict[str, object
 def coco_dataset(
     description: str, images: list[dict], annotations: list[dict], class_names: tuple[str, ...]
 ) -> dict[str, object]:
-    """A whole file of COCO; the ids of the categories are class + 1.
-
-    pycocotools 2.0.9 and 2.0.10 ask for `info`; others for a licence and a supercategory.
-    """
+    """A whole file of COCO; the ids of the categories are class + 1."""
     names = enumerate(class_names, start=1)
-    return {
-        "info": {"description": description},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name, "supercategory": "none"} for i, name in names],
-    }
+    categories = [{"id": i, "name": name, "supercategory": "none"} for i, name in names]
+    return {"info": {"description": description}, "licenses": [],  # readers ask for both
+            "images": images, "annotations": annotations, "categories": categories}  # fmt: skip
 
 
 def regions(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Connected regions of a label map H x W: label (class + 1) and mask H x W bool.
-
-    Pixels that meet at a corner are apart. Neither background nor ignored pixels have regions.
-    """
+    """4-connected regions of the classes in a label map: label (class + 1) and mask H x W bool."""
     for label in classes_in(labels):
         count, numbered = cv2.connectedComponents((labels == label).astype(np.uint8), None, 4)
         for number in range(1, count):
@@ -57,8 +47,7 @@ def regions(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 def polygon(mask: np.ndarray) -> np.ndarray:
     """One closed polygon N x 2 (x, y) of the border pixels of a region H x W bool, N > 2.
 
-    `cv2.fillPoly` gives the region back. A hole is joined to what lies left of it by a seam along a
-    row of the region. Points on straight lines are left out.
+    `cv2.fillPoly` gives the region back; a seam along a row joins a hole to what lies left of it.
     """
     found, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     rings = [np.roll(ring[:, 0], -ring[:, 0, 0].argmin(), axis=0).tolist() for ring in found]
@@ -98,10 +87,7 @@ def _directions(path: np.ndarray) -> np.ndarray:
 
 
 def yolo_text(labels: np.ndarray) -> str:
-    """A line for each region of a label map: class from 0, its polygon in fractions of the sides.
-
-    An empty text says that the image shows nothing.
-    """
+    """A line for each region of a label map: class from 0, polygon in fractions of the sides."""
     height, width = labels.shape
     lines = []
     for label, mask in regions(labels):
@@ -111,7 +97,6 @@ def yolo_text(labels: np.ndarray) -> str:
 
 
 def yolo_config(info: DatasetInfo, root: Path) -> str:
-    """Content of data.yaml of such a folder."""
     names = "".join(f"  {n}: {_yaml(name)}\n" for n, name in enumerate(info.class_names))
     return (
         f"path: {_yaml(str(root.resolve()))}\ntrain: images/train\n"

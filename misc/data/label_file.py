@@ -14,22 +14,19 @@ from misc.data.folder.table import Table
 from misc.errors import UserError, raise_problems, some
 from misc.storage.cam_files import load_dict
 from misc.storage.checksums import Checksum, checksum_of
-from misc.storage.files import read_bytes, reason, require_unpacked_size
-from misc.storage.outputs import is_own, write_output
+from misc.storage.files import read_bytes, reading, reason, require_unpacked_size
+from misc.storage.outputs import write_output
 
 _MAX_FILE = 256 << 20  # bytes, also of what a .npz unpacks to
 _MAX_OWN = 1 << 30  # bytes of a .npz, which is not compressed where this project wrote it
 _EXPECTED = (
-    "expected is a .npy dict of image id to multi-hot vector, a .npz (ids and labels, or a vector "
-    "by id), or a .csv (a table with a line image,labels)"
+    "give one with --cls_labels: a .npy dict of image id to multi-hot vector, a .npz (ids and "
+    "labels, or a vector by id), or a .csv (a table with a line image,labels)"
 )
 
 
 class Labels(Mapping):
-    """Multi-hot labels (C,) float32 by image, each made when it is asked for.
-
-    rows: N x C sparse, ones alone, in the order of the images.
-    """
+    """Multi-hot labels (C,) float32 by image; rows: N x C sparse, in the order of the images."""
 
     def __init__(self, image_ids: Iterable, rows: csr_array):
         self.rows, self._row = rows, {image_id: n for n, image_id in enumerate(image_ids)}
@@ -46,18 +43,15 @@ class Labels(Mapping):
         return len(self._row)
 
     def classes_of(self, image_id: str | int) -> np.ndarray:
-        """Indices of the classes of an image, ascending."""
         start, end = self.rows.indptr[self._row[image_id] :][:2]
         return self.rows.indices[start:end]
 
     def of(self, image_ids: Iterable) -> "Labels":
-        """Those of some images, in this order."""
         image_ids = list(image_ids)
         return Labels(image_ids, self.rows[np.array([self._row[i] for i in image_ids], int)])
 
 
 def labels_from(classes: Mapping[str, Iterable[int]], num_classes: int) -> Labels:
-    """Labels from the class indices of every image."""
     ends = np.cumsum([0, *map(len, classes.values())])
     indices = np.array([index for of in classes.values() for index in sorted(of)], np.int32)
     shape = (len(classes), num_classes)
@@ -65,11 +59,7 @@ def labels_from(classes: Mapping[str, Iterable[int]], num_classes: int) -> Label
 
 
 def save_labels(path: Path, labels: Labels) -> None:
-    """Write labels as .npz, which `load_label_file` reads.
-
-    names: UTF-8 bytes of the ids, a line each. starts (N + 1,), classes: the classes of image n
-    are classes[starts[n]:starts[n + 1]]. num_classes: C.
-    """
+    """Write labels as .npz: the classes of image n are classes[starts[n]:starts[n + 1]]."""
     stream, rows = io.BytesIO(), labels.rows
     names = np.frombuffer("\n".join(labels).encode(), np.uint8)
     starts, classes = rows.indptr.astype(np.int64), rows.indices.astype(np.int32)
@@ -106,46 +96,32 @@ def labelled_keys(args: SimpleNamespace, image_ids: Sequence[str]) -> Keys:
 
 
 def load_label_file(path: Path, info: DatasetInfo) -> Labels:
-    """All labels of a file, by `info.label_key` of their image.
+    """All labels of a file, by `info.label_key` of their image; UserError with what was found.
 
-    path: `cls_labels.npy` or `.npz` as the project writes them, the former also with ids as text or
-    with a column for the background, a .npz of other tools or a .csv. No code in the file is run.
-    Raises UserError, with what was found, for anything that cannot be read in one way only.
+    path: as the project writes them, also with a column for the background, of other tools or .csv.
     """
-    path = Path(path)
-    try:
-        if path.suffix.lower() == ".csv":
+    suffix = Path(path).suffix.lower()
+    with reading(path, "is not a label file", _EXPECTED):
+        if suffix == ".csv":
             return _from_csv(path, info)
-        npz = path.suffix.lower() == ".npz"
+        npz = suffix == ".npz"
         return _from_npz(path, info) if npz else _from_vectors(load_dict(path, _EXPECTED), info)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; give the label file with --cls_labels") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check --cls_labels") from None
-    except ValueError as error:
-        fix = "remove it to have it made again" if is_own(path) else _EXPECTED
-        raise UserError(f"{path} is not a label file ({error}); {fix}") from None
 
 
 def _from_npz(path: Path, info: DatasetInfo) -> Labels:
     content = read_bytes(path, _MAX_OWN)
-    try:
-        require_unpacked_size(content, max(_MAX_FILE, len(content)))
-        if checksum_of(content) is Checksum.BROKEN:
-            raise ValueError(Checksum.BROKEN.value)
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        if set(arrays) == {"names", "starts", "classes", "num_classes"}:
-            names = arrays["names"].astype(np.uint8).tobytes().decode().split("\n")
-            parts, shape = (
-                (arrays["classes"], arrays["starts"]),
-                (len(names), arrays["num_classes"]),
-            )
-            rows = csr_array((np.ones_like(parts[0]), *parts), shape)
-            rows.check_format(full_check=True)
-            return Labels(names, _of_classes(rows, info))
-    except Exception as error:  # damaged archives raise almost anything
-        raise ValueError(reason(error)) from None
+    require_unpacked_size(content, max(_MAX_FILE, len(content)))
+    if checksum_of(content) is Checksum.BROKEN:
+        raise ValueError(f"{Checksum.BROKEN.value}, remove it to have it made again")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    if set(arrays) == {"names", "starts", "classes", "num_classes"}:
+        names = arrays["names"].astype(np.uint8).tobytes().decode().split("\n")
+        ones = np.ones_like(arrays["classes"])
+        shape = len(names), arrays["num_classes"]
+        rows = csr_array((ones, arrays["classes"], arrays["starts"]), shape)
+        rows.check_format(full_check=True)
+        return Labels(names, _of_classes(rows, info))
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise ValueError("it holds other files than arrays")
     if set(arrays) == {"ids", "labels"} and arrays["labels"].ndim == 2:
@@ -153,8 +129,7 @@ def _from_npz(path: Path, info: DatasetInfo) -> Labels:
         if ids.shape != labels.shape[:1] or ids.dtype.kind not in "USiu":
             raise ValueError(f"{ids.shape} ids of {ids.dtype} and {labels.shape} labels")
         text = ids.astype(ids.dtype.newbyteorder("=")) if ids.dtype.kind == "U" else np.array("")
-        letters = text.view(np.uint32)
-        if (letters > 0x10FFFF).any():  # numpy makes text of any numbers
+        if (text.view(np.uint32) > 0x10FFFF).any():  # numpy makes text of any numbers
             raise ValueError("ids that are not text")
         names = (i.decode("latin1") if isinstance(i, bytes) else i for i in ids.tolist())
         arrays = dict(zip(names, labels, strict=True))
@@ -163,8 +138,7 @@ def _from_npz(path: Path, info: DatasetInfo) -> Labels:
 
 def _of_classes(rows: np.ndarray | csr_array, info: DatasetInfo) -> np.ndarray | csr_array:
     if rows.shape[1] != info.num_classes:
-        count = f"vectors of {rows.shape[1]} classes"
-        raise ValueError(f"{count}, {info.name} has {info.num_classes}")
+        raise ValueError(f"vectors of {rows.shape[1]} classes, {info.name} has {info.num_classes}")
     return rows
 
 
@@ -191,8 +165,7 @@ def _from_vectors(by_id: Mapping[object, np.ndarray], info: DatasetInfo) -> Labe
             raise ValueError(f"the entry {reason(image_id)} is {row.shape} and not a vector")
     sizes = sorted({row.size for row in by_id.values()})
     if len(sizes) != 1:
-        lengths = f"vectors of different lengths: {sizes[:3]}"
-        raise ValueError(lengths if sizes else "it is empty")
+        raise ValueError(f"vectors of different lengths: {sizes[:3]}" if sizes else "it is empty")
     rows = np.stack(list(by_id.values()))
     if sizes[0] == info.num_classes + 1:
         # The background is in every image or never set. In the last column it would look alike.
@@ -207,7 +180,6 @@ def _from_vectors(by_id: Mapping[object, np.ndarray], info: DatasetInfo) -> Labe
 
 
 def _key(image_id: object, info: DatasetInfo) -> int | str:
-    """The key of an image, from a number or a name with or without folder and suffix."""
     if isinstance(image_id, (int, np.integer)):
         return int(image_id)
     name = info.id_in(image_id) if isinstance(image_id, str) else ""

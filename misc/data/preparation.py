@@ -33,11 +33,7 @@ def save_prepared(
     labels_of: Callable[[set[str]], Mapping[str, np.ndarray]] | None,
     skip_mismatched: bool,
 ) -> None:
-    """Write lists of image ids by name and, if asked for, the label file.
-
-    labels_of: gives multi-hot vectors (C,) by image id, of those that are listed and of others.
-    skip_mismatched: leave out images whose mask has another size (it is that of another image).
-    """
+    """Write lists of image ids by name and the label file, of labels by id, if `labels_of`."""
     if skip_mismatched:
         lists = {name: matched(image_ids, info) for name, image_ids in lists.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,10 +46,7 @@ def save_prepared(
 
 
 def save_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
-    """Write each list of image ids under its name; say how long they are.
-
-    Raises UserError, before anything is written, where such a file is not one of this program.
-    """
+    """Write each list of image ids under its name; UserError first where one is not ours."""
     contents = {folder / name: "\n".join(ids) + "\n" for name, ids in lists.items()}
     for path in contents:
         require_own(path, "give it with --train_list, --infer_list or --eval_list")

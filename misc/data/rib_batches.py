@@ -60,9 +60,7 @@ class CropSource(Dataset):
     crop_size: int
     seed: int
 
-    def __getitem__(
-        self, draw: tuple[str, str, int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor, str]:
+    def __getitem__(self, draw: tuple[str, str, int, int]) -> tuple:
         """A crop by ids of image and target, iteration and place in the batch; label, target."""
         image_id, target_id, iteration, row = draw
         rng = worker_rng(self.seed, "RIB crop", target_id, iteration, row)
@@ -73,21 +71,14 @@ class CropSource(Dataset):
 class RIBBatches:
     """Batches of other images for RIB, read ahead by worker processes over all targets.
 
-    device: where they are given; a GPU copies and normalises them while it computes.
     targets: labels of the images that will be fine-tuned on, in the order in which `of` will be
     called. Draws depend on (seed, id of the target) alone.
     """
 
     def __init__(
-        self,
-        source: CropSource,
-        targets: Labels,
-        iterations: int,
-        batch_size: int,
-        disjoint_prob: float = 1.0,
-        num_workers: int = 0,
-        device: torch.device | str = "cpu",
-    ):
+        self, source: CropSource, targets: Labels, iterations: int, batch_size: int,
+        disjoint_prob: float = 1.0, num_workers: int = 0, device: torch.device | str = "cpu",
+    ):  # fmt: skip
         self._source, self._targets, self._ids = source, targets, list(source.labels)
         self._iterations, self._batch_size = iterations, batch_size
         self._disjoint_prob = disjoint_prob
@@ -114,7 +105,6 @@ class RIBBatches:
             self._ended.add(target_id)
 
     def _draws(self) -> Iterator[list[tuple]]:
-        """The draws that the loader shall read; no more for a target once it has ended."""
         for target_id, label in self._targets.items():
             members = self.members(target_id, label)
             for iteration in range(self._iterations):

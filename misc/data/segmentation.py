@@ -31,8 +31,7 @@ class SegCrop:
         """Image H x W x 3 and label H x W -> float32 and label crops of this size.
 
         Scaled by one of `scales` (bilinear without smoothing; labels by the nearest pixel), padded
-        at the right and below with the mean colour and "ignored", cut at random, mirrored half
-        of the time. Every draw is made, also where nothing is to choose.
+        at the right and below with the mean colour and "ignored", cut and mirrored at random.
         """
         height, width = label.shape
         if self.base_size:
@@ -57,20 +56,12 @@ class SegCrop:
 
 
 class SegmentationDataset(EpochDataset):
-    """Random crops with their label maps: (3 x S x S float, S x S of `label_tensor`).
-
-    labels: file of the label map of every image. to_input: what makes a crop the network's input.
-    """
+    """Random crops with their label maps: (3 x S x S float, S x S of `label_tensor`)."""
 
     def __init__(
-        self,
-        info: DatasetInfo,
-        labels: dict[str, Path],
-        crop: SegCrop,
-        to_input: Callable[[np.ndarray], np.ndarray],
-        bgr: bool,
-        seed: int = 0,
-    ):
+        self, info: DatasetInfo, labels: dict[str, Path], crop: SegCrop,
+        to_input: Callable[[np.ndarray], np.ndarray], bgr: bool, seed: int = 0,
+    ):  # fmt: skip
         super().__init__(info, tuple(labels), seed)
         self.labels, self.crop, self.to_input, self.bgr = labels, crop, to_input, bgr
 

@@ -15,8 +15,7 @@ from misc.errors import StoppedError, UserError
 from misc.runtime import distributed
 from misc.runtime.processes import Resources, cpu_count
 
-# A ResNet-50 at full size needs about this much for RIB on the CPU (20 crops of 512 pixels), and a
-# process without a network for the dense CRF of a photograph.
+# Needed for RIB with a full-size ResNet-50 on the CPU, and for the dense CRF of a photograph.
 _BYTES_WITH_NETWORK, _BYTES_WITHOUT = 8 << 30, 1 << 30
 # Errors of libraries that do not get the memory that they ask for.
 _PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -30,10 +29,7 @@ def uses_cuda(resources: Resources) -> bool:
 
 
 def pick_devices(resources: Resources, count: int, on_gpu: bool = True) -> list[torch.device]:
-    """The device of each process of this rank, for `count` images; a GPU with its index.
-
-    on_gpu: the work gains by a GPU; other work has every core, whatever GPUs there are.
-    """
+    """The device of each process of this rank; without `on_gpu` the work gains by no GPU."""
     ranks, wanted = distributed.local_size(), resources.num_processes
     if on_gpu and uses_cuda(resources):
         gpus, first = torch.cuda.device_count(), distributed.local_rank()
@@ -75,8 +71,7 @@ def set_up_process(
     device = device or main_device(resources)
     own = resources.num_threads or max(1, cpu_count() // distributed.local_size())
     torch.set_num_threads(threads or own)
-    # Said for both, since the defaults differ: products of matrices, of which the random walk is
-    # made, are never rounded; convolutions are what --precision is about.
+    # --precision is of convolutions; products of matrices (the random walk) are never rounded.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = resources.precision in ("tf32", "bf16")
     if device.type == "cuda":
@@ -118,12 +113,9 @@ def machine() -> dict[str, str]:
 
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Let glibc keep freed memory for the next tensors; not for images of many sizes.
-
-    Else the system clears the pages of every map above 32 MB, up to a third of a training step.
-    """
-    library = ctypes.CDLL(None)
-    set_option = getattr(library, "mallopt", lambda option, value: None)  # another C library
+    """Let glibc keep freed memory: clearing it anew takes up to a third of a training step."""
+    # Another C library has no such function.
+    set_option = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: None)
     set_option(_TRIM_THRESHOLD, 2**31 - 1)
     set_option(_MMAP_THRESHOLD, 2**30)
     try:

@@ -38,10 +38,8 @@ def joined(with_cuda: bool) -> Iterator[None]:
 
 
 def _agreed_name(store: dist.Store, number: int, count: int) -> str:
-    """Return a name that all ranks know, of this attempt: torchrun restarts them with one store.
-
-    Each rank asks under a new name, and rank 0 answers to the latest names until all have its own.
-    """
+    """Return a name that all ranks know, of this attempt: torchrun restarts them with one store."""
+    # Each rank asks under a new name; rank 0 answers to the latest names until all have its own.
     own = uuid.uuid4().hex
     store.set(f"rank {number}", own)
     while number > 0 and not store.check([own]):
@@ -98,10 +96,7 @@ def gathered(value: Result) -> list[Result]:
 
 
 def on_first_rank(work: Callable[[], Result]) -> Result:
-    """Return, on all ranks, what `work` returns on rank 0; its UserError is raised on all of them.
-
-    Every rank has to call it; `work` itself calls nothing of this kind.
-    """
+    """Return, on all ranks, what `work` returns, or raise its UserError, on rank 0. All call it."""
     if size() == 1:
         return work()
     result, problem = None, None
@@ -124,8 +119,7 @@ def fail(text: str) -> NoReturn:
 
 def summed(values: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over the ranks of a training, without a gradient."""
-    values = values.detach()
+    values = values.detach().clone()
     if size() > 1:
-        values = values.clone()
         dist.all_reduce(values)
     return values

@@ -43,23 +43,18 @@ class ImageTask:
 
     def finish(self) -> object:
         """Return, after the last image, what the caller of `run_over_images` gets."""
-        return None
 
 
 def prepare_output(
     folder: Output, settings: dict, inputs: dict, overwrite: bool, sources: Callable = Sources
 ) -> None:
     """`prepare_folder` by the first rank, which looks at the sources; every rank has to call it."""
-    distributed.on_first_rank(
-        lambda: prepare_folder(folder, settings, inputs, overwrite, sources())
-    )
+    first = distributed.on_first_rank
+    first(lambda: prepare_folder(folder, settings, inputs, overwrite, sources()))
 
 
 def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Resources) -> list:
-    """Process every image that is not complete; return what `finish` gave in each process.
-
-    All ranks have to call it. Errors that do not name a file come with the name of the image.
-    """
+    """Process what is not complete, by all ranks; return what `finish` gave in each process."""
     # One rank looks: two could see different states and leave an image to each other.
     todo = distributed.on_first_rank(partial(not_complete, task, image_ids))
     if len(todo) < len(image_ids):

@@ -6,10 +6,9 @@ import torch
 
 
 class PolyOptimizer(torch.optim.SGD):
-    """SGD whose learning rates follow initial rate x (1 - step / max_step)^power.
+    """SGD whose learning rates follow initial rate x (1 - step / max_step)^power, by group.
 
-    `global_step` counts the steps taken; from max_step on the rates stay as they are. Each
-    parameter group may bring its own `lr`.
+    `global_step` counts the steps taken; from max_step on the rates stay as they are.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class PolyOptimizer(torch.optim.SGD):
         return {**super().state_dict(), "global_step": self.global_step}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over what `state_dict` returned."""
         super().load_state_dict(state_dict)
         self.global_step = state_dict["global_step"]
 

@@ -41,9 +41,8 @@ def cpu_count() -> int:
 def in_processes(body: Callable, parts: Sequence, name: str) -> Iterator[tuple[int, Any]]:
     """Run `body(part, report)` for each part in a process of its own; all has to be picklable.
 
-    Yields (number of the part, what its body reported) as it comes. A failure of one process ends
-    all: UserError and StoppedError come through, others as RuntimeError; StoppedError, with the
-    name of the work, where a process is killed.
+    Yields (number of the part, report) as it comes. A failure of one process ends all: UserError
+    and StoppedError come through, others as RuntimeError; StoppedError where one is killed.
     """
     context = multiprocessing.get_context("spawn")
     reports, running = context.Queue(), []
@@ -91,10 +90,7 @@ def _child(number: int, body: Callable, part: object, reports) -> None:
 
 
 def map_in_processes(work: Callable, items: Iterable, processes: int) -> Iterator:
-    """Yield what `work` returns for each item, in order; with one process it is done in this one.
-
-    work, items and results have to be picklable. Raises StoppedError when a process is killed.
-    """
+    """Yield what `work` returns for each item, in order; one process means this one."""
     if processes == 1:
         yield from map(work, items)
         return

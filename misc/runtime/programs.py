@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from misc.errors import NotReproducedError, SaidElsewhereError, StoppedError, UserError
 
-# Turns of a waiting loop before a thread of OpenMP sleeps. Its own choice, some millions, costs a
-# busy machine dearly; sleeping at once costs a quiet one a third (misc/PERFORMANCE.md).
+# Turns of a waiting loop before a thread of OpenMP sleeps: a compromise (misc/PERFORMANCE.md).
 SPINS = "2000"
 _RESUMES = "the same command resumes where it stopped"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -96,10 +95,7 @@ def _say(error: BaseException) -> int:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Let a signal in the block take effect at its end: nothing is half-written.
-
-    Processes that start in it do not get Ctrl-C: the one that started them ends them.
-    """
+    """Let a signal take effect after the block; processes that start in it get no Ctrl-C at all."""
     received: list[int] = []
     before = {n: signal.signal(n, lambda n, frame: received.append(n)) for n in _SIGNALS}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -122,10 +118,7 @@ class _Lines:
 
 
 def progress(total: int, what: str, unit: str, done: int = 0, hidden: bool = False) -> tqdm:
-    """Show how much of `total` units is done, from `done` on; a context with `update`.
-
-    Where the error output goes to a file, the log gets a line a minute instead of the bar.
-    """
+    """Show how much of `total` is done: a bar, or a line a minute where there is no terminal."""
     options = {"mininterval": _SECONDS, "maxinterval": _SECONDS, "delay": _SECONDS, "miniters": 1,
                "file": _Lines(), "leave": False, "ncols": 100, "ascii": True}  # fmt: skip
     if sys.stderr.isatty():

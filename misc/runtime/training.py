@@ -61,11 +61,7 @@ def state_of(checkpoint: Output) -> Output:
 
 
 def check_target(file: Output, settings: dict, overwrite: bool) -> bool:
-    """Return whether a checkpoint is there, trained with these settings; inputs may be left out.
-
-    Raises UserError where it, or the state of an unfinished training, has other settings and not
-    `overwrite`, or another origin.
-    """
+    """Return whether a checkpoint is there; UserError where it, or a state, has other settings."""
     path, what, step = file.path, f"{file.flag} {file.path}", settings["step"]
     if path.is_dir():
         raise UserError(f"{what}: is a folder; give the name of a file")
@@ -73,18 +69,15 @@ def check_target(file: Output, settings: dict, overwrite: bool) -> bool:
     content = read_torch(path) if made else _read_state(state_of(file).path)
     recorded = content.get("settings") if isinstance(content, dict) else None
     if made and not (isinstance(recorded, dict) and recorded.get("step") == step):
-        raise UserError(
-            f"{what}: was not written by {step} and stays as it is; give another {file.flag}, or "
-            f"leave out --{step}_pass to use it"
-        )
+        advice = f"give another {file.flag}, or leave out --{step}_pass to use it"
+        raise UserError(f"{what}: was not written by {step} and stays as it is; {advice}")
     if recorded:
         now = {"inputs": recorded.get("inputs"), IMAGES: recorded.get(IMAGES) or {}, **settings}
         difference = settings_difference(recorded, now)
         if difference and not overwrite:
-            raise UserError(
-                f"{what}: was trained with other settings ({difference}); give --overwrite to "
-                f"train again, --{step}_pass False to use it as it is, or another {file.flag}"
-            )
+            advice = f"--overwrite to train again, --{step}_pass False to use it as it is"
+            raise UserError(f"{what}: was trained with other settings ({difference}); give "
+                            f"{advice}, or another {file.flag}")  # fmt: skip
         made = made and not difference
     for output in () if made else (file, state_of(file)):
         require_own(output.path, f"move it away, or give another {file.flag}")
@@ -107,10 +100,9 @@ def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) ->
     smallest = (size - 1) % -(-batch_size // accumulate) + 1
     if smallest < ranks:
         few = f", of {counted({'image': images})}" if images < batch_size else ""
-        raise UserError(
-            f"{flag} {batch_size}{few}: leaves nothing to do for some of {ranks} processes; give "
-            f"NPROC={smallest} or less, or larger batches"
-        )
+        advice = f"give NPROC={smallest} or less, or larger batches"
+        lack = f"leaves nothing to do for some of {ranks} processes; {advice}"
+        raise UserError(f"{flag} {batch_size}{few}: {lack}")
 
 
 def train(
@@ -124,10 +116,8 @@ def train(
     """Train a network, from the state that an earlier run saved, if any; every rank has to call it.
 
     dataset: has `image_ids`, and `set_epoch`, so that its draws depend on (seed, epoch, image).
-    losses_of: the network, this rank's part of a batch and the fraction of the batch that it is ->
-    named losses, whose sums over the ranks are those of the batch; "total" is minimised.
-    schedule: moves the learning rates after every step, where the optimizer does not do so itself.
-    Raises UserError, with the images of the micro-batch, where a loss is not finite.
+    losses_of: the network, this rank's part of a batch and its fraction of the batch -> losses by
+    name, which are summed over the ranks; "total" is minimised. schedule: steps with the optimizer.
     """
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     per_epoch, total = training.steps(len(dataset))
@@ -193,10 +183,7 @@ def _steps_of(
 def _add_gradients(
     network: nn.Module, step: list[list[int]], batches: Iterator, losses_of: Callable
 ) -> dict[str, Tensor]:
-    """Sum the gradients of the M micro-batches of a step; the ranks average them with the last.
-
-    Returns the losses by name, (M,) each, summed over the ranks.
-    """
+    """Sum the gradients of M micro-batches; return the losses by name, (M,), summed over ranks."""
     size, found = sum(map(len, step)), []
     for number, batch in enumerate(itertools.islice(batches, len(step)), start=1):
         alone = number < len(step) and hasattr(network, "no_sync")
@@ -213,23 +200,19 @@ def _require_finite(where: str, dataset: Dataset, step: list, losses: list[float
     for indices, loss in zip(step, losses, strict=True):
         if not math.isfinite(loss):
             images = ", ".join(dataset.image_ids[index] for index in indices)
-            distributed.fail(
-                f"{where} is not finite, with the images {images}; give a lower learning rate, or "
-                "look at these"
-            )
+            advice = "give a lower learning rate, or look at these"
+            distributed.fail(f"{where} is not finite, with the images {images}; {advice}")
 
 
 def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable) -> None:
     """Write the checkpoint with `save_checkpoint(path, model, settings=)`, on the first rank."""
     file = training.file
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        distributed.fail(
-            f"{file.flag} {file.path}: is not written, the weights are not finite; give a lower "
-            "learning rate"
-        )
-    settings = training.settings
-    distributed.on_first_rank(partial(save_checkpoint, file.path, model, settings=settings))
-    distributed.on_first_rank(partial(remove_output, state_of(file).path))
+        advice = "give a lower learning rate"
+        distributed.fail(f"{file.flag} {file.path}: the weights are not finite; {advice}")
+    first, settings = distributed.on_first_rank, training.settings
+    first(partial(save_checkpoint, file.path, model, settings=settings))
+    first(partial(remove_output, state_of(file).path))
 
 
 def _save(training: Training, done: int, parts: dict[str, Any], sums: dict) -> None:
@@ -268,9 +251,8 @@ def _resume(training: Training, parts: dict[str, Any]) -> tuple[int, dict]:
             torch.cuda.set_rng_state(state["cuda rng"])
         sums = {name: value.to(device) for name, value in state["sums"].items()}
     except Exception as error:  # the file may be anybody's: it can hold anything
-        raise UserError(
-            f"{path}: is of another network ({type(error).__name__}); remove it to train anew"
-        ) from error
+        what = f"is of another network ({type(error).__name__})"
+        raise UserError(f"{path}: {what}; remove it to train anew") from error
     log.info("%s: resumes after %d steps from %s", training.name, state["done"], path)
     return state["done"], sums
 

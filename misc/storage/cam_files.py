@@ -1,8 +1,4 @@
-"""The dict files of the field: maps of an image, image-level labels, and what other tools save so.
-
-`np.save` writes a dict as a pickle, and numpy reads it back by running what the pickle says, which
-in a file of others may be anything. The reader here runs nothing.
-"""
+"""Dicts in files of `np.save`, which numpy reads by running a pickle: the reader here runs none."""
 
 import io
 import math
@@ -17,7 +13,7 @@ import numpy as np
 
 from misc.errors import UserError
 from misc.storage.checksums import Checksum, checksum_of
-from misc.storage.files import read_bytes, reason
+from misc.storage.files import read_bytes, reading
 from misc.storage.images import MAX_PIXELS
 from misc.storage.outputs import is_own, write_output
 
@@ -36,14 +32,12 @@ DICT_HEADER = re.compile(
 
 
 def save_cam(path: str | Path, keys: np.ndarray, cam: np.ndarray, high_res: np.ndarray) -> None:
-    """Write the CAMs of one image; `load_cam` reads them.
+    """Write the CAMs of one image: classes (K,) from 0, K x h4 x w4 at stride 4 and K x H x W.
 
-    keys: (K,) 0-based classes, saved as int64. cam: K x h4 x w4 at stride 4 and high_res:
-    K x H x W at full size, saved as float32. With K = 0 all three are saved empty.
     Raises ValueError for values that are not finite or lie outside of 0..1.
     """
-    maps = {name: np.ascontiguousarray(value, dtype=np.float32)
-            for name, value in (("cam", cam), ("high_res", high_res))}  # fmt: skip
+    maps = {"cam": cam, "high_res": high_res}
+    maps = {name: np.ascontiguousarray(one, dtype=np.float32) for name, one in maps.items()}
     _check_range(maps)
     save_dict(path, {"keys": np.ascontiguousarray(keys, dtype=np.int64), **maps})
 
@@ -51,8 +45,7 @@ def save_cam(path: str | Path, keys: np.ndarray, cam: np.ndarray, high_res: np.n
 def load_cam(path: str | Path) -> dict[str, np.ndarray]:
     """Read what `save_cam` wrote: `keys` (K,) int64, `cam` and `high_res` float32 in 0..1.
 
-    An older file of an image without classes, which holds `keys` alone, gives 0 x 0 x 0 maps. No
-    code in the file is run. Raises UserError when it is missing, broken or something else.
+    Raises UserError when it is missing, broken or something else.
     """
     own = not Path(path).is_file() or is_own(Path(path))
     fix = _CAM_FIX if own else _IMPORT_FIX
@@ -64,7 +57,6 @@ def load_cam(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _checked_cam(content: dict) -> dict[str, np.ndarray]:
-    """Return the three arrays of a CAM file; ValueError says what does not fit."""
     if set(content) == {"keys"} and content["keys"].size == 0:
         content = dict.fromkeys(("keys", "cam", "high_res"), np.zeros(0))
     if set(content) != {"keys", "cam", "high_res"}:
@@ -77,8 +69,9 @@ def _checked_cam(content: dict) -> dict[str, np.ndarray]:
     if any(array.dtype.kind != "f" or array.ndim != 3 for array in maps.values()):
         raise ValueError("maps are not K x H x W floats")
     if not len(keys) == len(maps["cam"]) == len(maps["high_res"]):
-        counts = f"{len(maps['cam'])} and {len(maps['high_res'])}"
-        raise ValueError(f"{len(keys)} keys, but {counts} maps")
+        raise ValueError(
+            f"{len(keys)} keys, but {', '.join(str(len(m)) for m in maps.values())} maps"
+        )
     if len(np.unique(keys)) < len(keys) or ((keys < 0) | (keys >= MAX_CLASSES)).any():
         raise ValueError("keys are not different class indices")
     if any(math.prod(array.shape[1:]) > MAX_PIXELS for array in maps.values()):
@@ -98,7 +91,7 @@ def _check_range(maps: Mapping[str, np.ndarray]) -> None:
 
 
 def save_label_dict(path: str | Path, labels: dict[int, np.ndarray]) -> None:
-    """Write image-level labels: image number -> multi-hot vector (C,), saved as float32."""
+    """Write image-level labels: image number -> multi-hot vector (C,)."""
     save_dict(path, {int(i): np.array(row, dtype=np.float32) for i, row in labels.items()})
 
 
@@ -112,24 +105,23 @@ def save_dict(path: str | Path, content: Mapping[Hashable, np.ndarray]) -> None:
 def load_dict(
     path: str | Path, fix: str, names: Mapping[str, object] | None = None
 ) -> dict[Any, np.ndarray]:
-    """Read a dict of arrays of numbers without running code from the file.
+    """Read a dict of arrays of numbers, together at most 64 MiB more than the file; run no code.
 
-    All arrays together have at most 64 MiB more than the file, also where entries share an array.
-    fix: what to do about a bad file, for the message of the UserError that is raised when the file
-    is missing or damaged (where it has a checksum, also by a single bit), or holds anything but a
-    dict of such arrays. names: what else is admitted, see `PlainUnpickler`.
+    fix: what to do about a bad file, for the message. names: what else `PlainUnpickler` admits.
     """
-    try:
+    with reading(path, "is not a dict of arrays", fix):
         content = read_bytes(path, MAX_FILE)
         found, header = checksum_of(content), DICT_HEADER.match(content)
         if not header or int.from_bytes(header[1], "little") != len(header[2]):
             raise ValueError("not a single object in a file of np.save")
         stream = io.BytesIO(content[header.end() :])
-        entries = PlainUnpickler(stream, {**_NAMES, **(names or {})}).load().single()
+        state = PlainUnpickler(stream, {**_NAMES, **(names or {})}).load().state
         if found is Checksum.BROKEN or (found is Checksum.NONE and stream.read(1)):
             raise ValueError(Checksum.BROKEN.value)
+        if state[1] != () or not isinstance(state[4][0], dict):
+            raise ValueError("not a dict")
         arrays, left = {}, len(content) + _SHARED
-        for key, value in entries.items():
+        for key, value in state[4][0].items():
             if isinstance(value, (list, tuple)) and all(type(one) is int for one in value):
                 arrays[key] = np.array(value, int)
             elif isinstance(value, StandIn):
@@ -140,34 +132,19 @@ def load_dict(
             if left < 0:
                 raise ValueError("entries that are larger than the file")
         return arrays
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {fix}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {fix}") from error
-    except Exception as error:  # broken pickles raise almost any kind of exception
-        raise UserError(f"{path} is not a dict of arrays ({reason(error)}); {fix}") from error
 
 
 class StandIn:
-    """Stands for an object of a pickle, which is not made: its arguments and state are kept."""
+    """Stands for an object of a pickle, which is not made."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments, self.state = arguments, ()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
 
     def numpy(self) -> np.dtype:
         """Return the type that numpy.dtype would make; ValueError unless it is of numbers."""
         if not re.fullmatch(r"b1|[iu][1248]|f[248]", self.arguments[0]):
             raise ValueError(f"elements of type {self.arguments[0]!r}")
         return np.dtype((">" if self.state[1:2] == (">",) else "<") + self.arguments[0])
-
-    def single(self) -> dict:
-        """Return the dict that np.save has wrapped in an array without axes."""
-        if self.state[1] != () or not isinstance(self.state[4][0], dict):
-            raise ValueError("not a dict")
-        return self.state[4][0]
 
     def array(self) -> np.ndarray:
         """Return the array; numpy itself would believe a file's types and follow its pointers."""
@@ -251,7 +228,7 @@ class PlainUnpickler(pickle._Unpickler):
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, StandIn):
             raise pickle.UnpicklingError("it sets attributes")
-        target.__setstate__(state)
+        target.state = state
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()

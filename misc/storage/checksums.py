@@ -1,9 +1,4 @@
-"""Embedded checksums, by which this program knows its files and finds damage.
-
-A file with one is an ordinary file of its format: in a PNG it is a chunk of its own before the last
-one, in a JSON object the last key, in SVG a comment; in HTML, `.npy`, `.npz` and `.pth` it stands
-behind what is read. Lists and tables take none: see `misc.storage.outputs`.
-"""
+"""Embedded checksums, by which this program knows its files and finds damage."""
 
 import enum
 import re
@@ -21,8 +16,6 @@ _ENDS = 64  # bytes that tell the format, and more than any checksum with what s
 
 
 class Checksum(enum.Enum):
-    """State of a file by its embedded checksum."""
-
     NONE = "has none"
     WHOLE = "as it was written"
     BROKEN = "damaged: its checksum is another one"
@@ -34,7 +27,7 @@ def is_text(start: bytes) -> bool:
 
 
 def _checksum(start: bytes, crc: int = 0) -> bytes:
-    """Return the end of a file that begins so; nothing where its format takes no checksum."""
+    """Return the end of a file that begins so; nothing for formats without a checksum, as lists."""
     if start.startswith(_PNG):
         chunk = _PNG_CHUNK + struct.pack(">I", crc)
         return chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + _PNG_END
@@ -61,7 +54,6 @@ def append_checksum(file: BinaryIO) -> bool:
 
 
 def checksum_of(content: bytes) -> Checksum:
-    """Return the state of a file with this content."""
     start, end = content[:_ENDS], content[-_ENDS:]
     if not _has_checksum(start, end):
         return Checksum.NONE

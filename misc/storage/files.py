@@ -29,11 +29,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there becomes `path` at the end.
-
-    When the block raises, an older `path` stays as it was. What a killed process leaves is found by
-    `remove_leftovers`. Outputs are opened by `misc.storage.outputs`, which looks at what is there.
-    """
+    """Yield a temporary path, which becomes `path` at the end unless the block raises."""
     path = Path(path)
     temporary = _temporary(path.parent, path.suffix)
     try:
@@ -140,6 +136,22 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     if os.stat(path).st_size > limit:
         raise ValueError(f"larger than {limit >> 20} MiB")
     return Path(path).read_bytes()
+
+
+@contextmanager
+def reading(path: str | Path, problem: str, fix: str) -> Iterator[None]:
+    """Raise UserError naming a file and what to do, whatever its reader raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {fix}") from None
+    except OSError as error:
+        cause = error.strerror or reason(error)
+        raise UserError(f"{path} cannot be read ({cause}); {fix}") from error
+    except Exception as error:  # damaged bytes raise almost anything
+        raise UserError(f"{path} {problem} ({reason(error)}); {fix}") from error
 
 
 def require_regular(path: str | Path) -> None:

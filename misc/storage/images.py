@@ -1,8 +1,4 @@
-"""Image files of anybody: their header, pixels and orientation, at a bounded cost.
-
-Pixels are read by imageio. Headers are read by Pillow itself, which can be told the formats (for
-some of the others it starts a program) and does not apply the palette of a label map.
-"""
+"""Image files of anybody: their header, pixels and orientation, at a bounded cost."""
 
 import contextlib
 import io
@@ -41,9 +37,9 @@ class WrongModeError(ValueError):
 def decode_image(
     path: str | Path, formats: Sequence[str], modes: Sequence[str] = (), mode: str | None = None
 ) -> np.ndarray:
-    """Return the pixels of an image of one of the formats as they are stored, H x W or H x W x 3.
+    """Return the pixels of an image as they are stored, H x W or H x W x 3.
 
-    modes: those of Pillow that the image may have. mode: the one that it is converted to. Raises
+    formats, modes: of Pillow, that it may have; mode: the one that it is converted to. Raises
     FileNotFoundError, WrongModeError, and ValueError for whatever else is wrong with it.
     """
     with opened_image(path, formats, in_memory=True) as image:
@@ -58,10 +54,7 @@ def decode_image(
 def opened_image(
     path: str | Path, formats: Sequence[str], in_memory: bool = False, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
-    """Open an image of one of the formats; the exceptions are those of `decode_image`.
-
-    in_memory: it is read at once, and its checksum looked at; otherwise for the header alone.
-    """
+    """Open an image, in_memory with its checksum or for the header alone; as `decode_image`."""
     try:
         with _stream(path, in_memory) as file, Image.open(file, formats=formats) as image:
             if image.width * image.height > max_pixels:
@@ -106,11 +99,7 @@ def _without_texts(content: bytes) -> bytes:
 
 
 def check_jpeg(path: str | Path) -> None:
-    """Decode a JPEG file to its end; ValueError where data is missing or scrambled.
-
-    Pillow fills in grey for what it cannot decode and says nothing. Flipped bits that leave a valid
-    picture cannot be found: the format has no checksum.
-    """
+    """Decode a JPEG file to its end; ValueError where data is missing, which Pillow fills in."""
     content = read_bytes(path, _MAX_IMAGE)
     try:
         # An eighth of the size, without colours: all data is read, most arithmetic is left out.
@@ -162,5 +151,4 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Return an image as it is shown, from one as it is stored."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image

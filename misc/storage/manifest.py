@@ -38,32 +38,24 @@ log = logging.getLogger(__name__)
 
 
 class Sources(NamedTuple):
-    """What the files of a folder are made from, image by image.
+    """What the files of a folder are made from, image by image."""
 
-    images: by image id, a text that changes where what the image's files depend on does. drawn:
-    images that those of all others are made with. path_of: the file of an image, where it is not
-    called as the image.
-    """
-
-    images: Mapping[str, str] = MappingProxyType({})
-    drawn: tuple[str, ...] = ()
-    path_of: Callable[[str], Path] | None = None
+    images: Mapping[str, str] = MappingProxyType({})  # by id, a text that changes as they do
+    drawn: tuple[str, ...] = ()  # images that those of all others are made with
+    path_of: Callable[[str], Path] | None = None  # of a file that is not called as its image
 
 
 def settings_of(options: dict, inputs: dict | None) -> dict:
-    """Return the settings that a manifest has: step, its version and options, hashes of inputs."""
     return {**options, "inputs": inputs}
 
 
 def prepare_folder(
     folder: Output, options: dict, inputs: dict, overwrite: bool, sources: Sources | None = None
 ) -> None:
-    """Create a folder for what is made with these options from these inputs, or continue it.
+    """Create a folder for what is made so, or continue it without files of changed images.
 
-    Continued, it loses the files of images whose key changed, so that they are made again. With
-    other settings it is a UserError that says what differs; `overwrite` removes the files with a
-    checksum of this program instead, and no others. Files without a manifest, and those of another
-    step, are always a UserError. Of several ranks the first one calls it.
+    Raises UserError where its settings differ (with `overwrite` its own files are removed instead),
+    and for files of another step or without a manifest. Of several ranks the first one calls it.
     """
     sources, settings = sources or Sources(), settings_of(options, inputs)
     recorded, where = read_manifest(folder.path) or {}, f"{folder.flag} {folder.path}"
@@ -71,9 +63,8 @@ def prepare_folder(
     gone = set(map(str, before if isinstance(before, list) else ())) - set(sources.drawn)
     if gone and not overwrite:
         raise UserError(
-            f"{where}: was made with {counted({'image': len(gone)})} of the train list that are not"
-            f" in it now ({some(sorted(gone))}); give --overwrite to redo it, or another "
-            f"{folder.flag}"
+            f"{where}: was made with {counted({'image': len(gone)})} that left the train list "
+            f"({some(sorted(gone))}); give --overwrite to redo it, or another {folder.flag}"
         )
     redone = _difference(folder, settings, overwrite) or gone
     make_writable(folder.path, folder.flag)
@@ -103,7 +94,6 @@ def check_folder(folder: Output, options: dict, overwrite: bool = False) -> bool
 
 
 def _difference(folder: Output, settings: dict, overwrite: bool) -> str:
-    """Return how the settings differ from those there; UserError where they cannot be redone."""
     recorded, where = read_manifest(folder.path), f"{folder.flag} {folder.path}"
     if recorded is None:
         if files := len(list(folder.path.glob(f"*{folder.suffix}"))):
@@ -119,10 +109,8 @@ def _difference(folder: Output, settings: dict, overwrite: bool) -> str:
     if difference and is_not_ours(folder.path / MANIFEST):
         raise UserError(not_ours_line(folder.path / MANIFEST))
     if difference and not overwrite:
-        raise UserError(
-            f"{where}: was made with other settings ({difference}); give --overwrite to redo it, "
-            f"or another {folder.flag}"
-        )
+        fix = f"give --overwrite to redo it, or another {folder.flag}"
+        raise UserError(f"{where}: was made with other settings ({difference}); {fix}")
     return difference
 
 
@@ -130,12 +118,10 @@ def make_writable(folder: Path, flag: str) -> None:
     """Create a folder and try it; UserError naming the flag where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(
-            f"{flag} {folder}: cannot be written ({error.strerror}); give another folder"
-        ) from None
+        said = f"cannot be written ({error.strerror}); give another folder"
+        raise UserError(f"{flag} {folder}: {said}") from None
 
 
 def require_writable(folder: Path, flag: str) -> None:
@@ -160,10 +146,8 @@ def read_manifest(folder: Path) -> dict | None:
     if not os.path.lexists(path):
         return None
     if not content or checksum_of(path.read_bytes()) is Checksum.BROKEN:
-        raise UserError(
-            f"{path}: is damaged or not of this program, so nothing says what made the files "
-            f"beside it; move the folder {folder} away, or give another one"
-        )
+        said = "is damaged or not of this program, which would say what made the files beside it"
+        raise UserError(f"{path}: {said}; move the folder {folder} away, or give another one")
     return {name: value for name, value in content.items() if name != FILES} or None
 
 
@@ -180,7 +164,6 @@ def settings_difference(recorded: object, settings: dict) -> str:
 
 
 def _images_difference(there: dict, now: dict) -> list[str]:
-    """Return what differs between two sets of images with their keys, with the names of some."""
     changed = [i for i in there.keys() & now.keys() if there[i] != now[i]]
     same_photo = {i for i in changed if str(there[i]).split(" ")[0] == str(now[i]).split(" ")[0]}
     parts = {
@@ -191,8 +174,8 @@ def _images_difference(there: dict, now: dict) -> list[str]:
     }
     lines = [f"{counted({'image': len(ids)})} {what} ({some(sorted(ids))})"
              for what, ids in parts.items() if ids]  # fmt: skip
-    in_order = lines or list(there) == list(now)
-    return lines if in_order else ["the images are in another order"]
+    moved = [] if list(there) == list(now) else ["the images are in another order"]
+    return lines or moved
 
 
 def _without_images(recorded: dict) -> dict:
@@ -204,7 +187,6 @@ def _short_hash(content: bytes) -> str:
 
 
 def file_hash(path: str | Path) -> str:
-    """Return the first 16 hex digits of the SHA-256 of a file."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -230,7 +212,6 @@ def state_hash(paths: Iterable[Path]) -> str:
 
 
 def ids_hash(image_ids: tuple[str, ...]) -> str:
-    """Return the hash of a list of images."""
     return _short_hash("\n".join(image_ids).encode())
 
 
@@ -242,19 +223,13 @@ def weights_hash(path: Path | None) -> str:
 
 
 def weights_name(path: str | Path | None) -> str:
-    """Return the name of published weights that is there in place of a file, "" for a file.
-
-    A single word such as "resnet18", or one behind the name of a library, "timm:resnet18.a1_in1k".
-    """
+    """Return a published name, as "resnet18" or "timm:resnet18.a1_in1k"; "" for a file."""
     text = "" if path is None else str(path)
     return text if re.fullmatch(r"\w+|timm:.+", text) and not Path(text).exists() else ""
 
 
 def content_hashes(paths: Iterable[Path], folder: Path) -> list[str]:
-    """Return the hash of each file, "missing" where there is none.
-
-    folder: where they are kept; a file of the same size and time of change is not read again.
-    """
+    """Return the hash of each file or "missing"; those in `folder` of unchanged files are known."""
     names, kept = [os.path.abspath(path) for path in paths], folder / CONTENTS
     known = json.loads(kept.read_bytes()) if output_state(kept) is State.WHOLE else {}
     known.pop(JSON_KEY, None)
@@ -270,7 +245,6 @@ def content_hashes(paths: Iterable[Path], folder: Path) -> list[str]:
 
 
 def _size_and_time(path: str | Path) -> str:
-    """Return size and time of change of a file; nothing where none can be read."""
     with contextlib.suppress(OSError):
         status = os.stat(path)
         if os.path.isfile(path) and os.access(path, os.R_OK):

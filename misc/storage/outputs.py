@@ -1,8 +1,6 @@
-"""Everything that is written goes through here: only this program's own files are ever replaced.
+"""Writing of all files: this program's own, known by their checksums, are alone ever replaced.
 
-It knows them by their checksum: embedded (`misc.storage.checksums`), or, of formats that carry none
-such as lists, under "files" in the manifest.json of their folder. A file without one is somebody
-else's, whatever is in it, and stays.
+Checksums are embedded, or in the manifest.json of the folder for formats that carry none.
 """
 
 import contextlib
@@ -45,13 +43,10 @@ class Output:
 
     @property
     def folder(self) -> Path:
-        """The folder that files are written into."""
         return self.path.parent if self.is_file else self.path
 
 
 class State(enum.Enum):
-    """State of an output file."""
-
     MISSING = enum.auto()
     WHOLE = enum.auto()
     DAMAGED = enum.auto()  # its own, with changed bytes: it is made again
@@ -59,7 +54,6 @@ class State(enum.Enum):
 
 
 def output_state(path: Path) -> State:
-    """Return the state of an output, of which all is read."""
     if not os.path.lexists(path):
         return State.MISSING
     content = path.read_bytes() if path.is_file() else b""
@@ -84,7 +78,6 @@ def is_not_ours(path: Path) -> bool:
 
 
 def not_ours_line(path: Path, advice: str = _ADVICE) -> str:
-    """Return the message about a file of others where an output should go."""
     said = "was not made by this program, or was changed since, and stays as it is"
     return f"{path}: {said}; {advice}"
 
@@ -92,8 +85,7 @@ def not_ours_line(path: Path, advice: str = _ADVICE) -> str:
 def require_own(path: Path, advice: str = _ADVICE, in_manifest: bool = False) -> None:
     """Raise UserError where a file that is to be replaced is not this program's.
 
-    in_manifest: the manifest has to have its checksum, as of files whose name the user chose: among
-    those with an embedded one are the results of other steps. That manifest is ours, too.
+    in_manifest: the manifest has to have its checksum, as of files whose name the user chose.
     """
     if os.path.lexists(path) and not (_is_recorded(path) if in_manifest else is_own(path)):
         raise UserError(not_ours_line(path, advice))
@@ -114,11 +106,7 @@ def require_places(paths: Mapping[str, Path]) -> None:
 
 @contextmanager
 def open_output(path: str | Path, in_manifest: bool = False) -> Iterator[BinaryIO]:
-    """Open an output: what is written becomes the file at the end, with its checksum, or nothing.
-
-    in_manifest: the checksum goes there, also where the file could carry it. Raises UserError where
-    the file that it would replace is not this program's.
-    """
+    """Open an output, which becomes the file at the end, with its checksum; as `require_own`."""
     path = Path(path)
     require_own(path, in_manifest=in_manifest)
     with atomic_path(path) as temporary, open(temporary, "w+b") as stream:
@@ -126,21 +114,18 @@ def open_output(path: str | Path, in_manifest: bool = False) -> Iterator[BinaryI
         if not in_manifest and append_checksum(stream):
             return
         # Beside the checksum of the file before: whenever this ends, the one there is known.
-        content = manifest_content(path.parent)
-        known = [_crc(path)] if path.is_file() else []
-        recorded = {path.name: list(dict.fromkeys((*known, f"{crc_of(stream):08x}")))}
-        files = {**content.get(FILES, {}), **recorded}
+        content, known = manifest_content(path.parent), [_crc(path)] if path.is_file() else []
+        known = list(dict.fromkeys((*known, f"{crc_of(stream):08x}")))
+        files = {**content.get(FILES, {}), path.name: known}
         write_json(path.with_name(MANIFEST), {**content, FILES: files})
 
 
 def write_output(path: str | Path, content: bytes) -> None:
-    """Write an output of these bytes, as `open_output` does."""
     with open_output(path) as stream:
         stream.write(content)
 
 
 def write_json(path: Path, content: dict, in_manifest: bool = False) -> None:
-    """Write an output as JSON, as `open_output` does."""
     indent, sort = None if in_manifest else 1, path.name == MANIFEST
     text = json.dumps(content, indent=indent, sort_keys=sort, allow_nan=False)
     with open_output(path, in_manifest) as stream:
@@ -189,10 +174,8 @@ def is_manifest(content: object) -> bool:
     """Tell if what anybody wrote is settings by name with tables where a manifest has them."""
     if not isinstance(content, dict) or not _is_flat(content, 3):
         return False
-    tables = [content.get(name) or {} for name in (FILES, IMAGES, "inputs")]
-    return all(
-        isinstance(t, dict) and all(isinstance(k, str) for k in t) for t in (content, *tables)
-    )
+    tables = [content, *(content.get(name) or {} for name in (FILES, IMAGES, "inputs"))]
+    return all(isinstance(t, dict) and all(isinstance(k, str) for k in t) for t in tables)
 
 
 def _is_flat(value: object, depth: int) -> bool:

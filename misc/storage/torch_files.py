@@ -13,7 +13,7 @@ import torch
 
 from misc.errors import UserError
 from misc.storage.cam_files import DICT_HEADER, MAX_FILE, StandIn, as_bytes, load_dict, plain_dict
-from misc.storage.files import read_bytes, reason, require_regular, require_unpacked_size
+from misc.storage.files import read_bytes, reading, reason, require_regular, require_unpacked_size
 from misc.storage.outputs import open_output
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth")
@@ -30,15 +30,12 @@ _MAX_TUPLES = 30_000  # four for each tensor; to hash a key of 100,000 nested on
 
 
 def read_torch(path: Path, kind: str = "network weights") -> Any:
-    """Return the content of a file of tensors and plain values, on the CPU.
-
-    Raises UserError where it is missing, damaged, or holds anything else. kind: what the file
-    should be, for the message.
-    """
+    """Return the content of a file of tensors and plain values, on the CPU; UserError of others."""
     if not path.is_file():
         problem = "is not a file" if path.exists() else "is missing"
         raise UserError(f"{path} {problem}; give the path of a checkpoint, with .pth if it has it")
-    try:
+    fix = "it is damaged, or holds more than tensors and plain values; give another file"
+    with reading(path, f"cannot be read as {kind}", fix):
         require_regular(path)
         with open(path, "rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"  # by these torch tells its formats apart
@@ -48,27 +45,18 @@ def read_torch(path: Path, kind: str = "network weights") -> Any:
         # Mapped, a tensor can have no bytes but those of the file, whatever size it states.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return _checked(content, path.stat().st_size)
-    except Exception as error:  # damaged bytes can raise almost anything in an unpickler
-        raise UserError(
-            f"{path} cannot be read as {kind} ({reason(error)}): it is damaged, "
-            "of another kind, or holds more than tensors and plain values; give another file"
-        ) from error
 
 
 def write_torch(path: Path, content: dict) -> None:
-    """Write what `read_torch` reads; UserError where that cannot be done.
-
-    No signal may interrupt it: torch takes an exception out of its own writing for an error.
-    """
+    """Write what `read_torch` reads; no signal may interrupt it, torch takes that for an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # An opened file: torch would note the name, which is another one in every run.
         with open_output(path) as stream:
             torch.save(content, stream)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise UserError(
-            f"{path} cannot be written ({reason(error)}); free or change the place"
-        ) from error
+        said = f"{path} cannot be written ({reason(error)}); free or change the place"
+        raise UserError(said) from error
 
 
 def _check_archive(path: Path) -> None:
@@ -147,13 +135,12 @@ _TENSOR_NAMES = {
 
 
 def read_arrays(path: Path, limit: int = MAX_FILE) -> Content:
-    """Return the array of a file, or its arrays by name, also of a dict of np.save or torch.save.
+    """Return the array of a file, or its arrays by name; UserError unless it holds numbers alone.
 
-    Tensors come as arrays (bfloat16 as float32). limit: bytes that a .npz may unpack to. Raises
-    UserError, naming the file, where it is missing or damaged, or holds anything but numbers.
+    Tensors come as arrays (bfloat16 as float32). limit: bytes that a .npz may unpack to.
     """
     loaded = read_torch(path, "maps") if path.suffix in (".pt", ".pth") else None
-    try:
+    with reading(path, "cannot be read as arrays", _FIX):
         if loaded is None:
             content = read_bytes(path, MAX_FILE)
             if DICT_HEADER.match(content):
@@ -164,14 +151,6 @@ def read_arrays(path: Path, limit: int = MAX_FILE) -> Content:
         if isinstance(loaded, (dict, np.lib.npyio.NpzFile)):
             return {name: _numbers(value) for name, value in loaded.items()}
         return _numbers(loaded)
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing; {_FIX}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {_FIX}") from None
-    except Exception as error:  # damaged archives raise almost anything
-        raise UserError(f"{path}: cannot be read as arrays ({reason(error)}); {_FIX}") from None
 
 
 def _numbers(value: object) -> np.ndarray:

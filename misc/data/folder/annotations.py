@@ -14,22 +14,15 @@ from misc.storage.files import read_bytes, reason
 
 _MAX_JSON = 2 << 30  # bytes
 _MAX_XML = 1 << 20
-_COCO = (
-    "A file of COCO's instances has lists of images (id, file_name), categories (id, name) and "
-    "annotations (image_id, category_id)"
-)
-_PASCAL = (
-    "A Pascal file has the root <annotation>, in it <filename> and an <object> with one <name> for "
-    "each object; export the annotations as Pascal VOC"
-)
+_COCO = ("A file of COCO's instances has lists of images (id, file_name), categories (id, name) "
+         "and annotations (image_id, category_id)")  # fmt: skip
+_PASCAL = ("A Pascal file has the root <annotation>, in it <filename> and an <object> with one "
+           "<name> for each object; export the annotations as Pascal VOC")  # fmt: skip
 _PARTS = ("folder", "filename", "path", "source", "owner", "size", "segmented", "object")
 
 
 def read_coco(path: Path, tree: Tree) -> Found:
-    """Labels from a file with `images`, `annotations` and `categories` in COCO's form.
-
-    Crowds count too; classes are in the order of their ids. UserError for the first wrong entry.
-    """
+    """Labels from COCO's instances, crowds too; UserError for the first wrong entry."""
     try:
         content = json.loads(read_bytes(path, _MAX_JSON))
         lists = {name: content[name] for name in ("images", "categories", "annotations")}
@@ -83,11 +76,7 @@ def _entries(
 
 
 def read_xml_folder(folder: Path, tree: Tree) -> Found:
-    """Labels from a folder tree of Pascal XML files: names of all objects, difficult ones too.
-
-    A file is of the photograph that has its own name, or, where none has, of the one that it names
-    itself. The two are never different photographs.
-    """
+    """Labels from Pascal XML files, each of the photograph of its name, or of its <filename>."""
     files = sorted(path for path in files_below(folder)[0] if path.lower().endswith(".xml"))
     if not files:
         raise UserError(f"--labels {folder}: has no .xml files; give the folder of annotations")

@@ -84,8 +84,10 @@ class FolderInfo(DatasetInfo):
         except FileNotFoundError:
             raise UserError(f"{path}: no such photograph; check the list, or --root") from None
         except ValueError as error:
-            said = f"is not a readable photograph ({error})"
-            raise UserError(f"{path}: {said}; shrink it, get it again, or move it away") from None
+            what = (
+                f"is not a readable photograph ({error}); shrink it, get it again, or move it away"
+            )
+            raise UserError(f"{path}: {what}") from None
 
     def mask_fits(self, image_id: str) -> bool:
         return self._header_size(self.mask_path(image_id)) == own_size(self.image_path(image_id))
@@ -151,10 +153,7 @@ class FolderInfo(DatasetInfo):
 
 
 def describe(root: str | Path | None, **options: object) -> FolderInfo:
-    """The description of a folder; UserError for what is wrong with it or with its labels.
-
-    options: OPTIONS by name. Without any the classes are not looked up.
-    """
+    """The description of a folder. options: OPTIONS by name; without any, it has no classes."""
     source = Source(**{name: value for name, value in options.items() if value is not None})
     root = Path(root) if root else Path()
     info = FolderInfo(
@@ -178,17 +177,15 @@ def describe(root: str | Path | None, **options: object) -> FolderInfo:
 def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object]:
     """Options that suit a number of images, their usual longer side and a number of classes.
 
-    Small sets get as many steps as their batches need to learn anything. The classifier's loss is a
-    mean over the classes: with fewer than VOC's each gradient is larger, so its learning rate falls
-    in proportion, and with the batch.
+    Small sets get as many steps as their batches need. The classifier's loss is a mean over the
+    classes: with fewer than VOC's gradients are larger, so its learning rate falls in proportion.
     """
     scale = min(1.0, usual_long / _TRAINED_LONG)
     smaller = _SMALLER if images < _FEW else 1.0
     scale, seg_scale = scale * smaller, scale * smaller**2
     crop = max(64, round(512 * scale / 16) * 16)
-    batch, irn_batch, seg_batch = (
-        max(1, min(most, images // parts)) for most, parts in ((16, 3), (32, 6), (10, 3))
-    )
+    batch, irn_batch, seg_batch = (max(1, min(most, images // parts))
+                                   for most, parts in ((16, 3), (32, 6), (10, 3)))  # fmt: skip
     return {
         "cam_batch_size": batch,
         "cam_num_epoches": min(40, max(5, math.ceil(400 / max(1, images // batch)))),

@@ -38,7 +38,7 @@ class Found:
     """Labels as the reader of a form collects them, and what is wrong with them."""
 
     def __init__(self, tree: Tree, source: str, kind: str, once: bool = False):
-        """source: where they come from. kind: a row of it. once: one row for a photograph."""
+        # kind: a row of the source. once: one row for a photograph.
         self.tree, self.source, self.kind, self.once = tree, source, kind, once
         self.names: dict[str, tuple[str, ...]] = {}  # of classes, by path of the photograph
         self.classes: tuple[str, ...] = ()  # all of the source, of any photograph or none
@@ -98,10 +98,7 @@ def from_sub_folders(tree: Tree) -> Found:
 
 
 def settled(found: Found, given: tuple[str, ...] | None, file: object = "--classes") -> Labels:
-    """Indices for names; UserError for all problems of the source and of its names together.
-
-    given: the classes of `file`, in the order of the labels in masks; otherwise the source's.
-    """
+    """Indices of names, as in `given`, the classes of `file`; UserError for all problems."""
     classes = given or found.classes
     index = {name: number for number, name in enumerate(classes)}
     counts = Counter(name for names in found.names.values() for name in names)

@@ -25,8 +25,7 @@ log = logging.getLogger(__name__)
 _IN_PYTHON = (", in Python: Image.fromarray((np.array(Image.open(OLD)) == {}).astype('uint8') * "
               "NUMBER).save(NEW)")  # fmt: skip
 FEW = 3  # label maps that contradict their labels and are not worth a warning
-# The version is raised when the same masks give other files.
-_SETTINGS = {"step": "masks", "version": 1}
+_SETTINGS = {"step": "masks", "version": 1}  # raised when the same masks give other files
 _BAND = 1 << 22  # pixels of a large mask that are enlarged at a time
 
 
@@ -54,9 +53,9 @@ def contradictions(
     classes: Mapping[str, frozenset[int]],
     follows_labels: bool = True,
 ) -> tuple[list[str], list[str]]:
-    """Problems, at most one, and warnings of label maps that contradict their images' labels.
+    """A problem, if any, and warnings of label maps that contradict the labels in `classes`.
 
-    classes: of the images whose labels are known. follows_labels: not so where maps are predicted.
+    follows_labels: not so where maps are predicted.
     """
     expected = {i: one for i, one in found.items() if classes.get(i, True)}  # a class, or unknown
     known = {i: found[i] for i in found if i in classes} if follows_labels else {}
@@ -88,8 +87,8 @@ def contradictions(
     if len(beyond) > FEW:
         first = next(iter(beyond))
         shown = _shown(names, found[first], beyond[first], classes[first])
-        lines.append(([found[i] for i in beyond], "show classes that the labels of their images "
-                      f"exclude ({shown})"))  # fmt: skip
+        exclude = f"show classes that the labels of their images exclude ({shown})"
+        lines.append(([found[i] for i in beyond], exclude))
     return [], [f"{where}: {len(of)} of {len(found)} label maps {line}: "
                 f"{some(one.path.name for one in of)}" for of, line in lines]  # fmt: skip
 
@@ -101,10 +100,7 @@ def _shown(names: Sequence[str], of: Content, classes: Iterable[int], labels: It
 
 
 def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
-    """The photographs that have a mask in --masks; the log names masks of none of them.
-
-    UserError where none has one, or one mask is found for two: of which is it?
-    """
+    """The photographs that have a mask in --masks; UserError where none has, or two have one."""
     if not info.mask_dirs:
         return []
     folder = info.mask_dirs[0]
@@ -114,11 +110,9 @@ def masked(info: DatasetInfo, image_ids: Sequence[str]) -> list[str]:
     if not found:
         names = dict.fromkeys(reason(p.relative_to(folder)) for p in info.mask_paths(image_ids[0]))
         there = f"{counted({'file': len(others)})}, such as {reason(others[0])}" if others else ""
-        raise UserError(
-            f"--masks {folder}: has no mask of {info.image_path(image_ids[0])}, nor of any other "
-            f"photograph with a label; looked for were {', '.join(names)}; it has "
-            f"{there or 'no files'}: give the masks the photographs' names"
-        )
+        lack = f"has no mask of {info.image_path(image_ids[0])}, nor of others with a label"
+        has = f"it has {there or 'no files'}: give the masks the photographs' names"
+        raise UserError(f"--masks {folder}: {lack}; looked for were {', '.join(names)}; {has}")
     first: dict[Path, str] = {}
     raise_problems("mask", [
         f"--masks {folder}: {path.name} is found for {info.image_path(first[path])} and for "
@@ -171,10 +165,7 @@ def check(args: SimpleNamespace) -> None:
 
 
 def run(args: SimpleNamespace) -> None:
-    """Write the pseudo masks with the names, folders and sizes of the photographs.
-
-    Every rank calls it. Masks made from other pseudo masks are removed first.
-    """
+    """Write the pseudo masks with the photographs' names, folders and sizes. All ranks call it."""
     task = OwnSizeMasks(args)
     inputs = {"pseudo masks": folder_hash(args.sem_seg_out_dir)}
 
@@ -191,10 +182,7 @@ def run(args: SimpleNamespace) -> None:
 
 
 def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A label map at another size: every pixel the label that bilinear weights give most of.
-
-    mask: h x w labels. size: H, W. A map of this size is returned itself.
-    """
+    """A label map h x w at size H, W: every pixel the label that bilinear weights give most of."""
     (height, width), (rows, columns) = mask.shape, size
     if (height, width) == (rows, columns):
         return mask

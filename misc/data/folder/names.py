@@ -1,8 +1,7 @@
 """Names: the ids of photographs, and what a class may be called.
 
-The id of `IMG_1.jpg` is `IMG_1`; other photographs keep their suffix (`IMG_1.png`). A character
-that means something in lists or file names stands as %XX, as in web addresses, so that every path
-has one id and every id one path. A long one is cut and ends in %~ and a hash.
+`IMG_1.jpg` has the id `IMG_1`, `IMG_1.png` its name; what means something in lists or file names
+stands as %XX, as in web addresses. A long id is cut and ends in %~ and a hash.
 """
 
 import hashlib
@@ -40,8 +39,7 @@ def id_of(path: str) -> str:
     image_id = _QUOTED.sub(_quoted, body)
     if body != path and is_photograph(body):  # x.png.jpg is not x.png
         image_id = "%2E".join(image_id.rsplit(".", 1))
-    if image_id.startswith("."):
-        image_id = f"%2E{image_id[1:]}"
+    image_id = re.sub(r"^\.", "%2E", image_id)
     if len(image_id.encode()) <= _LONGEST:
         return image_id
     start = image_id.encode()[:_CUT_TO].decode(errors="ignore")
@@ -101,10 +99,7 @@ def alike(name: str) -> str:
 
 
 def made_of(name: str, known: Mapping[str, str], blanks: bool) -> tuple[str, ...]:
-    """The classes that a name joins by a separator; none where it is a name of its own.
-
-    known: the classes by what is `alike` in them. blanks: a blank is a separator too.
-    """
+    """The `known` classes that a name joins by a separator, such as one of its `blanks`, if any."""
     every = r"[\W_]+" if blanks else r"\s*[^\w\s]+\s*|_+"
     joints = set(re.findall(every, name))
     signs = {sign for joint in joints for sign in joint if blanks or not sign.isspace()}

@@ -34,10 +34,9 @@ _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
 def files_below(
     root: Path, without: Sequence[Path] = ()
 ) -> tuple[list[str], Counter[str], list[str]]:
-    """Paths of all files below a folder, with / between folders; each folder is entered once.
+    """Paths of all files below a folder; what was passed over; linked folders that leave the root.
 
-    Linked folders come last. without: folders that hold something else. Returns also the names of
-    what is left behind, but for hidden files, and the linked folders that leave the root.
+    Each folder is entered once, linked ones last, and none of `without`.
     """
     others = (path for path in without if path.is_dir() and not path.samefile(root))
     seen = {os.stat(path)[1:3] for path in others}  # inode and device
@@ -77,13 +76,11 @@ def require_names(folder: Path, paths: Sequence[str]) -> None:
 class Tree:
     """The photographs below a folder: paths with / between folders, ascending.
 
-    A name of the user stands, by one rule for all of his files, for the photograph with this path
-    below the root, otherwise for the only one that has the longest end of it (`x/a.jpg` of
-    `/home/x/a.jpg`). A name without a photograph's suffix leaves the suffix out.
+    A user's name, with or without suffix, stands for the photograph with this path below the root,
+    or for the only one that has the longest end of it (`x/a.jpg` of `/home/x/a.jpg`).
     """
 
     def __init__(self, root: Path, without: Sequence[Path] = ()):
-        """without: folders below it that hold something else, such as masks."""
         self.root = root
         files, self.passed, links = files_below(root, without)
         self.photographs = tuple(filter(is_photograph, files))
@@ -171,10 +168,7 @@ def own_size(path: Path) -> tuple[int, int]:
 
 
 def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
-    """(height, width) of a photograph, upright, and at most `longest` where that is not 0.
-
-    From the header alone. FileNotFoundError, or ValueError for whatever else is wrong.
-    """
+    """(height, width) of a photograph, upright, at most `longest`; from the header alone."""
     height, width = _shrunk(own_size(path), longest)
     if height * width > (most := images.MAX_PIXELS):
         raise ValueError(f"{width}x{height} pixels, at most {most}; give --photo_long")
@@ -182,11 +176,10 @@ def size_as_shown(path: Path, longest: int = 0) -> tuple[int, int]:
 
 
 def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
-    """A photograph as H x W x 3 uint8 RGB of `size_as_shown`; exceptions as there.
+    """A photograph as H x W x 3 uint8 RGB of `size_as_shown`, of its first frame or page.
 
-    Of several frames or pages the first counts. CMYK becomes RGB, transparent pixels white. Values
-    of 16 bits are divided so that the smallest usual depth (8 to 16 bits) that holds the largest
-    becomes 0..255; of floats the largest is white where above 1.
+    CMYK becomes RGB, transparent pixels white. Of 16 bits the smallest usual depth that holds the
+    largest value becomes 0..255; of floats the largest is white where above 1.
     """
     most = MAX_PHOTOGRAPH if longest else images.MAX_PIXELS
     with images.opened_image(path, _FORMATS, in_memory=True, max_pixels=most) as image:
@@ -206,10 +199,7 @@ def read_photograph(path: Path, longest: int = 0) -> np.ndarray:
 
 
 def check_photograph(path: Path, longest: int = 0, quick: bool = False) -> str | None:
-    """Raise ValueError where `read_photograph` would, or data is missing; return a warning.
-
-    quick: look at its header alone.
-    """
+    """Raise ValueError where a photograph is broken (quick: its header); return a warning."""
     with images.opened_image(path, _FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
         form, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
     if not quick:
@@ -225,10 +215,7 @@ def check_photograph(path: Path, longest: int = 0, quick: bool = False) -> str |
 
 
 def fitted_mask(mask: np.ndarray, path: Path, longest: int) -> np.ndarray:
-    """A mask of the size of a photograph, made upright and shrunk as the photograph is.
-
-    mask: H x W labels, of the photograph as shown or as stored; of another size: returned itself.
-    """
+    """A mask H x W of a photograph's size, made upright and shrunk as it is; others as they are."""
     with images.opened_image(path, _FORMATS, max_pixels=MAX_PHOTOGRAPH) as image:
         stored, shown = images.stored_size(image), images.shown_size(image)
         orientation = images.orientation_of(image)
@@ -249,11 +236,7 @@ def _shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def _reduced(image: Image.Image, longest: int) -> Image.Image:
-    """A decoded photograph at a fraction of its size, 8-bit RGB, as it is stored.
-
-    Blocks of k x k pixels become their mean; the longer side stays twice `longest` or more. Memory
-    beside the photograph and the result does not grow with its size.
-    """
+    """Means of blocks of a photograph, 8-bit RGB, at least twice as long as `longest`, in bands."""
     k = max(1, max(image.size) // (2 * longest))
     rows = k * max(1, _BAND // (k * image.width))
     tops = range(0, image.height, rows)

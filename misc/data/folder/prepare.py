@@ -35,9 +35,8 @@ def prepare(
 ) -> None:
     """Write the lists and, `with_labels`, the label file into `out_dir`.
 
-    all.txt has the images with labels, val.txt the validation split (all, where no class has images
-    to spare), train.txt the others, eval.txt those of val with ground truth, and where val has none
-    all with ground truth. skip_mismatched leaves images out of it whose mask has another size.
+    val.txt has the validation split (or all, where there is none), eval.txt those of it with ground
+    truth (or all with ground truth), for skip_mismatched of the image's size.
     """
     scan = info.scan()
     paths = {names.id_of(path): path for path in sorted(scan.labels.of)}
@@ -81,10 +80,9 @@ def _val(info: FolderInfo, classes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def validation_split(classes: Mapping[str, Sequence[int]]) -> list[str]:
-    """A tenth of the images of every class that has ten or more, the same ones every time.
+    """A tenth of the images of every class (`classes`: of each image) that has ten or more.
 
-    classes: of each image. An image with several is taken where each of them has one to spare. The
-    order is that of a hash of the ids: it does not depend on which others there are.
+    In the order of a hash of the ids, an image is taken where all of its classes have one to spare.
     """
     of_image = {i: of or (-1,) for i, of in classes.items()}  # -1: without any class
     counts = Counter(index for of in of_image.values() for index in of)
@@ -124,6 +122,5 @@ def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:
     pairs = ((alike.setdefault(names.normalised(i).casefold(), i), i) for i in image_ids)
     two = next((map(names.path_of, pair) for pair in pairs if pair[0] != pair[1]), None)
     if two and ignores_case(folder):
-        raise UserError(f"{' and '.join(two)} differ in case only, and the file system of {folder} "
-                        "takes them for one; rename one, or give a --result_dir elsewhere"
-                        )  # fmt: skip
+        same = f"differ in case only, and the file system of {folder} takes them for one"
+        raise UserError(f"{' and '.join(two)} {same}; rename one, or give a --result_dir elsewhere")

@@ -1,9 +1,7 @@
-"""Labels from a table, whose first line names the columns: one of photographs, others of classes.
-
-Read by pandas, some thousand rows at a time, so that memory does not grow with the rows.
-"""
+"""Labels from a table with named columns, read by pandas some thousand rows at a time."""
 
 import csv
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +12,9 @@ from misc.data.folder.photographs import Tree
 from misc.errors import UserError
 from misc.storage.files import encoding_of, reason, require_regular
 
-FORM = (
-    "A table has a first line of names and these columns alone: image (or filename, file, path), "
-    "and either label (or labels) with class names and ; or | between them, or a column of 0 and 1 "
-    "for each class"
-)
+FORM = ("A table has a first line of names and these columns alone: image (or filename, file, "
+        "path), and either label (or labels) with class names and ; or | between them, or a "
+        "column of 0 and 1 for each class")  # fmt: skip
 _IMAGE, _LABEL = ("image", "filename", "file", "path"), ("label", "labels")
 _VALUES = {"1": True, "true": True, "0": False, "false": False, "": False}
 # Columns that other programs write beside the labels, and that may well hold 0 and 1 alone.
@@ -72,10 +68,7 @@ class Table:
         return image, label
 
     def rows(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-        """Place, photograph and class names of the rows that are not empty.
-
-        UserError for the first row that is not of the form.
-        """
+        """Place, photograph and class names of each row; UserError for the first that is wrong."""
         import pandas  # loads slowly, and only tables need it
 
         line = 2
@@ -86,9 +79,8 @@ class Table:
                 skip_blank_lines=False, on_bad_lines=self._joined, engine="python",
                 encoding=self.encoding, chunksize=_ROWS,
             ) as frames:  # fmt: skip
-                for row in (
-                    row for frame in frames for row in frame.itertuples(index=False, name=None)
-                ):
+                rows = (frame.itertuples(index=False, name=None) for frame in frames)
+                for row in itertools.chain.from_iterable(rows):
                     cells = [cell for cell in row if isinstance(cell, str)]
                     if any(cell.strip() for cell in cells):
                         where = f"{self.path}, line {line}: {reason(self.separator.join(cells))!r}"
@@ -99,10 +91,9 @@ class Table:
         except (pandas.errors.ParserError, csv.Error):
             line = 0
         if line != self.lines + 1:  # pandas passes over what it cannot read
-            wrong = "has a quotation mark without its other one, or a cell longer than"
-            raise UserError(
-                f"{self.path}: {wrong} {csv.field_size_limit()} characters. {self.form}"
-            )
+            cell = f"a cell longer than {csv.field_size_limit()} characters"
+            wrong = f"has a quotation mark without its other one, or {cell}"
+            raise UserError(f"{self.path}: {wrong}. {self.form}")
 
     def _read(self, where: str, cells: list[str]) -> tuple[str, tuple[str, ...]]:
         number, width = len(cells), len(self.head)

@@ -129,7 +129,7 @@ def test_a_list_that_images_are_drawn_from_may_grow_and_not_shrink(full_folder):
     prepare_folder(full_folder, OPTIONS, INPUTS, False, Sources(drawn=("a", "b")))
     prepare_folder(full_folder, OPTIONS, INPUTS, False, Sources(drawn=("b", "c", "a")))
     fewer = Sources(drawn=("a", "b"))
-    with pytest.raises(UserError, match=r"1 image of the train list that are not in it now \(c\)"):
+    with pytest.raises(UserError, match=r"1 image that left the train list \(c\)"):
         prepare_folder(full_folder, OPTIONS, INPUTS, False, fewer)
     assert names(full_folder) == ALL
     prepare_folder(full_folder, OPTIONS, INPUTS, True, fewer)
