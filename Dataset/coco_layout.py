@@ -52,9 +52,8 @@ def annotations_of(scene: Scene) -> Iterator[dict]:
 
 def polygons(mask: np.ndarray) -> list[list[float]]:
     """Polygons x0, y0, x1, y1, ... round the parts of a mask H x W bool; holes are filled."""
-    contours, _ = cv2.findContours(
-        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )
+    kind = (cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contours, _ = cv2.findContours(mask.astype(np.uint8), *kind)
     # Contours run through the centres of pixels, whose corners have whole numbers in COCO.
     return [(contour + 0.5).ravel().tolist() for contour in contours if len(contour) >= 3]
 

@@ -2,8 +2,7 @@
 
     python -m Dataset.make_sample --out DIR [--layout voc] [--train 24] [--val 12] [--seed 0]
 
-It lets every step run on a machine without the real data. The same options give the same bytes;
-another seed gives other images of the same classes, for training a classifier.
+The same options give the same bytes; another seed gives other images of the same classes.
 """
 
 if __name__ == "__main__":
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
 from Dataset import coco_layout, voc_layout
 from Dataset.objects import COCO_OBJECT_CLASSES, OBJECT_CLASSES, ObjectClass, with_body_of
@@ -29,32 +29,27 @@ from misc.errors import UserError
 from misc.runtime.programs import said_plainly
 from misc.storage.manifest import read_manifest, settings_difference, write_manifest
 
-VERSION = 2  # to be raised when the drawing changes, so that an older sample is not taken for new
+VERSION = 2  # of the drawing
 TRAIN_IMAGES, VAL_IMAGES, SEED = 24, 12, 0
 SPLITS = ("train", "val")
 MAX_IMAGES = 99_999  # of a split: an id of VOC is 2012_ and the split's digit and five more
 MAX_SEED = 2**32 - 1
-OBJECT_COUNTS = (0.62, 0.28, 0.10)  # probabilities of 1, 2 and 3 objects in an image
-COCO_OBJECT_COUNTS = (0.3, 0.4, 0.3)
+VOC_COUNTS, COCO_COUNTS = (0.62, 0.28, 0.10), (0.3, 0.4, 0.3)  # probabilities of 1, 2, 3 objects
 
 
-def choose_objects(rng: np.random.Generator, index: int) -> list[ObjectClass]:
+def choose_objects(rng: Generator, index: int) -> list[ObjectClass]:
     """Objects of the image with this index: at most two classes, and the first one goes round.
 
-    So all classes are about equally frequent, and most images share no class with a given one: RIB
-    fills its batches with such images.
+    So most images share no class with a given one: RIB fills its batches with such images.
     """
-    count = 1 + int(rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS))
+    count = 1 + int(rng.choice(3, p=VOC_COUNTS))
     first = OBJECT_CLASSES[index % len(OBJECT_CLASSES)]
     pair = (first, OBJECT_CLASSES[rng.integers(len(OBJECT_CLASSES))])
     return [first, *(pair[i] for i in rng.integers(len(pair), size=count - 1))]
 
 
-def choose_coco_objects(rng: np.random.Generator, index: int) -> list[ObjectClass]:
-    """Objects of an image of the COCO sample: mostly two classes, at times none, or a crowd.
-
-    As in `choose_objects` the first class goes round.
-    """
+def choose_coco_objects(rng: Generator, index: int) -> list[ObjectClass]:
+    """Objects of an image of the COCO sample: mostly two classes, at times none, or a crowd."""
     classes = COCO_OBJECT_CLASSES
     if index % 12 == 7:
         return []
@@ -62,7 +57,7 @@ def choose_coco_objects(rng: np.random.Generator, index: int) -> list[ObjectClas
     other = (first + rng.integers(1, len(classes))) % len(classes)
     if index % 8 == 5:
         return [*[classes[first]] * coco_layout.CROWD, classes[other]]
-    count = 1 + int(rng.choice(len(COCO_OBJECT_COUNTS), p=COCO_OBJECT_COUNTS))
+    count = 1 + int(rng.choice(3, p=COCO_COUNTS))
     chosen = [first, other, rng.choice((first, other))][:count]
     return [classes[chosen[i]] for i in rng.permutation(count)]
 
@@ -71,7 +66,7 @@ class Layout(NamedTuple):
     """Classes of a sample, the objects of an image by its index, and the writer of a split."""
 
     classes: tuple[ObjectClass, ...]
-    choose: Callable[[np.random.Generator, int], list[ObjectClass]]
+    choose: Callable[[Generator, int], list[ObjectClass]]
     write_split: Callable[[Path, str, Iterable[Scene]], None]
 
 
@@ -89,21 +84,18 @@ def make_sample(
     borrowed: float = 0.0,
     layout: str = "voc",
 ) -> bool:
-    """Write the sample to `out_dir`; False where it is there already.
+    """Write the sample to `out_dir`, which appears complete; False where it is there already.
 
-    layout: one of LAYOUTS. borrowed: fraction of objects whose body looks like that of a class
-    drawn at random. A classifier trained on such images trusts heads more than bodies.
-
-    The folder appears under its name only when it is complete. Raises UserError where a number is
-    out of range and where `out_dir` holds anything else, or a sample drawn with other options.
+    borrowed: fraction of objects whose body looks like that of a class drawn at random.
     """
     out_dir = out_dir.resolve()
-    ranges = (("--train", num_train, 1, MAX_IMAGES), ("--val", num_val, 1, MAX_IMAGES))
-    for flag, number, low, high in (*ranges, ("--seed", seed, 0, MAX_SEED)):
+    numbers = {"train": num_train, "val": num_val, "seed": seed}
+    for flag, number in numbers.items():
+        low, high = (0, MAX_SEED) if flag == "seed" else (1, MAX_IMAGES)
         if not low <= number <= high:
-            raise UserError(f"{flag} {number} is out of range: it must be in {low}..{high}")
-    settings = {"version": VERSION, "train": num_train, "val": num_val, "seed": seed}
-    settings |= {"borrowed": borrowed} | ({"layout": layout} if layout != "voc" else {})
+            raise UserError(f"--{flag} {number} is out of range: it must be in {low}..{high}")
+    settings = {"version": VERSION, **numbers, "borrowed": borrowed}
+    settings |= {"layout": layout} if layout != "voc" else {}
     if _is_complete(out_dir, settings):
         return False
     temporary = out_dir.with_name(f".{out_dir.name}.{uuid.uuid4().hex}.tmp")
@@ -124,7 +116,6 @@ def make_sample(
 
 
 def _scene(layout: Layout, split: str, index: int, seed: int, borrowed: float) -> Scene:
-    """One image, which does not depend on the other ones."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     objects = layout.choose(rng, index)
     for i, kind in enumerate(objects):

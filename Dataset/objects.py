@@ -2,8 +2,7 @@
 
 A class has a small head with strong colours (its discriminative region), a body whose texture
 belongs to the class but whose colour and brightness vary, and limbs. A classifier trusts heads more
-than bodies where bodies often look like those of another class in its training images
-(`with_body_of`): that is the flaw of class activation maps that RIB is about.
+than bodies where training images mix bodies up (`with_body_of`): the flaw of CAMs that RIB mends.
 """
 
 import json
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 
 Colour = tuple[float, float, float]  # RGB in 0..1
@@ -20,12 +20,12 @@ Point = tuple[float, float]  # (u, v) in object units: u to the right, v downwar
 
 
 def smooth_noise(
-    rng: np.random.Generator, size: tuple[int, int], cell: float | Point, octaves: int = 1
+    rng: Generator, size: tuple[int, int], cell: float | Point, octaves: int = 1
 ) -> np.ndarray:
     """Smooth random field, H x W float32 with mean 0 and standard deviation 1.
 
-    size: (H, W). cell: distance between independent values in pixels, or (cell_y, cell_x) for a
-    grain with a direction. Every further octave has half the cell and half the weight.
+    cell: distance between independent values in pixels, or (cell_y, cell_x). Every further octave
+    has half the cell and half the weight.
     """
     cells = np.broadcast_to(cell, 2)
     total = np.zeros(size, np.float32)
@@ -70,10 +70,9 @@ PATTERNS: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray
 
 @dataclass(frozen=True)
 class Skin:
-    """Look of a surface: two colours mixed by a pattern.
+    """Look of a surface: two colours mixed by a pattern, whose period is in object units.
 
-    period: size of the pattern in object units. vary, tint: standard deviations of the random
-    change in brightness and in the single channels; they decide how much the colour tells.
+    vary, tint: standard deviations of the random change in brightness and in single channels.
     """
 
     first: Colour
@@ -83,13 +82,8 @@ class Skin:
     vary: float = 0.02
     tint: float = 0.015
 
-    def render(
-        self, rng: np.random.Generator, u: np.ndarray, v: np.ndarray, scale: float
-    ) -> np.ndarray:
-        """Colours at the object coordinates u, v (H x W): H x W x 3 float32, about 0..1.
-
-        scale: pixels per object unit.
-        """
+    def render(self, rng: Generator, u: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+        """Colours at u, v (H x W): H x W x 3 float32, about 0..1. scale: pixels per object unit."""
         rough = smooth_noise(rng, u.shape, max(2.0, self.period * scale), octaves=2)
         weight = PATTERNS[self.pattern](u / self.period, v / self.period, rough)
         shift = rng.normal(0, self.tint, 3) + rng.normal(0, self.vary)
@@ -132,8 +126,8 @@ def polygon(u: np.ndarray, v: np.ndarray, corners: Sequence[Point], rounding: fl
 class Part:
     """One piece of an object, painted over the parts before it.
 
-    discriminative: it belongs to the discriminative region and moves with it. bevel: width of the
-    shaded rim in object units. geometry: further arguments of the shape.
+    discriminative: it moves with the discriminative region. bevel: width of the shaded rim in
+    object units. geometry: further arguments of the shape.
     """
 
     shape: Callable[..., np.ndarray]
@@ -151,8 +145,7 @@ class Part:
 class ObjectClass:
     """A class: half_size of all parts (width, height), and the centre of its discriminative region.
 
-    parts: from back to front. skins: the surfaces that the parts name. bend: how much the outline
-    of one object differs from that of the next, in object units (little for what is rigid).
+    parts: from back to front. bend: difference between the outlines of two objects, in units.
     """
 
     name: str
@@ -177,11 +170,9 @@ def with_body_of(kind: ObjectClass, donor: ObjectClass) -> ObjectClass:
     return replace(kind, skins={**kind.skins, **changed})
 
 
-_SHAPES = {"ellipse": ellipse, "limb": limb, "polygon": polygon}
-
-
 def _part(skin: str, kind: str, discriminative=False, bevel=0.12, **geometry) -> Part:
-    return Part(_SHAPES[kind], skin, discriminative, bevel, geometry)
+    shape = {"ellipse": ellipse, "limb": limb, "polygon": polygon}[kind]
+    return Part(shape, skin, discriminative, bevel, geometry)
 
 
 def _read_classes(layout: str) -> tuple[ObjectClass, ...]:

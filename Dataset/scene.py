@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
 from Dataset.objects import PATTERNS, ObjectClass, Skin, ellipse, smooth_noise
 
@@ -36,6 +37,10 @@ LOWER_GROUNDS = (
 # Colours of stones, bushes and cushions: some of them are colours of objects too.
 CLUTTER = ((0.5, 0.48, 0.45), (0.36, 0.33, 0.3), (0.22, 0.36, 0.18), (0.38, 0.48, 0.24),
            (0.55, 0.4, 0.26), (0.66, 0.6, 0.5), (0.42, 0.5, 0.58), (0.6, 0.36, 0.32))  # fmt: skip
+
+
+Size = tuple[int, int]  # H, W
+Window = tuple[slice, slice]
 
 
 class Instance(NamedTuple):
@@ -76,15 +81,10 @@ class Pose:
         return self.centre[0] + self.scale * x, self.centre[1] + self.scale * y
 
 
-def draw_scene(
-    rng: np.random.Generator,
-    objects: Sequence[ObjectClass],
-    size: tuple[int, int] | None = None,
-) -> Scene:
+def draw_scene(rng: Generator, objects: Sequence[ObjectClass], size: Size | None = None) -> Scene:
     """Draw one object for every entry of `objects` (none: background only) at random poses.
 
-    size: (H, W) in pixels; random when left out, and three in four images are landscape. Later
-    objects may hide a part of earlier ones, a bush or stone a head, and the border may cut objects.
+    size: (H, W) in pixels; random when left out, and three in four images are landscape.
     """
     if size is None:
         short, long = int(rng.integers(*SHORT_SIDE)), int(rng.integers(*LONG_SIDE))
@@ -100,14 +100,13 @@ def draw_scene(
         masks = [mask & ~covered for mask in masks] + [covered]
     if objects and rng.random() < OCCLUSION_PROBABILITY:
         x, y = poses[-1].to_image(objects[-1].discriminative)
-        radius = 0.36 * poses[-1].scale / min(size)
-        covered = _paint_distractor(rng, canvas, (y, x), radius)
+        covered = _paint_distractor(rng, canvas, (y, x), 0.36 * poses[-1].scale / min(size))
         masks = [mask & ~covered for mask in masks]
     instances = [Instance(kind.name, mask) for kind, mask in zip(objects, masks, strict=True)]
     return Scene(_expose(rng, canvas), tuple(i for i in instances if i.mask.any()))
 
 
-def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+def _draw_ground(rng: Generator, size: Size) -> np.ndarray:
     """Upper and lower ground that meet at a wavy horizon, H x W x 3 float32."""
     upper = _draw_texture(rng, size, UPPER_GROUNDS[rng.integers(len(UPPER_GROUNDS))])
     lower = _draw_texture(rng, size, LOWER_GROUNDS[rng.integers(len(LOWER_GROUNDS))])
@@ -118,7 +117,7 @@ def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return upper + (lower - upper) * weight[..., None]
 
 
-def _draw_texture(rng: np.random.Generator, size: tuple[int, int], ground: tuple) -> np.ndarray:
+def _draw_texture(rng: Generator, size: Size, ground: tuple) -> np.ndarray:
     first, second, grain = ground
     weight = 0.5 + 0.3 * smooth_noise(rng, size, grain, octaves=3)
     drift = 0.6 * np.linspace(0, 1, size[0], dtype=np.float32)[:, None] - 0.3
@@ -129,12 +128,9 @@ def _draw_texture(rng: np.random.Generator, size: tuple[int, int], ground: tuple
 
 
 def _paint_distractor(
-    rng: np.random.Generator, canvas: np.ndarray, centre: Sequence[float], radius: float
+    rng: Generator, canvas: np.ndarray, centre: Sequence[float], radius: float
 ) -> np.ndarray:
-    """Paint a bush, stone or cushion at centre (y, x); return its pixels, H x W bool.
-
-    radius: over the shorter side. It may have the pattern of a class, in any colour.
-    """
+    """Paint a bush, stone or cushion at (y, x), of a radius over the shorter side; H x W bool."""
     size = canvas.shape[:2]
     first, second = (CLUTTER[i] for i in rng.integers(len(CLUTTER), size=2))
     pattern = sorted(PATTERNS)[rng.integers(len(PATTERNS))]
@@ -149,7 +145,7 @@ def _paint_distractor(
     return covered
 
 
-def _expose(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+def _expose(rng: Generator, canvas: np.ndarray) -> np.ndarray:
     """Light that falls off across the image, brightness and sensor noise; H x W x 3 uint8."""
     height, width = canvas.shape[:2]
     slope_y, slope_x = rng.uniform(-0.12, 0.12, 2)
@@ -160,9 +156,7 @@ def _expose(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(canvas * light + noise, 0, 1) * 255).astype(np.uint8)
 
 
-def _place(
-    rng: np.random.Generator, objects: Sequence[ObjectClass], size: tuple[int, int]
-) -> list[Pose]:
+def _place(rng: Generator, objects: Sequence[ObjectClass], size: Size) -> list[Pose]:
     """A pose for each object: side by side, in overlapping slots along the longer side."""
     count = len(objects)
     share = {0: 1.0, 1: 1.0, 2: 0.58}.get(count, 1.3 / max(count, 1))
@@ -180,9 +174,7 @@ def _place(
     return poses
 
 
-def _pose_in_slot(
-    rng: np.random.Generator, kind: ObjectClass, centre: np.ndarray, slot: np.ndarray
-) -> Pose:
+def _pose_in_slot(rng: Generator, kind: ObjectClass, centre: np.ndarray, slot: np.ndarray) -> Pose:
     """A pose in which an object fits into a slot with centre (y, x) and size (h, w) in pixels."""
     half = np.array(kind.half_size[::-1])
     scale = float((slot / (2 * half)).min()) * rng.uniform(0.78, 1.04)
@@ -191,7 +183,7 @@ def _pose_in_slot(
     return Pose((x, y), scale, rng.normal(0, 0.08), bool(rng.integers(2)))
 
 
-def _cut_head(kind: ObjectClass, pose: Pose, size: tuple[int, int]) -> Pose:
+def _cut_head(kind: ObjectClass, pose: Pose, size: Size) -> Pose:
     """A pose moved so that the border of the image passes through the discriminative region."""
     head, centre = pose.to_image(kind.discriminative), list(pose.centre)
     axis = 0 if abs(kind.discriminative[0]) > abs(kind.discriminative[1]) else 1
@@ -200,9 +192,7 @@ def _cut_head(kind: ObjectClass, pose: Pose, size: tuple[int, int]) -> Pose:
     return replace(pose, centre=tuple(centre))
 
 
-def _paint_object(
-    rng: np.random.Generator, canvas: np.ndarray, kind: ObjectClass, pose: Pose
-) -> np.ndarray:
+def _paint_object(rng: Generator, canvas: np.ndarray, kind: ObjectClass, pose: Pose) -> np.ndarray:
     """Paint all parts of an object in place; return its pixels, H x W bool."""
     window = _window(canvas.shape[:2], pose, kind.half_size)
     u, v = _warped_grid(rng, window, pose, kind.bend)
@@ -212,9 +202,8 @@ def _paint_object(
     covered = np.zeros(canvas.shape[:2], bool)
     for part in kind.parts:
         du, dv = nod.tolist() if part.discriminative else (0.0, 0.0)
-        distance = part.distance(u - du, v - dv)
-        patch = canvas[window]
-        covered[window] |= _blend(patch, skins[part.skin], distance, v, pose.scale, part.bevel)
+        distance, skin = part.distance(u - du, v - dv), skins[part.skin]
+        covered[window] |= _blend(canvas[window], skin, distance, v, pose.scale, part.bevel)
     return covered
 
 
@@ -227,7 +216,7 @@ def _paint_shadow(canvas: np.ndarray, kind: ObjectClass, pose: Pose) -> None:
     canvas[window] *= 1 - 0.4 * np.exp(-(depth[..., None] ** 2))
 
 
-def _window(size: tuple[int, int], pose: Pose, half_size: tuple[float, float]):
+def _window(size: Size, pose: Pose, half_size: tuple[float, float]) -> Window:
     """Slices of the image that hold an object of that half width and half height."""
     reach = 1.15 * pose.scale * np.hypot(*half_size) + 2
     reach_x = min(reach, pose.scale * (half_size[0] + 0.35) + 4)
@@ -237,13 +226,13 @@ def _window(size: tuple[int, int], pose: Pose, half_size: tuple[float, float]):
     return rows, slice(max(0, int(x - reach_x)), max(0, min(size[1], int(x + reach_x))))
 
 
-def _pixels(window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(window: Window) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = (np.arange(s.start, s.stop, dtype=np.float32) for s in window)
     return rows[:, None], columns[None, :]
 
 
 def _warped_grid(
-    rng: np.random.Generator, window: tuple[slice, slice], pose: Pose, strength: float
+    rng: Generator, window: Window, pose: Pose, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Object units of a window, bent smoothly so that no two objects are equal."""
     u, v = pose.to_object(*_pixels(window))
@@ -252,10 +241,9 @@ def _warped_grid(
 
 
 def _blend(patch, colours, distance, v, scale: float, bevel: float) -> np.ndarray:
-    """Paint colours where distance < 0, with antialiased edge and rounded light, in place.
+    """Paint colours where distance < 0, in place; return the pixels that are covered, H x W bool.
 
-    patch, colours: H x W x 3. distance, v: in object units, H x W. Returns the pixels that are
-    covered by more than half, H x W bool.
+    patch, colours: H x W x 3. distance, v: in object units, H x W.
     """
     opacity = np.clip(0.5 - distance * scale, 0, 1)
     inside = np.clip(-distance / bevel, 0, 1)

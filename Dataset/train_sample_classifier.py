@@ -2,8 +2,7 @@
 
     python -m Dataset.train_sample_classifier [--layout voc]
 
-The step train_cam starts from ImageNet weights, which no network of this width has. Here all layers
-and the statistics of the batch normalisation are learnt, on many more images of the sample's kind.
+No ImageNet weights fit its width: all layers and the statistics of the normalisation are learnt.
 """
 
 if __name__ == "__main__":

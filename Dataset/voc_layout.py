@@ -1,6 +1,6 @@
 """Scenes in the layout of PASCAL VOC 2012."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -42,16 +42,12 @@ def _write_image(folder: Path, split: str, image_id: str, scene: Scene) -> None:
         save_palette_png(folder / "SegmentationClassAug" / f"{image_id}.png", labels)
 
 
-def label_map(scene: Scene, class_names: Sequence[str] = CLASS_NAMES) -> np.ndarray:
-    """Mask of a scene, H x W uint8: 0 background, class + 1, and a ring of 255 round each object.
-
-    The ring is the outermost pixel of the object and one pixel outside; it also parts two objects
-    that touch.
-    """
+def label_map(scene: Scene) -> np.ndarray:
+    """Mask of a scene, H x W uint8: 0, class + 1, and a ring of 255, one pixel in and one out."""
     labels = np.zeros(scene.image.shape[:2], np.uint8)
     ring = np.zeros(labels.shape, bool)
     for instance in scene.instances:
-        labels[instance.mask] = class_names.index(instance.name) + 1
+        labels[instance.mask] = CLASS_NAMES.index(instance.name) + 1
         inner = ndimage.binary_erosion(instance.mask, border_value=1)
         ring |= ndimage.binary_dilation(instance.mask) & ~inner
     labels[ring] = VOID

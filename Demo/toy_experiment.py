@@ -2,10 +2,9 @@
 
     python -m Demo.toy_experiment --mnist_root DIR [--mnist_download]
 
-Twos and eights on a canvas; few of them come with a small shape that tells the class as well. HGR
-(high gradient ratio), the fraction of a region's pixels on which a layer depends, falls at the last
-layer, the one that meets the final activation, far more on the shapes than on the digits. RIB's
-fine-tuning without that activation is then tried on the same network.
+Twos and eights on a canvas; few come with a small shape that tells the class as well. HGR (high
+gradient ratio), the fraction of a region's pixels on which a layer depends, falls at the last layer
+far more on the shapes than on the digits. RIB's fine-tuning is then tried on the same network.
 """
 
 if __name__ == "__main__":
@@ -190,11 +189,7 @@ def final_loss(logits: Tensor, labels: Tensor, activation: str) -> Tensor:
 
 
 def read_mnist(root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Twos and eights of MNIST: N x 28 x 28 uint8, and which they are.
-
-    root/MNIST/raw/ has the training part, the test part or both, packed or not, where torchvision
-    wants all files and unpacks them.
-    """
+    """Twos and eights of MNIST, N x 28 x 28 uint8, and which they are: of one part or both."""
     folder, parts = root / "MNIST" / "raw", []
     for part in ("train", "t10k"):
         files = [f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
@@ -363,8 +358,7 @@ def _mean(of_seeds: list[dict[str, list[float]]]) -> dict[str, list[float]]:
 
 
 def _lines(hgr: Mapping[str, list[float]]) -> str:
-    rows = (f"{name:18s} " + " ".join(f"{h:.2f}" for h in hgr[name]) for name in REGIONS)
-    return "".join(f"\n  {row}" for row in rows)
+    return "".join(f"\n  {n:18s} " + " ".join(f"{h:.2f}" for h in hgr[n]) for n in REGIONS)
 
 
 def draw(scores: dict, network: ToyNet, shown: Canvases) -> Figure:
@@ -405,7 +399,7 @@ def draw(scores: dict, network: ToyNet, shown: Canvases) -> Figure:
 
 
 def run_toy(root: Path, out_dir: Path, toy: Toy) -> None:
-    """The whole experiment. Raises UserError for bad input and where files of others are there."""
+    """The whole experiment; UserError for bad input and where files of others are there."""
     make_writable(out_dir, "--toy_out_dir")
     path = out_dir / "scores.json"
     if path.exists() and b'"RIB, toy experiment"' not in path.read_bytes()[:100]:

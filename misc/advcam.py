@@ -1,7 +1,7 @@
 """AdvCAM: an image is manipulated so that a class scores higher (Lee et al., CVPR 2021).
 
-`climb` is the algorithm for one class at one scale; weights are never changed. The image and its
-mirror image are manipulated together: they share the mask, the largest gradient and the bounds.
+Weights are never changed. The image and its mirror image are manipulated together: they share the
+mask, the largest gradient and the bounds.
 """
 
 from collections.abc import Callable, Iterator

@@ -34,7 +34,8 @@ def merge_scales(
     own_maps = [scale_map[keys] for scale_map in maps]  # before resizing: the others are dropped
     cam = _resized_sum(own_maps, get_strided_size(size, CAM_STRIDE))
     high_res = _resized_sum(own_maps, get_strided_up_size(size, NETWORK_STRIDE))
-    return _peak_to_one(cam), _peak_to_one(high_res[:, : size[0], : size[1]])
+    both = (cam, high_res[:, : size[0], : size[1]])
+    return tuple(m / (m.amax(dim=(1, 2), keepdim=True) + 1e-5) for m in both)
 
 
 def strongest_class(cams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +81,3 @@ def _resized_sum(maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.T
         F.interpolate(scale_map[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         for scale_map in maps
     )
-
-
-def _peak_to_one(maps: torch.Tensor) -> torch.Tensor:
-    return maps / (maps.amax(dim=(1, 2), keepdim=True) + 1e-5)

@@ -8,8 +8,24 @@ from misc.errors import UserError
 from misc.labels import label_type
 
 
-def _new_crf(width: int, height: int, labels: int):
-    """A CRF of the library without any term; UserError where the library is not installed."""
+@dataclass(frozen=True)
+class CRFSettings:
+    """Numbers of a dense CRF on probabilities; the values are DeepLab-v2's."""
+
+    iterations: int = 10
+    gaussian_sxy: float = 1  # pixels
+    gaussian_weight: float = 3
+    bilateral_sxy: float = 67  # pixels
+    bilateral_srgb: float = 3  # colour values
+    bilateral_weight: float = 4
+    clip: float = 1e-5  # lowest probability
+
+
+_IRN = CRFSettings(gaussian_sxy=3, bilateral_sxy=50, bilateral_srgb=5, bilateral_weight=10)
+
+
+def _pairwise_crf(image: np.ndarray, labels: int, s: CRFSettings):
+    """A CRF of the library with its pairwise terms; UserError where it is not installed."""
     try:
         from pydensecrf.densecrf import DenseCRF2D
     except ImportError as error:
@@ -17,7 +33,12 @@ def _new_crf(width: int, height: int, labels: int):
             "the dense CRF needs pydensecrf: pip install pydensecrf2 (it is compiled on "
             "installation: apt-get install build-essential python3-dev first)"
         ) from error
-    return DenseCRF2D(width, height, labels)
+    crf = DenseCRF2D(image.shape[1], image.shape[0], labels)
+    crf.addPairwiseGaussian(sxy=s.gaussian_sxy, compat=s.gaussian_weight)
+    rgb = np.require(image, requirements=["C", "W"])
+    deviations = {"sxy": s.bilateral_sxy, "srgb": s.bilateral_srgb}
+    crf.addPairwiseBilateral(**deviations, rgbim=rgb, compat=s.bilateral_weight)
+    return crf
 
 
 class _CRFMessages:
@@ -29,13 +50,8 @@ class _CRFMessages:
     def __init__(self, img: np.ndarray, channels: int) -> None:
         from pydensecrf.eigen import matrixXf
 
-        height, width = img.shape[:2]
-        self._crf = _new_crf(width, height, channels)
-        # Standard deviations in pixels (sxy) and colour values (srgb), and weights.
-        self._crf.addPairwiseGaussian(sxy=3, compat=3)
-        rgb = np.require(img, requirements=["C", "W"])
-        self._crf.addPairwiseBilateral(sxy=50, srgb=5, rgbim=rgb, compat=10)
-        nothing = np.zeros((channels, height * width), dtype=np.float32)
+        self._crf = _pairwise_crf(img, channels, _IRN)
+        nothing = np.zeros((channels, img[..., 0].size), dtype=np.float32)
         self._crf.setUnaryEnergy(nothing)
         self._input, _, self._scratch = self._crf.startInference()
         self._output = matrixXf(nothing)  # matrices that the library makes do not show their size
@@ -99,19 +115,6 @@ def crf_inference_label(
     return refine_label_maps(img, labels[None], n_labels, t, gt_prob)[0]
 
 
-@dataclass(frozen=True)
-class CRFSettings:
-    """Numbers of a dense CRF on probabilities; the values are DeepLab-v2's."""
-
-    iterations: int = 10
-    gaussian_sxy: float = 1  # pixels
-    gaussian_weight: float = 3
-    bilateral_sxy: float = 67  # pixels
-    bilateral_srgb: float = 3  # colour values
-    bilateral_weight: float = 4
-    clip: float = 1e-5  # lowest probability
-
-
 def dense_crf(
     image: np.ndarray, probabilities: np.ndarray, settings: CRFSettings | None = None
 ) -> np.ndarray:
@@ -120,16 +123,10 @@ def dense_crf(
     image: H x W x 3 uint8; the order of its channels changes the last bits alone.
     """
     s = settings or CRFSettings()
-    labels, height, width = probabilities.shape
-    crf = _new_crf(width, height, labels)
     energy = -np.log(np.clip(probabilities, s.clip, 1.0).astype(np.float32))
-    crf.setUnaryEnergy(np.ascontiguousarray(energy.reshape(labels, -1)))
-    crf.addPairwiseGaussian(sxy=s.gaussian_sxy, compat=s.gaussian_weight)
-    rgb = np.require(image, requirements=["C", "W"])
-    crf.addPairwiseBilateral(
-        sxy=s.bilateral_sxy, srgb=s.bilateral_srgb, rgbim=rgb, compat=s.bilateral_weight
-    )
-    return np.array(crf.inference(s.iterations), np.float32).reshape(labels, height, width)
+    crf = _pairwise_crf(image, len(energy), s)
+    crf.setUnaryEnergy(np.ascontiguousarray(energy.reshape(len(energy), -1)))
+    return np.array(crf.inference(s.iterations), np.float32).reshape(energy.shape)
 
 
 def wrapped_image(image: np.ndarray, mean: tuple[float, float, float]) -> np.ndarray:

@@ -9,11 +9,7 @@ _SHOWN = 20  # problems of one kind that are written out
 
 
 class UserError(Exception):
-    """Bad input: a line for each problem that names the file or flag, what is wrong, what to do.
-
-    problems: all of them, where there may be several. `run_sample.py` prints the lines and leaves
-    with exit code 2.
-    """
+    """Bad input (exit code 2): a line for each problem, of which `problems` has all."""
 
     def __init__(self, message: str = "", problems: "Problems | None" = None) -> None:
         super().__init__(message)
@@ -29,10 +25,7 @@ class NotReproducedError(Exception):
 
 
 class StoppedError(Exception):
-    """The run cannot go on for a reason outside of it; finished results stay: run it again.
-
-    `run_sample.py` prints the message and leaves with exit code 1.
-    """
+    """The run cannot go on for a reason outside of it; finished results stay (exit code 1)."""
 
 
 class Problems:

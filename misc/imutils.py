@@ -19,7 +19,6 @@ CropBox = tuple[int, int, int, int, int, int, int, int]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-RESAMPLING = {0: Image.Resampling.NEAREST, 3: Image.Resampling.BICUBIC}
 
 _MEAN, _STD = np.array(IMAGENET_MEAN)[:, None], np.array(IMAGENET_STD)[:, None]
 # The normalised value of every byte, 3 x 256: computed in double precision, rounded once.
@@ -34,7 +33,7 @@ def pil_resize(img: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray
     """
     if tuple(size) == img.shape[:2]:
         return img
-    return np.asarray(Image.fromarray(img).resize(size[::-1], RESAMPLING[order]))
+    return np.asarray(Image.fromarray(img).resize(size[::-1], Image.Resampling(order)))
 
 
 def pil_rescale(img: np.ndarray, scale: float, order: int) -> np.ndarray:
@@ -47,8 +46,7 @@ def random_resize_long(
     img: np.ndarray, min_long: int, max_long: int, rng: Rng = random
 ) -> np.ndarray:
     """Resize (bicubic) so that the longer side is drawn from min_long..max_long, both included."""
-    target_long = rng.randint(min_long, max_long)
-    return pil_rescale(img, target_long / max(img.shape[:2]), order=3)
+    return pil_rescale(img, rng.randint(min_long, max_long) / max(img.shape[:2]), order=3)
 
 
 def random_scale(
@@ -58,8 +56,7 @@ def random_scale(
 
     orders: the `order` of `pil_resize`, one for each array.
     """
-    low, high = scale_range
-    scale = low + rng.random() * (high - low)
+    scale = scale_range[0] + rng.random() * (scale_range[1] - scale_range[0])
     if isinstance(images, np.ndarray):
         return pil_rescale(images, scale, orders)
     return [pil_rescale(img, scale, order) for img, order in zip(images, orders, strict=True)]
@@ -83,15 +80,14 @@ def get_random_crop_box(imgsize: tuple[int, int], cropsize: int, rng: Rng = rand
     Returns target top, bottom, left, right, then the same four in the source. A side longer than
     the crop is cut at a random place; a shorter one is put at a random place of the crop.
     """
-    height, width = imgsize
-    # The horizontal side draws first, and each side draws once even where nothing is to choose.
-    target_left, source_left = _random_offsets(width, cropsize, rng)
-    target_top, source_top = _random_offsets(height, cropsize, rng)
-    crop_height, crop_width = min(height, cropsize), min(width, cropsize)
-    return (
-        *(target_top, target_top + crop_height, target_left, target_left + crop_width),
-        *(source_top, source_top + crop_height, source_left, source_left + crop_width),
-    )
+    offsets = []
+    for side in reversed(imgsize):  # width first; a side draws even where nothing is to choose
+        offset = rng.randrange(abs(side - cropsize) + 1)
+        offsets.append((0, offset) if side > cropsize else (offset, 0))
+    (left, source_left), (top, source_top) = offsets
+    height, width = (min(side, cropsize) for side in imgsize)
+    target = (top, top + height, left, left + width)
+    return *target, source_top, source_top + height, source_left, source_left + width
 
 
 def random_crop(
@@ -140,13 +136,6 @@ def get_strided_up_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """`size` with both sides rounded up to multiples of `stride`."""
     height, width = get_strided_size(size, stride)
     return height * stride, width * stride
-
-
-def _random_offsets(side: int, cropsize: int, rng: Rng) -> tuple[int, int]:
-    """Offsets in the target and in the source along one side; at least one of them is 0."""
-    space = side - cropsize
-    offset = rng.randrange(abs(space) + 1)
-    return (0, offset) if space > 0 else (offset, 0)
 
 
 def _cut(img: np.ndarray, box: CropBox, cropsize: int, default_value: float) -> np.ndarray:

@@ -7,7 +7,7 @@ all pairs of one offset is therefore a shifted view of the map, and no index arr
 
 import functools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,7 +43,9 @@ class PathIndex:
 @functools.lru_cache
 def _paths(radius: int) -> tuple[np.ndarray, ...]:
     """`PathIndex.search_paths`, read-only: they are the same for images of all sizes."""
-    paths = [_line_pixels(dy, dx) for dy, dx in _directions(radius)]
+    ends = [(0, dx) for dx in range(1, radius)]  # to the right on the same row, then all rows below
+    ends += [(dy, dx) for dy in range(1, radius) for dx in range(1 - radius, radius)]
+    paths = [_line_pixels(dy, dx) for dy, dx in ends if dy**2 + dx**2 < radius**2]
     lengths = sorted({len(path) for path in paths})
     groups = tuple(np.stack([p for p in paths if len(p) == n]) for n in lengths)
     for group in groups:
@@ -51,17 +53,10 @@ def _paths(radius: int) -> tuple[np.ndarray, ...]:
     return groups
 
 
-def _directions(radius: int) -> Iterable[Offset]:
-    """End offsets closer than radius: to the right on the same row, then every row below."""
-    yield from ((0, dx) for dx in range(1, radius))
-    for dy in range(1, radius):
-        yield from ((dy, dx) for dx in range(1 - radius, radius) if dy**2 + dx**2 < radius**2)
-
-
 def _line_pixels(dy: int, dx: int) -> np.ndarray:
     """Offsets (length x 2) of the pixels closer than 1 to the line from (0, 0) to (dy, dx).
 
-    Only pixels of the bounding box count. The farthest comes first, equals in scan order.
+    They are of its bounding box. The farthest comes first, equals in scan order.
     """
     rows, columns = np.mgrid[0 : dy + 1, min(dx, 0) : max(dx, 0) + 1].reshape(2, -1)
     near = (dy * columns - dx * rows) ** 2 < dy**2 + dx**2
@@ -131,11 +126,8 @@ def path_maximum(maps: Tensor, path_index: PathIndex) -> Tensor:
     Differentiable: of equal values the last pixel of the map gets the gradient.
     """
     ascending, ranks = ranked_pixels(maps)
-    groups = [
-        ascending.gather(1, largest.flatten(1).long()).view(largest.shape)
-        for largest in path_ranks(ranks, path_index)
-    ]
-    return torch.cat(groups, dim=1)
+    largest = torch.cat(list(path_ranks(ranks, path_index)), dim=1)
+    return ascending.gather(1, largest.flatten(1).long()).view(largest.shape)
 
 
 class AffinityLabels(NamedTuple):

@@ -18,8 +18,7 @@ from misc.storage.outputs import write_output
 
 MOST_CLASSES = MAX_CLASSES  # of a dataset
 MOST_OF_8_BITS = 254
-IGNORED = 255  # of arrays of 8 bits, and of those in which a caller counts in other types
-IGNORED_OF_16_BITS = 65_535
+IGNORED, IGNORED_OF_16_BITS = 255, 65_535  # the first is that of other types too
 
 
 def label_type(num_labels: int) -> type[np.unsignedinteger]:
@@ -75,8 +74,7 @@ def save_palette_png(path: str | Path, labels: np.ndarray) -> None:
     A palette has 256 entries: of a uint16 map an RGB picture is written, which is no label map.
     """
     if labels.dtype == np.uint16:
-        save_label_png(path, label_colours(labels))
-        return
+        return save_label_png(path, label_colours(labels))
     image, stream = Image.fromarray(labels), io.BytesIO()
     image.putpalette(voc_palette().tobytes())  # Pillow itself: imageio writes no palette
     image.save(stream, format="PNG")
@@ -100,6 +98,5 @@ def read_label_png(path: str | Path) -> np.ndarray:
             "pixel values are the labels"
         ) from None
     except ValueError as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({error}); make or download it again"
-        ) from error
+        message = f"{path} cannot be read as an image ({error}); make or download it again"
+        raise UserError(message) from error

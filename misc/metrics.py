@@ -120,7 +120,7 @@ class ThresholdScores:
             self._pairs[true, int(labels[k])] += counts[true, k]
 
     def merge(self, other: "ThresholdScores") -> None:
-        """Add what another object, for instance that of another process, has counted."""
+        """Add what another object has counted."""
         same = np.array_equal(self.thresholds, other.thresholds)
         if not same or self.num_labels != other.num_labels:
             raise ValueError("scores with different thresholds or label sets cannot be merged")
@@ -227,11 +227,9 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _check_sizes(truth: tuple[int, ...], prediction: tuple[int, ...]) -> None:
     if truth != prediction:
-        sizes = [" x ".join(map(str, shape)) for shape in (truth, prediction)]
-        raise UserError(
-            f"the ground truth is {sizes[0]} pixels but the prediction {sizes[1]}; both have to be "
-            "of the same image"
-        )
+        one, other = (" x ".join(map(str, shape)) for shape in (truth, prediction))
+        sizes = f"the ground truth is {one} pixels but the prediction {other}"
+        raise UserError(f"{sizes}; both have to be of the same image")
 
 
 def _check_range(labels: np.ndarray, num_labels: int, name: str) -> None:

@@ -129,9 +129,7 @@ def fine_tune(
                 target += score.detach()
         images, labels = next(batches, (None, None))
         if images is None:
-            raise ValueError(
-                f"batches: fewer than the {s.iterations} iterations; give one for each"
-            )
+            raise ValueError(f"batches: fewer than the {s.iterations} iterations")
         others = logit_sum(model(images), labels, s)
         (-others).backward()
         optimizer.step()

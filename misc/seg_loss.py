@@ -39,9 +39,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     logits: B x L x h x w. labels: B x h x w, 255 is left out, of int32 labels (those of 16-bit
     label maps) 65535.
     """
-    ignored = _ignored(labels)
-    values = F.cross_entropy(logits, labels.long(), ignore_index=ignored, reduction="none")
-    return _mean(values, labels != ignored)
+    values, labelled = _by_pixel(logits, labels)
+    return _mean(values, labelled)
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -49,14 +48,15 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     The mean of a side without pixels counts as 0. Shapes as in `cross_entropy`.
     """
-    ignored = _ignored(labels)
+    values, labelled = _by_pixel(logits, labels)
+    return (_mean(values, labels == 0) + _mean(values, labelled & (labels != 0))) / 2
+
+
+def _by_pixel(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of every pixel, and whether it has a label: B x h x w each."""
+    ignored = IGNORED_OF_16_BITS if labels.dtype == torch.int32 else IGNORED
     values = F.cross_entropy(logits, labels.long(), ignore_index=ignored, reduction="none")
-    background, foreground = labels == 0, (labels != 0) & (labels != ignored)
-    return (_mean(values, background) + _mean(values, foreground)) / 2
-
-
-def _ignored(labels: Tensor) -> int:
-    return IGNORED_OF_16_BITS if labels.dtype == torch.int32 else IGNORED
+    return values, labels != ignored
 
 
 LOSSES = {"ce": cross_entropy, "balanced": balanced_cross_entropy}

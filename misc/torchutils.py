@@ -16,9 +16,6 @@ def gap2d(x: torch.Tensor) -> torch.Tensor:
 
 
 def worker_rng(seed: int, *parts: int | str) -> random.Random:
-    """A generator that depends on the seed and the parts alone, e.g. worker_rng(seed, image_id).
-
-    So an image has the same draws in whichever process or order it is handled.
-    """
+    """A generator that depends on the seed and the parts alone, e.g. worker_rng(seed, image_id)."""
     text = "\0".join(str(part) for part in (seed, *parts))
     return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))

@@ -195,19 +195,15 @@ def require_fit(
         with torch.device("meta"):  # a network of any size needs no memory there
             cls(**arguments).load_state_dict(state, assign=True)
     except RuntimeError as error:
-        text = re.sub(
-            r"(Missing|Unexpected) key\(s\) in state_dict", lambda m: m[1].lower(), str(error)
-        )
+        text = str(error).replace("Missing key(s) in state_dict", "missing")
+        text = text.replace("Unexpected key(s) in state_dict", "unexpected")
         lines = text.replace('"', "").replace("backbone.", "").split("\n\t")[1:4]
-        short = ("; ".join(" ".join(line.split())[:_SHOWN] for line in lines)).rstrip(". ")
+        short = "; ".join(" ".join(line.split())[:_SHOWN] for line in lines).rstrip(". ")
         raise UserError(f"{path} is of another network ({short}); {advice}") from None
 
 
 def inferred_arch(state: Mapping[str, Tensor]) -> dict:
-    """Name, width and stem of the backbone whose tensors these are, by torchvision's names.
-
-    What is not in them is that of the usual ResNet-50: a comparison of names will say the rest.
-    """
+    """Name, width and stem of the backbone of these tensors; a ResNet-50's where unknown."""
 
     def channels(name: str) -> int:
         tensor = state.get(name)

@@ -37,10 +37,9 @@ _MAX_CHANNELS = 1 << 16  # of a layer, above all classes
 def save_checkpoint(
     path: str | Path, model: nn.Module, dtype: torch.dtype = torch.float32, **extra: Any
 ) -> None:
-    """Write a network with an `arch` in this precision; other plain values are stored beside it.
+    """Write a network with an `arch` in this precision, and other plain values beside it.
 
-    extra: numbers, strings, tensors, and lists, tuples or dicts of them. An older file is replaced
-    when the new one is complete. Raises UserError where the file cannot be written.
+    An older file is replaced when the new one is complete. Raises UserError where it cannot be.
     """
     state = plain_names(model.state_dict())
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
@@ -49,9 +48,7 @@ def save_checkpoint(
 
 
 def original_state(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint as IRN, RIB and, of a segmentation network, deeplab-pytorch
-    load it. Raises UserError for a network of another kind than theirs.
-    """
+    """The state dict as the original code loads it; UserError for another network than theirs."""
     checkpoint = read_checkpoint(path)
     arch, state = checkpoint["arch"], checkpoint["state_dict"]
     wanted = _OF_DEEPLAB if "aspp.0.weight" in state else _OF_IRN
@@ -65,12 +62,10 @@ def original_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, dict]:
-    """Read a file of any accepted kind, running no code from it.
+    """Read a file of any accepted kind, running no code from it; UserError where it is of none.
 
-    Returns `arch` (name, width, stem, stride_in_1x1, colours and, of a classifier, num_classes;
-    inferred from the tensors where the file has none), `state_dict` (name -> float32 tensor on the
-    CPU) and `extra` (further values of the file). Raises UserError for a missing file and for one
-    that is not a checkpoint of a ResNet.
+    Returns `arch` (inferred from the tensors where the file has none), `state_dict` (name ->
+    float32 tensor on the CPU) and `extra` (further values of the file).
     """
     path = Path(path)
     state = read_torch(path)
@@ -122,11 +117,7 @@ def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> d
 
 
 def _load(path: str | Path, cls: type[Network], advice: str, **options: Any) -> Network:
-    """A network with the weights of a file, in evaluation mode on the CPU.
-
-    options: constructor arguments beside those of the backbone. Raises UserError for a file that
-    does not fit.
-    """
+    """A network with the weights of a file that fits, in evaluation mode on the CPU."""
     checkpoint = read_checkpoint(path)
     arch, state = checkpoint["arch"], checkpoint["state_dict"]
     found = arch.get("num_classes", arch.get("num_labels"))
@@ -173,10 +164,7 @@ def on_backbone(cls: type[Network], path: str | Path | None, *arguments: Any) ->
 
 
 def segmentation_on(path: str | Path | None, num_labels: int, **options: Any) -> DeepLabV2:
-    """A new segmentation network, untrained but for its backbone.
-
-    path: as in `load_backbone`, or a file of deeplab-pytorch; None is torchvision's ResNet-101.
-    """
+    """A new segmentation network on a backbone's weights; None: torchvision's ResNet-101."""
     arch, state = load_backbone(path, "--seg_init", "ResNet101")
     is_file = path is not None and not weights_name(path)
     colours = read_checkpoint(path)["arch"]["colours"] if is_file else "torchvision"
@@ -193,11 +181,9 @@ def load_backbone(
 ) -> tuple[dict, dict[str, Tensor]]:
     """Arch (name, width, stem, stride_in_1x1) and state dict that a training starts from.
 
-    path: a torchvision ResNet, a backbone of any width, or a network of this project, of which
-    the backbone is taken; or the name of published weights, "resnet18" (torchvision's
-    IMAGENET1K_V1) or "timm:resnet18.a1_in1k"; None is torchvision's `network`. download: False
-    checks a name only. Raises UserError for a file or a network that does not fit and for a
-    download that fails.
+    path: a file of a ResNet or of a network of this project, or the name of published weights,
+    "resnet18" (torchvision) or "timm:resnet18.a1_in1k"; None is torchvision's `network`.
+    download: False checks a name only. Raises UserError for what does not fit or download.
     """
     if path is None or weights_name(path):
         return published_backbone(weights_name(path) or network.lower(), flag, download)

@@ -1,7 +1,4 @@
-"""Names of layers in the files of IRN, RIB and deeplab-pytorch, and in those of this project.
-
-Here a backbone has torchvision's names, and a head its own.
-"""
+"""Names of layers in files of IRN, RIB and deeplab-pytorch; here a backbone has torchvision's."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -21,8 +21,7 @@ def published_backbone(
 ) -> tuple[dict, dict[str, Tensor]]:
     """Arch and state dict of torchvision's IMAGENET1K_V1 or timm's weights of this name.
 
-    download: False checks the name, with random weights. Raises UserError for a name that is not
-    known, a network that is none of KINDS, and a download that fails.
+    download: False checks the name, with random weights. Raises UserError for what does not fit.
     """
     if name in KINDS:
         arch = {"name": name, "width": 64, "stem": 64, "stride_in_1x1": False}
@@ -51,8 +50,7 @@ def published_backbone(
 
 
 def _torchvision_weights(name: str) -> dict[str, Tensor]:
-    # Importing torchvision takes seconds, which every process of a step would spend.
-    from torchvision import models
+    from torchvision import models  # which takes seconds in every process of a step
 
     try:
         weights = models.get_model_weights(name).IMAGENET1K_V1

@@ -42,10 +42,7 @@ def _crop_like(features: Tensor, finer: Tensor) -> Tensor:
 
 
 def _of_all(convolution: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
-    """A 1x1 convolution of several maps, as if they were concatenated; without its bias.
-
-    In training a concatenation would be kept beside the maps until the backward pass.
-    """
+    """A 1x1 convolution, without bias, as of concatenated maps, which would take memory."""
     weights = convolution.weight.split([part.shape[1] for part in parts], dim=1)
     first, *others = (F.conv2d(part, w) for part, w in zip(parts, weights, strict=True))
     for other in others:
@@ -95,11 +92,7 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> list[Tensor]:
-        """The backbone's five outputs, channels last.
-
-        On a CPU one image after the other: the cache holds what a layer hands to the next, and the
-        largest maps are there for one image only.
-        """
+        """The backbone's five outputs, channels last; on a CPU of one image after the other."""
         images = images.contiguous(memory_format=torch.channels_last)
         parts = (images,) if images.is_cuda else images.split(1)
         outputs = [self.backbone(part) for part in parts]

@@ -1,7 +1,4 @@
-"""The steps of the method, each a module: LISTS, `writes(args)`, `check(args, preflight)`, `run`.
-
-LISTS names the image lists that a step reads ("train", "infer", "eval", "seg"), and "labels".
-"""
+"""The steps, each a module: `LISTS` (image lists and "labels"), `writes`, `check` and `run`."""
 
 from types import ModuleType
 

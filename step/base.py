@@ -1,7 +1,4 @@
-"""What steps of one kind share: those that fill folders image by image, and those that train.
-
-The module of a step ends with `LISTS, settings, writes, check, run = ItsClass.as_step()`.
-"""
+"""The two kinds of steps: those that fill folders image by image, and those that train."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,14 +16,7 @@ from misc.runtime import distributed
 from misc.runtime.devices import main_device, read_ahead_workers
 from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.runtime.training import Training, check_batch, is_trained, save_trained, state_of, train
-from misc.storage.manifest import (  # fmt: skip
-    IMAGES,
-    Sources,
-    file_hash,
-    folder_hash,
-    settings_of,
-    weights_hash,
-)
+from misc.storage.manifest import IMAGES, Sources, file_hash, folder_hash, settings_of, weights_hash
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import load_boundary_net, load_classifier, load_segmentation, save_checkpoint
@@ -56,9 +46,8 @@ class Step:
     """A step of the method.
 
     A subclass sets `name`, `flag` (the option of its result), `version` (raised when the same
-    options give another result), `options` (names of those that the result depends on), `reads`
-    (keys of READS) and `lists` (roles of the image lists that it reads, that of its images first,
-    and "labels" for image-level labels).
+    options give another result), `options` (that the result depends on), `reads` (keys of READS)
+    and `lists` (roles of its image lists, that of its images first, and "labels").
     """
 
     name = flag = ""
@@ -75,17 +64,14 @@ class Step:
 
     @classmethod
     def place(cls, args: Options) -> Path:
-        """The folder or file behind `flag`."""
         return getattr(args, cls.flag.removeprefix("--"))
 
     @classmethod
     def ids(cls, args: Options) -> tuple[str, ...]:
-        """The images of the step."""
         return args.image_ids(cls.lists[0])
 
     @classmethod
     def settings(cls, args: Options) -> dict:
-        """The options that the result depends on, as it records them."""
         options = args.settings(*cls.common, *cls.options)
         return {"step": cls.name, "version": cls.version, **options}
 
@@ -118,23 +104,20 @@ class FolderStep(Step, ImageTask):
         self.args = args
 
     def outputs(self, image_id: str) -> list[Path]:
-        folders = self.folders(self.args)
-        return [folder.path / f"{image_id}{folder.suffix}" for folder, _ in folders]
+        return [out.path / f"{image_id}{out.suffix}" for out, _ in self.folders(self.args)]
 
     @classmethod
     def folders(cls, args: Options) -> list[tuple[Output, dict]]:
         """The folders that the step fills, each with its settings."""
-        paths, settings = [cls.place(args) / name for name in cls.subfolders], cls.settings(args)
-        return [(Output(cls.flag, path, suffix=cls.suffix), settings) for path in paths]
+        paths = [cls.place(args) / name for name in cls.subfolders]
+        return [(Output(cls.flag, path, suffix=cls.suffix), cls.settings(args)) for path in paths]
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
-        """Everything that the step writes."""
         return tuple(folder for folder, _ in cls.folders(args))
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
-        """The photograph and the maps that the files of each image are made from."""
         return Sources(keys_in(args, args.cam_out_dir, ".npy", cls.ids(args)))
 
     @classmethod
@@ -145,7 +128,6 @@ class FolderStep(Step, ImageTask):
 
     @classmethod
     def run(cls, args: Options) -> None:
-        """Make and save the files of every image."""
         inputs = cls.inputs(args)
         for folder, settings in cls.folders(args):
             prepare_output(folder, settings, inputs, args.overwrite, partial(cls.sources, args))
@@ -155,10 +137,9 @@ class FolderStep(Step, ImageTask):
 
 
 class TrainStep(Step):
-    """A step that trains a network: `model` on `dataset`, both made when it starts.
+    """A step that trains a network: `model` on `dataset`, both made by `__init__` of a subclass.
 
-    A subclass sets `network` (the beginning of the names of its options) and overrides
-    `__init__`, `keys` and `losses`.
+    network: the beginning of the names of its options.
     """
 
     network = ""
@@ -169,18 +150,15 @@ class TrainStep(Step):
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
-        """The checkpoint, and the state of an unfinished training."""
         checkpoint = Output(cls.flag, cls.place(args), is_file=True)
         return checkpoint, state_of(checkpoint)
 
     @classmethod
     def option(cls, args: Options, name: str) -> object:
-        """The value of an option of this network."""
         return getattr(args, f"{cls.network}_{name}")
 
     @classmethod
     def length(cls, args: Options) -> dict[str, int]:
-        """Epochs or iterations of the training, and micro-batches of a batch."""
         return {"epochs": cls.option(args, "num_epoches")}
 
     @classmethod
@@ -197,18 +175,14 @@ class TrainStep(Step):
         super().check(args, preflight)
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
-        """Losses by name; "total" is minimised.
-
-        images, labels: of the dataset. part: the fraction of a batch that they are.
-        """
+        """Losses by name; "total" is minimised. part: the fraction of a batch that this is."""
         raise NotImplementedError
 
     def losses_of(self, network: nn.Module, batch: Sequence[Tensor], part: float) -> dict:
-        """`losses` of a batch of images and labels that is not on the device yet."""
         return self.losses(network, *(t.to(self.device, non_blocking=True) for t in batch), part)
 
     def optimizer(self, steps: int) -> tuple[Optimizer, LRScheduler | None]:
-        """The optimizer, and what moves its learning rates where it does not do so itself."""
+        """The optimizer, and the schedule of its learning rates where it has none itself."""
         options = [self.option(self.args, name) for name in ("learning_rate", "weight_decay")]
         groups = parameter_groups(*self.model.trainable_parameters(), *options)
         return PolyOptimizer(groups, *options, steps), None
@@ -221,15 +195,11 @@ class TrainStep(Step):
         """Train and save the network; returns it, or None where it is there already."""
         images = distributed.on_first_rank(lambda: cls.keys(args))
         training = Training(
-            name=cls.name,
-            file=cls.writes(args)[0],
+            name=cls.name, file=cls.writes(args)[0], batch_size=cls.option(args, "batch_size"),
             settings={**settings_of(cls.settings(args), cls.inputs(args)), IMAGES: images},
-            batch_size=cls.option(args, "batch_size"),
-            seed=args.seed,
-            num_workers=read_ahead_workers(args.resources),
-            overwrite=args.overwrite,
-            **cls.length(args),
-        )
+            num_workers=read_ahead_workers(args.resources), seed=args.seed,
+            overwrite=args.overwrite, **cls.length(args),
+        )  # fmt: skip
         if is_trained(training):
             return None
         torch.manual_seed(args.seed)

@@ -17,8 +17,7 @@ class MakeIRLabel(FolderStep):
     on_gpu = False
 
     def one(self, image_id: str) -> None:
-        args = self.args
-        image = image_of(args.info, image_id)
+        args, image = self.args, image_of(self.args.info, image_id)
         maps = load_cam(args.cam_out_dir / f"{image_id}.npy")
         thresholds = args.conf_fg_thres, args.conf_bg_thres
         labels = confident_labels(image, maps["high_res"], maps["keys"], *thresholds)
@@ -30,9 +29,8 @@ def confident_labels(
 ) -> np.ndarray:
     """Labels that both thresholds agree on, H x W: 0 background, class + 1, 255 ignored.
 
-    Of classes beyond 8 bits they are uint16, with 65535 for ignored.
-
-    image: H x W x 3 uint8; cams: K x H x W in 0..1; keys: K classes, 0-based.
+    Of classes beyond 8 bits they are uint16, with 65535 for ignored. image: H x W x 3 uint8;
+    cams: K x H x W in 0..1; keys: K classes, 0-based.
     """
     if len(keys) == 0:
         return np.zeros(image.shape[:2], dtype=np.uint8)

@@ -25,12 +25,10 @@ LISTS = ("eval",)
 
 
 def writes(args: Options) -> tuple[Output, ...]:
-    """Everything that the step writes."""
     return (scores_file(args.result_dir),)
 
 
 def check_scoring(args: Options, preflight: Preflight, ids: tuple[str, ...]) -> None:
-    """Scores can be kept, and the photographs and ground truth of the images are there."""
     preflight.file(scores_file(args.result_dir))
     preflight.images(ids)
     preflight.masks(ids)
@@ -38,19 +36,13 @@ def check_scoring(args: Options, preflight: Preflight, ids: tuple[str, ...]) -> 
 
 
 def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
     check_scoring(args, preflight, args.scored_ids())
     for path in seed_folders(args, preflight.is_made).values():
         preflight.cams(args.scored_ids(), path)
 
 
-def seed_folders(
-    args: Options, is_made: Callable[[Path], bool] = lambda path: False
-) -> dict[str, Path]:
-    """Folders of maps by row of the table: that of --recam, beside RIB also the baseline CAMs.
-
-    is_made: whether a planned step fills a folder.
-    """
+def seed_folders(args: Options, is_made: Callable = lambda path: False) -> dict[str, Path]:
+    """Folders of maps by row of the table: that of --recam, beside RIB also the baseline CAMs."""
     plain = args.plain_cam_out_dir
     there = read_manifest(plain) is not None or is_made(plain)
     beside = args.recam == "rib" and there and plain != args.cam_out_dir
@@ -85,9 +77,7 @@ class ScoreCAMs(ImageTask):
 
 
 def score(args: Options, folder: Path) -> ThresholdScores:
-    """Scores of a folder of maps on the evaluation list, whatever number of processes."""
-    task = ScoreCAMs(args, folder)
-    first, *others = run_over_images(task, args.scored_ids(), args.resources)
+    first, *others = run_over_images(ScoreCAMs(args, folder), args.scored_ids(), args.resources)
     for other in others:
         first.merge(other)
     return first
@@ -106,12 +96,10 @@ def run(args: Options) -> dict[str, ThresholdScores]:
 
 
 def ids_of(args: Options, role: str) -> tuple[str, ...]:
-    """The images that are scored. role: of their list."""
     return args.scored_ids() if role == "eval" else args.image_ids(role)
 
 
 def scored_images(args: Options, role: str = "eval") -> dict[str, object]:
-    """The images of a score, as scores.json keeps them. role: of their list."""
     info, ids = args.info, ids_of(args, role)
     split = info.eval_split if role == "eval" else info.seg_split
     official = info.is_official(split, ids) and args.infer_list.is_file()
@@ -126,8 +114,7 @@ def save_row(
 ) -> None:  # fmt: skip
     """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
 
-    confusions: T x L x L at the thresholds `at`, None for masks that were not cut at one. entry:
-    what else is kept of the row. start: when scoring began. role: of the list that was scored.
+    confusions: T x L x L at the thresholds `at`, None for masks without one. entry: kept too.
     """
     kept = score_of(confusions, at, args.info.label_names)
     kept |= {**scored_images(args, role), "options": args.changed(), **entry}

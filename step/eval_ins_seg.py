@@ -28,14 +28,12 @@ ROW, FIX = "instances AP", "run --make_ins_seg_pass first"
 
 
 def writes(args: Options) -> tuple[Output, ...]:
-    """Everything that the step writes."""
     file = args.ins_seg_json
     in_coco = (Output("--ins_seg_json", file, is_file=True),) if file else ()
     return (scores_file(args.result_dir), *in_coco)
 
 
 def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
     ids = args.scored_ids()
     check_scoring(args, preflight, ids)
     for file in writes(args)[1:]:
@@ -45,23 +43,20 @@ def check(args: Options, preflight: Preflight) -> None:
         preflight.collect(lambda: load_instances(args, ids[0]))
 
 
-def require_objects(args: Options, ids: tuple[str, ...]) -> None:
-    """Raise UserError unless every image has a mask of its objects."""
-    missing = [path for path in (object_path(args, i) for i in ids) if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{missing[0]}: no mask of the objects, as of {counted({'image': len(missing)})} in "
-            f"all; give an --eval_list of images with one, or leave out --eval_ins_seg_pass"
-        )
-
-
 def object_path(args: Options, image_id: str) -> Path:
-    """The mask of the objects of an image."""
     return args.info.root / OBJECT_MASKS / f"{image_id}.png"
 
 
+def require_objects(args: Options, ids: tuple[str, ...]) -> None:
+    missing = [path for path in (object_path(args, i) for i in ids) if not path.is_file()]
+    if missing:
+        images = counted({"image": len(missing)})
+        raise UserError(f"{missing[0]}: no mask of the objects, as of {images} in all; give "
+                        "an --eval_list of others, or leave out --eval_ins_seg_pass")  # fmt: skip
+
+
 def load_instances(args: Options, image_id: str) -> dict[str, np.ndarray]:
-    """`score` (N,), `mask` N x H x W bool, `class` (N,) of an image; UserError otherwise."""
+    """`score` (N,), `mask` N x H x W bool, `class` (N,) of an image."""
     path = args.ins_seg_out_dir / f"{image_id}.npy"
     content = load_dict(path, FIX)
     fits = set(content) == {"score", "mask", "class"} and content["mask"].ndim == 3
@@ -81,29 +76,32 @@ class ScoreInstances(ImageTask):
         self.scores = InstanceScores()
 
     def one(self, image_id: str) -> None:
-        found = load_instances(self.args, image_id)
-        truth = read_label_png(object_path(self.args, image_id))
-        labels = mask_of(self.args.info, image_id)
+        found, path = load_instances(self.args, image_id), object_path(self.args, image_id)
         try:
-            masks, kinds = objects_of(truth, labels)
+            objects = objects_of(read_label_png(path), mask_of(self.args.info, image_id))
         except ValueError as error:
-            raise UserError(f"{object_path(self.args, image_id)}: {error}; correct it") from None
-        self.scores.add(found["score"], found["mask"], found["class"], masks, kinds)
+            raise UserError(f"{path}: {error}; correct it") from None
+        self.scores.add(found["score"], found["mask"], found["class"], *objects)
 
     def finish(self) -> InstanceScores:
         return self.scores
 
 
 def run(args: Options) -> None:
-    """Log and keep the average precisions; write the COCO file that is asked for."""
     start, ids = time.perf_counter(), args.scored_ids()
     scores, *others = run_over_images(ScoreInstances(args), ids, args.resources)
     for other in others:
         scores.merge(other)
+    names = args.info.class_names
     for which, threshold in enumerate(scores.thresholds):
-        entry = scores_at(args, scores, which)
-        log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * entry["miou"][0])
-        log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in entry["ap"].items()))
+        found = scores.average_precisions(which)
+        by_class = {n: ap for n, ap in zip(names, found.tolist(), strict=False) if ap == ap}
+        mean = float(np.nanmean(found)) if by_class else float("nan")
+        log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * mean)
+        log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in by_class.items()))
+        curves = {names[k]: p.round(4).tolist() for k, p in scores.curves(which).items()}
+        entry = {"thresholds": [threshold], "miou": [mean], "best": 0, "ap": by_class}
+        entry |= {**scored_images(args), "precision_at_recall": curves}
         entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
         row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
         distributed.on_first_rank(partial(save_score, args.result_dir, row, entry))
@@ -111,16 +109,6 @@ def run(args: Options) -> None:
              object_path(args, ids[0]).parent, mask_folders(args.info, ids))  # fmt: skip
     if args.ins_seg_json:
         distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))
-
-
-def scores_at(args: Options, scores: InstanceScores, which: int) -> dict:
-    """Average precisions at a threshold of the IoU, as scores.json keeps them."""
-    found, names = scores.average_precisions(which), args.info.class_names
-    by_class = {n: ap for n, ap in zip(names, found.tolist(), strict=False) if ap == ap}
-    mean = float(np.nanmean(found)) if by_class else float("nan")
-    curves = {names[k]: p.round(4).tolist() for k, p in scores.curves(which).items()}
-    entry = {"thresholds": [scores.thresholds[which]], "miou": [mean], "best": 0, "ap": by_class}
-    return {**entry, **scored_images(args), "precision_at_recall": curves}
 
 
 def write_coco(args: Options, ids: tuple[str, ...]) -> None:
@@ -133,9 +121,8 @@ def write_coco(args: Options, ids: tuple[str, ...]) -> None:
         images.append({**image, "height": height, "width": width})
         for score, mask, kind in zip(found["score"], found["mask"], found["class"], strict=True):
             if score >= LOWEST and mask.any():
-                ids_of = {"id": len(annotations) + 1, "image_id": image["id"]}
-                entry = annotation(mask, int(kind) + 1, **ids_of, score=float(score))
-                annotations.append(entry)
+                named = {"id": len(annotations) + 1, "image_id": image["id"], "score": float(score)}
+                annotations.append(annotation(mask, int(kind) + 1, **named))
     description = f"instance pseudo labels of {info.name}"
     content = coco_dataset(description, images, annotations, info.class_names)
     args.ins_seg_json.parent.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,9 @@ GT_PROB = 0.7  # of a label of the seed, the others share the rest
 def crf_labels(
     image: np.ndarray, cams: np.ndarray, keys: np.ndarray, threshold: float
 ) -> np.ndarray:
-    """The seed's label map of an image, H x W, after IRN's dense CRF.
+    """The seed's label map H x W after IRN's dense CRF, whose unary terms trust it with GT_PROB.
 
-    image: H x W x 3 uint8. cams: K x H x W. keys: (K,). The unary terms trust the seed's labels
-    with 0.7.
+    image: H x W x 3 uint8. cams: K x H x W. keys: (K,).
     """
     local = label_map(cams, np.arange(len(keys)), threshold)
     if len(keys) == 0:
@@ -49,6 +48,5 @@ def run(args: Options) -> None:
     """Score every seed after the CRF, at the background threshold that suits the seed best."""
     for row, folder in eval_cam.seed_folders(args).items():
         seed = eval_cam.score(args, folder)
-        threshold = float(seed.thresholds[seed.best()])
-        task = ScoreCRF(args, folder, threshold)
-        score_masks(args, task, f"{row} + CRF", threshold, {"crf": "irn"})
+        best = float(seed.thresholds[seed.best()])
+        score_masks(args, ScoreCRF(args, folder, best), f"{row} + CRF", best, {"crf": "irn"})

@@ -4,7 +4,6 @@ from misc.cli.check import Preflight
 from misc.cli.options import ROW_ENDING, Options
 from misc.cli.report import BOUND
 from step import eval_cam
-from step.eval_cam import check_scoring
 from step.eval_sem_seg import ScoreMasks, score_masks
 from step.make_seg import folders
 
@@ -12,22 +11,19 @@ LISTS, writes = ("seg", "eval"), eval_cam.writes
 
 
 def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
-    check_scoring(args, preflight, args.image_ids("seg"))
+    eval_cam.check_scoring(args, preflight, args.image_ids("seg"))
     for folder in folders(args).values():
         preflight.label_maps(args.image_ids("seg"), folder, role="seg")
 
 
 def row_of(args: Options) -> str:
-    """The row of the table, by what the network was trained on."""
+    """The row of the table, by the labels of the training."""
     truth = {folder.resolve() for folder in args.info.mask_dirs}
-    if args.seg_label_dir.resolve() in truth:
-        return BOUND
-    return f"segmentation{ROW_ENDING[args.recam]}"
+    supervised = args.seg_label_dir.resolve() in truth
+    return BOUND if supervised else f"segmentation{ROW_ENDING[args.recam]}"
 
 
 def run(args: Options) -> None:
-    """Score the predictions, and those with the CRF."""
     for kind, folder in folders(args).items():
         row = row_of(args) + (" + CRF" if kind == "crf" else "")
         entry = {"crf": kind == "crf", "preset": args.seg_preset}

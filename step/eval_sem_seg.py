@@ -15,7 +15,6 @@ from misc.metrics import false_positive_negative, pseudo_mask_confusion
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.manifest import folder_hash, read_manifest
 from step import eval_cam
-from step.eval_cam import check_scoring, ids_of, save_row
 from step.make_sem_seg_labels import MakePseudoMask
 
 log = logging.getLogger(__name__)
@@ -24,8 +23,7 @@ LISTS, writes = eval_cam.LISTS, eval_cam.writes
 
 
 def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
-    check_scoring(args, preflight, args.scored_ids())
+    eval_cam.check_scoring(args, preflight, args.scored_ids())
     preflight.label_maps(args.scored_ids(), args.sem_seg_out_dir)
 
 
@@ -40,7 +38,6 @@ class ScoreMasks(ImageTask):
         self.confusion = np.zeros((self.info.num_labels, self.info.num_labels), dtype=np.int64)
 
     def labels(self, image_id: str) -> np.ndarray:
-        """Labels of an image, H x W."""
         return read_label_png(self.folder / f"{image_id}.png")
 
     def one(self, image_id: str) -> None:
@@ -56,24 +53,16 @@ def score_masks(
     args: Options, task: ScoreMasks, row: str, threshold: float | None, entry: dict,
     role: str = "eval",
 ) -> np.ndarray:  # fmt: skip
-    """Score label maps and keep the row of the table; the confusion matrix L x L (row truth).
-
-    threshold: at which they were cut, None for those that were not. entry: what else is kept of
-    how they were made. role: of the list that is scored.
-    """
+    """Score label maps and keep the row of the table; the confusion matrix L x L (row truth)."""
     start = time.perf_counter()
-    confusion = sum(run_over_images(task, ids_of(args, role), args.resources))
+    confusion = sum(run_over_images(task, eval_cam.ids_of(args, role), args.resources))
     entry = {"folder": str(task.folder), **entry}
-    save_row(args, row, confusion[None], [threshold], entry, start, role)
+    eval_cam.save_row(args, row, confusion[None], [threshold], entry, start, role)
     return confusion
 
 
 def row_of(args: Options) -> tuple[str, float | None]:
-    """The row of the table that the masks of --sem_seg_out_dir have, and their threshold.
-
-    Masks that were not made from the maps of --cam_out_dir have a row of their own; those of
-    another program have no threshold.
-    """
+    """Row and threshold of the masks; those not made from --cam_out_dir have a row of their own."""
     noted, own_row = read_manifest(args.sem_seg_out_dir) or {}, f"masks of {args.sem_seg_out_dir}"
     if noted.get("step") != MakePseudoMask.name:
         return own_row, None

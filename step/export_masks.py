@@ -32,21 +32,17 @@ Entries = dict[str, tuple[dict, list[dict]]]  # of images and their regions in C
 
 
 def writes(args: Options) -> tuple[Output, ...]:
-    """Everything that the step writes."""
     return (Output("--result_dir", args.export_dir),)
 
 
 def check(args: Options, preflight: Preflight) -> None:
-    """Everything that can be known to be wrong before the first image."""
     if not args.export:
         raise UserError(f"--export: say what to write: {', '.join(EXPORTS)}, or all of them")
     ids, asked = args.image_ids("infer"), set(args.export)
     if "voc" in asked and label_type(args.info.num_labels) is not np.uint8:
-        raise UserError(
-            f"--export voc: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
-            f"classes, and here are {args.info.num_classes}; export coco, yolo or soft, or take "
-            f"the masks of 16 bits in {args.export_from}"
-        )
+        raise UserError(f"--export voc: these masks have 8 bits, which hold {MOST_OF_8_BITS} "
+                        f"classes, and here are {args.info.num_classes}; export coco, yolo or soft,"
+                        f" or take the masks of 16 bits in {args.export_from}")  # fmt: skip
     preflight.images(ids)
     if asked & {*OF_MASKS}:
         preflight.label_maps(ids, args.export_from, "give the folder of the masks: --export_from")
@@ -57,7 +53,7 @@ def check(args: Options, preflight: Preflight) -> None:
 
 
 class ExportImage(ImageTask):
-    """Writes one image in all formats; `finish` has its entries for COCO's JSON, by id."""
+    """Writes one image in all formats; `finish` returns entries for COCO's JSON."""
 
     name = "export_masks"
     on_gpu = False
@@ -84,7 +80,6 @@ class ExportImage(ImageTask):
 
 
 def run(args: Options) -> None:
-    """Write the images of the inference list in the formats of --export."""
     entries: Entries = {}
     for of_process in run_over_images(ExportImage(args), args.image_ids("infer"), args.resources):
         entries |= of_process
@@ -93,7 +88,6 @@ def run(args: Options) -> None:
 
 
 def _write_whole(args: Options, entries: Entries) -> None:
-    """Write the files that are of all images together."""
     root, ids, info = args.export_dir, args.image_ids("infer"), args.info
     files = {
         "voc": ("voc/ImageSets/Segmentation/train.txt", lambda: "\n".join(ids) + "\n"),
@@ -113,10 +107,7 @@ def _write_whole(args: Options, entries: Entries) -> None:
 
 
 def _write_photograph(args: Options, image_id: str, folder: Path) -> None:
-    """Link a photograph under one suffix, as configurations have one; programs look into files.
-
-    It fits the masks pixel by pixel: a photograph that is seen turned or shrunk is written so.
-    """
+    """Link a photograph under one suffix, or write it as it is seen, turned or shrunk."""
     path, stream = folder / f"{image_id}.jpg", io.BytesIO()
     if args.info.photo_long is None:
         link_new(path, args.info.image_path(image_id), _ADVICE)
@@ -168,10 +159,7 @@ def _soft(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
 
 
 def _irn(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
-    """Write maps as IRN and RIB do: `keys` and `cam` as tensors, `high_res` as an array.
-
-    An image without classes has `keys` alone.
-    """
+    """Write `keys` and `cam` as tensors, `high_res` as an array; `keys` alone of no class."""
     path, keys = folder / "cam" / f"{image_id}.npy", maps["keys"]
     maps = maps if len(keys) else {"keys": keys}
     try:  # of tensors each pickle has other bytes
@@ -189,17 +177,16 @@ def _write_weights(args: Options, folder: Path) -> None:
     for name, path in (("res50_cam.pth", args.cam_weights_name),
                        ("res50_irn.pth", args.irn_weights_name),
                        ("deeplab_v2.pth", args.seg_weights_name)):  # fmt: skip
-        try:
-            state = original_state(path) if path.is_file() else None
-        except UserError as error:
-            log.warning("%s", error)
-            continue
-        if state is None:
+        if not path.is_file():
             log.info("%s: is not there, and not exported", path)
             continue
         stream = io.BytesIO()
-        torch.save(state, stream)
-        write_new(folder / name, stream.getvalue(), _ADVICE)
+        try:
+            torch.save(original_state(path), stream)
+        except UserError as error:
+            log.warning("%s", error)
+        else:
+            write_new(folder / name, stream.getvalue(), _ADVICE)
 
 
 # Formats of label maps, each with the folder of its photographs, and of maps.

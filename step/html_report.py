@@ -44,17 +44,14 @@ _REMEMBERED = (
 
 
 def writes(args: Options) -> tuple[Output, ...]:
-    """The page."""
     return (Output("--result_dir", args.result_dir / "report.html", is_file=True),)
 
 
 def check(args: Options) -> None:
-    """Raise UserError where a file of others is in the way."""
     require_own(writes(args)[0].path, "move it away, or give another --result_dir")
 
 
 def run(args: Options) -> None:
-    """Make the page from the files that are there."""
     check(args)
     start, (page,) = time.perf_counter(), writes(args)
     runs = runs_of(args.log_name)
@@ -91,7 +88,7 @@ def run(args: Options) -> None:
 
 
 def remembered(args: Options, noted: dict) -> Options:
-    """The same options with the places of the last run where they were not given."""
+    """The options with the places of the last run where they were not given."""
     places = {name: noted.get(name) for name in _REMEMBERED if name not in args.given}
     values = {n: Path(v) for n, v in places.items() if isinstance(v, str) and Path(v).exists()}
     if "recam" not in args.given and noted.get("recam") in tuple(RECAM):
@@ -100,7 +97,6 @@ def remembered(args: Options, noted: dict) -> Options:
 
 
 def sources_of(args: Options) -> Sources:
-    """Folders of maps and masks that are there, with the thresholds that were found for them."""
     result, scores, maps = args.result_dir, load_scores(args.result_dir), {}
     candidates = {
         "CAM": args.plain_cam_out_dir,
@@ -123,20 +119,17 @@ def sources_of(args: Options) -> Sources:
 
 
 def _ids(args: Options) -> tuple[str, ...]:
-    """Images of the inference list, and those that the segmentation network predicted."""
     with_network = args.seg_out_dir.is_dir() and args.seg_list.is_file()
-    return tuple(dict.fromkeys((
-        *args.image_ids("infer"), *(args.image_ids("seg") if with_network else ())
-    )))  # fmt: skip
+    predicted = args.image_ids("seg") if with_network else ()
+    return tuple(dict.fromkeys((*args.image_ids("infer"), *predicted)))
 
 
 def _spread(ids: tuple[str, ...], most: int) -> tuple[str, ...]:
-    """At most so many, evenly spread."""
     return ids if len(ids) <= most else tuple(ids[n * len(ids) // most] for n in range(most))
 
 
 def _fitting_size(sources: Sources, ids: tuple[str, ...]) -> Size:
-    """The best size at which all pictures together stay below the limit, judged by some images."""
+    """The best size at which all pictures stay below the limit, judged by some of them."""
     some = _spread(ids, _TRIED)
     for size in SIZES:
         shown, _ = shown_images(sources, size, some)
@@ -157,11 +150,9 @@ def _shown(sources: Sources, size: Size, ids: tuple[str, ...]) -> Iterator[tuple
 
 
 def scores_of(args: Options, rows: dict[str, dict], with_truth: bool) -> str:
-    """The table of the scores and the curves over the threshold, as HTML."""
     if not rows:
-        return (
-            f"<p>Nothing has been scored{'' if with_truth else ': there is no ground truth'}.</p>"
-        )
+        reason = "" if with_truth else ": there is no ground truth"
+        return f"<p>Nothing has been scored{reason}.</p>"
     lines = {}
     for name in ordered(rows):
         score = rows[name]
@@ -178,10 +169,8 @@ def scores_of(args: Options, rows: dict[str, dict], with_truth: bool) -> str:
     return text + (chart(score_curves(seeds), said) if seeds else "")
 
 
-def classes_of(
-    args: Options, rows: dict[str, dict], title: str, confusion: np.ndarray | int
-) -> str:
-    """IoU of the classes and their confusion L x L by ground truth and prediction, as HTML."""
+def classes_of(args: Options, rows: dict, title: str, confusion: np.ndarray | int) -> str:
+    """IoU of the classes and their confusion L x L (row ground truth), as HTML."""
     ious = {name: rows[name].get("iou") or rows[name].get("ap") for name in ordered(rows)}
     found = pd.DataFrame({n: v for n, v in ious.items() if v}, dtype=float).dropna(how="all")
     text = table("IoU (%) of every class at the best threshold", 100 * found) if len(found) else ""
@@ -196,7 +185,6 @@ def classes_of(
 
 
 def _run_of(run: dict) -> str:
-    """A run of the log, as HTML."""
     lines = [f"{name:24}{seconds} s" for name, seconds in run["steps"]]
     lines += ["", *(f"--{name} {json.dumps(value)}" for name, value in run["options"].items())]
     text = escape("\n".join([*lines, "", json.dumps(run["machine"])]))

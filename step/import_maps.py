@@ -44,7 +44,6 @@ class ImportMaps(FolderStep):
         preflight.collect(lambda: cls(args).check_maps(preflight), "import")
 
     def check_maps(self, preflight: Preflight) -> None:
-        """Look at the maps of every image."""
         root, ids = self.args.import_maps, self.ids(self.args)
         log.info("%s: maps of %d of %d images", root, len(self.files), len(ids))
         preflight.each(f"map in {root}", ids, self._looked_at, partial(_judged, root))
@@ -56,10 +55,9 @@ class ImportMaps(FolderStep):
             size, numbering = info.image_size(image_id), self.args.import_keys
             return read_maps(self.files[image_id], info, size, present.tolist(), numbering)
         if len(present):
-            raise UserError(
-                f"--import_maps {self.args.import_maps}: has no maps of image {image_id}, which "
-                f"shows {info.class_names[present[0]]!r}; add them, or leave it out of --infer_list"
-            )
+            root, name = self.args.import_maps, info.class_names[present[0]]
+            raise UserError(f"--import_maps {root}: has no maps of image {image_id}, which shows "
+                            f"{name!r}; add them, or leave it out of --infer_list")  # fmt: skip
         none = np.zeros((0, 0, 0), np.float32)
         return {"keys": present, "cam": none, "high_res": none}
 
@@ -68,11 +66,9 @@ class ImportMaps(FolderStep):
         maps, present = self.maps(image_id), self.labels.classes_of(image_id)
         unknown = np.setdiff1d(maps["keys"], present)
         if self.args.import_keys == "auto" and len(unknown):
-            raise UserError(
-                f"{self.files[image_id][0].path}: has the class "
-                f"{self.args.info.class_names[unknown[0]]!r}, which is no label of its image; say "
-                "how classes are numbered, to take it as it is: --import_keys class or label"
-            )
+            path, name = self.files[image_id][0].path, self.args.info.class_names[unknown[0]]
+            raise UserError(f"{path}: has the class {name!r}, which is no label of its image; say "
+                            "how classes are numbered: --import_keys class or label")  # fmt: skip
         peaks = {key: one.max() for key, one in zip(maps["keys"], maps["high_res"], strict=True)}
         own = [peaks.get(key, 0) > 0 for key in present.tolist()]
         return None if not own else "" if all(own) else _SOME_ZERO if any(own) else _ZERO
@@ -81,7 +77,6 @@ class ImportMaps(FolderStep):
         save_cam(self.outputs(image_id)[0], **self.maps(image_id))
 
     def made_from(self) -> Sources:
-        """The photograph, the labels and the files of maps of each image."""
         ids = self.ids(self.args)
         paths = [file.path for image_id in ids for file in self.files.get(image_id, ())]
         hash_of = dict(zip(paths, content_hashes(paths, self.args.list_dir), strict=True))
@@ -90,7 +85,6 @@ class ImportMaps(FolderStep):
 
     @classmethod
     def run(cls, args: Options) -> None:
-        """Save the maps of every image of the inference list."""
         task, ((folder, settings),) = cls(args), cls.folders(args)
         numbering = "label" if args.import_keys == "label" else "class"
         prepare_output(folder, settings, {"keys": numbering}, args.overwrite, task.made_from)

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from misc.cams import load_cam
 from misc.cli.options import Options
 from misc.data.datasets import image_of
-from misc.instances import Detections, instances
+from misc.instances import instances
 from misc.storage.cam_files import save_dict
 from net.inference import boundaries
 from step.make_sem_seg_labels import MakePseudoMask
@@ -25,26 +23,14 @@ class MakeInstances(MakePseudoMask):
         return args.ins_seg_out_dir
 
     def one(self, image_id: str) -> None:
-        maps = load_cam(self.args.cam_out_dir / f"{image_id}.npy")
-        found = self.detect(image_of(self.args.info, image_id), maps)
+        args, image = self.args, image_of(self.args.info, image_id)
+        maps = load_cam(args.cam_out_dir / f"{image_id}.npy")
+        edge, field = boundaries(self.model, image, args.irn_pad_size)
+        walk = {"radius": args.walk_radius, "beta": args.beta, "exp_times": args.exp_times}
+        found = instances(maps["cam"], maps["keys"], field.cpu().numpy(), edge, image.shape[:2],
+                          args.ins_seg_bg_thres, **walk)  # fmt: skip
         content = {"score": found.score, "mask": found.mask, "class": found.classes}
         save_dict(self.outputs(image_id)[0], content)
-
-    def detect(self, image: np.ndarray, maps: dict[str, np.ndarray]) -> Detections:
-        """Instances of an image H x W x 3 uint8 with the maps of its classes."""
-        args = self.args
-        edge, field = boundaries(self.model, image, args.irn_pad_size)
-        return instances(
-            maps["cam"],
-            maps["keys"],
-            field.cpu().numpy(),
-            edge,
-            image.shape[:2],
-            args.ins_seg_bg_thres,
-            radius=args.walk_radius,
-            beta=args.beta,
-            exp_times=args.exp_times,
-        )
 
 
 LISTS, settings, writes, check, run = MakeInstances.as_step()

@@ -36,15 +36,10 @@ class MakeAdvCAM(MapMethod):
         return self.model.classifier(features.float())
 
     def maps(self, image_id: str, pairs: list[Tensor], label: Tensor) -> Iterator[Maps]:
-        weights = self.model.classifier.weight
-        return advcam(self.scores, weights, pairs, label, advcam_settings(self.args))
-
-
-def advcam_settings(args: Options) -> AdvCAMSettings:
-    """AdvCAM's numbers from the options."""
-    return AdvCAMSettings(
-        args.adv_iter, args.AD_coeff, args.AD_stepsize, args.AD_score_th, args.cam_scales
-    )
+        args, weights = self.args, self.model.classifier.weight
+        numbers = AdvCAMSettings(args.adv_iter, args.AD_coeff, args.AD_stepsize, args.AD_score_th,
+                                 args.cam_scales)  # fmt: skip
+        return advcam(self.scores, weights, pairs, label, numbers)
 
 
 LISTS, settings, writes, check, run = MakeAdvCAM.as_step()

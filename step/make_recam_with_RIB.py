@@ -42,8 +42,7 @@ class MakeRIBCAM(MapMethod):
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
-        drawn = args.image_ids("train", limited=False)
-        return super().sources(args)._replace(drawn=drawn)
+        return super().sources(args)._replace(drawn=args.image_ids("train", limited=False))
 
     @classmethod
     def check(cls, args: Options, preflight: Preflight) -> None:
@@ -57,37 +56,23 @@ class MakeRIBCAM(MapMethod):
         super().start(device, image_ids)
         self.trained, args = copy.deepcopy(self.model.state_dict()), self.args
         others = load_labels(args.cls_labels, args.image_ids("train", limited=False), args.info)
-        self.batches = RIBBatches(
-            CropSource(args.info, others, args.cam_long, args.cam_crop_size, args.seed),
-            self.labels.of(i for i in image_ids if len(self.labels.classes_of(i))),
-            args.RIB_iter,
-            args.RIB_batch_size,
-            args.disjoint_prob,
-            read_ahead_workers(args.resources),
-            device,
-        )
+        crops = CropSource(args.info, others, args.cam_long, args.cam_crop_size, args.seed)
+        own = self.labels.of(i for i in image_ids if len(self.labels.classes_of(i)))
+        drawn = args.RIB_iter, args.RIB_batch_size, args.disjoint_prob
+        self.batches = RIBBatches(crops, own, *drawn, read_ahead_workers(args.resources), device)
 
     def maps(self, image_id: str, pairs: list[Tensor], label: Tensor) -> Iterator[Maps]:
+        args = self.args
+        numbers = RIBSettings(
+            iterations=args.RIB_iter, learning_rate=args.RIB_lr, weight_decay=args.cam_weight_decay,
+            tau=args.score_th, margin=args.stop_th, explode_th=args.explode_th,
+            explode_ratio=args.explode_ratio, scales=args.cam_scales,
+            num_pooled_classes=args.num_pooled_classes, final_activation=args.RIB_final_activation,
+        )  # fmt: skip
         self.model.load_state_dict(self.trained)
         with contextlib.closing(self.batches.of(image_id)) as batches:
-            for state in fine_tune(self.model, pairs, label, batches, rib_settings(self.args)):
+            for state in fine_tune(self.model, pairs, label, batches, numbers):
                 yield state.map_sums
-
-
-def rib_settings(args: Options) -> RIBSettings:
-    """RIB's numbers from the options."""
-    return RIBSettings(
-        iterations=args.RIB_iter,
-        learning_rate=args.RIB_lr,
-        weight_decay=args.cam_weight_decay,
-        tau=args.score_th,
-        margin=args.stop_th,
-        explode_th=args.explode_th,
-        explode_ratio=args.explode_ratio,
-        scales=args.cam_scales,
-        num_pooled_classes=args.num_pooled_classes,
-        final_activation=args.RIB_final_activation,
-    )
 
 
 LISTS, settings, writes, check, run = MakeRIBCAM.as_step()

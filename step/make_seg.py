@@ -49,9 +49,8 @@ class MakeSegmentation(FolderStep):
 
     @classmethod
     def writes(cls, args: Options) -> tuple[Output, ...]:
-        archive = args.seg_submission
-        packed = (Output("--seg_submission", archive, is_file=True),) if archive else ()
-        return (*super().writes(args), *packed)
+        packed = Output("--seg_submission", args.seg_submission, is_file=True)
+        return (*super().writes(args), *([packed] if args.seg_submission else []))
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
@@ -64,8 +63,7 @@ class MakeSegmentation(FolderStep):
             preflight.file(packed, in_manifest=True)
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
-        args = self.args
-        scale_by = args.seg_settings.scale_by
+        args, scale_by = self.args, self.args.seg_settings.scale_by
         model = load_segmentation(args.seg_weights_name, args.info.num_labels, scale_by=scale_by)
         self.model = model.to(device, memory_format=torch.channels_last)
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
@@ -99,7 +97,7 @@ def folders(args: Options) -> dict[str, Path]:
 
 
 def pack(args: Options, ids: tuple[str, ...]) -> None:
-    """The predictions as the archive that the VOC test server takes."""
+    """Write the archive that the VOC test server takes."""
     folder = list(folders(args).values())[-1]
     packed = open_output(args.seg_submission, in_manifest=True)
     with packed as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:

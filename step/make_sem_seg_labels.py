@@ -24,8 +24,7 @@ class MakePseudoMask(FolderStep):
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
 
     def one(self, image_id: str) -> None:
-        args = self.args
-        image = image_of(args.info, image_id)
+        args, image = self.args, image_of(self.args.info, image_id)
         maps = load_cam(args.cam_out_dir / f"{image_id}.npy")
         mask = pseudo_mask(self.model, image, maps, walk_settings(args), args.irn_pad_size)
         mask = of_type(mask, args.info.num_labels)
@@ -35,15 +34,10 @@ class MakePseudoMask(FolderStep):
 
 
 def walk_settings(args: Options) -> WalkSettings:
-    """Numbers of the random walk and of its masks from the options."""
     return WalkSettings(
-        radius=args.walk_radius,
-        beta=args.beta,
-        exp_times=args.exp_times,
-        seed_power=args.seed_power,
-        background=args.sem_seg_bg_thres,
-        norm=args.walk_norm,
-    )
+        radius=args.walk_radius, beta=args.beta, exp_times=args.exp_times, norm=args.walk_norm,
+        seed_power=args.seed_power, background=args.sem_seg_bg_thres,
+    )  # fmt: skip
 
 
 LISTS, settings, writes, check, run = MakePseudoMask.as_step()

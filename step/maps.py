@@ -1,7 +1,6 @@
-"""Steps that make maps: files, resuming, pictures and checks, which are the same for all of them.
+"""Steps that make maps, each one class that says what they depend on and makes those of an image.
 
-A way to make maps is one class in a step module of its own: what the maps depend on, and the maps
-of one image. `step/make_cam.py` is the shortest.
+`step/make_cam.py` is the shortest.
 """
 
 from collections.abc import Iterator
@@ -21,17 +20,11 @@ from misc.storage.outputs import Output
 from net.checkpoint import load_classifier
 from step.base import FolderStep
 
-# Iterations that --visualize draws (as far as an image gets there).
-SHOWN_ITERATIONS = (1, 5, 10)
+SHOWN_ITERATIONS = (1, 5, 10)  # that --visualize draws, as far as an image gets there
 
 
 class MapMethod(FolderStep):
-    """Makes the maps of one image after the other.
-
-    A subclass sets `name` (its step), `flag` (the option of the folder that it fills), `version`
-    (raised when the same options give other maps) and `options` (names of those that its maps
-    depend on, beside the common ones), and overrides `maps`.
-    """
+    """Makes the maps of one image after the other; a subclass overrides `maps`."""
 
     flag, suffix = "--cam_out_dir", ".npy"
     common = ("dataset", "cam_scales", "max_long", "precision")
@@ -74,7 +67,6 @@ class MapMethod(FolderStep):
         return [*super().outputs(image_id), *self._shown(image_id).values()]
 
     def _shown(self, image_id: str) -> dict[int, Path]:
-        """The iterations to keep of an image, and where."""
         last = getattr(self.args, self.iterations) if image_id in self.shown else 0
         shown = [k for k in SHOWN_ITERATIONS if k <= last]
         return {k: shown_path(self.args, self.name, image_id, k) for k in shown}
@@ -98,7 +90,6 @@ class MapMethod(FolderStep):
 
     @classmethod
     def sources(cls, args: Options) -> Sources:
-        """The images and labels that the maps are made from."""
         return Sources(labelled_keys(args, cls.ids(args)))
 
     @classmethod

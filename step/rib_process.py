@@ -2,8 +2,7 @@
 
     python -m step.rib_process [--best 3] [--worst 3] [--shown 0,3,6,10] [options of run_sample.py]
 
-Needs a finished run of make_cam, make_recam_with_RIB and eval_cam with the same options. Images are
-sorted by the gain of their IoU from the CAM to RIB's map, each at its best threshold.
+Needs a finished run of make_cam, make_recam_with_RIB and eval_cam with the same options.
 """
 
 if __name__ == "__main__":
@@ -44,19 +43,15 @@ SEEDS = ("CAM seed", "RIB seed")
 
 
 class Gain(NamedTuple):
-    """IoU of an image, mean over the labels that it has or is given, in per cent."""
+    """IoU of an image with its CAMs and with RIB's maps, in per cent."""
 
     image_id: str
     cam: float
     rib: float
-
-    @property
-    def gain(self) -> float:
-        return self.rib - self.cam
+    gain: float
 
 
 def best_thresholds(args: Options) -> list[float]:
-    """Those of the CAMs and of RIB's maps; UserError where they were not scored."""
     scores = load_scores(args.result_dir)
     for row in SEEDS:
         if row not in scores:
@@ -66,26 +61,21 @@ def best_thresholds(args: Options) -> list[float]:
 
 
 def gains(args: Options) -> list[Gain]:
-    """Of every scored image, the largest gain first."""
     ious = []
     for kind, best in zip(("plain", "seed"), best_thresholds(args), strict=True):
         (counts,) = counts_of([args], kind)
         nearest = np.abs(thresholds(args) - best).argmin()
         ious.append((100 * np.nan_to_num(mean_iou(counts)[:, nearest])).tolist())
-    return sorted(map(Gain, args.scored_ids(), *ious), key=lambda gain: -gain.gain)
+    found = (Gain(*one, one[2] - one[1]) for one in zip(args.scored_ids(), *ious, strict=True))
+    return sorted(found, key=lambda gain: -gain.gain)
 
 
-def maps_after(
-    args: Options, image_ids: Sequence[str], iterations: Sequence[int]
-) -> Iterator[list[dict[str, np.ndarray]]]:
-    """Yield the maps of each image after each of the iterations, made again, as `load_cam` does.
-
-    An image that ended early has its last maps there.
-    """
+def maps_after(args: Options, ids: Sequence[str], iterations: Sequence[int]) -> Iterator[list]:
+    """Yield the maps of each image after each of the iterations, or its last, as `load_cam`."""
     method = MakeRIBCAM(args)
     set_up_process(args.resources)
-    method.start(main_device(args.resources), list(image_ids))
-    for image_id in image_ids:
+    method.start(main_device(args.resources), list(ids))
+    for image_id in ids:
         image = image_of(args.info, image_id)
         keys = torch.from_numpy(method.labels[image_id]).nonzero()[:, 0]
         with contextlib.closing(method.states(image_id)) as states:
@@ -100,8 +90,7 @@ def figure_of(args: Options, chosen: Sequence[Gain], iterations: Sequence[int]) 
     all_maps = maps_after(args, [gain.image_id for gain in chosen], iterations)
     for gain, of_image in zip(chosen, all_maps, strict=True):
         image, truth = label_panels(args, gain.image_id, {})
-        title = f"{gain.cam:.0f} to {gain.rib:.0f} % ({gain.gain:+.1f})"
-        row = [image._replace(title=title)]
+        row = [image._replace(title=f"{gain.cam:.0f} to {gain.rib:.0f} % ({gain.gain:+.1f})")]
         for k, maps in zip(iterations, of_image, strict=True):
             name = f"k = {min(k, args.RIB_iter)}"
             panel = image._replace(title=name)  # of an image without classes
@@ -113,7 +102,6 @@ def figure_of(args: Options, chosen: Sequence[Gain], iterations: Sequence[int]) 
 
 
 def run(args: Options, best: int, worst: int, iterations: Sequence[int]) -> None:
-    """Draw the images that gain most and those that lose most."""
     ordered, folder = gains(args), args.result_dir / "visualize"
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
@@ -122,7 +110,7 @@ def run(args: Options, best: int, worst: int, iterations: Sequence[int]) -> None
             path = folder / f"rib_process_{name}.png"
             save_figure(figure_of(args, chosen, iterations), path)
             for gain in chosen:
-                log.info("%-6s %s: IoU %.2f -> %.2f (%+.2f)", name, *gain, gain.gain)
+                log.info("%-6s %s: IoU %.2f -> %.2f (%+.2f)", name, *gain)
             log.info("%s", path)
     helped = sum(gain.gain > 0 for gain in ordered)
     log.info("RIB's maps are better than the CAMs on %d of %d images, mean gain %+.2f",
@@ -130,7 +118,6 @@ def run(args: Options, best: int, worst: int, iterations: Sequence[int]) -> None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m step.rib_process", allow_abbrev=False,
         description="Draw the growth of RIB's maps on the images that gain most and least. All "

@@ -3,10 +3,8 @@
     python -m step.sweep --over RIB_iter=1,3,5,10,20 [options of run_sample.py]
     python -m step.sweep --preset tau [options of run_sample.py]
 
-Every point is a result folder of its own below RESULT_DIR/sweep/, where the outputs go that its
-values change; what they do not change (CAMs, the classifier, lists) is in RESULT_DIR itself, made
-once and shared, and so is all of the point with the current values: that is the ordinary run. The
-same command resumes, and finished points are not made again.
+Outputs that the values of a point change are in a folder of its own below RESULT_DIR/sweep/, all
+others in RESULT_DIR. The same command resumes.
 """
 
 if __name__ == "__main__":
@@ -23,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from misc.cli.flags import count, numbers
 from misc.cli.log import log_to_screen
 from misc.cli.options import RECAM, Options, build_parser, parse
@@ -31,13 +31,14 @@ from misc.errors import UserError
 from misc.runtime import distributed
 from misc.runtime.devices import check_device, uses_cuda
 from misc.runtime.programs import said_plainly
+from misc.storage.outputs import require_own
 from step import all_steps
-from step.sweep_scores import Point, check, counts_of, summarize, thresholds_of
+from step.eval_cam import thresholds
+from step.sweep_scores import Point, counts_of, summarize
 
 log = logging.getLogger("sweep")
 
-# What the paper asks (Sec. 3 and 4), by the name of its symbol or idea. Numbers with an x are
-# multiples of the current value, since samples and data sets differ in what is usual.
+# What the paper asks (Sec. 3 and 4), by symbol or idea; x: multiples of the current value.
 PRESETS = {
     "K": "RIB_iter=1,3,5,10,20",
     "tau": "score_th=0.2,0.3,0.4,0.5,0.6",
@@ -61,7 +62,7 @@ Run = tuple[Words, list[Options]]  # a point of a sweep, and its options with ea
 
 
 def axis(text: str, base: Options) -> tuple[str, tuple[str, ...]]:
-    """Option and values from a text such as "RIB_iter=1,3,5"; UserError where it is none."""
+    """Option and values from a text such as "RIB_iter=1,3,5"."""
     name, equals, values = text.partition("=")
     name = name.removeprefix("--")
     words = [word.strip() for word in values.split(";" if ";" in values else ",")]
@@ -101,16 +102,12 @@ def steps_of(base: Options, score: str) -> dict[str, ModuleType]:
 
 
 def recorded_of(base: Options, score: str) -> set[str]:
-    """Names of the options that some step of a point records."""
     names = {name for step in steps_of(base, score).values() for name in step.settings(base)}
     return names.union(["RIB_final_activation"] if base.recam == "rib" else [])  # not its default
 
 
 def options_of(words: Sequence[str], base: Options, chosen: Words, score: str) -> Options:
-    """The options of a point: outputs that its values do not change are those of `base`.
-
-    words: the options of run_sample.py that all points have. chosen: words by swept option.
-    """
+    """The options of a point: `words` and the `chosen` ones; unchanged outputs are `base`'s."""
     steps = steps_of(base, score)
     if "cam_weights_name" in (*base.said, *chosen):  # as in a run, one that is given is not trained
         steps.pop("train_cam")
@@ -145,9 +142,7 @@ def _folder(base: Options, chosen: Words, values: Options) -> Path:
     return base.result_dir / "sweep" / ",".join(parts)
 
 
-def runs_of(
-    words: Sequence[str], base: Options, axes: dict[str, tuple], seeds: Sequence[int], score: str
-) -> list[Run]:
+def runs_of(words: Sequence[str], base: Options, axes: dict, seeds: tuple, score: str) -> list[Run]:
     """The points of a grid, with each of the seeds (none: the current one)."""
     places, runs = {}, []
     for name in axes:
@@ -166,8 +161,8 @@ def runs_of(
 
 
 def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resamples: int) -> None:
-    """Run all points of a sweep and write its summary into a folder."""
-    points, plain, at = [], {}, thresholds_of(base, score)
+    points, plain = [], {}
+    at = np.array([base.sem_seg_bg_thres]) if score == "masks" else thresholds(base)
     one_plain = len({options[0].plain_cam_out_dir for _, options in runs}) == 1
     for number, (chosen, options) in enumerate(runs, start=1):
         for args in options:
@@ -189,7 +184,29 @@ def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resample
         distributed.on_first_rank(lambda: summarize(folder, points, resamples, base.seed))
 
 
-def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def planned(own: argparse.Namespace, words: Sequence[str], base: Options) -> dict[Path, list[Run]]:
+    """The points of each sweep, by the folder of its summary: of each preset, and of --over."""
+    if passes := [name for name in base.given if name.endswith("_pass")]:
+        raise UserError(f"--{passes[0]}: leave it out; a sweep decides this (--score)")
+    if base.recam == "none" and own.score == "seed":
+        raise UserError("--recam none: CAMs are the same at all points; give another")
+    found, seeds = {}, tuple(dict.fromkeys(own.seeds))
+    grids = [[PRESETS[name]] for name in dict.fromkeys(own.preset)]
+    for texts in [*grids, own.over] if own.over else grids:
+        axes = dict(axis(text, base) for text in texts)
+        if len(axes) < len(texts):
+            raise UserError(f"--over {texts[-1]}: this option is there twice")
+        seeded = [f"seeds={','.join(map(str, seeds))}"] if seeds else []
+        folder = base.result_dir / "sweep" / "+".join([*axes, *seeded])
+        if folder in found:
+            raise UserError(f"--over {', '.join(axes)}: is a preset here too; give one of the two")
+        for name in ("sweep.csv", "sweep.png"):
+            require_own(folder / name)
+        found[folder] = runs_of(words, base, axes, seeds, own.score)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m step.sweep", allow_abbrev=False,
         description="The same run at several values of an option. All other options are those of "
@@ -208,39 +225,9 @@ def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="the maps of --recam, or the pseudo masks (default: %(default)s)")
     add("--resamples", type=count, default=2000, help="of the bootstrap (default: %(default)s)")
     # fmt: on
-    args, words = parser.parse_known_args(argv)
-    if not args.over and not args.preset:
+    own, words = parser.parse_known_args(argv)
+    if not own.over and not own.preset:
         parser.error("give --over or --preset")
-    return args, words
-
-
-def planned(own: argparse.Namespace, words: Sequence[str], base: Options) -> dict[Path, list[Run]]:
-    """The points of each sweep of a command line, by the folder of its summary.
-
-    A preset is a sweep, and so is the grid of --over. own: the options of the sweep.
-    """
-    if passes := [name for name in base.given if name.endswith("_pass")]:
-        raise UserError(f"--{passes[0]}: leave it out; a sweep decides this (--score)")
-    if base.recam == "none" and own.score == "seed":
-        raise UserError("--recam none: CAMs are the same at all points; give another")
-    found, seeds = {}, tuple(dict.fromkeys(own.seeds))
-    grids = [[PRESETS[name]] for name in dict.fromkeys(own.preset)]
-    for texts in [*grids, own.over] if own.over else grids:
-        axes = dict(axis(text, base) for text in texts)
-        if len(axes) < len(texts):
-            raise UserError(f"--over {texts[-1]}: this option is there twice")
-        seeded = [f"seeds={','.join(map(str, seeds))}"] if seeds else []
-        folder = base.result_dir / "sweep" / "+".join([*axes, *seeded])
-        if folder in found:
-            raise UserError(f"--over {', '.join(axes)}: is a preset here too; give one of the two")
-        check(folder)
-        found[folder] = runs_of(words, base, axes, seeds, own.score)
-    return found
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    own, words = _parsed(argv)
 
     def sweep_all() -> None:
         base = parse(words)

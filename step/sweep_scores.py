@@ -14,8 +14,8 @@ from misc.metrics import Counts, mean_iou
 from misc.metrics import counts_of as pixels_of
 from misc.runtime.image_task import MAPS_WORTH_A_PROCESS, ImageTask, run_over_images
 from misc.storage.files import remove_leftovers
-from misc.storage.outputs import require_own, write_output
-from step.eval_cam import ScoreCAMs, thresholds
+from misc.storage.outputs import write_output
+from step.eval_cam import ScoreCAMs
 from step.eval_sem_seg import ScoreMasks
 from step.visualize import save_figure
 
@@ -29,19 +29,13 @@ _COLUMNS = ("miou", "low", "high", "threshold", "difference", "difference_low", 
 
 
 def mean_ious(counts: Counts, weights: np.ndarray) -> np.ndarray:
-    """mIoU at every threshold, R x T, with image n counted weights[r, n] times, R x N.
-
-    counts: pixels by image, N x T x L at T thresholds; `truth` may be N x 1 x L.
-    """
+    """mIoU, R x T, of images that count `weights` R x N; counts: N x T x L, truth N x 1 x L."""
     return mean_iou(Counts(*(np.tensordot(weights, pixels, axes=1) for pixels in counts)))
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A point of a sweep, or the CAMs beside it, which are `plain`.
-
-    counts: of each seed, at the thresholds `at`. usual: it has the current values.
-    """
+    """A point of a sweep, or its CAMs (`plain`). counts: of each seed. usual: of current values."""
 
     values: dict[str, object]
     counts: list[Counts]
@@ -52,12 +46,7 @@ class Point:
 
     @property
     def label(self) -> str:
-        """Such as "RIB_iter=5"."""
         return ", ".join(f"{n}={v}" if v != "" else n for n, v in self.values.items())
-
-    def best_mious(self, weights: np.ndarray) -> np.ndarray:
-        """mIoU at the best threshold, mean over the seeds, (R,); see `mean_ious`."""
-        return np.mean([mean_ious(counts, weights).max(axis=1) for counts in self.counts], axis=0)
 
 
 class CountImages(ImageTask):
@@ -82,13 +71,8 @@ class CountImages(ImageTask):
         return self.found
 
 
-def thresholds_of(args: Options, kind: str) -> np.ndarray:
-    """Thresholds of the scores of maps or masks, (T,)."""
-    return np.array([args.sem_seg_bg_thres]) if kind == "masks" else thresholds(args)
-
-
 def counts_of(runs: Sequence[Options], kind: str) -> list[Counts]:
-    """Counts of the results of some runs; every rank calls it. kind: a key of FOLDERS."""
+    """Counts of the results of some runs. kind: a key of FOLDERS."""
     counts = []
     for args in runs:
         ids, found = args.scored_ids(), {}
@@ -103,8 +87,7 @@ def bootstrapped(
 ) -> np.ndarray:
     """Values V of a set of images and the ends of their intervals, V x 3 (percentile bootstrap).
 
-    statistic: weights R x N, how often each image counts, -> V x R. All values see the same
-    resamples, so a difference among them is paired.
+    statistic: weights R x N of the images -> V x R, so that differences among values are paired.
     """
     values = statistic(np.ones((1, count)))
     if count < 2:  # nothing to resample
@@ -119,14 +102,7 @@ def bootstrapped(
     return np.concatenate([values, ends.T], axis=1)
 
 
-def check(folder: Path) -> None:
-    """Raise UserError where a file in the way of the summary is not one of this program."""
-    for name in ("sweep.csv", "sweep.png"):
-        require_own(folder / name)
-
-
 def summarize(folder: Path, points: Sequence[Point], resamples: int, seed: int) -> None:
-    """Write sweep.csv and sweep.png into a folder and log the table."""
     rows = rows_of(points, resamples, seed)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
@@ -137,10 +113,9 @@ def summarize(folder: Path, points: Sequence[Point], resamples: int, seed: int) 
 
 
 def rows_of(points: Sequence[Point], resamples: int, seed: int) -> pd.DataFrame:
-    """A row for every point, the CAMs beside them first.
+    """A row for every point, those of CAMs first.
 
-    Differences are those to the point with the current values, or to the first one; where the
-    points have CAMs of their own, those to these.
+    Differences are to its own CAMs, else to the point of the current values, else to the first.
     """
     plain = list(dict.fromkeys(point.plain for point in points if point.plain))
     every, count = [*plain, *points], len(points[0].counts[0].truth)
@@ -149,7 +124,8 @@ def rows_of(points: Sequence[Point], resamples: int, seed: int) -> pd.DataFrame:
     places = [every.index(reference) for reference in compared]
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        mious = np.stack([point.best_mious(weights) for point in every])
+        bests = [[mean_ious(c, weights).max(axis=1) for c in point.counts] for point in every]
+        mious = np.stack([np.mean(of_seeds, axis=0) for of_seeds in bests])
         return np.concatenate([mious, mious - mious[places]])
 
     mious, differences = np.split(bootstrapped(statistic, count, resamples, seed), 2)
@@ -164,7 +140,6 @@ def rows_of(points: Sequence[Point], resamples: int, seed: int) -> pd.DataFrame:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """The table as text, in per cent."""
     lines, references = [], set(rows["compared_with"]) - {""}
     for row in rows.itertuples():
         line = {"": row.point, "mIoU (%)": f"{100 * row.miou:.2f}"}
@@ -182,9 +157,8 @@ def table(rows: pd.DataFrame) -> str:
 
 
 def plot(rows: pd.DataFrame, points: Sequence[Point]) -> Figure:
-    """mIoU over the swept option with 95 % intervals, a line for each value of further options."""
-    figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    """mIoU over the first option with 95 % intervals, a line for each value of the others."""
+    axes = Figure(figsize=(5, 3.2), dpi=120, layout="constrained").subplots()
     name, *others = points[0].values
     values = list(dict.fromkeys(point.values[name] for point in points))
     axes.set_xticks(range(len(values)), [str(value) for value in values])
@@ -202,4 +176,4 @@ def plot(rows: pd.DataFrame, points: Sequence[Point]) -> Figure:
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
-    return figure
+    return axes.figure

@@ -32,9 +32,8 @@ class TrainCAM(TrainStep):
         super().__init__(args, device)
         self.model = on_backbone(Net, args.imagenet_weights, args.info.num_classes).to(device)
         labels = load_labels(args.cls_labels, self.ids(args), args.info)
-        self.dataset = ClassificationDataset(
-            args.info, labels, args.cam_long, args.cam_crop_size, args.seed
-        )
+        crops = args.cam_long, args.cam_crop_size, args.seed
+        self.dataset = ClassificationDataset(args.info, labels, *crops)
 
     @classmethod
     def keys(cls, args: Options) -> dict[str, str]:

@@ -34,9 +34,8 @@ class TrainIRN(TrainStep):
         self.paths = PathIndex(args.irn_radius, (side, side))
         self.pair_loss = PairLoss(self.paths)
         self.model = on_backbone(Net, args.imagenet_weights).to(device)
-        self.dataset = AffinityDataset(
-            args.info, self.ids(args), args.ir_label_out_dir, args.irn_crop_size, args.seed
-        )
+        crops = args.ir_label_out_dir, args.irn_crop_size, args.seed
+        self.dataset = AffinityDataset(args.info, self.ids(args), *crops)
 
     @classmethod
     def keys(cls, args: Options) -> dict[str, str]:
@@ -61,19 +60,16 @@ class TrainIRN(TrainStep):
         args, model = self.args, self.model.eval()
         dataset = TopLeftDataset(args.info, args.image_ids("infer"), args.irn_crop_size)
         loader = DataLoader(
-            Subset(dataset, distributed.part(range(len(dataset)))),
-            args.irn_batch_size,
-            num_workers=read_ahead_workers(args.resources),
+            Subset(dataset, distributed.part(range(len(dataset)))), args.irn_batch_size,
+            num_workers=read_ahead_workers(args.resources), worker_init_fn=set_up_reader,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=set_up_reader,
-        )
+        )  # fmt: skip
         total = torch.zeros(2, device=self.device)
         model.mean_shift.running_mean.zero_()
         hidden = distributed.rank() > 0
         with progress(len(loader), "mean displacement", "batch", hidden=hidden) as bar:
             for images in loader:
-                _, displacement = model(images.to(self.device))
-                total += displacement.mean(dim=(2, 3)).sum(dim=0)
+                total += model(images.to(self.device))[1].mean(dim=(2, 3)).sum(dim=0)
                 bar.update()
         model.mean_shift.running_mean.copy_(distributed.summed(total) / len(dataset))
 

@@ -18,8 +18,6 @@ from step.base import TrainStep
 
 log = logging.getLogger(__name__)
 
-PUBLISHED_BACKBONE = "resnet101"
-
 
 class TrainSegmentation(TrainStep):
     """DeepLab-v2 with the settings of --seg_preset, on the label maps of --seg_label_dir."""
@@ -31,9 +29,8 @@ class TrainSegmentation(TrainStep):
         super().__init__(args, device)
         self.preset, labels = args.seg_settings, args.info.num_labels
         self.model = segmentation_on(args.seg_init, labels, scale_by=self.preset.scale_by)
-        if (name := self.model.arch["name"]) != PUBLISHED_BACKBONE:
-            log.warning("--seg_init is a %s; published results are those of %s",
-                        name, PUBLISHED_BACKBONE)  # fmt: skip
+        if (name := self.model.arch["name"]) != "resnet101":
+            log.warning("--seg_init is a %s; published results are those of resnet101", name)
         self.model.to(device, memory_format=torch.channels_last)
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
         kind = COLOURS[self.model.colours]  # that the network was trained to see
@@ -58,8 +55,7 @@ class TrainSegmentation(TrainStep):
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
         with self.bf16:
             outputs = network(images.contiguous(memory_format=torch.channels_last))
-        outputs = [output.float() for output in outputs]
-        losses = scale_losses(outputs, labels, self.preset.loss)
+        losses = scale_losses([output.float() for output in outputs], labels, self.preset.loss)
         return {"total": sum(losses) / self.preset.accumulate}
 
     def optimizer(self, steps: int) -> tuple[Optimizer, LRScheduler]:

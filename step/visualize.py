@@ -31,7 +31,7 @@ _MAX_ROWS = 6  # classes
 
 
 class Panel(NamedTuple):
-    """A picture H x W x 3 with its title, and the contour of a map H x W at a level."""
+    """A picture H x W x 3, and a map H x W that has a contour at `level`."""
 
     title: str
     picture: np.ndarray
@@ -40,12 +40,10 @@ class Panel(NamedTuple):
 
 
 def writes(args: Options) -> tuple[Output, ...]:
-    """The folder of the pictures."""
     return (Output("--result_dir", args.result_dir / "visualize"),)
 
 
 def check(args: Options) -> None:
-    """Raise UserError where a file of others is in the way, or two pictures have one name."""
     names = {f"picture of {i}": i for i in args.image_ids("infer")[: args.visualize]}
     if args.seg_out_dir.is_dir() or "make_seg" in chosen_steps(args):
         predicted = args.image_ids("seg")[: args.visualize]
@@ -56,7 +54,6 @@ def check(args: Options) -> None:
 
 
 def run(args: Options) -> None:
-    """A figure for each of the first images, and the curves, from the files that are there."""
     out_dir, scores = args.result_dir / "visualize", load_scores(args.result_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     for image_id in args.image_ids("infer")[: args.visualize]:
@@ -71,7 +68,6 @@ def run(args: Options) -> None:
 
 
 def save_curves(args: Options) -> None:
-    """Draw the curves of scores.json: mIoU over the threshold, precision over recall."""
     scores, out_dir = load_scores(args.result_dir), args.result_dir / "visualize"
     seeds = {row: score for row, score in scores.items() if len(score["thresholds"]) > 1}
     found = {row: score for row, score in scores.items() if score.get("precision_at_recall")}
@@ -84,7 +80,7 @@ def save_curves(args: Options) -> None:
 
 
 def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:
-    """By title of the panel: a file of maps, and the row of the table that it belongs to."""
+    """Files of maps by title, each with its row of the table."""
     files = {"CAM": (args.plain_cam_out_dir / f"{image_id}.npy", "CAM seed")}
     for name, last in (("RIB", args.RIB_iter), ("AdvCAM", args.adv_iter)):
         for k in (k for k in SHOWN_ITERATIONS if k <= last):
@@ -94,11 +90,7 @@ def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:
 
 
 def figure_of(args: Options, image_id: str, scores: Mapping[str, dict]) -> Figure:
-    """Image, maps, IRN labels, pseudo mask, ground truth, instances; a row for each class.
-
-    White contours show where a map exceeds the best threshold of its row in `scores`. Only what
-    exists is drawn.
-    """
+    """Image, maps (contours at best thresholds), label maps, instances; a row for each class."""
     masks = {"IR label": args.ir_label_out_dir, "pseudo mask": args.sem_seg_out_dir}
     masks = {title: folder / f"{image_id}.png" for title, folder in masks.items()}
     rows = [label_panels(args, image_id, masks), *([None] for _ in range(_MAX_ROWS - 1))]
@@ -115,14 +107,13 @@ def figure_of(args: Options, image_id: str, scores: Mapping[str, dict]) -> Figur
             row.append(None)
     path = args.ins_seg_out_dir / f"{image_id}.npy"
     if path.is_file():
-        found = reduced(instance_map(load_dict(path, "")))
-        others.append(Panel("instances", coloured(image, found)))
+        others.append(Panel("instances", coloured(image, reduced(instance_map(path)))))
     rows[0] += others
     return grid(rows[:most])
 
 
 def label_panels(args: Options, image_id: str, files: Mapping[str, Path]) -> list[Panel]:
-    """Panels of an image, of its label maps that are there (by title) and its ground truth."""
+    """Panels of an image, its label maps that are there, and its ground truth."""
     image = reduced(image_of(args.info, image_id))
     labels = {title: read_label_png(path) for title, path in files.items() if path.is_file()}
     if args.info.mask_path(image_id).is_file():
@@ -138,7 +129,7 @@ def reduced(pixels: np.ndarray) -> np.ndarray:
 
 
 def grid(rows: Sequence[Sequence[Panel | None]], width: float = 2.0) -> Figure:
-    """Panels of one size in rows. width: of a panel, in inches."""
+    """Panels of one size, `width` inches wide."""
     columns = max(map(len, rows))
     height, wide = next(panel for panel in rows[0] if panel).picture.shape[:2]
     size = (width * columns, len(rows) * (min(width * height / wide, _MAX_HEIGHT) + 0.3))
@@ -155,8 +146,9 @@ def grid(rows: Sequence[Sequence[Panel | None]], width: float = 2.0) -> Figure:
     return figure
 
 
-def instance_map(found: Mapping[str, np.ndarray]) -> np.ndarray:
+def instance_map(path: Path) -> np.ndarray:
     """Number of the instance at every pixel, H x W, 0 for none."""
+    found = load_dict(path, "")
     numbers = np.zeros(found["mask"].shape[1:], np.uint8)
     for number, (mask, score) in enumerate(zip(found["mask"], found["score"], strict=True)):
         if score > 0:
@@ -165,7 +157,7 @@ def instance_map(found: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def map_panel(title: str, image: np.ndarray, cam: np.ndarray, level: float) -> Panel:
-    """A map H x W in 0..1 laid over an image that is reduced already, with a contour."""
+    """A map H x W in 0..1 over a reduced image."""
     cam = reduced(cam)
     return Panel(title, 0.45 * image / 255 + 0.55 * colormaps["jet"](cam)[..., :3], cam, level)
 
@@ -176,9 +168,7 @@ def coloured(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def score_curves(scores: Mapping[str, dict]) -> Figure:
-    """mIoU over the background threshold, one curve for each row of the table."""
-    figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
-    axis = figure.subplots()
+    axis = Figure(figsize=(5, 3.2), dpi=120, layout="constrained").subplots()
     for row, score in scores.items():
         mious, best = [100 * (m or 0) for m in score["miou"]], score["best"]
         # Without the blank a name that begins with "_" would not be in the legend.
@@ -187,7 +177,7 @@ def score_curves(scores: Mapping[str, dict]) -> Figure:
     axis.set(xlabel="background threshold", ylabel="mIoU (%)")
     axis.grid(alpha=0.3)
     axis.legend()
-    return figure
+    return axis.figure
 
 
 def recall_curves(scores: Mapping[str, dict]) -> Figure:
@@ -206,15 +196,13 @@ def recall_curves(scores: Mapping[str, dict]) -> Figure:
 def confusion_chart(fractions: np.ndarray, names: Sequence[str]) -> Figure:
     """Fractions L x L of the pixels of each label (row) that are labelled as each (column)."""
     side = 1.5 + 0.2 * len(names)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axis = figure.subplots()
+    axis = Figure(figsize=(side, side), layout="constrained").subplots()
     axis.imshow(fractions**0.5, cmap="Blues")  # small ones show
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set(xlabel="prediction", ylabel="ground truth")
-    return figure
+    return axis.figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, complete or not at all; UserError where the file is not ours."""
     write_output(path, drawn(figure, "png"))

@@ -1,4 +1,4 @@
-"""What ran, from the log of a result folder."""
+"""The runs of a result folder, from its log."""
 
 import contextlib
 import json
@@ -13,11 +13,7 @@ _PARTS = {"all options: ": "all_options", "options: ": "options", "machine: ": "
 
 
 def runs_of(path: Path) -> list[dict]:
-    """The runs that a log tells of, oldest first.
-
-    Each has `options` (those that differ from their defaults), `all_options`, `machine` (versions
-    and device), the time of day `at`, and `steps` (name and seconds).
-    """
+    """The runs of a log, oldest first: `at`, options, `machine`, and `steps` with their seconds."""
     runs: list[dict] = []
     clock = begun = 0
     for *time, text in (found.groups() for found in map(_LINE.fullmatch, _lines(path)) if found):
@@ -31,8 +27,7 @@ def runs_of(path: Path) -> list[dict]:
         for start, name in _PARTS.items():
             if text.startswith(start):
                 runs[-1][name] = _parsed(text.removeprefix(start))
-        steps = runs[-1]["steps"]
-        if steps:
+        if steps := runs[-1]["steps"]:
             steps[-1][1] = clock - begun
         if step := _STEP.match(text):
             steps.append([step[1] or step[2], 0])

@@ -1,4 +1,4 @@
-"""What the HTML report shows of one image, read from the files of a result folder."""
+"""The images of the HTML report, read from the files of a result folder."""
 
 import json
 import logging
@@ -33,11 +33,7 @@ class MapFolder(NamedTuple):
 
 @dataclass(frozen=True)
 class Sources:
-    """Folders with the files of the images; what is not there is left out.
-
-    maps: from the CAM to refined ones. masks: folders of label maps by title, the most important
-    one first. with_truth: whether any image has ground truth.
-    """
+    """Folders of maps, from the CAM on, and of label maps by title, the most important first."""
 
     info: DatasetInfo
     maps: tuple[MapFolder, ...]
@@ -46,18 +42,12 @@ class Sources:
 
     @property
     def compared(self) -> str:
-        """Title of what is compared with the ground truth: the first masks, or the last maps."""
-        titles = (*self.masks, *(folder.title for folder in reversed(self.maps)))
-        return titles[0] if titles else ""
+        """Title of what the ground truth is compared with: the first masks, or the last maps."""
+        return next(iter((*self.masks, *(folder.title for folder in reversed(self.maps)))), "")
 
 
 class Shown(NamedTuple):
-    """An image of the report.
-
-    text: what its view needs, as JSON. keys: its classes, of the ground truth where it has no maps.
-    score: mean IoU of its labels: of its first mask with the ground truth or, where no image has
-    ground truth, with its next mask; None without either.
-    """
+    """An image of the report: JSON of its view, its classes, and the mean IoU of its labels."""
 
     image_id: str
     text: bytes
@@ -74,10 +64,7 @@ def embedded(content: object) -> str:
 def shown_images(
     sources: Sources, size: Size, image_ids: Sequence[str]
 ) -> tuple[list[Shown], np.ndarray | int]:
-    """Return some images, and their confusion L x L with the ground truth, 0 without any.
-
-    Images of which nothing was made, and those that cannot be read, are left out.
-    """
+    """Return some images (those that can be read), and their confusion L x L, 0 without any."""
     shown, confusion = [], 0
     for image_id in image_ids:
         try:
@@ -124,11 +111,7 @@ def _shown_image(
 
 
 def _mask_layers(sources: Sources, masks: list[np.ndarray]) -> dict:
-    """Label maps of an image as layers of 8 bits.
-
-    Labels of 16 bits are numbered: `labels` has what the numbers stand for. Where an image has more
-    than 256 the rarest are shown as ignored.
-    """
+    """Label maps as layers of 8 bits; those of 16 bits are numbered, beyond 256 as ignored."""
     num_labels = sources.info.num_labels
     if label_type(num_labels) is np.uint8 or not masks:
         return {"src": stack_uri(masks)}

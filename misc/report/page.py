@@ -25,17 +25,14 @@ def table(caption: str, rows: pd.DataFrame, digits: int = 1) -> str:
 
 
 def write_page(path: Path, parts: dict[str, str], data: dict, shown: Sequence[Shown]) -> int:
-    """Write the page, complete or not at all; returns its size in bytes.
+    """Write the page, its images from the lowest score to the highest; returns its size in bytes.
 
-    parts: HTML of the template's parts. data: what the page's program knows beside the images,
-    which are ordered from the lowest score to the highest.
+    parts: HTML of the template's parts. data: for the page's program.
     """
     ordered = sorted(shown, key=lambda image: (image.score is None, image.score or 0.0))
-    images = {
-        "ids": [image.image_id for image in ordered],
-        "keys": [image.keys for image in ordered],
-        "scores": [image.score for image in ordered],
-    }
+    scores = [image.score for image in ordered]
+    ids, keys = [image.image_id for image in ordered], [image.keys for image in ordered]
+    images = {"ids": ids, "keys": keys, "scores": scores}
     known = _element("data", embedded({**data, "images": images}).encode())
     elements = [_element(f"i{number}", image.text) for number, image in enumerate(ordered)]
     parts = {**parts, "style": _text("page.css")}

@@ -72,12 +72,9 @@ def stack_uri(layers: Sequence[np.ndarray]) -> str:
 
 
 def drawn(figure: Figure, kind: str) -> bytes:
-    """A figure as a "png" or "svg" file.
-
-    Its words are the user's, such as names of classes: a "$" in them begins no formula.
-    """
+    """A figure as a "png" or "svg" file."""
     for text in figure.findobj(Text):
-        text.set_parse_math(False)
+        text.set_parse_math(False)  # names of the user's may have a "$"
     stream = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         figure.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else None)
