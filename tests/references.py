@@ -16,7 +16,6 @@ from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from torch import Tensor
 
-from misc.advcam import AdvCAMSettings
 from misc.indexing import PathIndex, start_size
 from misc.labels import read_label_png
 from misc.rib import RIBSettings
@@ -212,41 +211,6 @@ def confident_labels(
     labels[foreground == 0] = 255
     labels[(foreground + background) == 0] = 0
     return labels.astype(np.uint8)
-
-
-def advcam_maps(
-    model: CAM, pairs: list[Tensor], label: Tensor, settings: AdvCAMSettings
-) -> list[Tensor]:
-    """Sums of AdvCAM's maps by Grad-CAM on the last features, with two backward passes each."""
-    sums = []
-    for pair, scale in zip(pairs, settings.scales, strict=True):
-        of_scale = None
-        for index in label.nonzero()[:, 0].tolist():
-            x, first = pair, None
-            for _ in range(settings.iterations_at(scale)):
-                x = x.detach().requires_grad_()
-                features = model.backbone(x)[-1]
-                raw = model.classifier(features)
-                (slope,) = torch.autograd.grad(
-                    F.relu(raw[:, index]).sum(), features, retain_graph=True
-                )
-                weights = slope.sum(dim=(2, 3), keepdim=True) / (slope > 0).sum().clamp_min(1)
-                image, mirrored = F.relu((features * weights).sum(dim=1))
-                current = image + mirrored.flip(-1)
-                first = current.detach() if first is None else first
-                mask = current.detach() / current.detach().max() > settings.tau
-                logits = F.relu(raw).mean(dim=(2, 3))
-                own = logits[:, index].sum()
-                kept = ((current - first).abs() * mask).sum()
-                objective = 2 * own - logits.sum() - settings.coefficient * kept
-                (gradient,) = torch.autograd.grad(objective, x)
-                step = settings.step_size * gradient / (gradient.abs().max() + 1e-12)
-                if of_scale is None:
-                    of_scale = torch.zeros(len(label), *current.shape)
-                of_scale[index] += settings.factor * current.detach()
-                x = (x.detach() + step).clamp(x.detach().min(), x.detach().max())
-        sums.append(of_scale)
-    return sums
 
 
 def looped_pooling(x: Tensor, present: Tensor, tau: float) -> Tensor:

@@ -12,7 +12,6 @@ from scipy.ndimage import gaussian_filter
 
 from Dataset.objects import OBJECT_CLASSES, smooth_noise
 from Dataset.scene import draw_scene
-from misc.advcam import AdvCAMSettings, advcam
 from misc.affinity_loss import PairLoss
 from misc.cams import load_cam, save_cam
 from misc.data.datasets import multi_scale_pairs
@@ -24,7 +23,6 @@ from misc.runtime.devices import freed_memory_kept
 from misc.torchutils import gndp2d
 from net.resnet50_cam import CAM
 from net.resnet50_irn import Net
-from step.cam_to_ir_label import confident_labels
 from tests import references
 from tests.weights import fill_by_recipe
 
@@ -137,23 +135,6 @@ class Scoring(Comparison):
     def reference(self) -> Results:
         files = zip(*self.files, strict=True)
         return [references.confusions_by_threshold(*files, self.thresholds, self.num_labels)]
-
-
-class IRLabels(Comparison):
-    """IRN training labels: one CRF for all maps of an image, or one CRF for each."""
-
-    tolerance = 0
-
-    def __init__(self, device: torch.device, size: Size, images: int):
-        title = f"IRN training labels, {images} images of {size[0]} x {size[1]}, 1 or 2 classes"
-        super().__init__(title, device)
-        self.inputs = [image_and_cams(number, size) for number in range(images)]
-
-    def ours(self) -> Results:
-        return [confident_labels(*of_image, fg_th=0.35, bg_th=0.17) for of_image in self.inputs]
-
-    def reference(self) -> Results:
-        return [references.confident_labels(*of_image, 0.35, 0.17) for of_image in self.inputs]
 
 
 class Pooling(Comparison):
@@ -281,35 +262,6 @@ class RIB(Comparison):
         )
 
 
-class AdvCAM(Comparison):
-    """AdvCAM on one image: maps from the scores at hand, or by Grad-CAM with a second pass back."""
-
-    tolerance = 1e-2  # single precision: entries of the gradient change sides
-
-    def __init__(self, device: torch.device, size: Size, width: int, iterations: int):
-        title = f"AdvCAM, {iterations} iterations, 2 classes, width {width}, {size[0]} x {size[1]}"
-        super().__init__(title, device)
-        self.settings = AdvCAMSettings(iterations, scales=(1.0, 0.5))
-        self.pairs = multi_scale_pairs(image_and_cams(1, size)[0], self.settings.scales)
-        self.label = torch.zeros(20)
-        self.label[[7, 11]] = 1
-        self.model = CAM(20, width=width).requires_grad_(False)
-        fill_by_recipe(self.model)
-
-    def ours(self) -> Results:
-        weights = self.model.classifier.weight
-        *_, sums = advcam(self._scores, weights, self.pairs, self.label, self.settings)
-        return sums
-
-    def _scores(self, pair: torch.Tensor) -> torch.Tensor:
-        pair = pair.contiguous(memory_format=torch.channels_last)  # as in the step
-        return self.model.classifier(self.model.backbone(pair)[-1])
-
-    @references.separate_normalisation()
-    def reference(self) -> Results:
-        return references.advcam_maps(self.model, self.pairs, self.label, self.settings)
-
-
 class Entry(NamedTuple):
     """A comparison with the sizes that are reported, and with sizes for a test."""
 
@@ -322,7 +274,6 @@ _SMALL_STEP = {"batch": 2, "crop": 64, "radius": 4, "width": 8}
 _IRN = {"batch": 4, "crop": 512, "radius": 10}
 _RIB = {"size": (240, 320), "batch": 4, "crop": 256, "iterations": 3, "width": 32}
 _SMALL_RIB = {"size": (64, 80), "batch": 2, "crop": 32, "iterations": 2, "width": 8}
-_ADVCAM = {"size": (240, 320), "width": 32, "iterations": 4}
 
 COMPARISONS = {
     "walk": Entry(Walk, {"size": (94, 125), "classes": 2}, {"size": (11, 14), "classes": 2}),
@@ -331,14 +282,10 @@ COMPARISONS = {
         {"size": (375, 500), "images": 24, "thresholds": 30},
         {"size": (40, 52), "images": 3, "thresholds": 4},
     ),
-    "ir_labels": Entry(
-        IRLabels, {"size": (375, 500), "images": 4}, {"size": (60, 80), "images": 2}
-    ),
     "pooling": Entry(Pooling, {"shape": (26, 20, 32, 32)}, {"shape": (3, 4, 6, 5)}),
     "irn_step": Entry(IRNStep, {**_IRN, "width": 64}, _SMALL_STEP),
     "irn_step_width16": Entry(IRNStep, {**_IRN, "width": 16}, _SMALL_STEP),
     "rib": Entry(RIB, _RIB, _SMALL_RIB),
-    "advcam": Entry(AdvCAM, _ADVCAM, {"size": (48, 64), "width": 8, "iterations": 2}),
 }
 
 
