@@ -24,10 +24,7 @@ def default_sample(tmp_path_factory) -> Path:
 
 def hashes(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def ids_of(folder: Path, split: str) -> list[str]:
@@ -60,23 +57,6 @@ def test_label_map_has_a_ring_of_void_round_every_object():
     assert (labels == dog).sum() == 4 * 4
     assert (labels[3:9, 18] == 0).all() and (labels[3:9, 19:21] == 255).all()
     assert (labels[9:11, 23:27] == 255).all()  # also between the two
-
-
-def test_annotation_follows_the_official_files():
-    root = voc_layout.annotation("2012_000007", square_scene())
-    assert root.findtext("folder") == "VOC2012" and root.findtext("filename") == "2012_000007.jpg"
-    size = [root.findtext(f"size/{tag}") for tag in ("width", "height", "depth")]
-    assert size == ["30", "20", "3"]
-    found = [
-        (
-            element.findtext("name"),
-            element.findtext("difficult"),
-            element.findtext("truncated"),
-            [int(element.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax")],
-        )
-        for element in root.iter("object")
-    ]
-    assert found == [("cat", "0", "1", [21, 3, 30, 10]), ("dog", "0", "0", [23, 11, 28, 16])]
 
 
 def test_masks_images_and_annotations_agree(default_sample):

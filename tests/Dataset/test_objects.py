@@ -15,7 +15,5 @@ def test_parts_lie_within_the_half_size_and_cover_the_discriminative_point(kind)
     v, u = np.mgrid[-1.5:1.5:151j, -1.5:1.5:151j].astype(np.float32)
     covered = np.any([part.distance(u, v) < 0 for part in kind.parts], axis=0)
     assert not covered[(np.abs(u) > width + 0.05) | (np.abs(v) > height + 0.05)].any()
-    assert (
-        covered[(np.hypot(u - kind.discriminative[0], v - kind.discriminative[1]) < 0.1)].mean()
-        > 0.9
-    )
+    x, y = kind.discriminative
+    assert covered[np.hypot(u - x, v - y) < 0.1].mean() > 0.9

@@ -11,17 +11,6 @@ import torch
 from scipy import ndimage
 
 from Demo import toy_experiment
-from Demo.toy_experiment import (
-    NUM_LAYERS,
-    REGIONS,
-    Canvases,
-    Toy,
-    compose,
-    measure,
-    read_mnist,
-    shape_mask,
-    trained,
-)
 from misc.errors import UserError
 from tests.Demo.digits import draw_digits
 
@@ -62,12 +51,12 @@ def mnist(tmp_path):
 
 def test_twos_and_eights_of_both_parts_of_mnist_are_read(mnist):
     root, images = mnist
-    found, values = read_mnist(root)
+    found, values = toy_experiment.read_mnist(root)
     assert values.tolist() == [2, 8]
     np.testing.assert_array_equal(found, images[[2, 8]])
     shutil.rmtree(root / "MNIST")
     with pytest.raises(UserError, match="has no MNIST/raw/; say --mnist_download"):
-        read_mnist(root)
+        toy_experiment.read_mnist(root)
 
 
 @pytest.mark.parametrize("damage", ["cut", "magic", "not packed", "other labels"])
@@ -84,19 +73,19 @@ def test_damaged_files_of_mnist_are_named(mnist, damage):
         save_idx(raw / "train-labels-idx1-ubyte", np.zeros(3, np.uint8), packed=False)
     name = {"not packed": packed.name, "other labels": "raw"}.get(damage, images.name)
     with pytest.raises(UserError, match=name):
-        read_mnist(mnist[0])
+        toy_experiment.read_mnist(mnist[0])
 
 
 def test_shapes_stand_clear_of_their_digits_at_varying_places():
     digits, values = draw_digits(np.random.default_rng(0), 40)
-    data = compose(np.random.default_rng(1), digits, values, 35, share=0.5)
+    data = toy_experiment.compose(np.random.default_rng(1), digits, values, 35, share=0.5)
     assert data.images.shape == (40, 1, 35, 35) and data.images.max() == 1
     has = data.shapes.flatten(1).any(1)
     assert 8 < has.sum() < 32
     for shape, image, label in zip(
         data.shapes[has], data.images[has], data.labels[has], strict=True
     ):
-        assert shape.sum() == shape_mask((2, 8)[label], 35).sum()
+        assert shape.sum() == toy_experiment.shape_mask((2, 8)[label], 35).sum()
         around = ndimage.binary_dilation(shape.numpy(), iterations=1) & ~shape.numpy()
         assert not image[0].numpy()[around].any()
     places = torch.unique(data.shapes[has].nonzero()[:, 1:], dim=0)
@@ -114,10 +103,11 @@ def claim_holds(hgr: dict[str, list[float]]) -> bool:
 
 @pytest.mark.parametrize("activation", ["sigmoid", "none"])
 def test_claim_holds_with_a_final_activation_alone(activation, one_thread):
-    toy = Toy(final_activation=activation)
+    toy = toy_experiment.Toy(final_activation=activation)
     digits, values = draw_digits(np.random.default_rng(0), toy.images)
-    network, _, shown = trained(digits, values, toy, seed=0)
-    hgr = measure(network, Canvases(*(of_all[:100] for of_all in shown)), toy)
+    network, _, shown = toy_experiment.trained(digits, values, toy, seed=0)
+    shown = toy_experiment.Canvases(*(of_all[:100] for of_all in shown))
+    hgr = toy_experiment.measure(network, shown, toy)
     assert claim_holds(hgr) == (activation == "sigmoid")
 
 
@@ -135,8 +125,8 @@ def test_scores_and_figure_are_written_and_written_again(drawn, tmp_path):
     for _ in range(2):
         assert toy_experiment.main(drawn) == 0
     scores = json.loads((tmp_path / "toy" / "scores.json").read_text())
-    assert set(scores["hgr"]) == set(REGIONS) and scores["data"] == "MNIST"
-    assert all(len(values) == NUM_LAYERS for values in scores["hgr"].values())
+    assert set(scores["hgr"]) == set(toy_experiment.REGIONS) and scores["data"] == "MNIST"
+    assert all(len(values) == toy_experiment.NUM_LAYERS for values in scores["hgr"].values())
     assert all(len(v) == 2 for kind in scores["fine_tuned"].values() for v in kind.values())
     assert (tmp_path / "toy" / "toy_experiment.png").is_file()
 

@@ -3,19 +3,13 @@
 import pytest
 import torch
 
-from Demo.toy_experiment import (
-    NUM_LAYERS,
-    ToyNet,
-    fine_tuned_gradients,
-    gradient_maps,
-    high_gradient_ratio,
-)
+from Demo import toy_experiment
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return ToyNet(side=9, channels=3, strides=(1, 1, 2, 1, 1))
+    return toy_experiment.ToyNet(side=9, channels=3, strides=(1, 1, 2, 1, 1))
 
 
 @pytest.fixture
@@ -25,12 +19,12 @@ def images():
 
 def test_maps_are_the_slopes_of_a_layers_sum(network, images):
     labels = torch.tensor([1, 0])
-    maps = gradient_maps(network, images, labels)
-    assert maps.shape == (2, NUM_LAYERS, 9, 9)
+    maps = toy_experiment.gradient_maps(network, images, labels)
+    assert maps.shape == (2, toy_experiment.NUM_LAYERS, 9, 9)
     network, step = network.double(), 1e-6
     moved = images[:1].double() + step * torch.eye(82, 81).view(82, 1, 9, 9)  # the last as it is
     for layer, outputs in enumerate(network.layers(moved)):
-        last = layer == NUM_LAYERS - 1
+        last = layer == toy_experiment.NUM_LAYERS - 1
         sums = outputs[:, labels[0]] if last else outputs.flatten(1).sum(1)
         slopes = (sums[:-1] - sums[-1]).abs().view(9, 9) / step
         expected = slopes / slopes.max()
@@ -45,19 +39,21 @@ def test_hgr_is_the_mean_share_of_a_regions_pixels():
         sum((maps[n, k][region[n]] > 0.4).double().mean().item() for n in range(3)) / 3
         for k in range(6)
     ]
-    found = high_gradient_ratio(maps, region, 0.4).tolist()
+    found = toy_experiment.high_gradient_ratio(maps, region, 0.4).tolist()
     assert found == pytest.approx(expected)
 
 
 def test_fine_tuning_leaves_the_network_and_raises_its_own_logit(network, images):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     others = [(images[1:], torch.tensor([0]))] * 3
-    steps = list(fine_tuned_gradients(network, images[0], 1, others, rate=1e-3))
+    steps = list(toy_experiment.fine_tuned_gradients(network, images[0], 1, others, rate=1e-3))
     assert len(steps) == 3
-    own = gradient_maps(network, images[:1], torch.tensor([1]))[0, -1]
+    own = toy_experiment.gradient_maps(network, images[:1], torch.tensor([1]))[0, -1]
     torch.testing.assert_close(steps[0] / steps[0].max(), own)
     assert steps[-1].sum() > steps[0].sum()  # a logit that grows without an end has steeper slopes
-    (only,) = fine_tuned_gradients(network, images[0], 1, others, rate=1e-3, stop=0.0)
+    (only,) = toy_experiment.fine_tuned_gradients(
+        network, images[0], 1, others, rate=1e-3, stop=0.0
+    )
     assert torch.equal(only, steps[0])
     after = network.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())

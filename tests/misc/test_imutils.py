@@ -132,9 +132,8 @@ def test_crf_is_the_recorded_one(golden, num_labels):
 
 def test_crf_of_confident_labels_is_the_recorded_one(golden):
     data = golden("crf.npz")
-    given, recorded = (
-        np.stack([data[f"conf_{kind}_crf_{end}"] for kind in ("fg", "bg")]) for end in ("in", "out")
-    )
+    given = np.stack([data["conf_fg_crf_in"], data["conf_bg_crf_in"]])
+    recorded = np.stack([data["conf_fg_crf_out"], data["conf_bg_crf_out"]])
     refined = crf.refine_label_maps(data["img"], given, len(data["cams_keys"]) + 1)
     np.testing.assert_array_equal(refined, recorded)
 

@@ -6,7 +6,7 @@ import torch
 
 from misc.errors import UserError
 from misc.indexing import PathIndex, affinity_labels, path_maximum, propagate_to_edge
-from tests.references import IndexArrays, PairIndices, dense_transition_matrix, gathered_maximum
+from tests.references import IndexArrays, dense_transition_matrix
 
 
 def random_map(*shape, seed=0, dtype=torch.float64):
@@ -37,21 +37,6 @@ def test_recorded_paths_of_the_training_radius(golden):
     assert arrays.dst_indices.shape == tuple(data["big_dst_shape"])
     for i, path in enumerate(index.search_paths):
         np.testing.assert_array_equal(path, data[f"big_search_path_{i}"])
-
-
-@pytest.mark.parametrize("radius", [2, 4, 7])
-def test_path_maximum_equals_gathered_pixels(radius):
-    maps = random_map(2, 9, 15)
-    index = PathIndex(radius, (9, 15))
-    groups = PairIndices.of(index, torch.device("cpu")).groups
-    assert torch.equal(path_maximum(maps, index), gathered_maximum(maps, groups))
-
-
-def test_path_maximum_gradient():
-    index = PathIndex(4, (5, 8))
-    values = torch.randperm(2 * 5 * 8, generator=torch.Generator().manual_seed(1)).double()
-    maps = values.view(2, 5, 8).div(100).requires_grad_()
-    assert torch.autograd.gradcheck(lambda m: path_maximum(m, index), maps)
 
 
 def test_path_maximum_gradient_of_equal_values_goes_to_the_last_pixel_of_the_path():
@@ -99,10 +84,7 @@ def test_walk_equals_dense_matrix(size):
 
 
 @pytest.mark.parametrize("scores, result, options", [
-    ("x0", "out0", {}),
-    ("x1", "out1", {}),
-    ("x2", "out2", {}),
-    ("x1", "out1_double", {}),
+    ("x0", "out0", {}), ("x1", "out1", {}), ("x2", "out2", {}), ("x1", "out1_double", {}),
     ("x0", "out0_beta8_times4", {"beta": 8, "exp_times": 4}),
     ("x1", "out1_radius4", {"radius": 4}),
     ("seg_cam", "seg_walk", {}),

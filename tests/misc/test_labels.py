@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from misc import metrics
 from misc.cams import label_map
 from misc.data.datasets import label_tensor
 from misc.data.exports import regions, yolo_text
@@ -18,13 +19,6 @@ from misc.labels import (
     save_label_png,
     save_palette_png,
     voc_palette,
-)
-from misc.metrics import (
-    ThresholdScores,
-    confusion_matrix,
-    mean_iou,
-    pseudo_mask_confusion,
-    require_few_labels,
 )
 from misc.seg_loss import balanced_cross_entropy, cross_entropy
 from step.cam_to_ir_label import confident_labels
@@ -112,20 +106,20 @@ def test_scores_are_those_of_the_same_labels_in_8_bits():
     rng = np.random.default_rng(0)
     cams, keys = rng.random((3, 9, 11), dtype=np.float32), np.array([1, 4, 5])
     truth = rng.choice([0, 2, 5, 6, 255], (9, 11)).astype(np.uint8)
-    narrow = ThresholdScores([0.2, 0.7], 8)
+    narrow = metrics.ThresholdScores([0.2, 0.7], 8)
     narrow.add(cams, keys, truth)
-    wide, byte = (ThresholdScores([0.2, 0.7], 300) for _ in range(2))
+    wide, byte = (metrics.ThresholdScores([0.2, 0.7], 300) for _ in range(2))
     wide.add(cams, keys, of_type(truth, 300))
     byte.add(cams, keys, truth)  # a file of 8 bits in a set of many classes
     assert np.array_equal(narrow.confusions, wide.confusions[:, :8, :8])
     assert np.array_equal(wide.confusions, byte.confusions)
     with pytest.raises(UserError, match=r"label 6 in the truth is not in 0..5"):
-        ThresholdScores([0.2], 6).add(cams[:1], keys[:1], of_type(truth, 300))
+        metrics.ThresholdScores([0.2], 6).add(cams[:1], keys[:1], of_type(truth, 300))
     with pytest.raises(UserError, match="scores of 60000 labels take 26 GiB"):
-        require_few_labels(60_000)
-    confusion = confusion_matrix(WIDE, np.where(WIDE == 65_535, 3, WIDE), NUM_LABELS)
-    assert confusion.sum() == 5 and mean_iou(confusion) == 1
-    assert pseudo_mask_confusion(np.zeros_like(WIDE), WIDE, NUM_LABELS)[0, 0] == 2
+        metrics.require_few_labels(60_000)
+    confusion = metrics.confusion_matrix(WIDE, np.where(WIDE == 65_535, 3, WIDE), NUM_LABELS)
+    assert confusion.sum() == 5 and metrics.mean_iou(confusion) == 1
+    assert metrics.pseudo_mask_confusion(np.zeros_like(WIDE), WIDE, NUM_LABELS)[0, 0] == 2
 
 
 def test_networks_are_trained_on_wide_labels():

@@ -26,10 +26,8 @@ def grown(confusion, num_labels):
 @pytest.mark.parametrize("prefix", ["a", "b"])
 def test_scores_are_the_recorded_ones(golden, prefix):
     data = golden("eval.npz")
-    confusion = sum(
-        metrics.confusion_matrix(data[f"{prefix}_gt_{i}"], data[f"{prefix}_pred_{i}"], 21)
-        for i in IMAGES
-    )
+    pairs = ((data[f"{prefix}_gt_{i}"], data[f"{prefix}_pred_{i}"]) for i in IMAGES)
+    confusion = sum(metrics.confusion_matrix(*pair, 21) for pair in pairs)
     np.testing.assert_array_equal(confusion, grown(data[f"{prefix}_confusion"], 21))
     expected = np.full(21, np.nan)
     expected[: len(data[f"{prefix}_iou"])] = stored(data[f"{prefix}_iou"])
@@ -39,9 +37,8 @@ def test_scores_are_the_recorded_ones(golden, prefix):
 
 def test_pseudo_mask_scores_are_the_recorded_ones(golden):
     data = golden("eval.npz")
-    confusion = sum(
-        metrics.pseudo_mask_confusion(data[f"a_gt_{i}"], data[f"seg_pred_{i}"], 21) for i in IMAGES
-    )
+    pairs = ((data[f"a_gt_{i}"], data[f"seg_pred_{i}"]) for i in IMAGES)
+    confusion = sum(metrics.pseudo_mask_confusion(*pair, 21) for pair in pairs)
     np.testing.assert_allclose(metrics.iou(confusion), stored(data["seg_iou"]), rtol=1e-12)
     np.testing.assert_allclose(metrics.mean_iou(confusion), data["seg_miou"], rtol=1e-12)
     false_positive, false_negative = metrics.false_positive_negative(confusion)
@@ -67,9 +64,8 @@ def test_threshold_scores_are_the_recorded_ones(golden):
     ):
         np.testing.assert_array_equal(confusion, grown(expected[:size, :size], 21))
     np.testing.assert_allclose(scores.mean_ious(), data["cam_miou"], rtol=1e-12)
-    np.testing.assert_allclose(
-        metrics.false_foreground(scores.counts), data["cam_false_fg_fraction"], rtol=1e-12
-    )
+    fractions = metrics.false_foreground(scores.counts)
+    np.testing.assert_allclose(fractions, data["cam_false_fg_fraction"], rtol=1e-12)
     assert scores.best() == data["cam_miou"].argmax()
 
 

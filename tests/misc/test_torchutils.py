@@ -26,11 +26,8 @@ def pool_with_gradient(data, **options):
 @pytest.mark.parametrize("percent", recorded_numbers("gndp2d.npz", r"target_th(\d+)"))
 def test_gndp2d_and_gradient_are_the_recorded_ones(golden, percent):
     data = golden("gndp2d.npz")
-    choices = {
-        "target": multi_hot(data["target_classes"], 20),
-        "batch": torch.from_numpy(data["labels"]),
-    }
-    for name, present in choices.items():
+    target, batch = multi_hot(data["target_classes"], 20), torch.from_numpy(data["labels"])
+    for name, present in (("target", target), ("batch", batch)):
         pooled, gradient = pool_with_gradient(data, present=present, score_th=percent / 100)
         name = f"{name}_th{percent}"
         np.testing.assert_allclose(pooled, data[name], rtol=0, atol=1e-6)
@@ -50,11 +47,8 @@ def test_gap2d_is_the_recorded_one(golden):
 def test_80_classes_with_and_without_the_limit_are_the_recorded_ones(golden, percent):
     data = golden("gndp2d.npz")
     x = torch.from_numpy(data["x80"])
-    choices = {
-        "target": multi_hot(data["target_classes80"], 80),
-        "batch": torch.from_numpy(data["labels80"]),
-    }
-    for name, present in choices.items():
+    target, batch = multi_hot(data["target_classes80"], 80), torch.from_numpy(data["labels80"])
+    for name, present in (("target", target), ("batch", batch)):
         suffix = f"{name}_th{percent}"
         for prefix, limit in (("upstream80", 20), ("corrected80", None)):
             pooled = gndp2d(x, present, percent / 100, num_pooled_classes=limit)
@@ -85,9 +79,7 @@ def parameters(data):
 def optimizer_for(a, b, c, config):
     lr, weight_decay, power, max_step = config
     groups = [{"params": [a, c], "lr": lr}, {"params": [b], "lr": 10 * lr}]
-    return PolyOptimizer(
-        groups, lr=lr, weight_decay=weight_decay, max_step=int(max_step), power=power
-    )
+    return PolyOptimizer(groups, lr, weight_decay, int(max_step), power=power)
 
 
 @pytest.mark.parametrize("setting", recorded_names("poly_optimizer.npz", "_config"))

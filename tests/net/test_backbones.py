@@ -5,14 +5,8 @@ import torch
 import torchvision
 
 from misc.errors import UserError
+from net import checkpoint
 from net.backbones import KINDS, FixedBatchNorm, ResNet, fold_norms, inferred_arch
-from net.checkpoint import (
-    load_backbone,
-    load_boundary_net,
-    load_classifier,
-    on_backbone,
-    save_checkpoint,
-)
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement, Net
 from tests.weights import fill_by_recipe
@@ -52,16 +46,16 @@ def test_torchvisions_weights_give_torchvisions_features(published):
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
 def test_classifier_and_boundary_net_take_any_backbone(name, tmp_path):
     torch.save(ResNet(name, width=8, stem=8).state_dict(), tmp_path / "backbone.pth")
-    classifier = on_backbone(CAM, tmp_path / "backbone.pth", 5)
-    save_checkpoint(tmp_path / "cam.pth", classifier)
-    loaded = load_classifier(tmp_path / "cam.pth", 5)
+    classifier = checkpoint.on_backbone(CAM, tmp_path / "backbone.pth", 5)
+    checkpoint.save_checkpoint(tmp_path / "cam.pth", classifier)
+    loaded = checkpoint.load_classifier(tmp_path / "cam.pth", 5)
     assert loaded.arch == classifier.arch and loaded.arch["name"] == name
     assert loaded(torch.randn(1, 3, 64, 64)).shape == (1, 5, 4, 4)
-    boundary = on_backbone(Net, tmp_path / "cam.pth")
-    save_checkpoint(tmp_path / "irn.pth", boundary)
-    edge, field = load_boundary_net(tmp_path / "irn.pth", EdgeDisplacement, crop_size=None)(
-        torch.randn(2, 3, 64, 64)
-    )
+    boundary = checkpoint.on_backbone(Net, tmp_path / "cam.pth")
+    checkpoint.save_checkpoint(tmp_path / "irn.pth", boundary)
+    edge, field = checkpoint.load_boundary_net(
+        tmp_path / "irn.pth", EdgeDisplacement, crop_size=None
+    )(torch.randn(2, 3, 64, 64))
     assert edge.shape == (1, 16, 16) and field.shape == (2, 16, 16)
 
 
@@ -83,4 +77,4 @@ def test_files_with_odd_widths_are_no_networks_and_no_crashes(inner, tmp_path):
     state["layer1.0.conv3.weight"] = torch.zeros(2 * inner, inner, 1, 1)
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(UserError, match="is of another network"):
-        load_backbone(tmp_path / "odd.pth")
+        checkpoint.load_backbone(tmp_path / "odd.pth")

@@ -121,13 +121,10 @@ def test_the_boundary_net_of_an_irn_training_loads(tmp_path, boundary_net, prefi
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_published_classifiers(tmp_path, classifier, prefix):
-    torch.save(published_state(classifier, prefix), tmp_path / "cam.pth")
-    assert_same(load_classifier(tmp_path / "cam.pth", 5), classifier)
-
-
-def test_files_of_the_older_format(tmp_path, classifier):
-    torch.save(plain_state(classifier), tmp_path / "cam.pth", _use_new_zipfile_serialization=False)
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_published_classifiers_and_files_of_the_older_format(tmp_path, classifier, prefix, as_zip):
+    state = published_state(classifier, prefix)
+    torch.save(state, tmp_path / "cam.pth", _use_new_zipfile_serialization=as_zip)
     assert_same(load_classifier(tmp_path / "cam.pth", 5), classifier)
 
 
@@ -170,11 +167,7 @@ def test_imagenet_weights_of_torchvision(monkeypatch):
 
 
 @pytest.mark.parametrize("content", [
-    torch.zeros(3),
-    [1, 2],
-    {},
-    {"a": 1},
-    {"state_dict": {}},
+    torch.zeros(3), [1, 2], {}, {"a": 1}, {"state_dict": {}},
     {"state_dict": {"conv1.weight": 3}},
     {"state_dict": {3: torch.zeros(1)}},
     {"arch": "resnet50", "state_dict": {"conv1.weight": torch.zeros(1)}},

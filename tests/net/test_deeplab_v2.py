@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from misc import seg_loss
 from misc.crf import CRFSettings, dense_crf, wrapped_image
-from misc.seg_loss import (
-    balanced_cross_entropy,
-    cross_entropy,
-    nearest_indices,
-    resized_labels,
-    scale_losses,
-    stepwise_poly,
-)
 from net import backbones
 from net.deeplab_v2 import DeepLabV2, _softmax
 from tests.conftest import close, recorded_names
@@ -104,28 +97,26 @@ def test_recorded_nearest_indices(golden):
         data = golden(file)
         for name in (name for name in data.files if name.startswith("nearest_")):
             source, target = (int(n) for n in name.removeprefix("nearest_").split("_to_"))
-            assert list(nearest_indices(source, target)) == data[name].tolist(), name
+            assert list(seg_loss.nearest_indices(source, target)) == data[name].tolist(), name
 
 
 def test_recorded_label_resize_of_a_rectangle(golden):
     data = golden("deeplab_train.npz")
     label = torch.from_numpy(np.asarray(data["rect_label"]))[None]
     size = tuple(int(n) for n in data["rect_size"])
-    assert np.array_equal(resized_labels(label, size)[0], data["rect_sensible"])
+    assert np.array_equal(seg_loss.resized_labels(label, size)[0], data["rect_sensible"])
     # The reference hands height and width over in the wrong order.
-    assert np.array_equal(resized_labels(label, size[::-1])[0], data["rect_upstream"])
+    assert np.array_equal(seg_loss.resized_labels(label, size[::-1])[0], data["rect_upstream"])
 
 
 @pytest.mark.parametrize("run", recorded_names("deeplab_train.npz", "_lr"))
 def test_recorded_schedules(golden, run):
     data = golden("deeplab_train.npz")
     lr, every, most, power = data[f"{run}_config"].tolist()
-    groups = [
-        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": factor * lr}
-        for factor in (1, 10, 20)
-    ]
+    number = torch.nn.Parameter
+    groups = [{"params": [number(torch.zeros(1))], "lr": factor * lr} for factor in (1, 10, 20)]
     optimizer = torch.optim.SGD(groups, lr=lr)
-    schedule = stepwise_poly(optimizer, int(most), int(every), power)
+    schedule = seg_loss.stepwise_poly(optimizer, int(most), int(every), power)
     wanted = dict(zip(data[f"{run}_iteration"].tolist(), data[f"{run}_lr"], strict=True))
     for iteration in range(1, max(wanted) + 1):
         if iteration in wanted:
@@ -144,17 +135,15 @@ def test_recorded_training(golden, run, monkeypatch):
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     groups = model.parameter_groups(config["LR"], config["WEIGHT_DECAY"])
     own_names = {id(p): n.removeprefix("backbone.") for n, p in model.named_parameters()}
-    listed = [
-        (own_names[id(p)], g, group) for g, group in enumerate(groups) for p in group["params"]
-    ]
-    by_name = {name: (g, group["weight_decay"]) for name, g, group in listed}
+    by_name = {own_names[id(p)]: (g, group["weight_decay"])
+               for g, group in enumerate(groups) for p in group["params"]}  # fmt: skip
     recorded = zip(
         data[f"{run}_param_names"], data[f"{run}_param_group"], data[f"{run}_param_weight_decay"],
         strict=True,
     )  # fmt: skip
     assert by_name == {str(n): (int(g), pytest.approx(float(d))) for n, g, d in recorded}
     optimizer = torch.optim.SGD(groups, lr=config["LR"], momentum=config["MOMENTUM"])
-    schedule = stepwise_poly(
+    schedule = seg_loss.stepwise_poly(
         optimizer, int(config["ITER_MAX"]), int(config["LR_DECAY"]), config["POLY_POWER"]
     )
     inputs = run if f"{run}_images" in data else "thin"
@@ -168,7 +157,7 @@ def test_recorded_training(golden, run, monkeypatch):
         optimizer.zero_grad()
         total, branches = 0.0, []
         for batch, label in zip(of_images, of_labels, strict=True):
-            losses = scale_losses(model(torch.from_numpy(batch)), torch.from_numpy(label))
+            losses = seg_loss.scale_losses(model(torch.from_numpy(batch)), torch.from_numpy(label))
             loss = sum(losses) / config["ITER_SIZE"]
             loss.backward()
             total += loss.item()
@@ -197,13 +186,13 @@ def test_recorded_labels_as_the_losses_see_them(golden):
     labels = torch.from_numpy(data["thin_labels"][0, 0])
     for name in ("100", "050", "075", "max"):
         expected = data[f"thin_resized_labels_{name}"]
-        assert np.array_equal(resized_labels(labels, expected.shape[-2:]), expected)
+        assert np.array_equal(seg_loss.resized_labels(labels, expected.shape[-2:]), expected)
 
 
 def test_losses_of_batches_without_labels_are_zero():
     logits = torch.randn(1, 3, 4, 5, requires_grad=True)
     empty = torch.full((1, 4, 5), 255, dtype=torch.uint8)
-    for loss in (cross_entropy, balanced_cross_entropy):
+    for loss in (seg_loss.cross_entropy, seg_loss.balanced_cross_entropy):
         assert loss(logits, empty).item() == 0
     loss(logits, empty).backward()
     assert not logits.grad.any()
@@ -215,9 +204,9 @@ def test_balanced_cross_entropy_weighs_both_sides_alike():
     values = -logits.log_softmax(1)[0]
     background = torch.cat([values[0, 0], values[0, 1, :1]]).mean()
     foreground = (values[1, 1, 1] + values[2, 1, 2]) / 2
-    found = balanced_cross_entropy(logits, labels)
+    found = seg_loss.balanced_cross_entropy(logits, labels)
     torch.testing.assert_close(found, (background + foreground) / 2)
-    only = balanced_cross_entropy(logits, labels.clamp_max(0))
+    only = seg_loss.balanced_cross_entropy(logits, labels.clamp_max(0))
     torch.testing.assert_close(only, values[0].mean() / 2)
 
 

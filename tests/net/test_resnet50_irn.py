@@ -95,9 +95,8 @@ def test_large_displacements_lose_no_accuracy(pair_loss):
 
 
 def test_losses_without_any_label_are_zero(pair_loss):
-    labels = affinity_labels(
-        torch.full((1, 12, 12), 255, dtype=torch.uint8), pair_loss.path_index, 21
-    )
+    label_map = torch.full((1, 12, 12), 255, dtype=torch.uint8)
+    labels = affinity_labels(label_map, pair_loss.path_index, 21)
     losses = pair_loss(torch.randn(1, 1, 12, 12), torch.randn(1, 2, 12, 12), labels)
     assert all(value.item() == 0 for value in losses)
 

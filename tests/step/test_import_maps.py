@@ -222,9 +222,8 @@ def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
     for image_id, change in spoilt.items():
         maps = FORMATS["by class"](*own.maps[image_id].values())
         np.save(source / f"{image_id}.npy", {key: change(one) for key, one in maps.items()})
-    np.save(
-        source / f"{second}.npy", {0: Reduced(os.mkdir, str(tmp_path / "made"))}, allow_pickle=True
-    )
+    code = Reduced(os.mkdir, str(tmp_path / "made"))
+    np.save(source / f"{second}.npy", {0: code}, allow_pickle=True)
     (source / f"{third}.npy").unlink()
     command = (*own.given, "--import_maps", source, "--cam_out_dir", tmp_path / "out")
     assert tiny_run(*command, "--import_maps_pass") == 2

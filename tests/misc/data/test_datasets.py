@@ -9,16 +9,7 @@ import torch
 from PIL import Image
 
 from misc import imutils
-from misc.data.datasets import (
-    OUTSIDE,
-    AffinityDataset,
-    ClassificationDataset,
-    TopLeftDataset,
-    multi_scale_pairs,
-    normalized,
-    read_image,
-    training_crop,
-)
+from misc.data import datasets
 from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
 from misc.labels import save_label_png
@@ -31,19 +22,19 @@ def zero_colour(images):
 
 
 def test_read_image_is_rgb_whatever_the_file(sample, tmp_path):
-    image = read_image(sample.image_path(IDS[0]))
+    image = datasets.read_image(sample.image_path(IDS[0]))
     assert image.dtype == np.uint8 and image.shape == (*sample.image_size(IDS[0]), 3)
     Image.new("L", (5, 4), 9).save(tmp_path / "grey.jpg")
-    assert read_image(tmp_path / "grey.jpg").tolist() == np.full((4, 5, 3), 9).tolist()
+    assert datasets.read_image(tmp_path / "grey.jpg").tolist() == np.full((4, 5, 3), 9).tolist()
 
 
 def test_read_image_names_a_bad_file(sample, tmp_path):
     with pytest.raises(UserError, match="none.jpg: no such image"):
-        read_image(tmp_path / "none.jpg")
+        datasets.read_image(tmp_path / "none.jpg")
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(sample.image_path(IDS[0]).read_bytes()[:3000])
     with pytest.raises(UserError, match="cut.jpg: cannot be decoded"):
-        read_image(cut)
+        datasets.read_image(cut)
 
 
 @pytest.mark.parametrize("long_range", [(20, 30), (48, 64), (100, 120)])
@@ -51,8 +42,8 @@ def test_crops_are_bitwise_those_that_are_normalised_first(long_range):
     """Smaller than the crop on both sides, on one or on none; dark pixels are no padding."""
     images = np.random.default_rng(0).integers(0, 256, (6, 40, 61, 3), dtype=np.uint8)
     images[0] = 0
-    drawn = [training_crop(image, long_range, 32, random.Random(7)) for image in images]
-    for crop, image in zip(normalized(torch.stack(drawn), "cpu"), images, strict=True):
+    drawn = [datasets.training_crop(image, long_range, 32, random.Random(7)) for image in images]
+    for crop, image in zip(datasets.normalized(torch.stack(drawn), "cpu"), images, strict=True):
         rng = random.Random(7)
         image = imutils.normalize(imutils.random_resize_long(image, *long_range, rng))
         expected = imutils.random_crop(imutils.random_lr_flip(image, rng), 32, 0, rng)
@@ -61,13 +52,13 @@ def test_crops_are_bitwise_those_that_are_normalised_first(long_range):
 
 
 def test_classification_crops(sample, labels):
-    dataset = ClassificationDataset(sample, labels, (64, 96), 80, seed=3)
+    dataset = datasets.ClassificationDataset(sample, labels, (64, 96), 80, seed=3)
     assert len(dataset) == len(IDS)
     for index in range(len(IDS)):
         crop, label = dataset[index]
         assert crop.shape == (80, 80, 3) and crop.dtype == torch.int16
         assert torch.equal(label, torch.from_numpy(labels[IDS[index]]))
-        inside = (crop != OUTSIDE).all(dim=2).numpy()
+        inside = (crop != datasets.OUTSIDE).all(dim=2).numpy()
         height, width = (np.ptp(inside.any(axis).nonzero()) + 1 for axis in (1, 0))
         assert 60 <= max(height, width) <= 80 and min(height, width) >= 35
 
@@ -83,11 +74,11 @@ def test_affinity_labels_stay_on_their_pixels(sample, tmp_path):
     label_dir = tmp_path / "labels"
     label_dir.mkdir()
     save_label_png(label_dir / f"{image_id}.png", (pattern[..., 0] > 100).astype(np.uint8))
-    dataset = AffinityDataset(info, (image_id,), label_dir, 256)
+    dataset = datasets.AffinityDataset(info, (image_id,), label_dir, 256)
     for epoch in range(4):
         dataset.set_epoch(epoch)
         crop, label = dataset[0]
-        crop = normalized(crop[None], "cpu")[0]
+        crop = datasets.normalized(crop[None], "cpu")[0]
         assert crop.shape == (3, 256, 256) and crop.dtype == torch.float32
         assert label.shape == (64, 64) and label.dtype == torch.uint8
         bright = crop[0].unfold(0, 4, 4).unfold(1, 4, 4)[..., 2, 2]
@@ -107,12 +98,12 @@ def test_draws_depend_on_seed_epoch_and_image_alone(sample, labels, tmp_path, ki
 
     def item(position=1, seed=0, epoch=0, ids=IDS[:2]):
         if kind == "classification":
-            dataset = ClassificationDataset(sample, labels.of(ids), (64, 96), 80, seed)
+            dataset = datasets.ClassificationDataset(sample, labels.of(ids), (64, 96), 80, seed)
         elif kind == "segmentation":
             files, crop = {i: sample.mask_path(i) for i in ids}, SegCrop(64, (1.0, 2.0, 3.0))
             dataset = SegmentationDataset(sample, files, crop, np.copy, bgr=False, seed=seed)
         else:
-            dataset = AffinityDataset(sample, ids, tmp_path, 64, seed)
+            dataset = datasets.AffinityDataset(sample, ids, tmp_path, 64, seed)
         dataset.set_epoch(epoch)
         return dataset[position]
 
@@ -125,8 +116,8 @@ def test_draws_depend_on_seed_epoch_and_image_alone(sample, labels, tmp_path, ki
 
 @pytest.mark.parametrize("canvas", [100, 400])
 def test_top_left_canvas(sample, canvas):
-    dataset = TopLeftDataset(sample, IDS, canvas)
-    image = imutils.normalize(read_image(sample.image_path(IDS[3]))).transpose(2, 0, 1)
+    dataset = datasets.TopLeftDataset(sample, IDS, canvas)
+    image = imutils.normalize(datasets.read_image(sample.image_path(IDS[3]))).transpose(2, 0, 1)
     height, width = (min(side, canvas) for side in image.shape[1:])
     placed = dataset[3].numpy()
     assert len(dataset) == len(IDS) and placed.shape == (3, canvas, canvas)
@@ -136,7 +127,7 @@ def test_top_left_canvas(sample, canvas):
 
 def test_multi_scale_pairs():
     image = np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8)
-    pairs = multi_scale_pairs(image, (1.0, 0.5, 2.0))
+    pairs = datasets.multi_scale_pairs(image, (1.0, 0.5, 2.0))
     assert [tuple(pair.shape) for pair in pairs] == [
         (2, 3, 40, 61), (2, 3, 20, 30), (2, 3, 80, 122),
     ]  # fmt: skip
@@ -147,7 +138,7 @@ def test_multi_scale_pairs():
 @pytest.mark.parametrize("max_long, long_side", [(None, 60), (60, 60), (100, 60), (30, 30)])
 def test_multi_scale_pairs_shrink_large_images_only(max_long, long_side):
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    pairs = multi_scale_pairs(image, (1.0, 1.5), max_long)
+    pairs = datasets.multi_scale_pairs(image, (1.0, 1.5), max_long)
     assert [pair.shape[-1] for pair in pairs] == [long_side, long_side * 3 // 2]
     assert pairs[0].shape[-2] == long_side * 2 // 3
     # Both factors in one resampling: the enlarged view is not made of the shrunk one.

@@ -31,14 +31,6 @@ def test_recorded_annotations(recorded):
             assert (mask[tuple(low)] != mask[tuple(high)]).all()
 
 
-def test_rle_is_the_mask(recorded):
-    for mask in recorded["coco_mask"].astype(bool):
-        if mask.any():
-            entry = annotation(mask, 3, id=7)
-            assert np.array_equal(coco_mask.decode(entry["segmentation"]), mask)
-            assert entry["id"] == 7 and entry["category_id"] == 3
-
-
 def test_a_file_has_what_all_readers_ask_for():
     content = coco_dataset("masks", [], [], ("cat", "dog"))
     assert content["info"] == {"description": "masks"} and content["licenses"] == []

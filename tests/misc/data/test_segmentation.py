@@ -34,8 +34,7 @@ def test_recorded_crops(golden):
         scales = (1.0,) if plain else (0.5, 0.75, 1.0, 1.25, 1.5)
         crop = SegCrop(int(of("crop_size")), colours.mean, scales, not plain, int(of("base_size")))
         index = int(of("image_index"))
-        image, label = crop(
-            data[f"image{index}_bgr"], data[f"label{index}"], random.Random(int(of("seed")))
-        )
+        rng = random.Random(int(of("seed")))
+        image, label = crop(data[f"image{index}_bgr"], data[f"label{index}"], rng)
         assert np.array_equal(label, of("label")), number
         np.testing.assert_allclose(network_input(image, colours), of("input"), rtol=0, atol=1e-3)

@@ -10,29 +10,15 @@ from PIL import Image
 from misc.cams import save_cam
 from misc.errors import UserError
 from misc.labels import save_label_png
+from misc.storage import outputs
 from misc.storage.manifest import prepare_folder, read_manifest
-from misc.storage.outputs import (
-    Output,
-    State,
-    is_changed,
-    is_not_ours,
-    is_own,
-    link_new,
-    open_output,
-    output_state,
-    remove_output,
-    require_own,
-    write_json,
-    write_new,
-    write_output,
-)
 
 MAP = np.full((1, 3, 5), 0.5)
 WRITERS = {
     "a.png": lambda path: save_label_png(path, np.zeros((3, 5), np.uint8)),
     "a.npy": lambda path: save_cam(path, [3], MAP, MAP),
-    "a.json": lambda path: write_json(path, {"a": 1}),
-    "a.txt": lambda path: write_output(path, b"2012_000001\n"),
+    "a.json": lambda path: outputs.write_json(path, {"a": 1}),
+    "a.txt": lambda path: outputs.write_output(path, b"2012_000001\n"),
 }
 
 
@@ -50,10 +36,10 @@ def test_a_file_without_a_checksum_is_somebody_elses_whatever_is_in_it(tmp_path,
     path.parent.mkdir()
     for content in not_ours(tmp_path):
         path.write_bytes(content)
-        assert output_state(path) is State.NOT_OURS and is_not_ours(path)
+        assert outputs.output_state(path) is outputs.State.NOT_OURS and outputs.is_not_ours(path)
         with pytest.raises(UserError, match=f"{path}: was not made by this program, or was chang"):
             WRITERS[name](path)
-        remove_output(path)
+        outputs.remove_output(path)
         assert path.read_bytes() == content
     assert os.listdir(path.parent) == [name]
 
@@ -63,9 +49,9 @@ def test_own_files_are_replaced_and_removed(tmp_path, name):
     path = tmp_path / name
     for _ in range(3):
         WRITERS[name](path)
-        assert output_state(path) is State.WHOLE and is_own(path)
-    remove_output(path)
-    assert output_state(path) is State.MISSING and not is_not_ours(path)
+        assert outputs.output_state(path) is outputs.State.WHOLE and outputs.is_own(path)
+    outputs.remove_output(path)
+    assert outputs.output_state(path) is outputs.State.MISSING and not outputs.is_not_ours(path)
 
 
 def test_a_cut_file_is_nobodys_any_more_and_a_changed_byte_is_damage(tmp_path):
@@ -75,9 +61,9 @@ def test_a_cut_file_is_nobodys_any_more_and_a_changed_byte_is_damage(tmp_path):
         whole = path.read_bytes()
         for kept in (0, 1, len(whole) // 2):
             path.write_bytes(whole[:kept])
-            assert output_state(path) is State.NOT_OURS
+            assert outputs.output_state(path) is outputs.State.NOT_OURS
     path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
-    assert output_state(path) is State.DAMAGED
+    assert outputs.output_state(path) is outputs.State.DAMAGED
     WRITERS["a.npy"](path)
     assert path.read_bytes() == whole
 
@@ -87,27 +73,27 @@ def test_what_is_no_file_stays(tmp_path, kind):
     path = tmp_path / "a.txt"
     path.mkdir() if kind == "folder" else path.symlink_to(tmp_path / "none")
     with pytest.raises(UserError, match="was not made by this program"):
-        write_output(path, b"1\n")
+        outputs.write_output(path, b"1\n")
     assert path.is_dir() or path.is_symlink()
 
 
 def test_a_list_holds_ids_only_and_the_manifest_its_checksum(tmp_path):
     path = tmp_path / "train.txt"
-    write_output(path, b"2012_000001\n")
-    assert path.read_bytes() == b"2012_000001\n" and not is_changed(path)
+    outputs.write_output(path, b"2012_000001\n")
+    assert path.read_bytes() == b"2012_000001\n" and not outputs.is_changed(path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert list(manifest["files"]) == ["train.txt"] and read_manifest(tmp_path) is None
     path.write_bytes(b"2012_000002\n")
-    assert is_changed(path) and not is_own(path)
+    assert outputs.is_changed(path) and not outputs.is_own(path)
 
 
 def test_settings_and_checksums_share_a_manifest(tmp_path):
-    folder = Output("--result_dir", tmp_path, suffix=".txt")
+    folder = outputs.Output("--result_dir", tmp_path, suffix=".txt")
     prepare_folder(folder, {"version": 1, "a": 1}, {}, False)
-    write_output(tmp_path / "train.txt", b"1\n")
+    outputs.write_output(tmp_path / "train.txt", b"1\n")
     assert read_manifest(tmp_path) == {"version": 1, "a": 1, "inputs": {}}
     prepare_folder(folder, {"version": 1, "a": 1}, {}, False)
-    assert is_own(tmp_path / "train.txt")
+    assert outputs.is_own(tmp_path / "train.txt")
     (tmp_path / "mine.txt").write_text("1\n")
     prepare_folder(folder, {"version": 1, "a": 2}, {}, True)
     assert sorted(os.listdir(tmp_path)) == ["manifest.json", "mine.txt"]
@@ -116,12 +102,12 @@ def test_settings_and_checksums_share_a_manifest(tmp_path):
 def test_a_manifest_of_the_user_stays(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text('{"name": "my application"}')
-    folder = Output("--result_dir", tmp_path, suffix=".txt")
-    refused = [lambda: write_output(tmp_path / "train.txt", b"1\n"),
+    folder = outputs.Output("--result_dir", tmp_path, suffix=".txt")
+    refused = [lambda: outputs.write_output(tmp_path / "train.txt", b"1\n"),
                lambda: prepare_folder(folder, {"version": 1}, {}, False),
                lambda: prepare_folder(folder, {"version": 1}, {}, True),
-               lambda: require_own(tmp_path / "b.json", in_manifest=True),  # before the computing
-               lambda: write_json(tmp_path / "b.json", {"a": 1}, in_manifest=True)]  # fmt: skip
+               lambda: outputs.require_own(tmp_path / "b.json", in_manifest=True),
+               lambda: outputs.write_json(tmp_path / "b.json", {}, in_manifest=True)]  # fmt: skip
     for write in refused:
         with pytest.raises(UserError, match=f"{path}: was not made by this program"):
             write()
@@ -132,7 +118,7 @@ def test_a_manifest_of_the_user_stays(tmp_path):
 @pytest.mark.parametrize("suffixes", [(".txt", ".json"), (".txt",)])
 def test_whenever_a_writer_is_killed_its_file_is_known(tmp_path, monkeypatch, suffixes):
     path = tmp_path / "train.txt"
-    write_output(path, b"1\n")
+    outputs.write_output(path, b"1\n")
     replace = os.replace
 
     def killed(source, target):
@@ -143,10 +129,10 @@ def test_whenever_a_writer_is_killed_its_file_is_known(tmp_path, monkeypatch, su
     with monkeypatch.context() as patched:
         patched.setattr("os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            write_output(path, b"2\n")
-    assert path.read_bytes() == b"1\n" and is_own(path)
-    write_output(path, b"2\n")
-    assert path.read_bytes() == b"2\n" and is_own(path)
+            outputs.write_output(path, b"2\n")
+    assert path.read_bytes() == b"1\n" and outputs.is_own(path)
+    outputs.write_output(path, b"2\n")
+    assert path.read_bytes() == b"2\n" and outputs.is_own(path)
 
 
 def test_a_file_whose_name_is_given_replaces_no_result_of_another_step(tmp_path):
@@ -154,15 +140,18 @@ def test_a_file_whose_name_is_given_replaces_no_result_of_another_step(tmp_path)
     save_cam(path, [3], MAP, MAP)
     before = path.read_bytes()
     with pytest.raises(UserError, match="was not made by this program"):
-        write_json(path, {"a": 1}, in_manifest=True)
+        outputs.write_json(path, {"a": 1}, in_manifest=True)
     assert path.read_bytes() == before
     for number in range(2):
-        write_json(tmp_path / "b.json", {"a": number}, in_manifest=True)
+        outputs.write_json(tmp_path / "b.json", {"a": number}, in_manifest=True)
     assert json.loads((tmp_path / "b.json").read_text()) == {"a": 1}
 
 
 def test_a_failing_writer_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="half way"), open_output(tmp_path / "a.txt") as stream:
+    with (
+        pytest.raises(ValueError, match="half way"),
+        outputs.open_output(tmp_path / "a.txt") as stream,
+    ):
         stream.write(b"half")
         raise ValueError("half way")
     assert not list(tmp_path.iterdir())
@@ -172,11 +161,11 @@ def test_files_for_other_programs_are_never_replaced(tmp_path):
     path, target = tmp_path / "deep" / "a.png", tmp_path / "photo.jpg"
     target.write_bytes(b"photograph")
     for _ in range(2):
-        write_new(path, b"one", "move it")
-        link_new(tmp_path / "deep" / "a.jpg", target, "move it")
+        outputs.write_new(path, b"one", "move it")
+        outputs.link_new(tmp_path / "deep" / "a.jpg", target, "move it")
     assert (tmp_path / "deep" / "a.jpg").resolve() == target
-    for write in (lambda: write_new(path, b"two", "move it"),
-                  lambda: link_new(path, target, "move it")):  # fmt: skip
+    for write in (lambda: outputs.write_new(path, b"two", "move it"),
+                  lambda: outputs.link_new(path, target, "move it")):  # fmt: skip
         with pytest.raises(UserError, match="is there with other content and stays as it is; move"):
             write()
     assert path.read_bytes() == b"one"

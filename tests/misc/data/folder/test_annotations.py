@@ -99,9 +99,8 @@ def named(filename, objects=""):
 def test_xml_files_give_labels(xml):
     found = xml(first=named("a.jpg", DOG + CAT + DOG), b=named("other.jpg"))
     assert found.names == {"a.jpg": ("dog", "cat"), "b.png": ()}
-    assert "1 of 2 XML files have a <filename> that is not there, such as 'other.jpg'" in (
-        " ".join(found.notes)
-    )
+    said = "1 of 2 XML files have a <filename> that is not there, such as 'other.jpg'"
+    assert said in " ".join(found.notes)
 
 
 def test_exchanged_file_names_are_never_exchanged_labels(xml, tmp_path):
