@@ -129,7 +129,8 @@ def fine_tune(
                 target += score.detach()
         images, labels = next(batches, (None, None))
         if images is None:
-            raise ValueError(f"batches: fewer than the {s.iterations} iterations")
+            message = f"batches: fewer than the {s.iterations} iterations; give one for each"
+            raise ValueError(message)
         others = logit_sum(model(images), labels, s)
         (-others).backward()
         optimizer.step()
