@@ -6,7 +6,7 @@ Images are H x W x 3 uint8 (RGB). Maps are dicts with `keys` (K,) int64, `cam` K
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
 
 Arrays = dict[str, np.ndarray]
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def plain_maps(
@@ -38,7 +39,7 @@ def rib_iterations(
     network: CAM,
     image: np.ndarray,
     label: np.ndarray,
-    others: str | Path | list[Path],
+    others: str | Path | list[Path] | Iterable[Batch],
     settings: RIBSettings | None = None,
     batch_size: int = 20,
     crop_size: int = 512,
@@ -47,12 +48,18 @@ def rib_iterations(
 
     others: a folder, or a list, of other photographs. Their labels are the classes to which the
     network gives a probability above one half; batches are drawn from those that share no class
-    with the image. Raises UserError where there is none. The network is left as it was.
+    with the image; UserError where there is none. Or the batches themselves, one an iteration:
+    normalised images B x 3 x S x S and labels B x C. The network is left as it was.
     """
     settings, device = settings or RIBSettings(), network.classifier.weight.device
     target = torch.from_numpy(np.asarray(label, dtype=np.float32)).to(device)
     pairs = [pair.to(device) for pair in multi_scale_pairs(image, settings.scales)]
-    batches = _other_batches(network, target.bool(), others, batch_size, crop_size)
+    if isinstance(others, str | Path):
+        others = sorted(p for p in Path(others).iterdir() if p.suffix.lower() in SUFFIXES)
+    if isinstance(others, list) and all(isinstance(path, str | Path) for path in others):
+        batches = _other_batches(network, target.bool(), others, batch_size, crop_size)
+    else:
+        batches = ((images.to(device), labels.to(device)) for images, labels in others)
     keys = target.nonzero()[:, 0].cpu()
     for iteration in fine_tune(copy.deepcopy(network), pairs, target, batches, settings):
         yield merged(iteration.map_sums, image, keys)
@@ -67,16 +74,14 @@ def rib_maps(network: CAM, image: np.ndarray, label: np.ndarray, *args, **option
 def _other_batches(
     network: CAM,
     label: torch.Tensor,
-    others: str | Path | list[Path],
+    others: list[Path],
     batch_size: int,
     crop_size: int,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[Batch]:
     """Batches without end: B x 3 x S x S and B x C, of photographs that share no class."""
-    if not isinstance(others, list):
-        others = sorted(p for p in Path(others).iterdir() if p.suffix.lower() in SUFFIXES)
     disjoint = []
     for path in others:
-        probabilities = class_probabilities(network, read_image(path))
+        probabilities = class_probabilities(network, read_image(Path(path)))
         if (classes := probabilities > 0.5).any() and not (classes & label).any():
             disjoint.append((path, classes.float()))
     if not disjoint:
@@ -85,7 +90,7 @@ def _other_batches(
     while True:
         drawn = [rng.choice(disjoint) for _ in range(batch_size)]
         long_range = (5 * crop_size // 8, 5 * crop_size // 4)  # 320 to 640 for crops of 512
-        crops = [training_crop(read_image(p), long_range, crop_size, rng) for p, _ in drawn]
+        crops = [training_crop(read_image(Path(p)), long_range, crop_size, rng) for p, _ in drawn]
         labels = torch.stack([classes for _, classes in drawn])
         yield normalized(torch.stack(crops), label.device), labels
 
