@@ -72,15 +72,12 @@ def test_other_files_are_left_out_and_counted(photos, described, caplog):
 
 
 def test_photographs_without_a_row_are_all_named(described):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match="(?s)b.png.*d e.tif.*a.jpeg.*--unlabelled"):
         described("image,labels\na.jpg,cat\nx/c.webp,dog\n", unlabelled="error")
-    text = str(error.value)
-    assert all(name in text for name in ("b.png", "d e.tif", "a.jpeg")) and "--unlabelled" in text
 
 
 def test_a_folder_without_photographs_says_what_it_has(tmp_path, described):
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "1.HEIC").write_bytes(b"x")
+    save_photo(tmp_path / "raw" / "1.HEIC", format="PNG")
     with pytest.raises(UserError, match=r"has no photographs .*1 \.heic"):
         described(TABLE, root=tmp_path / "raw")
 
@@ -128,15 +125,10 @@ def test_defaults_suit_the_number_of_photographs(images):
     assert defaults_for(images, 500, 2)["cam_learning_rate"] < chosen["cam_learning_rate"] / 9
 
 
-def test_lists_and_labels_of_sub_folders_open_no_photograph(tmp_path):
-    for number in range(200):
-        path = tmp_path / "many" / f"class {number // 20}" / f"{number % 20}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / "many" / "class 0" / "A.jpg").touch()
-    (tmp_path / "many" / "class 0" / "a.jpg").touch()  # where a file system tells cases apart
-    (tmp_path / "many" / "alone.jpg").touch()
-    info = describe(tmp_path / "many", labels=None, unlabelled="skip")
+def test_lists_and_labels_of_sub_folders_open_no_photograph(tree_of, tmp_path):
+    many = [f"class {number // 20}/{number % 20}.jpg" for number in range(200)]
+    tree = tree_of(*many, "class 0/A.jpg", "class 0/a.jpg", "alone.jpg")  # all of them empty
+    info = describe(tree.root, labels=None, unlabelled="skip")
     prepare(info, tmp_path / "lists")
     numbers = [len(listed(info, tmp_path / "lists", name)) for name in ("all", "val", "train")]
     assert numbers == [202, 20, 182] and info.num_classes == 10
