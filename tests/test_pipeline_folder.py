@@ -131,7 +131,8 @@ def test_maps_masks_and_scores_are_those_of_the_same_images_run_as_voc(
     (tmp_path / "labels.csv").write_text(f"image,labels\n{rows}")
     (tmp_path / "list.txt").write_text("\n".join(ids))
     same = ("--cam_weights_name", classifier_file, "--imagenet_weights", classifier_file)
-    same += ("--train_cam_pass", "False", "--RIB_iter", 1, "--make_cam_pass", "False")
+    same += ("--train_cam_pass", "False", "--RIB_iter", 1)
+    same += ("--make_cam_pass", "False", "--cam_eval_thres", "0.2,0.5")
     one = ("--dataset", "folder", "--root", tmp_path / "photos", "--masks", tmp_path / "masks")
     one += ("--labels", tmp_path / "labels.csv", "--classes", own / "voc.txt")
     other = ["--voc12_root", sample.root]

@@ -93,12 +93,10 @@ def test_xml_files_give_labels(xml):
     assert said in " ".join(found.notes)
 
 
-def test_exchanged_file_names_are_never_exchanged_labels(xml, tmp_path):
-    with pytest.raises(UserError) as refusal:
+def test_exchanged_file_names_are_never_exchanged_labels(xml):
+    words = "a.xml: by its own name it is of a.jpg.* <filename> 'b.png' of b.png.*\n.*b.xml"
+    with pytest.raises(UserError, match=words):
         xml(a=named("b.png", DOG), b=named("a.jpg", CAT))
-    lines = str(refusal.value).splitlines()
-    assert f"{tmp_path / 'xml' / 'a.xml'}: by its own name it is of a.jpg" in lines[0]
-    assert "by its <filename> 'b.png' of b.png" in lines[0] and len(lines) == 3
 
 
 @pytest.mark.parametrize("stale", ["B.PNG", "b.jpg", "C:\\old\\b.png", "b", "/x/b.png"])
@@ -130,14 +128,12 @@ def test_folders_and_file_names_decide_between_photographs_of_one_name(xml):
     (f'<annotation xmlns="http://x.org">{DOG}</annotation>', "its root is <{http://x.org}ann"),
     (named("a.jpg", "<Object><Name>dog</Name></Object>"), "it has <Object> in <annotation>"),
     (named("a.jpg", "<object><n>dog</n></object>"), "an <object> has no <name>"),
-    (named("a.jpg", "<object><name/></object>"), "the name of a class is empty"),
     (named("a.jpg", "<object><name>a</name><name>b</name></object>"), "has 2 <name>"),
     (named("a.jpg", "<object><name>a</name><deleted>1</deleted></object>"), "<deleted>"),
     (named("a.jpg", "<object><name>Background</name></object>"), "is not a class"),
     (named("a.jpg", "<filename>b.png</filename>"), "it has 2 <filename>"),
     ("<annotation/>", "it has no <filename>"),
     ('<!DOCTYPE a [<!ENTITY b "bbb">]><annotation>&b;</annotation>', "cannot be read"),
-    ("\0\0", "cannot be read"),
 ])  # fmt: skip
 def test_what_is_not_pascal_is_refused_with_the_form(xml, text, words):
     with pytest.raises(UserError, match="export the annotations as Pascal VOC") as refusal:

@@ -13,8 +13,8 @@ NAMES = ("a.jpg", "b.png", "x/c.webp", "x/ä d.jpg")
 def read(tmp_path, tree_of):
     """Labels from the text of a table, with their classes; all problems raise."""
 
-    def call(text, encoding="utf-8"):
-        (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    def call(text):
+        (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
         found = read_table(tmp_path / "t.csv", tree_of(*NAMES))
         settled(found, None)
         return found
@@ -56,10 +56,10 @@ def test_the_declared_form_is_read(read, text):
     assert found.classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_tables_of_spreadsheets_are_read(read, encoding):
-    found = read("image,label\nx/ä d.jpg,Löwe\nx/ä d.jpg,Löwe\n", encoding)
-    assert found.names == {"x/ä d.jpg": ("Löwe",)} and found.repeated == 1
+def test_tables_of_spreadsheets_are_read(read):
+    for encoding in ("utf-8-sig", "utf-16"):
+        found = read("image,label\nx/ä d.jpg,Löwe\nx/ä d.jpg,Löwe\n".encode(encoding))
+        assert found.names == {"x/ä d.jpg": ("Löwe",)} and found.repeated == 1
 
 
 @pytest.mark.parametrize("text, classes", [
@@ -80,7 +80,6 @@ def test_names_of_classes_are_what_the_table_says(read, text, classes):
     ("Unnamed: 0,image,cat\n0,b.png,1\n", 1, "the further column 'Unnamed: 0'; take it out"),
     ("id,filename,label\n1,a.jpg,cat\n", 1, "the further column 'id'"),
     ("image,filename,label\na.jpg,a.jpg,cat\n", 1, "the further column 'filename'"),
-    ("image,cat,dog,fold\na.jpg,1,0,1\n", 1, "the further column 'fold'"),
     ("image,cat,Cat\na.jpg,1,0\n", 1, "has the column 'Cat' twice"),
     ('image,"cat, dog",bird\na.jpg,1,0\n', 1, "the column 'cat, dog' is called as if"),
     ('image,"house\ncat",dog\na.jpg,1,0\n', 1, "has a line break"),
