@@ -146,8 +146,6 @@ def test_missing_labels(refused, all_refused, info, tmp_path):
     assert f"labels.npy: missing label for image {SECOND}" in lines[0]
     assert lines[7:] == ["error: 7 problems: 7 labels"]
     assert "none.npy is missing" in refused(*given, tmp_path / "none.npy")
-    save_label_dict(tmp_path / "labels.npy", {info.label_key(FIRST): np.eye(80)[3]})
-    assert "vectors of 80 classes, voc12 has 20" in refused(*given, tmp_path / "labels.npy")
 
 
 def test_code_in_a_file_is_not_run(refused, info, tmp_path):
@@ -280,7 +278,6 @@ def test_problems_of_several_kinds_are_named_in_one_go(all_refused, info, tmp_pa
         f"{fourth} cannot be read as an image",
         "7 problems: 1 checkpoint, 2 outputs, 2 images, 2 masks",
     ]
-    assert len(lines) == len(expected)
     assert all(words in line for words, line in zip(expected, lines, strict=True))
 
 

@@ -36,14 +36,9 @@ def test_lists_as_they_come_from_elsewhere(tmp_path, content):
     assert read_image_list(path, VOC) == (FIRST, SECOND)
 
 
-@pytest.mark.parametrize("lines, words", [
-    (["# all", FIRST, SECOND, FIRST, SECOND],
-     rf"repeats {FIRST} \(lines 2, 4\), .*\(lines 3, 5\); remove"),
-    ([f"{FIRST}  1", f"{SECOND} -1", f"{THIRD}  0"], "its second column says which images show"),
-])  # fmt: skip
-def test_lists_that_cannot_be_meant_are_refused(tmp_path, lines, words):
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=f"list.txt: {words}"):
+def test_a_list_of_a_single_class_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_text(f"{FIRST}  1\n{SECOND} -1\n{THIRD}  0\n")
+    with pytest.raises(UserError, match="list.txt: its second column says which images show"):
         read_image_list(tmp_path / "list.txt", VOC)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from misc.data.folder.masks import content_of, contradictions, enlarged
+from misc.data.folder.masks import content_of, contradictions
 from misc.data.folder.prepare import prepare
 from misc.errors import UserError
 from misc.labels import save_label_png
@@ -90,10 +90,3 @@ def test_masks_with_other_names_are_said(described, tmp_path, caplog, names, wor
     with pytest.raises(UserError, match=words):
         prepare(info, tmp_path / "lists")
     assert not (tmp_path / "lists").exists()
-
-
-@pytest.mark.parametrize("labels", [[3], [0, 200], list(range(256))])
-def test_a_mask_has_no_label_that_it_had_not(labels):
-    mask = np.random.default_rng(0).choice(labels, (9, 7)).astype(np.uint8)
-    assert set(np.unique(enlarged(mask, (23, 31)))) <= set(labels)
-    assert enlarged(mask, (9, 7)) is mask

@@ -1,5 +1,3 @@
-import random
-
 import pytest
 
 from misc.data.folder import names
@@ -22,21 +20,9 @@ def test_an_id_is_a_file_name_that_leads_back_to_its_path(path):
     assert names.is_cut(image_id) or names.path_of(image_id) == path
 
 
-def test_ids_differ_where_paths_do():
-    letters = "a%2E/. #~ä.jpgpn\u0301"
-    rng = random.Random(0)
-    paths = {
-        "".join(rng.choices(letters, k=rng.randint(1, 6))).strip("/") + rng.choice(names.SUFFIXES)
-        for _ in range(5000)
-    }
-    assert len({names.id_of(path) for path in paths}) == len(paths) > 3000
-
-
-@pytest.mark.parametrize(
-    "text", ["../a", "..%2Fa", "a/b", "%2Fa", "a%2F..%2Fb", "", ".", "a b", "%61", "a%00", "a%2f"]
-)
-def test_what_is_not_an_id_is_refused(text):
-    assert not names.is_id(text)
+def test_what_is_not_an_id_is_refused():
+    wrong = ["../a", "..%2Fa", "a/b", "%2Fa", "a%2F..%2Fb", "", ".", "a b", "%61", "a%00", "a%2f"]
+    assert not any(map(names.is_id, wrong))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

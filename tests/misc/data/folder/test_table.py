@@ -41,7 +41,6 @@ def refused(read):
     "image,label\na.jpg,cat|dog\nb.png,\n",
     " Labels , FILENAME \ncat;dog,a.jpg\n,b.png\n",
     "file;label\na.jpg;cat|dog\nb.png;\n",
-    'path;labels\na.jpg;"cat;dog"\nb.png;\n',
     "image\tlabels\na.jpg\tcat;dog\nb.png\t\n",
     "image,cat,dog\na.jpg,1,1\nb.png,0,0\n",
     "cat,image,dog\nTRUE,a.jpg, 1\n,b.png,False\n",
