@@ -109,7 +109,7 @@ def test_defaults_suit_the_number_of_photographs(images):
     chosen = defaults_for(images, 500, 20)
     assert all(1 <= chosen[f"{name}_batch_size"] <= max(1, images // 3) for name in ("cam", "RIB"))
     assert 5 <= chosen["cam_num_epoches"] <= 60 and 3 <= chosen["irn_num_epoches"] <= 30
-    if images > 10_000:
+    if images > 10_000:  # the paper's
         papers = {"cam_batch_size": 16, "cam_num_epoches": 5, "cam_learning_rate": 0.1,
                   "cam_long": (320, 640), "cam_crop_size": 512, "irn_num_epoches": 3,
                   "seg_iterations": 30_000, "seg_crop_size": 321, "seg_batch_size": 10}  # fmt: skip
