@@ -39,21 +39,10 @@ def test_what_is_not_an_id_is_refused(text):
     assert not names.is_id(text)
 
 
-@pytest.fixture
-def classes(tmp_path):
-    """Names from the bytes or text of a file."""
-
-    def call(text, encoding="utf-8"):
-        content = text if isinstance(text, bytes) else text.encode(encoding)
-        (tmp_path / "names.txt").write_bytes(content)
-        return names.read_classes(tmp_path / "names.txt")
-
-    return call
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_list_of_classes_is_read_in_its_order(classes, encoding):
-    assert classes("zebra\r\nLöwe \ncat\n\n", encoding) == ("zebra", "Löwe", "cat")
+def test_a_list_of_classes_is_read_in_its_order(tmp_path, encoding):
+    (tmp_path / "names.txt").write_bytes("zebra\r\nLöwe \ncat\n\n".encode(encoding))
+    assert names.read_classes(tmp_path / "names.txt") == ("zebra", "Löwe", "cat")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -67,9 +56,11 @@ def test_a_list_of_classes_is_read_in_its_order(classes, encoding):
     ("", "names no class"),
     (b"\xff\xfa", "is not a text in UTF-8"),
 ])  # fmt: skip
-def test_names_that_cannot_be_classes_are_refused_with_their_line(classes, text, words):
+def test_names_that_cannot_be_classes_are_refused_with_their_line(tmp_path, text, words):
+    content = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"names.txt.* {words}"):
-        classes(text)
+        names.read_classes(tmp_path / "names.txt")
 
 
 @pytest.mark.parametrize("name", ["C++", "hot dog", "N/A", "ä", "می‌خواهم", "'s", "1"])
