@@ -198,24 +198,31 @@ def test_small_maps_are_enlarged(own, tmp_path, tiny_run):
 
 
 def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
+    """Also sizes that a file does not have, code, and pickles of anything else."""
     source = written(own, tmp_path / "in", "by class")
-    first, second, third, fourth, fifth, *_ = own.ids
-    spoilt = {first: lambda one: one * np.nan, fourth: lambda one: one[:, :50],
-              fifth: lambda one: one * 9}  # fmt: skip
-    for image_id, change in spoilt.items():
-        maps = FORMATS["by class"](*own.maps[image_id].values())
-        np.save(source / f"{image_id}.npy", {key: change(one) for key, one in maps.items()})
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (20, 100000, 100000), }"
+    bomb = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117) + b"\n"
+    huge = torch.as_strided(torch.zeros(4), (2, 30000, 30000), (0, 0, 0))
     code = Reduced(os.mkdir, str(tmp_path / "made"))
-    np.save(source / f"{second}.npy", {0: code}, allow_pickle=True)
-    (source / f"{third}.npy").unlink()
+    spoilt = (
+        (lambda maps: {key: one * np.nan for key, one in maps.items()}, "not finite"),
+        (lambda maps: {key: one[:, :50] for key, one in maps.items()}, "do not fit its image"),
+        (lambda maps: {key: one * 9 for key, one in maps.items()}, "not in 0..1"),
+        (lambda maps: {0: code}, "refers to"),
+        (lambda maps: {"keys": np.array([1, 2]), "cam": huge}, "larger than the file"),
+        (lambda maps: bomb, "cannot be read as arrays"),
+        (lambda maps: pickle.dumps([1, 2, 3]), "cannot be read as arrays"),
+    )
+    for image_id, (change, _) in zip(own.ids, spoilt, strict=False):
+        content = change(FORMATS["by class"](*own.maps[image_id].values()))
+        path = source / f"{image_id}.npy"
+        path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
+    (source / f"{own.ids[7]}.npy").unlink()
     assert imported(own, tiny_run, source, tmp_path / "out") == 2
     said = capsys.readouterr().err
-    expected = {first: "not finite", second: "refers to", third: "has no maps of",
-                fourth: "do not fit its image", fifth: "not in 0..1"}  # fmt: skip
-    for image_id, text in expected.items():
+    for image_id, text in zip(own.ids, [*(text for _, text in spoilt), "has no maps"], strict=True):
         assert any(image_id in line and text in line for line in said.splitlines()), said
-    assert "5 problems" in said and not (tmp_path / "made").exists()
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "made").exists() and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "text"), [
@@ -239,20 +246,3 @@ def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run)
             mask.save(tmp_path / f"{image_id}.png")
     assert tiny_run(*own.given, "--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path) == 0
     assert load_scores(own.folder)[f"masks of {tmp_path}"]["miou"] == [1.0]
-
-
-def test_damaged_files_are_refused(own, tmp_path, tiny_run, capsys):
-    """Sizes that a file does not have, and pickles of anything else."""
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (20, 100000, 100000), }"
-    bomb = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117) + b"\n"
-    huge = torch.as_strided(torch.zeros(4), (2, 30000, 30000), (0, 0, 0))
-    for number, image_id in enumerate(own.ids):
-        path = tmp_path / f"{image_id}.npy"
-        if number % 3 == 0:
-            path.write_bytes(bomb)
-        elif number % 3 == 1:
-            np.save(path, {"keys": np.array([1, 2]), "cam": huge}, allow_pickle=True)
-        else:
-            path.write_bytes(pickle.dumps([1, 2, 3]))
-    assert imported(own, tiny_run, tmp_path, own.folder / "other") == 2
-    assert "cannot be read as arrays" in capsys.readouterr().err

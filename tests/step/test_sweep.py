@@ -106,6 +106,7 @@ def test_every_preset_is_one_of_run_samples_options(words):
     ("RIB_iter=1,x", "'x' is not a number"),
     ("score_th=0.4,0.40", "is there twice"),
     ("RIB_iter=2,1x", "is there twice"),
+    (f"RIB_iter={'9' * 400}x,1", "x' is not a number"),
     ("device=cpu,cuda", "device cannot be swept over; no step of a sweep depends on it"),
     ("beta=8,10", "the maps do not depend on it; give --score masks"),
     ("cam_weights_name=a/b.pth;a_b.pth", "two points have the folder"),

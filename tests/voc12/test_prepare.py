@@ -98,12 +98,11 @@ def test_without_annotations_labels_come_from_the_masks(info, tmp_path, caplog):
 
 
 def test_labels_of_a_mask(info, tmp_path):
-    path = tmp_path / "a.png"
-    save_palette_png(path, np.array([[0, 255, 1], [20, 20, 0]], dtype=np.uint8))
-    assert label_from_mask(path, info).nonzero()[0].tolist() == [0, 19]
-    save_palette_png(path, np.array([[0, 255, 21]], dtype=np.uint8))
+    save_palette_png(tmp_path / "a.png", np.array([[0, 255, 1], [20, 20, 0]], dtype=np.uint8))
+    assert label_from_mask(tmp_path / "a.png", info).nonzero()[0].tolist() == [0, 19]
+    save_palette_png(tmp_path / "a.png", np.array([[0, 255, 21]], dtype=np.uint8))
     with pytest.raises(UserError, match="a.png: has label 21, voc12 ends at 20"):
-        label_from_mask(path, info)
+        label_from_mask(tmp_path / "a.png", info)
 
 
 def test_images_with_a_mask_of_another_size_are_left_out_on_demand(info, tmp_path):
