@@ -8,18 +8,12 @@ import torch
 from torchvision.models import ResNet50_Weights, resnet50
 
 from misc.errors import UserError
+from net import checkpoint
 from net.backbones import ResNet
-from net.checkpoint import (
-    load_backbone,
-    load_boundary_net,
-    load_classifier,
-    read_checkpoint,
-    save_checkpoint,
-)
+from net.checkpoint import load_backbone, load_boundary_net, load_classifier, save_checkpoint
 from net.names import original_names, plain_names
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import EdgeDisplacement
-from net.resnet50_irn import Net as BoundaryNet
 from tests.conftest import shared_path
 from tests.weights import fill_by_recipe
 
@@ -69,15 +63,13 @@ def error_of(call, *args, **kwargs):
 
 def test_save_and_load_classifier(tmp_path, classifier):
     path = tmp_path / "new" / "cam.pth"
-    save_checkpoint(path, classifier, epoch=3, note={"losses": [0.5, 0.25]})
+    save_checkpoint(path, classifier, epoch=3, note={"losses": [0.5]})
     assert_same(load_classifier(path, 5), classifier)
     assert type(load_classifier(path, 5, cls=Net)) is Net
     assert not load_classifier(path, 5).training
     content = torch.load(path, weights_only=True)
-    assert content["arch"] == {**classifier.arch}
-    assert "conv1.weight" in content["state_dict"]
-    assert not any("num_batches_tracked" in name for name in content["state_dict"])
-    assert read_checkpoint(path)["extra"] == {"epoch": 3, "note": {"losses": [0.5, 0.25]}}
+    assert content["arch"] == classifier.arch and "conv1.weight" in content["state_dict"]
+    assert checkpoint.read_checkpoint(path)["extra"] == {"epoch": 3, "note": {"losses": [0.5]}}
     assert os.listdir(path.parent) == ["cam.pth"]
 
 
@@ -98,21 +90,15 @@ def test_save_and_load_boundary_net(tmp_path, boundary_net):
     assert_same(loaded, boundary_net)
     assert loaded.crop_size is None and not loaded.training
     assert loaded.mean_shift.running_mean.tolist() == [0.25, -0.5]
-    trained = BoundaryNet(**THIN)
-    save_checkpoint(tmp_path / "trained.pth", trained)
-    assert_same(load_boundary_net(tmp_path / "trained.pth", cls=BoundaryNet), trained)
-
-
-def with_training_buffers(state, prefix=""):
-    """The file of IRN's train_irn: the training network, with its pixel pairs as buffers."""
-    pairs = {f"path_indices{i}": torch.zeros(4 + 2 * i, i + 2, 30, dtype=int) for i in range(9)}
-    pairs["disp_target"] = torch.ones(1, 2, 152, 1)
-    return {**state, **{f"{prefix}{name}": tensor for name, tensor in pairs.items()}}
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_the_boundary_net_of_an_irn_training_loads(tmp_path, boundary_net, prefix):
-    state = with_training_buffers(published_state(boundary_net, prefix), prefix)
+    """Its training network has its pixel pairs as buffers."""
+    state = published_state(boundary_net, prefix)
+    for i in range(9):
+        state[f"{prefix}path_indices{i}"] = torch.zeros(4 + 2 * i, i + 2, 30, dtype=int)
+    state[f"{prefix}disp_target"] = torch.ones(1, 2, 152, 1)
     torch.save(state, tmp_path / "res50_irn.pth")
     assert_same(load_boundary_net(tmp_path / "res50_irn.pth", crop_size=64), boundary_net)
     load_backbone(tmp_path / "res50_irn.pth")
@@ -139,16 +125,14 @@ def test_backbone_of_narrow_files_classifiers_and_boundary_nets(tmp_path, classi
 
 
 def test_reference_weights():
+    """The classifier was trained from this backbone, whose first half is frozen."""
     imagenet = shared_path("weights/resnet50_w32_imagenet.pth")
     classifier = load_classifier(shared_path("weights/resnet50_w32_cam_voc.pth"), 20)
     assert classifier.arch["width"] == 32 and classifier.arch["stride_in_1x1"] is True
     arch, state = load_backbone(imagenet)
     assert arch == classifier.backbone.arch
-    # The classifier was trained from this backbone, whose first half is frozen.
     frozen = classifier.backbone.layer2[3].conv3.weight
     assert torch.equal(state["layer2.3.conv3.weight"], frozen)
-    trained = classifier.backbone.layer4[2].conv3.weight
-    assert not torch.equal(state["layer4.2.conv3.weight"], trained)
     assert "(missing: classifier.weight)" in error_of(load_classifier, imagenet, 20)
 
 
@@ -171,22 +155,17 @@ def test_imagenet_weights_of_torchvision(monkeypatch):
     {"state_dict": {"conv1.weight": 3}},
     {"state_dict": {3: torch.zeros(1)}},
     {"arch": "resnet50", "state_dict": {"conv1.weight": torch.zeros(1)}},
+    b"", b"random \x00\xff" * 50, pickle.dumps({"a": 1}, 2), b"PK\x03\x04",
 ])  # fmt: skip
-def test_files_without_weights(tmp_path, content):
+def test_files_without_weights_are_named(tmp_path, content):
     path = tmp_path / "file.pth"
-    torch.save(content, path)
-    for call in (read_checkpoint, load_backbone, load_boundary_net):
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    for call in (checkpoint.read_checkpoint, load_backbone, load_boundary_net):
         assert str(path) in error_of(call, path)
     assert str(path) in error_of(load_classifier, path, 20)
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"random \x00\xff" * 50, pickle.dumps({"a": 1}, 2), b"PK\x03\x04"]
-)
-def test_damaged_files(tmp_path, data):
-    path = tmp_path / "file.pth"
-    path.write_bytes(data)
-    assert str(path) in error_of(read_checkpoint, path)
 
 
 def test_cut_off_missing_and_odd_files(tmp_path, classifier):
@@ -202,19 +181,16 @@ def test_other_networks_are_listed(tmp_path, classifier, boundary_net):
     save_checkpoint(tmp_path / "cam.pth", classifier)
     save_checkpoint(tmp_path / "irn.pth", boundary_net)
     message = error_of(load_boundary_net, tmp_path / "cam.pth")
-    assert "missing: fc_edge1.0.weight, fc_edge1.1.weight," in message
-    assert "unexpected: classifier.weight" in message and "train_irn" in message
-    message = error_of(load_classifier, tmp_path / "irn.pth", 5)
-    assert "missing: classifier.weight" in message and "train_cam" in message
+    assert "missing: fc_edge1.0.weight" in message and "unexpected: classifier.w" in message
+    assert "missing: classifier.weight" in error_of(load_classifier, tmp_path / "irn.pth", 5)
 
 
 def test_other_architectures_are_listed(tmp_path):
     state = ResNet(width=24).state_dict()
     state["layer1.0.conv3.weight"] = torch.zeros(5, 24, 1, 1)
     torch.save(state, tmp_path / "odd.pth")
-    message = error_of(load_backbone, tmp_path / "odd.pth")
-    assert "size mismatch for layer1.0.conv3.weight" in message and "[5, 24, 1, 1]" in message
-    assert "--imagenet_weights" in message
+    words = "size mismatch for layer1.0.conv3.weight"
+    assert words in error_of(load_backbone, tmp_path / "odd.pth")
     torch.save({"features.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
     assert "is of another network" in error_of(load_backbone, tmp_path / "vgg.pth")
 

@@ -35,8 +35,7 @@ def test_arrays_come_back(tmp_path, dtype, shape):
     assert set(loaded) == {"a", 7}
     for result in loaded.values():
         np.testing.assert_array_equal(result, array)
-        assert result.shape == shape
-        assert result.dtype == array.dtype.newbyteorder("=") and result.dtype.isnative
+        assert result.shape == shape and result.dtype == array.dtype.newbyteorder("=")
         assert result.flags.writeable and result.flags.c_contiguous
 
 
@@ -105,10 +104,9 @@ def test_crafted_arrays_are_refused(tmp_path, crafted):
 def test_other_objects_and_files_are_refused(tmp_path):
     for value in ([1, 2], None, {"a": 3}, {"a": [1.0]}, {"a": np.array(["b"])}):
         refused(tmp_path / "a.npy", npy(value))
-    np.save(tmp_path / "plain.npy", np.zeros(3))
-    np.save(tmp_path / "list.npy", np.array([{}, {}]))
-    refused(tmp_path / "plain.npy")
-    refused(tmp_path / "list.npy")
+    for array in (np.zeros(3), np.array([{}, {}])):
+        np.save(tmp_path / "a.npy", array)
+        refused(tmp_path / "a.npy")
     long_header = b"\x93NUMPY\x01\x00\xff\xff" + b" " * 65535
     for content in (b"keys", b"", npy_of_pickle(b""), long_header):
         refused(tmp_path / "a.npy", content)
@@ -119,6 +117,5 @@ def test_other_objects_and_files_are_refused(tmp_path):
 def test_a_damaged_file_does_not_take_memory(tmp_path):
     tracemalloc.start()
     refused(tmp_path / "a.npy", npy_of_pickle(b"\x80\x02]r\xff\xff\xff\x00."))  # as no. 2^24
-    peak = tracemalloc.get_traced_memory()[1]
+    assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
-    assert peak < 2**20
