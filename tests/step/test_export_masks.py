@@ -99,6 +99,10 @@ def test_coco_reads_the_regions(exported, sample):
         for one in coco.loadAnns(coco.getAnnIds(imgIds=[number])):
             found[coco.annToMask(one) > 0] = one["category_id"]
         np.testing.assert_array_equal(found, labels)
+    assert {"info", "licenses"} <= set(coco.dataset)  # which loadRes of pycocotools copies
+    results = [{**one, "score": 1.0} for one in coco.dataset["annotations"]]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert len(coco.loadRes(results).getAnnIds()) == len(results)
 
 
 @pytest.mark.parametrize("whole", [np.trunc, np.round])
