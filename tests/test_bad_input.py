@@ -20,7 +20,7 @@ from tests.conftest import PROJECT, THIN
 from tests.tools.hostile import Reduced
 
 FIRST, SECOND = "2012_000001", "2012_000002"
-PREPARED = ("lists", "run.log")  # made before the checks, from the dataset's own files
+PREPARED = {"lists", "run.log"}  # made before the checks, from the dataset's own files
 
 
 @pytest.fixture
@@ -34,12 +34,17 @@ def all_refused(info, result_dir, classifier_file, tiny_run, capsys):
     given = ("--voc12_root", info.root, "--result_dir", result_dir)
     given += ("--imagenet_weights", classifier_file, "--cam_weights_name", classifier_file)
 
+    def computed():
+        """Files and their times, but for what is prepared before the checks."""
+        paths = [path for path in result_dir.rglob("*") if path.is_file()]
+        return {path: path.stat().st_mtime_ns for path in paths if not PREPARED & {*path.parts}}
+
     def call(*options):
-        before = computed(result_dir)
+        before = computed()
         capsys.readouterr()
         code = tiny_run(*given, *options)
         lines = the_lines(code, capsys.readouterr().err)
-        assert computed(result_dir) == before
+        assert computed() == before
         return lines
 
     return call
@@ -61,15 +66,6 @@ def the_lines(code, stderr):
     lines = stderr.splitlines()
     assert all(line.startswith("error: ") and "Traceback" not in line for line in lines)
     return lines
-
-
-def computed(result_dir):
-    """What the result folder holds and its times, but for what is prepared before the checks."""
-    return {
-        path: path.stat().st_mtime_ns if path.is_file() else None
-        for path in result_dir.rglob("*")
-        if path.relative_to(result_dir).parts[0] not in PREPARED
-    }
 
 
 def save_maps(info, folder, image_ids, keys=(2,)):
@@ -131,11 +127,11 @@ def test_images_that_are_missing_damaged_or_of_another_kind(all_refused, refused
     for content in (b"", b"<html>", b"\xff\xd8\xff\xd9"):
         path.write_bytes(content)
         assert f"{path}: is not a readable image" in refused("--make_cam_pass")
-    for image_id in (FIRST, SECOND):
-        info.image_path(image_id).unlink()
-    *lines, count = all_refused()
-    for line, image_id in zip(lines, (FIRST, SECOND), strict=True):
-        assert f"{info.image_path(image_id)}: no such image, but it is in the list" in line
+    info.image_path(FIRST).unlink()
+    path.rename(path.with_suffix(".JPG"))
+    first, second, count = all_refused()
+    assert f"{info.image_path(FIRST)}: no such image, but it is in the list" in first
+    assert f"{path}: no such image" in second and f"{SECOND}.JPG is there: rename it" in second
     assert count == "error: 2 problems: 2 images"
 
 
@@ -150,28 +146,19 @@ def test_missing_labels(refused, all_refused, info, tmp_path):
     assert f"labels.npy: missing label for image {SECOND}" in lines[0]
     assert lines[7:] == ["error: 7 problems: 7 labels"]
     assert "none.npy is missing" in refused(*given, tmp_path / "none.npy")
-    save_label_dict(tmp_path / "labels.npy", {info.label_key(i): np.eye(80)[3] for i in [FIRST]})
-    write_list(tmp_path, FIRST)
-    assert "vectors of 80 classes, voc12 has 20" in refused(*given, tmp_path / "labels.npy")
 
 
-@pytest.mark.parametrize("what", ["labels", "maps", "classifier"])
-def test_code_in_a_file_is_not_run(refused, info, tmp_path, what):
+def test_code_in_a_file_is_not_run(refused, info, tmp_path):
     harm, maps, path = tmp_path / "harm", tmp_path / "maps", tmp_path / "bad.npy"
+    content = np.array({"keys": Reduced(os.mkdir, str(harm))}, dtype=object)
+    np.save(path, content, allow_pickle=True)
+    assert str(path) in refused("--make_cam_pass", "--cls_labels", path)
     save_maps(info, maps, train_ids(info))
-    path = maps / f"{SECOND}.npy" if what == "maps" else path
-    if what == "classifier":
-        torch.save({"conv1.weight": Reduced(os.mkdir, str(harm))}, path)
-    else:
-        np.save(
-            path, np.array({"keys": Reduced(os.mkdir, str(harm))}, dtype=object), allow_pickle=True
-        )
-    options = {
-        "labels": ("--make_cam_pass", "--cls_labels", path),
-        "maps": ("--cam_to_ir_label_pass", "--cam_out_dir", maps),
-        "classifier": ("--make_cam_pass", "--cam_weights_name", path),
-    }
-    assert str(path) in refused(*options[what]) and not harm.exists()
+    shutil.copy(path, maps / f"{SECOND}.npy")
+    assert f"{SECOND}.npy" in refused("--cam_to_ir_label_pass", "--cam_out_dir", maps)
+    torch.save({"conv1.weight": Reduced(os.mkdir, str(harm))}, path)
+    assert str(path) in refused("--make_cam_pass", "--cam_weights_name", path)
+    assert not harm.exists()
 
 
 def test_ground_truth_that_does_not_fit(refused, info, tmp_path):
@@ -194,6 +181,7 @@ def test_ground_truth_that_does_not_fit(refused, info, tmp_path):
 
 def test_pseudo_masks_that_do_not_fit(refused, all_refused, info, tmp_path):
     given = ("--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path / "masks")
+    assert f"{tmp_path / 'masks'}: no such folder" in refused(*given)
     (tmp_path / "masks").mkdir()
     path = tmp_path / "masks" / f"{FIRST}.png"
     lines = all_refused(*given)
@@ -216,14 +204,13 @@ def test_networks_that_do_not_fit(refused, info, tmp_path, classifier_file, boun
     irn = ("--make_sem_seg_pass", "--cam_out_dir", tmp_path / "maps", "--irn_weights_name")
     backbone = ("--train_cam_pass", "--cam_weights_name", tmp_path / "new.pth")
     backbone += ("--imagenet_weights",)
+    for given in (cams, irn, backbone):
+        assert f"{tmp_path / 'none.pth'} is missing" in refused(*given, tmp_path / "none.pth")
     for given, path, said in (
-        (cams, tmp_path / "none.pth", "is missing"),
         (cams, boundary_file, "of another network"),
         (cams, tmp_path / "coco.pth", "80 classes"),
         (cams, tmp_path / "vgg.pth", "unexpected: loss"),
-        (irn, tmp_path / "none.pth", "is missing"),
         (irn, classifier_file, "of another network"),
-        (backbone, tmp_path / "none.pth", "is missing"),
         (backbone, tmp_path / "vgg.pth", "of another network"),
     ):
         line = refused(*given, path)
@@ -291,7 +278,6 @@ def test_problems_of_several_kinds_are_named_in_one_go(all_refused, info, tmp_pa
         f"{fourth} cannot be read as an image",
         "7 problems: 1 checkpoint, 2 outputs, 2 images, 2 masks",
     ]
-    assert len(lines) == len(expected)
     assert all(words in line for words, line in zip(expected, lines, strict=True))
 
 

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from misc.labels import save_label_png
 from misc.storage.scores import load_scores
@@ -58,18 +57,15 @@ def call(own, tiny_run, capsys):
 SCORE = ("--eval_sem_seg_pass", "--sem_seg_out_dir")
 
 
-@pytest.mark.parametrize("check", [(), ("--check",), ("--check", "quick")])
 @pytest.mark.parametrize(("values", "words"), [
-    (lambda n: (0, 255), "no label map (8 read) has a pixel of a class: they hold 0 and 255 alone, "
-     "and 255 is ignored here; write 0 for the background and the classes' numbers (1 = 'cat'"),
-    (lambda n: (255, 255), "all labels are 255 (ignored here)"),
-    (lambda n: (0, 0), "they hold 0 (background) alone"),
+    (lambda n: (0, 255), "no label map (8 read) has a pixel of a class: they hold 0 and 255 alone"),
     (lambda n: (0, 2 - n % 2), "p0.png shows 'dog', its labels say 'cat'"),
 ])  # fmt: skip
-def test_ground_truth_that_contradicts_all_labels_is_refused(own, call, values, words, check):
+def test_ground_truth_that_contradicts_all_labels_is_refused(own, call, values, words):
     write_masks(own / "masks", values)
-    code, (line,), _ = call(*SCORE, own / "predicted", *check)
-    assert code == 2 and f"--masks {own / 'masks'}: " in line and words in line
+    for check in ((), ("--check",), ("--check", "quick")):
+        code, (line,), _ = call(*SCORE, own / "predicted", *check)
+        assert code == 2 and f"--masks {own / 'masks'}: " in line and words in line
     assert not (own / "r" / "scores.json").exists()
 
 
@@ -82,27 +78,6 @@ def test_label_maps_of_0_and_255_are_not_scored_and_not_trained_on(own, call, cl
     code, (line,), _ = call(*train, own / "predicted")
     assert code == 2 and "0 and 255 alone, and 255 is ignored here" in line
     assert not list((own / "r").glob("*.pth"))
-
-
-def test_grey_and_coloured_masks_are_named(own, call):
-    write_masks(own / "masks", lambda n: (0, 128))
-    code, lines, _ = call(*SCORE, own / "predicted")
-    assert code == 2 and "p0.png: has label 128, folder ends at 2" in lines[0]
-    for name in NAMES:
-        path = own / "masks" / f"{name}.png"
-        Image.open(path).convert("RGB").save(path)
-    code, lines, _ = call(*SCORE, own / "predicted")
-    assert code == 2 and "p0.png is an image of mode RGB, not a map of label values" in lines[0]
-
-
-def test_a_missing_folder_of_maps_is_one_line(own, call):
-    for steps in (SCORE, ("--eval_cam_pass", "--cam_out_dir")):
-        code, (line,), _ = call(*steps, own / "none")
-        assert code == 2 and f"{own / 'none'}: no such folder; " in line
-    shutil.rmtree(own / "masks")
-    assert call(*SCORE, own / "predicted")[1] == [
-        f"error: --masks {own / 'masks'}: no such folder; give the folder of the masks"
-    ]
 
 
 def test_masks_of_another_folder_have_a_row_of_their_own_and_no_threshold(own, call):
@@ -123,12 +98,7 @@ def test_one_mask_of_two_photographs_is_refused_with_both(own, call):
     for check in ((), ("--check",)):
         code, (line,), _ = call(*SCORE, own / "predicted", *check)
         assert code == 2 and f"--masks {own / 'masks'}: 0.png is found for" in line
-        assert str(own / "photos" / "x" / "0.jpg") in line
-        assert str(own / "photos" / "y" / "0.jpg") in line
-    (own / "masks" / "x").mkdir()
-    (own / "masks" / "0.png").rename(own / "masks" / "x" / "0.png")
-    shutil.copy(own / "predicted" / "p0.png", own / "predicted" / "x%2F0.png")
-    assert call(*SCORE, own / "predicted", "--check")[0] == 0
+        assert all(str(own / "photos" / folder / "0.jpg") in line for folder in "xy")
 
 
 def test_a_photograph_that_is_there_twice_with_other_labels_is_said(own, call):
@@ -136,9 +106,8 @@ def test_a_photograph_that_is_there_twice_with_other_labels_is_said(own, call):
     shutil.copy(own / "photos" / "p2.jpg", own / "photos" / "same.jpg")
     write_labels(own, [*ROWS, "copy.jpg,dog", "same.jpg,cat"])
     code, _, said = call(*SCORE, own / "predicted", "--check")
-    assert code == 0 and said.count("are the same photograph with other labels: ") == 1
-    line = next(x for x in said.splitlines() if "are the same photograph" in x)
-    assert "p0.jpg and " in line and "copy.jpg" in line and ": cat and dog; correct one" in line
+    (line,) = (x for x in said.splitlines() if "are the same photograph with other labels: " in x)
+    assert code == 0 and "p0.jpg and " in line and "copy.jpg" in line and ": cat and dog" in line
 
 
 def times(own, names="[ci]*/*.*"):
@@ -162,10 +131,9 @@ def test_a_page_is_of_the_dataset_that_its_result_folder_records(scored, tiny_ru
         (line,) = capsys.readouterr().err.splitlines()
         assert f"error: {' '.join(other)}: --result_dir {scored / 'r'} was made with" in line
         assert page.read_bytes() == before
-    for same in ((), ("--dataset", "folder", "--root", scored / "photos")):
-        assert tiny_run(*given, *same) == 0
-        after = page.read_bytes()
-        assert b"Dataset folder, 2 classes" in after and len(after) > 0.9 * len(before)
+    assert tiny_run(*given) == tiny_run(*given, "--dataset", "folder") == 0
+    after = page.read_bytes()
+    assert b"Dataset folder, 2 classes" in after and len(after) > 0.9 * len(before)
 
 
 def test_a_page_needs_its_photographs_and_a_table_does_not(scored, tiny_run, capsys):
@@ -181,8 +149,7 @@ def test_a_page_needs_its_photographs_and_a_table_does_not(scored, tiny_run, cap
 
 def test_a_page_of_a_folder_that_does_not_say_its_dataset_is_refused(tmp_path, tiny_run, capsys):
     assert tiny_run("--report", "--report_html", "--result_dir", tmp_path) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"--result_dir {tmp_path}: does not say which dataset its results are of" in line
+    assert f"{tmp_path}: does not say which dataset" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -203,19 +170,13 @@ def test_a_report_of_a_folder_that_cannot_be_written_is_its_table(
     assert "error: --report_html: " in capsys.readouterr().err and before == times(scored, "*")
 
 
-@pytest.fixture
-def classifier(tmp_path):
-    """A thin classifier of the two classes."""
-    return ("--cam_weights_name", saved(Net(2, **THIN), tmp_path / "two.pth"))
+def test_results_of_a_changed_photograph_or_label_are_made_again_alone(own, call):
+    given = ("--make_cam_pass", "--cam_to_ir_label_pass", "--recam", "none", "--cam_weights_name")
+    classifier = saved(Net(2, **THIN), own / "two.pth")
 
-
-MAPS = ("--make_cam_pass", "--cam_to_ir_label_pass", "--recam", "none")
-
-
-def test_results_of_a_changed_photograph_or_label_are_made_again_alone(own, call, classifier):
     def run():
         before = times(own)
-        code, _, said = call(*MAPS, *classifier, masks=())
+        code, _, said = call(*given, classifier, masks=())
         after = times(own)
         assert code == 0
         changed = {path for path in after if after[path] != before.get(path)}
@@ -242,17 +203,16 @@ def test_results_of_a_changed_photograph_or_label_are_made_again_alone(own, call
 def test_a_training_on_other_photographs_is_refused_with_their_names(own, call, classifier_file):
     train = ("--train_cam_pass", "--imagenet_weights", classifier_file, "--cam_batch_size", "2")
     train += ("--cam_num_epoches", "1", "--cam_crop_size", "32", "--cam_long", "32,40")
-    assert call(*train, masks=())[0] == 0
-    assert call(*train, masks=())[0] == 0
+    for _ in range(2):
+        assert call(*train, masks=())[0] == 0
     save_photo(own / "photos" / "new.jpg", (16, 24))
     save_photo(own / "photos" / "p3.jpg", (20, 24))
     rows = [row.replace("p2.jpg,cat", "p2.jpg,dog") for row in ROWS]
     write_labels(own, [*rows, "new.jpg,cat"])
     code, (line,), _ = call(*train, masks=())
     assert code == 2 and "--train_cam_pass False to use it as it is" in line
-    for words in ("1 image only now (new)", "1 image with another photograph (p3)",
-                  "1 image with other labels (p2)"):  # fmt: skip
-        assert words in line
+    assert "1 image only now (new)" in line and "1 image with other labels (p2)" in line
+    assert "1 image with another photograph (p3)" in line
     assert call(*train, "--overwrite", masks=())[0] == 0
 
 

@@ -4,7 +4,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,19 +16,8 @@ from misc.cli.options import chosen_steps, parse
 from misc.imutils import get_strided_size
 from misc.storage.scores import load_scores
 from tests.tools.hostile import Reduced
+from voc12.dataset import CLASS_NAMES
 from voc12.prepare import label_from_xml
-
-
-class Own(NamedTuple):
-    """A result folder with maps of the synthetic sample as this project saves them."""
-
-    folder: Path
-    ids: tuple[str, ...]
-    maps: dict[str, dict[str, np.ndarray]]
-    given: tuple[str, ...]
-
-    def cams(self) -> dict[str, bytes]:
-        return contents(self.folder / "cam", "npy")
 
 
 def contents(folder: Path, suffix: str) -> dict[str, bytes]:
@@ -36,21 +25,21 @@ def contents(folder: Path, suffix: str) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def own(sample, tmp_path_factory, tiny_run) -> Own:
+def own(sample, tmp_path_factory):
+    """A result folder with maps of the synthetic sample as this project saves them."""
     folder, random = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
     ids = tuple((sample.root / "ImageSets/Segmentation/train.txt").read_text().split())
     maps = {}
     for image_id in ids:
         label = label_from_xml(sample.root / "Annotations" / f"{image_id}.xml", sample)
         keys, size = label.nonzero()[0], sample.image_size(image_id)
-        assert len(keys)
         high_res = random.random((len(keys), *size), np.float32)
         cam = random.random((len(keys), *get_strided_size(size, 4)), np.float32)
         maps[image_id] = {"keys": keys, "cam": cam, "high_res": high_res}
         (folder / "cam").mkdir(exist_ok=True)
         save_cam(folder / "cam" / f"{image_id}.npy", **maps[image_id])
     given = ("--voc12_root", str(sample.root), "--result_dir", str(folder))
-    return Own(folder, ids, maps, given)
+    return SimpleNamespace(folder=folder, ids=ids, maps=maps, given=given)
 
 
 def background(maps: np.ndarray) -> np.ndarray:
@@ -81,12 +70,11 @@ FORMATS = {
         "keys": np.arange(20), "cam": of_all(k, cam), "high_res": of_all(k, high)
     },
     "by class": lambda k, cam, high: dict(zip(k.tolist(), high, strict=True)),
-    "by name": lambda k, cam, high: {
-        parse([]).info.class_names[key]: high[n] for n, key in enumerate(k)
-    },
+    "by name": lambda k, cam, high: {CLASS_NAMES[key]: high[n] for n, key in enumerate(k)},
     "channels": lambda k, cam, high: of_all(k, high),
     "channels last": lambda k, cam, high: np.moveaxis(background(of_all(k, high)), 0, -1),
     "own channels": lambda k, cam, high: high[None],
+    "small alone": lambda k, cam, high: {"keys": k, "cam": cam},
 }  # fmt: skip
 FROM_ONE = ("--import_keys", "label")
 
@@ -100,18 +88,17 @@ def save(path: Path, content: object) -> None:
         (np.savez if path.suffix == ".npz" else np.save)(path, content)
 
 
-def written(own: Own, folder: Path, name: str, suffix: str = ".npy") -> Path:
+def written(own, folder: Path, name: str, suffix: str = ".npy") -> Path:
     folder.mkdir(exist_ok=True)
     for image_id, maps in own.maps.items():
         save(folder / f"{image_id}{suffix}", FORMATS[name](*maps.values()))
     return folder
 
 
-def imported(own: Own, run, source: Path, out: Path, *options: str) -> dict[str, bytes]:
-    """The maps that the step makes of a folder."""
-    assert run(*own.given, "--import_maps", source, "--cam_out_dir", out, "--import_maps_pass",
-               *options) == 0  # fmt: skip
-    return contents(out, "npy")
+def imported(own, run, source: Path, out: Path, *options: str) -> int:
+    """Exit code of the step that makes maps in `out` of a folder."""
+    return run(*own.given, "--import_maps", source, "--cam_out_dir", out, "--import_maps_pass",
+               *options)  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "suffix", "words"), [
@@ -121,13 +108,13 @@ def imported(own: Own, run, source: Path, out: Path, *options: str) -> dict[str,
 ])  # fmt: skip
 def test_dicts_of_keys_come_back_bitwise(own, tmp_path, tiny_run, name, suffix, words):
     source = written(own, tmp_path / "in", name, suffix)
-    assert imported(own, tiny_run, source, tmp_path / "out", *words) == own.cams()
+    assert imported(own, tiny_run, source, tmp_path / "out", *words) == 0
+    assert contents(tmp_path / "out", "npy") == contents(own.folder / "cam", "npy")
 
 
 def test_numbers_from_1_are_refused_unless_they_are_said_to_be(own, tmp_path, tiny_run, capsys):
     source = written(own, tmp_path / "in", "from 1")
-    command = (*own.given, "--import_maps", source, "--cam_out_dir", tmp_path / "out")
-    assert tiny_run(*command, "--import_maps_pass") == 2
+    assert imported(own, tiny_run, source, tmp_path / "out") == 2
     first = capsys.readouterr().err.splitlines()[0]
     assert "which is no label of its image" in first and "--import_keys class or label" in first
     assert not (tmp_path / "out").exists()
@@ -139,7 +126,7 @@ def test_numbers_from_1_are_refused_unless_they_are_said_to_be(own, tmp_path, ti
 ])  # fmt: skip
 def test_maps_without_a_small_size_get_one(own, tmp_path, tiny_run, name, suffix):
     source = written(own, tmp_path / "in", name, suffix)
-    imported(own, tiny_run, source, tmp_path / "out")
+    assert imported(own, tiny_run, source, tmp_path / "out") == 0
     for image_id, maps in own.maps.items():
         found = load_cam(tmp_path / "out" / f"{image_id}.npy")
         np.testing.assert_array_equal(found["keys"], maps["keys"])
@@ -157,7 +144,7 @@ def test_tensors_among_the_own_maps_are_to_be_imported(own, tmp_path, tiny_run, 
         assert "are read by --import_maps DIR" in capsys.readouterr().err
 
 
-def as_pngs(own: Own, folder: Path, name: Callable[[str, int], str], bits: int) -> Path:
+def as_pngs(own, folder: Path, name: Callable[[str, int], str], bits: int) -> Path:
     highest, dtype = (65535, np.uint16) if bits == 16 else (255, np.uint8)
     for image_id, maps in own.maps.items():
         for key, one in zip(maps["keys"].tolist(), maps["high_res"], strict=True):
@@ -169,11 +156,11 @@ def as_pngs(own: Own, folder: Path, name: Callable[[str, int], str], bits: int) 
 
 @pytest.mark.parametrize(("name", "bits", "words"), [
     (lambda i, k: f"{i}_{k}.png", 16, ()), (lambda i, k: f"{k + 1}/{i}.png", 8, FROM_ONE),
-    (lambda i, k: f"{i}/{parse([]).info.class_names[k]}.png", 16, ()),
+    (lambda i, k: f"{i}/{CLASS_NAMES[k]}.png", 16, ()),
 ])  # fmt: skip
 def test_pngs_of_one_class_each(own, tmp_path, tiny_run, name, bits, words):
     source = as_pngs(own, tmp_path / "in", name, bits)
-    imported(own, tiny_run, source, tmp_path / "out", *words)
+    assert imported(own, tiny_run, source, tmp_path / "out", *words) == 0
     for image_id, maps in own.maps.items():
         found = load_cam(tmp_path / "out" / f"{image_id}.npy")
         np.testing.assert_array_equal(found["keys"], maps["keys"])
@@ -200,40 +187,42 @@ def test_the_sequence_of_imported_maps_has_no_classifier():
     args = parse(["--import_maps", "maps"])
     steps = chosen_steps(args)
     assert steps[0] == "import_maps" and not {"train_cam", "make_cam"} & set(steps)
-    assert "import_maps" not in chosen_steps(parse(["--recam", "none"]))
 
 
 def test_small_maps_are_enlarged(own, tmp_path, tiny_run):
-    (tmp_path / "in").mkdir()
-    for image_id, maps in own.maps.items():
-        np.save(tmp_path / "in" / f"{image_id}.npy", {"keys": maps["keys"], "cam": maps["cam"]})
-    out = tmp_path / "out"
-    imported(own, tiny_run, tmp_path / "in", out)
-    maps, found = own.maps[own.ids[0]], load_cam(out / f"{own.ids[0]}.npy")
+    source = written(own, tmp_path / "in", "small alone")
+    assert imported(own, tiny_run, source, tmp_path / "out") == 0
+    maps, found = own.maps[own.ids[0]], load_cam(tmp_path / "out" / f"{own.ids[0]}.npy")
     assert found["high_res"].shape == maps["high_res"].shape
     assert np.array_equal(found["cam"], maps["cam"])
 
 
 def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
+    """Also sizes that a file does not have, code, and pickles of anything else."""
     source = written(own, tmp_path / "in", "by class")
-    first, second, third, fourth, fifth, *_ = own.ids
-    spoilt = {first: lambda one: one * np.nan, fourth: lambda one: one[:, :50],
-              fifth: lambda one: one * 9}  # fmt: skip
-    for image_id, change in spoilt.items():
-        maps = FORMATS["by class"](*own.maps[image_id].values())
-        np.save(source / f"{image_id}.npy", {key: change(one) for key, one in maps.items()})
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (20, 100000, 100000), }"
+    bomb = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117) + b"\n"
+    huge = torch.as_strided(torch.zeros(4), (2, 30000, 30000), (0, 0, 0))
     code = Reduced(os.mkdir, str(tmp_path / "made"))
-    np.save(source / f"{second}.npy", {0: code}, allow_pickle=True)
-    (source / f"{third}.npy").unlink()
-    command = (*own.given, "--import_maps", source, "--cam_out_dir", tmp_path / "out")
-    assert tiny_run(*command, "--import_maps_pass") == 2
+    spoilt = (
+        (lambda maps: {key: one * np.nan for key, one in maps.items()}, "not finite"),
+        (lambda maps: {key: one[:, :50] for key, one in maps.items()}, "do not fit its image"),
+        (lambda maps: {key: one * 9 for key, one in maps.items()}, "not in 0..1"),
+        (lambda maps: {0: code}, "refers to"),
+        (lambda maps: {"keys": np.array([1, 2]), "cam": huge}, "larger than the file"),
+        (lambda maps: bomb, "cannot be read as arrays"),
+        (lambda maps: pickle.dumps([1, 2, 3]), "cannot be read as arrays"),
+    )
+    for image_id, (change, _) in zip(own.ids, spoilt, strict=False):
+        content = change(FORMATS["by class"](*own.maps[image_id].values()))
+        path = source / f"{image_id}.npy"
+        path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
+    (source / f"{own.ids[7]}.npy").unlink()
+    assert imported(own, tiny_run, source, tmp_path / "out") == 2
     said = capsys.readouterr().err
-    expected = {first: "not finite", second: "refers to", third: "has no maps of",
-                fourth: "do not fit its image", fifth: "not in 0..1"}  # fmt: skip
-    for image_id, text in expected.items():
+    for image_id, text in zip(own.ids, [*(text for _, text in spoilt), "has no maps"], strict=True):
         assert any(image_id in line and text in line for line in said.splitlines()), said
-    assert "5 problems" in said and not (tmp_path / "made").exists()
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "made").exists() and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "text"), [
@@ -242,41 +231,18 @@ def test_what_is_wrong_is_said_for_every_file(own, tmp_path, tiny_run, capsys):
 def test_folders_of_something_else(own, tmp_path, tiny_run, capsys, name, text):
     for image_id in own.ids:
         (tmp_path / name.format(image_id)).write_bytes(b"")
-    command = (*own.given, "--import_maps_pass", "--import_maps")
-    assert tiny_run(*command, tmp_path, "--cam_out_dir", own.folder / "other") == 2
+    assert imported(own, tiny_run, tmp_path, own.folder / "other") == 2
     assert text in capsys.readouterr().err
-    assert tiny_run(*command, tmp_path, "--cam_out_dir", tmp_path / "deep") == 2
+    assert imported(own, tiny_run, tmp_path, tmp_path / "deep") == 2
     assert "lies in the folder of --import_maps" in capsys.readouterr().err
-    assert tiny_run(*command, tmp_path, "--recam", "rib") == 2
+    assert imported(own, tiny_run, tmp_path, own.folder / "other", "--recam", "rib") == 2
     assert "needs --recam imported" in capsys.readouterr().err
 
 
 def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run):
     """Palette PNGs without a seal; those of the ground truth have no error."""
-    scored = (sample.root / "ImageSets/Segmentation/train.txt").read_text().split()
-    for image_id in scored:
+    for image_id in own.ids:
         with Image.open(sample.mask_path(image_id)) as mask:
             mask.save(tmp_path / f"{image_id}.png")
     assert tiny_run(*own.given, "--eval_sem_seg_pass", "--sem_seg_out_dir", tmp_path) == 0
     assert load_scores(own.folder)[f"masks of {tmp_path}"]["miou"] == [1.0]
-    said = f"scored with the ground truth in {sample.mask_dirs[0]} ({len(scored)} images)"
-    assert said in (own.folder / "run.log").read_text()
-
-
-def test_damaged_files_are_refused(own, tmp_path, tiny_run, capsys):
-    """Sizes that a file does not have, and pickles of anything else."""
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (20, 100000, 100000), }"
-    bomb = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117) + b"\n"
-    shared = torch.zeros(4)
-    huge = torch.as_strided(shared, (2, 30000, 30000), (0, 0, 0))
-    for number, image_id in enumerate(own.ids):
-        path = tmp_path / f"{image_id}.npy"
-        if number % 3 == 0:
-            path.write_bytes(bomb)
-        elif number % 3 == 1:
-            np.save(path, {"keys": np.array([1, 2]), "cam": huge}, allow_pickle=True)
-        else:
-            path.write_bytes(pickle.dumps([1, 2, 3]))
-    command = (*own.given, "--import_maps_pass", "--import_maps", tmp_path)
-    assert tiny_run(*command, "--cam_out_dir", own.folder / "other") == 2
-    assert "cannot be read as arrays" in capsys.readouterr().err

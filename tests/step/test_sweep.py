@@ -4,7 +4,6 @@ import csv
 
 import numpy as np
 import pytest
-import torch
 
 from misc.cams import load_cam
 from misc.cli.options import parse
@@ -18,15 +17,12 @@ from tests.conftest import TINY
 
 def call(*words) -> int:
     """`python -m step.sweep` in this process; its exit code."""
-    threads = torch.get_num_threads()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(devices, "cpu_count", lambda: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "cpu_count", lambda: 1)
+        try:
             return sweep.main([*TINY, *map(str, words)])
-    except SystemExit as end:
-        return end.code
-    finally:
-        torch.set_num_threads(threads)
+        except SystemExit as end:
+            return end.code
 
 
 @pytest.fixture(scope="module")
@@ -57,55 +53,48 @@ def test_a_sweep_writes_a_table_and_a_plot(swept):
 def test_what_does_not_change_is_shared_and_nothing_is_made_again(swept):
     folder, words = swept
     assert [p.parent for p in folder.rglob("cam_plain/*.npy")] == [folder / "cam_plain"] * 4
-    assert len(list((folder / "sweep" / "RIB_iter=1" / "cam").glob("*.npy"))) == 4
     assert len(list((folder / "cam").glob("*.npy"))) == 4  # the ordinary run
     assert not (folder / "sweep" / "RIB_iter=2").exists()
     assert {"CAM seed", "RIB seed"} == set(load_scores(folder))
-    assert len(list(folder.rglob("cls_labels.npy"))) == 1
     first = sorted((folder / "cam").glob("*.npy"))[0]
     plain = load_cam(folder / "cam_plain" / first.name)["high_res"]
     assert np.array_equal(load_cam(folder / "sweep/RIB_iter=1/cam" / first.name)["high_res"], plain)
     made = {p: p.stat().st_mtime_ns for p in folder.rglob("*.npy")}
-    before = read(folder / "sweep" / "RIB_iter" / "sweep.csv")
     assert call(*words) == 0
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.npy")} == made
-    assert read(folder / "sweep" / "RIB_iter" / "sweep.csv") == before
 
 
-def test_points_of_a_grid_share_what_both_have(sample, classifier_file, tmp_path):
-    words = ["--voc12_root", sample.root, "--cam_weights_name", classifier_file,
-             "--result_dir", tmp_path, "--RIB_iter", 2]  # fmt: skip
-    words = [*TINY, *map(str, words)]
-    base = parse(words)
+@pytest.fixture
+def words(sample, classifier_file):
+    given = ("--voc12_root", sample.root, "--cam_weights_name", classifier_file, "--RIB_iter", 2)
+    return [*TINY, *map(str, given)]
+
+
+def test_points_of_a_grid_share_what_both_have(words, tmp_path):
+    words += ["--result_dir", str(tmp_path)]
 
     def options(**chosen):
-        return sweep.options_of(words, base, chosen, "masks")
+        return sweep.options_of(words, parse(words), chosen, "masks")
 
     args = options(RIB_iter="3", beta="8", score_th="0.4")
     assert args.plain_cam_out_dir == tmp_path / "cam_plain"
     assert args.cam_out_dir == tmp_path / "sweep" / "RIB_iter=3" / "cam"
     assert args.irn_weights_name == tmp_path / "sweep" / "RIB_iter=3" / "res50_irn.pth"
     assert args.sem_seg_out_dir == tmp_path / "sweep" / "RIB_iter=3,beta=8.0" / "sem_seg"
-    assert args.list_dir == tmp_path / "lists"
     args = options(beta="8.0")
     assert args.cam_out_dir == tmp_path / "cam" and args.sem_seg_out_dir.parent.name == "beta=8.0"
     args = options(cam_weights_name="a/b.pth")  # a given classifier is not trained
     assert not args.train_cam_pass and str(args.cam_weights_name) == "a/b.pth"
-    assert (
-        args.plain_cam_out_dir.parent.parent == tmp_path / "sweep"
-    )  # nothing says what it changes
+    assert args.plain_cam_out_dir.parents[1] == tmp_path / "sweep"
 
 
-def test_every_preset_is_one_of_run_samples_options(sample, classifier_file):
-    words = ["--voc12_root", sample.root, "--cam_weights_name", classifier_file]
-    words = [*TINY, *map(str, words)]
+def test_every_preset_is_one_of_run_samples_options(words):
     base = parse(words)
     found = dict(sweep.axis(text, base) for text in sweep.PRESETS.values())
     for name, values in found.items():
-        for word in values:
-            sweep.options_of(words, base, {name: word}, "seed")
+        for value in values:
+            sweep.options_of(words, base, {name: value}, "seed")
     assert found["RIB_lr"] == ("2e-06", "4e-06", "8e-06", "1.6e-05", "3.2e-05")
-    assert found["num_pooled_classes"] == ("20", "0")
     assert found["RIB_batch_size"] == ("1", "2", "3")  # multiples of a small number may be equal
 
 
@@ -117,7 +106,6 @@ def test_every_preset_is_one_of_run_samples_options(sample, classifier_file):
     ("RIB_iter=1,x", "'x' is not a number"),
     ("score_th=0.4,0.40", "is there twice"),
     ("RIB_iter=2,1x", "is there twice"),
-    ("RIB_iter=0x,1", "'0x' is not a number"),
     (f"RIB_iter={'9' * 400}x,1", "x' is not a number"),
     ("device=cpu,cuda", "device cannot be swept over; no step of a sweep depends on it"),
     ("beta=8,10", "the maps do not depend on it; give --score masks"),

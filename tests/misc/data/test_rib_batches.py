@@ -32,16 +32,11 @@ def source(sample, labels):
     return CropSource(sample, labels, (48, 64), 32, 5)
 
 
-def with_labels(source, rows):
-    """The source with other labels, 8 x 20."""
-    return replace(source, labels=Labels(IDS, csr_array(np.asarray(rows, np.float32))))
-
-
 def batches_of(source, targets, lengths=(), iterations=3, workers=0):
     """All batches of every target, of which each takes `lengths` (or all) before it ends."""
     batches = RIBBatches(source, targets, iterations, 3, 1.0, workers)
     result = {}
-    for target_id, length in itertools.zip_longest(targets, lengths, fillvalue=iterations):
+    for target_id, length in itertools.zip_longest(targets, lengths):
         with contextlib.closing(batches.of(target_id)) as of_target:
             result[target_id] = list(itertools.islice(of_target, length))
     return result
@@ -54,6 +49,7 @@ def assert_same_batches(one, other):
 
 
 def test_no_batch_shares_a_class_with_its_target(source, labels):
+    """Asking for more batches than iterations does not take away those of the next target."""
     for target_id, batches in batches_of(source, labels, iterations=4).items():
         assert len(batches) == 4
         for images, batch_labels in batches:
@@ -78,12 +74,10 @@ def test_batches_show_the_images_that_their_labels_are_of(source, labels):
 
 def test_draws_depend_on_seed_and_target_alone(source, labels):
     reference, backwards = batches_of(source, labels), batches_of(source, labels.of(IDS[::-1]))
-    alone = batches_of(source, labels.of(IDS[4:5]))
     for target_id in labels:
         assert_same_batches(reference[target_id], backwards[target_id])
-    assert_same_batches(reference[IDS[4]], alone[IDS[4]])
     assert not torch.equal(reference[IDS[0]][0][0], reference[IDS[0]][1][0])
-    other_seed = batches_of(replace(source, seed=6), labels)
+    other_seed = batches_of(replace(source, seed=6), labels.of(IDS[:1]))
     assert not torch.equal(reference[IDS[0]][0][0], other_seed[IDS[0]][0][0])
     batches = RIBBatches(source, labels.of([]), 1, 3)
     drawn = [list(itertools.islice(batches.members(i, labels[IDS[0]]), 4)) for i in IDS[:2]]
@@ -100,13 +94,9 @@ def test_early_ends_do_not_change_the_next_targets(source, labels, workers):
         assert_same_batches(batches, reference[target_id][:length])
 
 
-def test_a_target_gets_as_many_batches_as_iterations(source, labels):
-    """Asking for more does not take away the batches of the next target."""
-    batches = RIBBatches(source, labels.of(IDS[:2]), iterations=2, batch_size=3)
-    assert [len(list(batches.of(target_id))) for target_id in IDS[:2]] == [2, 2]
-
-
-def members(source, label, batch_size, count, prob=1.0):
+def members(source, rows, label, batch_size, count, prob=1.0):
+    """Drawn positions in images of the labels 8 x 20."""
+    source = replace(source, labels=Labels(IDS, csr_array(np.asarray(rows, np.float32))))
     batches = RIBBatches(source, source.labels.of([]), 1, batch_size, prob)
     return list(itertools.islice(batches.members("target", np.float32(label)), count))
 
@@ -114,13 +104,13 @@ def members(source, label, batch_size, count, prob=1.0):
 def test_drawing_goes_on_in_shuffled_passes(source):
     """Three images are eligible, fewer than two batches of two; each pass takes each once."""
     rows = np.repeat(np.eye(2, 20), [5, 3], axis=0)
-    drawn = members(with_labels(source, rows), rows[0], batch_size=2, count=60)
+    drawn = members(source, rows, rows[0], batch_size=2, count=60)
     assert all(len(batch) == 2 for batch in drawn)
     flat = sum(drawn, [])
     passes = [tuple(flat[i : i + 3]) for i in range(0, len(flat), 3)]
     assert all(sorted(one) == [5, 6, 7] for one in passes)
     assert len(set(passes)) == 6  # every order occurs
-    (batch,) = members(with_labels(source, rows), rows[0], batch_size=5, count=1)
+    (batch,) = members(source, rows, rows[0], batch_size=5, count=1)
     assert len(batch) == 5 and sorted(set(batch)) == [5, 6, 7]  # larger than there are images
 
 
@@ -130,7 +120,7 @@ def test_fraction_of_disjoint_batches(source, prob, low, high):
     rows[:3, [1, 4]] = 1  # have all classes of the target
     rows[3:5, 1] = 1  # have one of them: never drawn
     rows[5:, 2] = 1  # disjoint
-    drawn = members(with_labels(source, rows), rows[0], 2, 200, prob)
+    drawn = members(source, rows, rows[0], 2, 200, prob)
     kinds = [{member // 5 for member in batch} for batch in drawn]
     assert all(len(kind) == 1 for kind in kinds) and not {3, 4} & set(sum(drawn, []))
     assert low <= np.mean([kind == {1} for kind in kinds]) <= high
@@ -139,4 +129,4 @@ def test_fraction_of_disjoint_batches(source, prob, low, high):
 def test_without_joint_images_disjoint_ones_are_drawn(source):
     rows = np.repeat(np.eye(2, 20), [6, 2], axis=0)
     both = rows[0] + np.eye(20)[7]  # no image has classes 0 and 7
-    assert set(sum(members(with_labels(source, rows), both, 2, 5, prob=0.0), [])) == {6, 7}
+    assert set(sum(members(source, rows, both, 2, 5, prob=0.0), [])) == {6, 7}

@@ -34,8 +34,8 @@ def test_all_photographs_of_a_tree_are_found_by_their_ids(photos, described, tmp
     assert info.class_names == ("cat", "dog")
     assert shown == {"a.jpg": [1, 0], "b.png": [0, 1], "x/c.webp": [1, 1], "x/d e.tif": [0, 0],
                      "x/y/ä#%1.JPG": [1, 0], "x/y/a.jpeg": [0, 1]}  # fmt: skip
-    table = (tmp_path / "lists" / "photographs.txt").read_text(encoding="utf-8").splitlines()
-    assert f"{names.id_of('x/d e.tif')}\tx/d e.tif" in table
+    table = (tmp_path / "lists" / "photographs.txt").read_text(encoding="utf-8")
+    assert f"{names.id_of('x/d e.tif')}\tx/d e.tif\n" in table
 
 
 def test_a_list_may_have_paths_ids_and_names_with_spaces(photos, described, tmp_path):
@@ -43,10 +43,8 @@ def test_a_list_may_have_paths_ids_and_names_with_spaces(photos, described, tmp_
     text = f"x/d e.tif\n\n# comment\n{names.id_of('x/y/ä#%1.JPG')}\n{photos / 'b.png'}\n./a.jpg\n"
     text += "c.webp\nC:\\old\\y\\a.jpeg\n"  # found by the end of the path
     (tmp_path / "list.txt").write_text(text)
-    ids = read_image_list(tmp_path / "list.txt", info)
-    assert [names.path_of(i) for i in ids] == [
-        "x/d e.tif", "x/y/ä#%1.JPG", "b.png", "a.jpg", "x/c.webp", "x/y/a.jpeg",
-    ]  # fmt: skip
+    found = "|".join(map(names.path_of, read_image_list(tmp_path / "list.txt", info)))
+    assert found == "x/d e.tif|x/y/ä#%1.JPG|b.png|a.jpg|x/c.webp|x/y/a.jpeg"
     for wrong in ("old/z.jpg", "/etc/passwd", "x/readme.txt"):
         (tmp_path / "list.txt").write_text(f"{wrong}\n")
         with pytest.raises(UserError, match=r"list\.txt"):
@@ -72,15 +70,12 @@ def test_other_files_are_left_out_and_counted(photos, described, caplog):
 
 
 def test_photographs_without_a_row_are_all_named(described):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match="(?s)b.png.*d e.tif.*a.jpeg.*--unlabelled"):
         described("image,labels\na.jpg,cat\nx/c.webp,dog\n", unlabelled="error")
-    text = str(error.value)
-    assert all(name in text for name in ("b.png", "d e.tif", "a.jpeg")) and "--unlabelled" in text
 
 
 def test_a_folder_without_photographs_says_what_it_has(tmp_path, described):
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "1.HEIC").write_bytes(b"x")
+    save_photo(tmp_path / "raw" / "1.HEIC", format="PNG")
     with pytest.raises(UserError, match=r"has no photographs .*1 \.heic"):
         described(TABLE, root=tmp_path / "raw")
 
@@ -115,11 +110,10 @@ def test_defaults_suit_the_number_of_photographs(images):
     assert all(1 <= chosen[f"{name}_batch_size"] <= max(1, images // 3) for name in ("cam", "RIB"))
     assert 5 <= chosen["cam_num_epoches"] <= 60 and 3 <= chosen["irn_num_epoches"] <= 30
     if images > 10_000:  # the paper's
-        assert (chosen["cam_batch_size"], chosen["cam_num_epoches"]) == (16, 5)
-        assert chosen["cam_learning_rate"] == 0.1 and chosen["irn_num_epoches"] == 3
-        assert chosen["cam_long"] == (320, 640) and chosen["cam_crop_size"] == 512
-        assert (chosen["seg_iterations"], chosen["seg_crop_size"]) == (30_000, 321)
-        assert (chosen["seg_batch_size"], chosen["seg_learning_rate"]) == (10, 2.5e-4)
+        papers = {"cam_batch_size": 16, "cam_num_epoches": 5, "cam_learning_rate": 0.1,
+                  "cam_long": (320, 640), "cam_crop_size": 512, "irn_num_epoches": 3,
+                  "seg_iterations": 30_000, "seg_crop_size": 321, "seg_batch_size": 10}  # fmt: skip
+        assert papers.items() <= chosen.items()
     else:  # few images are those of a laptop
         assert chosen["cam_long"] == (240, 480) and chosen["cam_crop_size"] == 384
         assert chosen["seg_iterations"] <= 1_120 and chosen["seg_crop_size"] == 177
@@ -128,15 +122,10 @@ def test_defaults_suit_the_number_of_photographs(images):
     assert defaults_for(images, 500, 2)["cam_learning_rate"] < chosen["cam_learning_rate"] / 9
 
 
-def test_lists_and_labels_of_sub_folders_open_no_photograph(tmp_path):
-    for number in range(200):
-        path = tmp_path / "many" / f"class {number // 20}" / f"{number % 20}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / "many" / "class 0" / "A.jpg").touch()
-    (tmp_path / "many" / "class 0" / "a.jpg").touch()  # where a file system tells cases apart
-    (tmp_path / "many" / "alone.jpg").touch()
-    info = describe(tmp_path / "many", labels=None, unlabelled="skip")
+def test_lists_and_labels_of_sub_folders_open_no_photograph(tree_of, tmp_path):
+    many = [f"class {number // 20}/{number % 20}.jpg" for number in range(200)]
+    tree = tree_of(*many, "class 0/A.jpg", "class 0/a.jpg", "alone.jpg")  # all of them empty
+    info = describe(tree.root, labels=None, unlabelled="skip")
     prepare(info, tmp_path / "lists")
     numbers = [len(listed(info, tmp_path / "lists", name)) for name in ("all", "val", "train")]
     assert numbers == [202, 20, 182] and info.num_classes == 10

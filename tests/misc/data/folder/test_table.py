@@ -13,8 +13,8 @@ NAMES = ("a.jpg", "b.png", "x/c.webp", "x/ä d.jpg")
 def read(tmp_path, tree_of):
     """Labels from the text of a table, with their classes; all problems raise."""
 
-    def call(text, encoding="utf-8"):
-        (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    def call(text):
+        (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
         found = read_table(tmp_path / "t.csv", tree_of(*NAMES))
         settled(found, None)
         return found
@@ -27,31 +27,25 @@ def refused(read):
     """Lines of the refusal of a table."""
 
     def call(text):
-        with pytest.raises(UserError) as refusal:
+        with pytest.raises(UserError, match="t.csv") as refusal:
             read(text)
-        lines = str(refusal.value).splitlines()
-        assert "t.csv" in lines[0]
-        return lines
+        return str(refusal.value).splitlines()
 
     return call
 
 
-FORMS = [
+@pytest.mark.parametrize("text", [
     "image,labels\na.jpg,cat;dog\nb.png,\n",
     "image,label\na.jpg,cat|dog\nb.png,\n",
     " Labels , FILENAME \ncat;dog,a.jpg\n,b.png\n",
     "file;label\na.jpg;cat|dog\nb.png;\n",
-    'path;labels\na.jpg;"cat;dog"\nb.png;\n',
     "image\tlabels\na.jpg\tcat;dog\nb.png\t\n",
     "image,cat,dog\na.jpg,1,1\nb.png,0,0\n",
     "cat,image,dog\nTRUE,a.jpg, 1\n,b.png,False\n",
     'image,labels\n"a.jpg"," cat ; dog ;cat"\nb,\n\n,\n',
     "image,labels\r\n./a.jpg,dog;cat;dog\r\n\r\nb.png,\r\n",
     "image,labels\ra.jpg,dog;cat\rb.png,\r",
-]
-
-
-@pytest.mark.parametrize("text", FORMS)
+])  # fmt: skip
 def test_the_declared_form_is_read(read, text):
     found = read(text)
     shown = {path: set(names) for path, names in found.names.items()}
@@ -59,10 +53,10 @@ def test_the_declared_form_is_read(read, text):
     assert found.classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_tables_of_spreadsheets_are_read(read, encoding):
-    found = read("image,label\nx/ä d.jpg,Löwe\nx/ä d.jpg,Löwe\n", encoding)
-    assert found.names == {"x/ä d.jpg": ("Löwe",)} and found.repeated == 1
+def test_tables_of_spreadsheets_are_read(read):
+    for encoding in ("utf-8-sig", "utf-16"):
+        found = read("image,label\nx/ä d.jpg,Löwe\nx/ä d.jpg,Löwe\n".encode(encoding))
+        assert found.names == {"x/ä d.jpg": ("Löwe",)} and found.repeated == 1
 
 
 @pytest.mark.parametrize("text, classes", [
@@ -76,33 +70,17 @@ def test_names_of_classes_are_what_the_table_says(read, text, classes):
     assert read(text).classes == classes
 
 
-HEADS = [
-    ("a.jpg,cat\nb.png,dog\n", "no column is called image"),
-    ("", "no column is called image"),
-    ("image\na.jpg\n", "has no column of labels"),
-    ("Unnamed: 0,image,cat\n0,b.png,1\n", "the further column 'Unnamed: 0'; take it out"),
-    ("id,filename,label\n1,a.jpg,cat\n", "the further column 'id'"),
-    ("image,labels,photographer\na.jpg,cat,Ann\n", "the further column 'photographer'"),
-    ("image,filename,label\na.jpg,a.jpg,cat\n", "the further column 'filename'"),
-    ("image,cat,dog,fold\na.jpg,1,0,1\n", "the further column 'fold'"),
-    ("image,cat,Cat\na.jpg,1,0\n", "has the column 'Cat' twice"),
-    ("image,cat|dog,bird\na.jpg,1,0\n", "the column 'cat|dog' is called as if"),
-    ('image,"cat, dog",bird\na.jpg,1,0\n', "the column 'cat, dog' is called as if"),
-    ('image,"house\ncat",dog\na.jpg,1,0\n', "has a line break"),
-    ("image,Background,cat\na.jpg,1,0\n", "'Background' is not a class: the background is label 0"),
-]
-
-
-@pytest.mark.parametrize("text, words", HEADS)
-def test_another_head_is_shown_with_the_first_row_and_the_form(refused, text, words):
-    (line,) = refused(text)
-    head, row = (text.splitlines() + ["", ""])[:2]
-    assert "line 1: " in line and words in line and line.endswith(FORM)
-    assert '"' in text or (f"The head is '{head}'" in line or not head) and row in line
-
-
-ROWS = [
-    ("image,labels\na.jpg,cat\nb.png,cat,dog\n", 3, "has cells beyond the 2 of the head"),
+@pytest.mark.parametrize("text, line, words", [
+    ("a.jpg,cat\nb.png,dog\n", 1, "no column is called image"),
+    ("", 1, "no column is called image"),
+    ("image\na.jpg\n", 1, "has no column of labels"),
+    ("Unnamed: 0,image,cat\n0,b.png,1\n", 1, "the further column 'Unnamed: 0'; take it out"),
+    ("id,filename,label\n1,a.jpg,cat\n", 1, "the further column 'id'"),
+    ("image,filename,label\na.jpg,a.jpg,cat\n", 1, "the further column 'filename'"),
+    ("image,cat,Cat\na.jpg,1,0\n", 1, "has the column 'Cat' twice"),
+    ('image,"cat, dog",bird\na.jpg,1,0\n', 1, "the column 'cat, dog' is called as if"),
+    ('image,"house\ncat",dog\na.jpg,1,0\n', 1, "has a line break"),
+    ("image,Background,cat\na.jpg,1,0\n", 1, "'Background' is not a class: the background is lab"),
     ("image,labels\na.jpg,cat\nb.png,cat,,,dog\n", 3, "has cells beyond the 2 of the head"),
     ("image,labels\n\na.jpg,cat\nb.png\n", 4, "has 1 of the 2 cells of the head"),
     ("image,labels\na.jpg,cat\n,dog\n", 3, "names no photograph"),
@@ -111,15 +89,14 @@ ROWS = [
     ('image,labels\na.jpg,"cat, dog"\nb.png,cat\n', 2, "has 'cat, dog', which would be one class"),
     ('image,labels\na.jpg,dog\nb.png,"house\ncat"\n', 3, "'house\\ncat' has a line break"),
     ("image,labels\na.jpg,dog\nb.png,ca\u200bt\n", 3, "has a line break or an unseen"),
-]
-
-
-@pytest.mark.parametrize("text, line, words", ROWS)
-def test_the_first_wrong_row_is_shown_with_head_and_form(refused, text, line, words):
+])  # fmt: skip
+def test_the_first_wrong_line_is_shown_with_head_and_form(refused, text, line, words):
     (first,) = refused(text)
-    row = text.splitlines()[line - 1]
-    assert f"line {line}: " in first and words in first and row[:5].strip('"') in first
-    assert f"The head is '{text.splitlines()[0]}'" in first and first.endswith(FORM)
+    head, row = (text.splitlines() + ["", ""])[:2]
+    row = row if line == 1 else text.splitlines()[line - 1]
+    assert f"line {line}: " in first and words in first and first.endswith(FORM)
+    assert '"' in text or not head or f"The head is '{head}'" in first
+    assert '"' in text or row[:5] in first
 
 
 @pytest.mark.parametrize("cell", ["cat/dog", "cat + dog", "cat dog", "cat_dog", "dog and cat",
@@ -131,7 +108,6 @@ def test_a_class_that_is_made_of_others_is_refused(refused, cell):
 
 @pytest.mark.parametrize("text, words", [
     ("image,label\na.jpg,cat\nb.png,Cat\n", "line 3: 'b.png,Cat': the classes 'cat' and 'Cat' dif"),
-    ("image,label\na.jpg,cat\nb.png,c at\n", "the classes 'cat' and 'c at' differ in case, blanks"),
     ("image,label\na.jpg,0\nb.png,1\n", "has 0 and 1 in place of names"),
     ("image," + "a" * 200_000 + "\na.jpg,1\n", "line 1: field larger than"),
     ("image,label\na.jpg,cat\na.jpg,dog\n", "line 3: 'a.jpg,dog': a.jpg has dog here and cat in"),
@@ -139,7 +115,6 @@ def test_a_class_that_is_made_of_others_is_refused(refused, cell):
     ("image,label\n", "has no row below its head"),
     ("image,label\na.jpg,\n", "has no class for any"),
     (b"image,label\na.jpg,\xff\xfe\xfa\n", "is not a text in UTF-8"),
-    (b"\x89PNG\0\0,\0\n", "is not a text"),
     ("image,label\na.jpg," + "x" * (9 << 20), "has a line of over 8 million characters"),
     ('image,label\na.jpg,"cat\nb.png,dog\n', "a quotation mark without its other one"),
     (f"image,label\nb.png,cat\na.jpg,{'x' * 200_000}\n", "or a cell longer than 131072"),

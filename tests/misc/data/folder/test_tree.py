@@ -49,15 +49,13 @@ def test_links_in_circles_end(tmp_path):
     assert files_below(tmp_path)[0] == ["self", "x/a.jpg"]
 
 
-@pytest.mark.parametrize(
-    "name, words", [(b"x\xff.jpg", "is not UTF-8"), (b"x\ny.jpg", "has a lin")]
-)
-def test_names_that_no_list_can_hold_are_one_line(tmp_path, name, words):
+@pytest.mark.parametrize("name", [b"x\xff.jpg", b"x\ny.jpg"])
+def test_names_that_no_list_can_hold_are_one_line(tmp_path, name):
     save_photo(tmp_path / "a.jpg")
     (tmp_path / os.fsdecode(b"\xff.txt")).touch()  # other files may be called anything
     assert Tree(tmp_path).photographs == ("a.jpg",)
     save_photo(tmp_path / os.fsdecode(name))
-    with pytest.raises(UserError, match=words) as refusal:
+    words = f"{tmp_path}.* (is not UTF-8|has a lin).*rename it"
+    with pytest.raises(UserError, match=words) as error:
         Tree(tmp_path)
-    text = str(refusal.value)
-    assert text.isprintable() and text.startswith(str(tmp_path)) and "rename it" in text
+    assert str(error.value).isprintable()
