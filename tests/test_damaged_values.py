@@ -25,22 +25,22 @@ FIRST, SECOND = "2012_000001", "2012_000002"
 
 @pytest.fixture
 def call(on_copy, classifier_file):
-    """Runs on two images of the copied sample."""
-    return lambda *more: on_copy("--limit", 2, "--imagenet_weights", classifier_file, *more)
+    """Makes CAMs of two images of the copied sample, with these weights or options."""
+    given = ("--limit", 2, "--imagenet_weights", classifier_file, "--make_cam_pass")
+    return lambda *more: on_copy(*given, "--cam_weights_name", classifier_file, *more)
 
 
 @pytest.mark.parametrize("kind", ["scrambled", "cut and closed"])
-def test_a_spoilt_photograph_is_found_before_the_run(call, info, classifier_file, kind):
+def test_a_spoilt_photograph_is_found_before_the_run(call, info, kind):
     path = info.image_path(SECOND)
     whole, noise = path.read_bytes(), np.random.RandomState(0).bytes(200)
     middle = len(whole) // 2
     end = b"\xff\xd9" if kind == "cut and closed" else noise + whole[middle + 200 :]
     path.write_bytes(whole[:middle] + end)
-    given = ("--make_cam_pass", "--cam_weights_name", classifier_file)
     for more in ((), ("--check",)):
-        code, (line,), _ = call(*given, *more)
+        code, (line,), _ = call(*more)
         assert code == 2 and f"{path}: is damaged (" in line
-    assert call(*given, "--check", "quick")[0] == 0  # the header says nothing of it
+    assert call("--check", "quick")[0] == 0  # the header says nothing of it
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -58,24 +58,23 @@ def test_whole_photographs_of_all_kinds_pass(tmp_path, mode, progressive):
         check_jpeg(tmp_path / "a.jpg")
 
 
-def test_rotated_photographs_are_counted_in_a_warning(call, info, classifier_file):
+def test_rotated_photographs_are_counted_in_a_warning(call, info):
     for image_id in (FIRST, SECOND):
         image = Image.open(info.image_path(image_id))
         image.load()
         exif = image.getexif()
         exif[0x0112] = 6
         image.save(info.image_path(image_id), exif=exif)
-    code, _, said = call("--check", "--make_cam_pass", "--cam_weights_name", classifier_file)
+    code, _, said = call("--check")
     assert code == 0 and "2 photographs with an EXIF rotation" in said
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.5])
-def test_labels_are_zero_or_one(call, info, tmp_path, classifier_file, value):
+def test_labels_are_zero_or_one(call, info, tmp_path, value):
     labels = {info.label_key(i): np.eye(20)[3] for i in (FIRST, SECOND)}
     labels[info.label_key(SECOND)] = np.where(np.arange(20) == 3, 1.0, value)
     save_label_dict(tmp_path / "labels.npy", labels)
-    given = ("--make_cam_pass", "--cam_weights_name", classifier_file)
-    code, (line,), _ = call(*given, "--cls_labels", tmp_path / "labels.npy")
+    code, (line,), _ = call("--cls_labels", tmp_path / "labels.npy")
     assert code == 2 and "labels.npy is not a label file (values other than 0 and 1" in line
     assert str(info.label_key(SECOND)) in line
 
@@ -85,18 +84,19 @@ def test_weights_are_finite(call, tmp_path):
     with torch.no_grad():
         model.classifier.weight[3, 1] = np.nan
     save_checkpoint(tmp_path / "cam.pth", model)
-    code, (line,), _ = call("--make_cam_pass", "--cam_weights_name", tmp_path / "cam.pth")
+    code, (line,), _ = call("--cam_weights_name", tmp_path / "cam.pth")
     assert code == 2 and "weights that are not finite (classifier.weight)" in line
 
 
-def test_rib_that_leaves_the_numbers_names_the_image(call, tmp_path):
+def test_rib_that_leaves_the_numbers_names_the_image(on_copy, classifier_file, tmp_path):
     model = Net(20, **THIN)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1e3)
     save_checkpoint(tmp_path / "cam.pth", model)
-    given = ("--cam_weights_name", tmp_path / "cam.pth", "--RIB_lr", 1.0, "--RIB_iter", 6)
-    code, (line,), _ = call("--make_recam_pass", *given, "--stop_th", "1e9", "--explode_ratio", 1)
+    given = ("--make_recam_pass", "--cam_weights_name", tmp_path / "cam.pth", "--limit", 2)
+    given += ("--imagenet_weights", classifier_file, "--RIB_lr", 1.0, "--RIB_iter", 6)
+    code, (line,), _ = on_copy(*given, "--stop_th", "1e9", "--explode_ratio", 1)
     assert code == 2 and f"image {FIRST}: its maps are not finite; give a smaller --RIB_lr" in line
     assert not list((tmp_path / "result" / "cam").glob("*.npy"))
 
@@ -114,20 +114,19 @@ def test_maps_lie_between_zero_and_one(tmp_path, name, value):
         load_cam(tmp_path / "a.npy")
 
 
-def test_what_is_not_a_file_is_refused_at_once(tmp_path, info, call, classifier_file):
+def test_what_is_not_a_file_is_refused_at_once(tmp_path, info, call):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(ValueError, match="not a regular file"):
             read_bytes(path, 10)
-    given = ("--make_cam_pass", "--cam_weights_name")
     with pytest.raises(UserError, match="not a regular file|is not a file"):
         read_checkpoint(tmp_path / "pipe")
     info.image_path(SECOND).unlink()
     os.mkfifo(info.image_path(SECOND))
     for flag in ("--infer_list", "--cls_labels"):
-        code, lines, _ = call(*given, classifier_file, flag, tmp_path / "pipe")
+        code, lines, _ = call(flag, tmp_path / "pipe")
         assert code == 2 and any("pipe" in line for line in lines)
-    code, (line,), _ = call(*given, classifier_file)
+    code, (line,), _ = call()
     assert code == 2 and str(info.image_path(SECOND)) in line
 
 

@@ -15,6 +15,7 @@ from net.names import original_names, plain_names
 from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import EdgeDisplacement
 from tests.conftest import shared_path
+from tests.tools.fuzz_inputs import torch_file
 from tests.weights import fill_by_recipe
 
 THIN = {"width": 8, "stem": 16}
@@ -46,19 +47,16 @@ def published_state(model, prefix=""):
 
 
 def assert_same(model, other):
-    ours, theirs = model.state_dict(), other.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert tensor.dtype == theirs[name].dtype
-        assert torch.equal(tensor, theirs[name]), name
+    assert model.state_dict().keys() == other.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, other.state_dict()[name], rtol=0, atol=0)
 
 
 def error_of(call, *args, **kwargs):
     with pytest.raises(UserError) as caught:
         call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_save_and_load_classifier(tmp_path, classifier):
@@ -155,6 +153,7 @@ def test_imagenet_weights_of_torchvision(monkeypatch):
     {"state_dict": {"conv1.weight": 3}},
     {"state_dict": {3: torch.zeros(1)}},
     {"arch": "resnet50", "state_dict": {"conv1.weight": torch.zeros(1)}},
+    torch_file({"conv1.weight": torch.zeros(1)})[:-100],
     b"", b"random \x00\xff" * 50, pickle.dumps({"a": 1}, 2), b"PK\x03\x04",
 ])  # fmt: skip
 def test_files_without_weights_are_named(tmp_path, content):
@@ -166,13 +165,6 @@ def test_files_without_weights_are_named(tmp_path, content):
     for call in (checkpoint.read_checkpoint, load_backbone, load_boundary_net):
         assert str(path) in error_of(call, path)
     assert str(path) in error_of(load_classifier, path, 20)
-
-
-def test_cut_off_missing_and_odd_files(tmp_path, classifier):
-    path = tmp_path / "cam.pth"
-    save_checkpoint(path, classifier)
-    path.write_bytes(path.read_bytes()[:-1000])
-    assert str(path) in error_of(load_classifier, path, 5)
     assert "is missing" in error_of(load_classifier, tmp_path / "none.pth", 20)
     assert "is not a file" in error_of(load_backbone, tmp_path)
 
@@ -186,8 +178,7 @@ def test_other_networks_are_listed(tmp_path, classifier, boundary_net):
 
 
 def test_other_architectures_are_listed(tmp_path):
-    state = ResNet(width=24).state_dict()
-    state["layer1.0.conv3.weight"] = torch.zeros(5, 24, 1, 1)
+    state = {**ResNet(width=24).state_dict(), "layer1.0.conv3.weight": torch.zeros(5, 24, 1, 1)}
     torch.save(state, tmp_path / "odd.pth")
     words = "size mismatch for layer1.0.conv3.weight"
     assert words in error_of(load_backbone, tmp_path / "odd.pth")

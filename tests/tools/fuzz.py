@@ -33,7 +33,7 @@ from coco14.dataset import describe as describe_coco
 from coco14.instances import read_instances
 from coco14.masks import draw_mask
 from misc.cams import load_cam
-from misc.data.dataset_info import read_image_list
+from misc.data.dataset_info import DatasetInfo, read_image_list
 from misc.data.datasets import read_image
 from misc.data.label_file import load_label_file
 from misc.errors import UserError, about
@@ -53,12 +53,12 @@ ADDRESS_SPACE = 2 << 30  # bytes above what the process has when it starts
 VOC, COCO = describe_voc("voc"), describe_coco("coco")
 
 # What no reader may do: by the first word of Python's name of the event, or by the whole name.
-_OS = (
-    "system exec fork forkpty posix_spawn spawn kill putenv mkdir remove rename rmdir link symlink"
+_FORBIDDEN = set(
+    """subprocess socket ctypes shutil urllib pty marshal exec code.__new__
+    pickle.find_class tempfile.mkstemp tempfile.mkdtemp os.system os.exec os.fork os.forkpty
+    os.posix_spawn os.spawn os.kill os.putenv os.mkdir os.remove os.rename os.rmdir os.link
+    os.symlink os.chmod os.truncate""".split()
 )
-_FORBIDDEN = {"subprocess", "socket", "ctypes", "shutil", "urllib", "pty", "marshal", "winreg",
-              "exec", "code.__new__", "pickle.find_class", "tempfile.mkstemp", "tempfile.mkdtemp",
-              *(f"os.{name}" for name in f"{_OS} chmod truncate".split())}  # fmt: skip
 
 
 def _read_checkpoints(path: Path) -> None:
@@ -80,12 +80,13 @@ def _read_photograph(path: Path) -> None:
     read_image(path)
 
 
-def _read_list(path: Path) -> None:
-    for info in (COCO, VOC):
-        with contextlib.suppress(UserError) if info is COCO else contextlib.nullcontext():
-            for image_id in read_image_list(path, info):
-                place = info.image_path(image_id).resolve().relative_to(Path.cwd())
-                assert info.root in place.parents and info.is_id(image_id)
+def _read_list(path: Path, info: DatasetInfo = VOC) -> None:
+    if info is VOC:
+        with contextlib.suppress(UserError):
+            _read_list(path, COCO)
+    for image_id in read_image_list(path, info):
+        place = info.image_path(image_id).resolve().relative_to(Path.cwd())
+        assert info.root in place.parents and info.is_id(image_id)
 
 
 def _read_manifest(path: Path) -> None:
@@ -116,15 +117,17 @@ READERS = {
     "map archives": Reader("a.npz", read_arrays, inputs.npz_seeds, _ZIP),
     "label archives": Reader("a.npz", lambda p: load_label_file(p, VOC), inputs.npz_seeds, _ZIP),
     "checkpoint": Reader("a.pth", _read_checkpoints, inputs.checkpoint_seeds, _ZIP),
-    "xml": Reader("a.xml", lambda p: label_from_xml(p, VOC), inputs.xml_seeds, _TEXT),
+    "xml": Reader("a.xml", lambda p: label_from_xml(p, VOC), lambda: inputs.XML, _TEXT),
     "coco": Reader("a.json", _read_coco, inputs.coco_seeds, _TEXT),
     "image": Reader("a.jpg", _read_photograph, inputs.image_seeds, _PNG),
-    "mask": Reader("a.png", lambda p: label_from_mask(p, VOC), inputs.mask_seeds, _PNG),
-    "list": Reader("a.txt", _read_list, inputs.list_seeds, _TEXT),
-    "manifest": Reader("manifest.json", _read_manifest, inputs.manifest_seeds, _TEXT),
-    "label tables": Reader("a.csv", lambda p: load_label_file(p, VOC), inputs.csv_seeds, _TEXT),
+    "mask": Reader("a.png", lambda p: label_from_mask(p, VOC),
+                   lambda: [inputs.picture("PNG", "L")], _PNG),
+    "list": Reader("a.txt", _read_list, lambda: inputs.LISTS, _TEXT),
+    "manifest": Reader("manifest.json", _read_manifest, lambda: inputs.MANIFESTS, _TEXT),
+    "label tables": Reader("a.csv", lambda p: load_label_file(p, VOC),
+                           lambda: inputs.TABLES, _TEXT),
     CONTROL: Reader("a.pkl", lambda p: pickle.loads(p.read_bytes()), list, ()),
-}
+}  # fmt: skip
 NAMES = [name for name in READERS if name != CONTROL]
 
 
@@ -136,9 +139,6 @@ class Outcome(NamedTuple):
     events: list[str]  # what was done that no reader may do
     memory: int  # bytes, at most, above what the process had before
     seconds: float
-
-
-# --- in the process that reads ------------------------------------------------------------------
 
 
 class Watch:
@@ -176,8 +176,7 @@ def serve(connection: Connection, folder: Path, names: list[str]) -> None:
     for module in pkgutil.iter_modules(encodings.__path__, "encodings."):
         with contextlib.suppress(ImportError):  # those of other systems
             importlib.import_module(module.name)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESS_SPACE, size + ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + ADDRESS_SPACE,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch = Watch(folder)
     connection.send(None)
@@ -226,17 +225,11 @@ def _fault(error: UserError, path: Path) -> str:
     return ""
 
 
-# --- in the process that spoils -----------------------------------------------------------------
-
-
-class Child:
+class Child(contextlib.AbstractContextManager):
     """A process that reads; a new one is started when it dies or takes too long."""
 
     def __init__(self, names: list[str]):
         self.names, self.process = names, None
-
-    def __enter__(self) -> "Child":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self.process:
@@ -279,20 +272,18 @@ def fuzz(
     with Child(names) as child:
         for name, of_reader in outcomes.items():
             reader, seeds = READERS[name], READERS[name].seeds()
-            hostile = [h.build() for h in HOSTILE.values() if h.reader == name]
-            hostile = [content for content in hostile if len(content) < inputs.MAX_INPUT // 16]
-            seeds = seeds * (1 + 2 * len(hostile) // len(seeds)) + hostile  # one of three
+            hostile = [build() for reader_name, build in HOSTILE.values() if reader_name == name]
+            hostile = [data for data in hostile if len(data) < inputs.MAX_INPUT // 16] or seeds
             end = time.monotonic() + seconds / len(names)
             while time.monotonic() < end:
                 rng = random.Random(f"{seed} {name} {len(of_reader)}")
-                content = rng.choice(seeds)
+                content = rng.choice(rng.choice([seeds, seeds, hostile]))
                 for _ in range(rng.choice([1, 1, 1, 2, 3])):
                     content = rng.choice(reader.spoil)(rng, content)
                 of_reader.append(child.read(name, content))
                 for problem in filter(None, [of_reader[-1].problem, *of_reader[-1].events]):
                     save.mkdir(parents=True, exist_ok=True)
-                    number = f"{name}-{seed}-{len(of_reader)}"
-                    path = save / f"{number}{Path(reader.file_name).suffix}"
+                    path = save / f"{name}-{seed}-{len(of_reader)}-{reader.file_name}"
                     path.write_bytes(content)
                     saved.append(f"{path}: {problem}")
     return outcomes, saved

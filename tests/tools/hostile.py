@@ -10,14 +10,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from misc.storage.images import MAX_PIXELS
-from tests.tools.fuzz_inputs import coco_content, npy, npy_of_pickle, png_of, torch_file
+from tests.tools.fuzz_inputs import coco_content, npy, npy_of_pickle, picture, png_of, torch_file
 
 RECONSTRUCT = np.zeros(1).__reduce__()[0]  # its module differs between numpy 1 and 2
 
@@ -30,13 +28,6 @@ class Reduced:
 
     def __reduce__(self) -> tuple:
         return self.reduced
-
-
-class Hostile(NamedTuple):
-    """A file for one of the readers of tests/tools/fuzz.py."""
-
-    reader: str
-    build: Callable[[], bytes]
 
 
 def crafted_array(code="f4", flags=0, shape=(2,), data: object = b"A" * 8) -> Reduced:
@@ -52,35 +43,29 @@ def _shared(data: list, protocol: int) -> bytes:
                protocol)  # fmt: skip
 
 
-def _shared_text() -> bytes:
-    """The same in the form of Python 2, where each array decodes the text once more."""
-    text = "\0" * (1 << 20)
-    return _shared([Reduced(_codecs.encode, text, "latin1") for _ in range(1000)], 2)
-
-
 def _empty_maps() -> bytes:
     """No map, but of a size that a map of labels would get."""
     maps = crafted_array("f4", 0, (0, 1 << 20, 1 << 20), b"")
     return npy({"keys": np.zeros(0, int), "cam": maps, "high_res": maps})
 
 
+TEXT = "\0" * (1 << 20)
 PICKLES = {
     "a byte array of 8 GiB": ("npy", lambda: npy_of_pickle(
         b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b".")),
+    "a memo of 2^31 places": ("npy", lambda: npy_of_pickle(b"\x80\x02]r\xff\xff\xff\x7f.")),
     "a deeply nested key": ("npy", lambda: npy_of_pickle(  # to hash it ends Python
         b"\x80\x04}N" + b"\x85" * 300_000 + b"Ns.")),
     "a header that is Python": ("npy", lambda: b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10000 + b"N."),
     "an array in all entries": ("labels", lambda: npy(
         dict.fromkeys(range(1000), np.zeros(1 << 17)))),
     "bytes in all entries": ("npy", lambda: _shared([bytes(1 << 20)], 4)),
-    "text in all entries": ("npy", _shared_text),
+    "text in all entries": ("npy", lambda: _shared(
+        [Reduced(_codecs.encode, TEXT, "latin1") for _ in range(1000)], 2)),  # of Python 2
     "keys of one hash": ("labels", lambda: npy(
         {i * (2**61 - 1): np.zeros(1) for i in range(1, 20_000)})),
     "huge maps of no class": ("cam", _empty_maps),
 }  # fmt: skip
-
-
-# --- checkpoints --------------------------------------------------------------------------------
 
 
 def rezipped(data: bytes, *pairs: tuple[bytes, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
@@ -155,9 +140,6 @@ CHECKPOINTS = {
 }  # fmt: skip
 
 
-# --- text ---------------------------------------------------------------------------------------
-
-
 def entities(encoding: str) -> bytes:
     """Entities that stand for ten of the one before."""
     lines = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
@@ -172,7 +154,6 @@ XML = {
     "entities of entities": entities("utf-8"),
     "entities of entities in UTF-16": entities("utf-16"),
     "a file as entity": EXTERNAL.format("file:///etc/passwd").encode(),
-    "an address as entity": EXTERNAL.format("http://127.0.0.1/").encode(),
     "a DTD elsewhere": b'<!DOCTYPE a SYSTEM "http://127.0.0.1/a"><a/>',
     "an encoding that is none": b"<?xml version='1.0' encoding='os'?><a/>",
     "a codec": b"<?xml version='1.0' encoding='bz2'?><a/>",
@@ -184,35 +165,29 @@ XML = {
 
 def changed_coco(table: str, **change: object) -> bytes:
     """An instances file whose first entry of a table is changed."""
-    content = coco_content([[[1, 1, 9, 1, 9, 9]]])
+    content = coco_content([])
     content[table][0].update(change)
     return json.dumps(content).encode()
 
 
 ANNOTATIONS = {
     "a long outline": [[-1e5, -1e5, 1e5, 1e5] * 500],
-    "many long outlines": [[-1e5, 0, 1e5, 0, 0, 1]] * 50,
     "a far point": [[1e300, 1, 9, 1, 9, 9]],
-    "an endless point": [[float("inf"), 1, 9, 1, 9, 9]],
     "a point that is none": [[float("nan"), 1, 9, 1, 9, 9]],
-    "runs of another size": {"counts": [768], "size": [32, 24]},
 }
 RUNS = {
     "runs beyond the image": [0, 2**32 - 1],
     "runs that overflow": [0] + [2**31] * 2 + [768],
     "text without an end": "T3d0Xd0o",  # pycocotools would read on behind it
-    "text of wrong letters": "\x01\x7f\xff",
     "text that overflows": "ooooooooooooooO",
     "text of negative runs": "N",
 }
 ANNOTATIONS |= {name: {"counts": runs, "size": [24, 32]} for name, runs in RUNS.items()}
 COCO = {
-    "an image of 4 gigapixels": changed_coco("images", height=65535, width=65535),
     "deeply nested JSON": b'{"images":' + b"[" * 100_000,
+    "an image of 4 gigapixels": changed_coco("images", height=65535, width=65535),
     "a category deeply nested": b'{"images":[],"annotations":[],"categories":[' + b"[" * 900
     + b"]" * 900 + b"]}",
-    "a number of many digits": changed_coco("images", id=int("9" * 4000)),
-    "text of many digits": changed_coco("images", id="9" * 9999),
     "an id that is a path": changed_coco("images", id="../../../../tmp/a"),
     "a category of many lines": changed_coco("categories", name="a\n" * 9999),
     **{name: json.dumps(coco_content([one])).encode() for name, one in ANNOTATIONS.items()},
@@ -221,22 +196,16 @@ MANIFESTS = {
     "nested settings": b'{"step":' + b"[" * 900 + b"]" * 900 + b"}",
     "deeply nested settings": b"[" * 100_000,
     "a setting of many digits": b'{"step":' + b"9" * 5000 + b"}",
-    "a setting of many lines": b'{"a\\nb":"' + b"c\\n" * 9999 + b'"}',
     "inputs that are a number": b'{"inputs": 5}',
     "more than settings": b" " * (1 << 20) + b"{}",
 }
 LISTS = {
-    "a path": "../../../etc/passwd",
     "a path behind an id": "2012_000001/../../x",
     "a suffix in the middle": "2012_000001.jpg/x",
     "digits of another script": "2012_00000\u0661",
     "a zero byte": "2012_000001\0",
-    "a letter too much": "2012_000001x",
     "half a character": "2012_000001\ufeff",
 }
-
-
-# --- images -------------------------------------------------------------------------------------
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -250,16 +219,8 @@ def flat_png(width: int, height: int) -> bytes:
     return png(width, height, (b"IDAT", zlib.compress((bytes(width + 1)) * height, 9)))
 
 
-def saved(form: str, mode: str) -> bytes:
-    """An image of 4 x 4 pixels."""
-    stream = io.BytesIO()
-    Image.new(mode, (4, 4)).save(stream, form)
-    return stream.getvalue()
-
-
-POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 IMAGES = {
-    "a program": lambda: POSTSCRIPT,
+    "a program": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
     "4 gigapixels": lambda: png(65535, 65535, (b"IDAT", zlib.compress(bytes(9)))),
     "a pixel too much": lambda: flat_png(MAX_PIXELS + 1, 1),
     "half an image": lambda: flat_png(300, 300)[:-60],
@@ -267,16 +228,17 @@ IMAGES = {
                                   (b"IDAT", zlib.compress(bytes(6)))),
     "a chunk of 4 GiB": lambda: replaced(
         flat_png(900, 900)[:-200], (flat_png(900, 900)[33:41], b"\xff\xff\xff\xffIDAT")),
-    "another format": lambda: saved("GIF", "P"),
+    "another format": lambda: picture("GIF", "P"),
     "no pixels": lambda: png(0, 0, (b"IDAT", b"")),
 }  # fmt: skip
 
 TEXTS = {"xml": XML, "coco": COCO, "manifest": MANIFESTS,
          "list": {name: line.encode() for name, line in LISTS.items()},
-         "mask": {"colours": saved("PNG", "RGB"), "a lossy mask": saved("JPEG", "L")}}  # fmt: skip
-HOSTILE = {name: Hostile(*one) for name, one in PICKLES.items()}
-HOSTILE |= {f"{name} as weights": Hostile("checkpoint", one) for name, one in CHECKPOINTS.items()}
-HOSTILE |= {f"{name} as {reader}": Hostile(reader, one)
+         "mask": {"colours": picture("PNG", "RGB"), "lossy": picture("JPEG", "L")}}  # fmt: skip
+# The name of a reader of fuzz.py and what makes the file.
+HOSTILE = dict(PICKLES)
+HOSTILE |= {f"{name} as weights": ("checkpoint", one) for name, one in CHECKPOINTS.items()}
+HOSTILE |= {f"{name} as {reader}": (reader, one)
             for reader in ("image", "mask") for name, one in IMAGES.items()}  # fmt: skip
-HOSTILE |= {f"{name} as {reader}": Hostile(reader, partial(bytes, content))
+HOSTILE |= {f"{name} as {reader}": (reader, partial(bytes, content))
             for reader, files in TEXTS.items() for name, content in files.items()}  # fmt: skip

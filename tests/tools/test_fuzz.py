@@ -8,13 +8,12 @@ import time
 import pytest
 import torch
 
-from coco14.dataset import describe as describe_coco
 from misc.data.dataset_info import read_image_list
 from misc.errors import UserError
 from net.checkpoint import load_backbone, load_boundary_net, load_classifier
 from tests.tools import fuzz
 from tests.tools.hostile import HOSTILE, Reduced, torch_file
-from voc12.dataset import describe as describe_voc
+from voc12.dataset import describe
 
 MEMORY = 128 << 20  # bytes; the files are smaller than 2 MB
 # Chunks of a PNG that hold no pixels are passed over, however large they would unpack to.
@@ -31,9 +30,10 @@ def child():
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_refused(child, name):
-    content = HOSTILE[name].build()
+    reader, build = HOSTILE[name]
+    content = build()
     assert len(content) < 2e6
-    outcome = child.read(HOSTILE[name].reader, content)
+    outcome = child.read(reader, content)
     assert outcome.problem == "" and outcome.events == []
     assert outcome.accepted == (name in PASSED_OVER)
     assert outcome.memory < MEMORY
@@ -56,8 +56,7 @@ def test_spoilt_files_are_refused_or_read(tmp_path, monkeypatch):
 
 def test_networks_are_compared_before_they_are_built(tmp_path):
     """The networks that these files ask for would have terabytes."""
-    names = ("conv1.weight", "layer1.0.conv1.weight", "classifier.weight")
-    path = tmp_path / "a.pth"
+    names, path = ("conv1.weight", "layer1.0.conv1.weight", "classifier.weight"), tmp_path / "a.pth"
     path.write_bytes(torch_file({name: torch.zeros(60_000, 0) for name in names}))
     for load in (load_backbone, load_boundary_net, lambda p: load_classifier(p, 60_000)):
         with pytest.raises(UserError, match="a.pth is of another network"):
@@ -69,16 +68,7 @@ def test_long_lists_are_refused(tmp_path):
     with path.open("wb") as stream:
         stream.truncate(65 << 20)
     with pytest.raises(UserError, match="a.txt: image list cannot be read .larger than 64 MiB"):
-        read_image_list(path, describe_voc(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "info, good", [(describe_voc("voc"), "2012_000001"), (describe_coco("coco"), "000000000009")]
-)
-def test_ids_stay_in_their_folder(info, good):
-    assert info.is_id(good) and info.image_path(good).parent == info.image_dir
-    others = ("", f"{good}\n", f"../{good}", f"{good}/", f"{good}\0", good.replace("0", "\u0660"))
-    assert not any(map(info.is_id, others))
+        read_image_list(path, describe(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -92,15 +82,14 @@ def test_what_a_reader_must_not_do_is_noticed(child, call, seen):
 
 
 def test_memory_crashes_and_endless_reading_are_noticed(child, monkeypatch):
-    many = Reduced(bytes.__mul__, b"a", fuzz.MEMORY + (1 << 21))
-    assert child.read(fuzz.CONTROL, pickle.dumps(many)).problem.endswith("MiB of memory")
-    more = Reduced(bytearray, fuzz.ADDRESS_SPACE)
-    assert child.read(fuzz.CONTROL, pickle.dumps(more)).problem.startswith("MemoryError")
-    crash = Reduced(signal.raise_signal, int(signal.SIGSEGV))
-    assert child.read(fuzz.CONTROL, pickle.dumps(crash)).problem == "ended by code -11"
+    calls = {
+        "MiB of memory": Reduced(bytes.__mul__, b"a", fuzz.MEMORY + (1 << 21)),
+        "MemoryError": Reduced(bytearray, fuzz.ADDRESS_SPACE),
+        "ended by code -11": Reduced(signal.raise_signal, int(signal.SIGSEGV)),
+    }
+    for words, call in calls.items():
+        assert words in child.read(fuzz.CONTROL, pickle.dumps(call)).problem
+    assert child.read(fuzz.CONTROL, pickle.dumps(1)).accepted  # by a new process
     monkeypatch.setattr(fuzz, "SECONDS", 0.5)
-    child.read(fuzz.CONTROL, pickle.dumps(1))  # the new process has started
     outcome = child.read(fuzz.CONTROL, pickle.dumps(Reduced(time.sleep, 60)))
     assert outcome.problem == "no end after 0.5 seconds"
-    monkeypatch.undo()
-    assert child.read(fuzz.CONTROL, pickle.dumps(1)).accepted
