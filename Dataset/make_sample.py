@@ -125,7 +125,6 @@ def _scene(layout: Layout, split: str, index: int, seed: int, borrowed: float) -
 
 
 def _is_complete(out_dir: Path, settings: dict[str, float]) -> bool:
-    """Return True where the sample is there; UserError where something else is."""
     if out_dir.is_file():
         raise UserError(f"--out {out_dir}: is a file; give a folder")
     if not out_dir.is_dir() or not any(out_dir.iterdir()):

@@ -176,7 +176,6 @@ def _part(skin: str, kind: str, discriminative=False, bevel=0.12, **geometry) ->
 
 
 def _read_classes(layout: str) -> tuple[ObjectClass, ...]:
-    """The classes of a sample, "voc" or "coco", from the table in objects.json."""
     table = json.loads(Path(__file__).with_name("objects.json").read_text(encoding="utf-8"))
     classes = []
     for entry in table[layout]:

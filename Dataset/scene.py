@@ -157,7 +157,6 @@ def _expose(rng: Generator, canvas: np.ndarray) -> np.ndarray:
 
 
 def _place(rng: Generator, objects: Sequence[ObjectClass], size: Size) -> list[Pose]:
-    """A pose for each object: side by side, in overlapping slots along the longer side."""
     count = len(objects)
     share = {0: 1.0, 1: 1.0, 2: 0.58}.get(count, 1.3 / max(count, 1))
     long_axis = int(size[1] >= size[0])
@@ -193,7 +192,6 @@ def _cut_head(kind: ObjectClass, pose: Pose, size: Size) -> Pose:
 
 
 def _paint_object(rng: Generator, canvas: np.ndarray, kind: ObjectClass, pose: Pose) -> np.ndarray:
-    """Paint all parts of an object in place; return its pixels, H x W bool."""
     window = _window(canvas.shape[:2], pose, kind.half_size)
     u, v = _warped_grid(rng, window, pose, kind.bend)
     v = v * rng.uniform(1.0, 1.12)
@@ -208,7 +206,6 @@ def _paint_object(rng: Generator, canvas: np.ndarray, kind: ObjectClass, pose: P
 
 
 def _paint_shadow(canvas: np.ndarray, kind: ObjectClass, pose: Pose) -> None:
-    """Darken the ground under an object."""
     width, height = kind.half_size
     window = _window(canvas.shape[:2], pose, (1.2 * width, 1.4 * height))
     u, v = pose.to_object(*_pixels(window))

@@ -206,7 +206,6 @@ def read_mnist(root: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The array of one of MNIST's files, which may be packed by gzip."""
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
@@ -294,7 +293,6 @@ def measure(network: ToyNet, shown: Canvases, toy: Toy) -> dict[str, list[float]
 
 
 def _by_region(maps: Tensor, shown: Canvases, toy: Toy) -> dict[str, list[float]]:
-    """HGR of maps N x L x H x W of the first canvases, L values by region."""
     return {
         name: high_gradient_ratio(maps, region[: len(maps)], toy.threshold).tolist()
         for name, region in shown.regions().items()
@@ -420,7 +418,6 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, Toy]:
-    """The command line, and its settings; ends with exit code 2 where one is out of range."""
     parser = argparse.ArgumentParser(prog="python -m Demo.toy_experiment")
     add = parser.add_argument
     add("--mnist_root", type=Path, default=Path("Dataset"), help="folder with MNIST/raw/")

@@ -34,7 +34,6 @@ SHOWN = (3, 6, 10)  # iterations
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options."""
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "python -m Demo.try_rib", None, __doc__, formatter_class=as_written
@@ -109,7 +108,6 @@ def panels_of(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw a row for each photograph into one figure."""
     args = parse(argv)
     number = read_checkpoint(args.classifier)["arch"]["num_classes"]
     network = load_classifier(args.classifier, number)

@@ -74,7 +74,6 @@ def annotation_dir(root: Path) -> Path:
 
 
 def _image_dir(tree: Path) -> Path | None:
-    """The folder of the photographs or of their splits; None where there is none."""
     first, second, _ = folders = [tree / name for name in _IMAGE_FOLDERS]
     split = [folder for folder in folders if folder == first or _splits(folder)]
     return next((folder for folder in (*split, second) if folder.is_dir()), None)
@@ -85,14 +84,12 @@ def _splits(folder: Path) -> list[str]:
 
 
 def _image_names(folder: Path) -> tuple[str, ...]:
-    """Names of photographs, the likelier ones first: each is tried for each image."""
     own = [(split, prefix) for split in _splits(folder) for prefix in (f"COCO_{split}_", "")]
     names = [f"{split}/{prefix}" for split, prefix in own if prefix in (*_PREFIXES, "")]
     return tuple(f"{name}{{}}.jpg" for name in (*names, "", *_PREFIXES))
 
 
 def _mask_dirs(tree: Path) -> tuple[Path, ...]:
-    """The folder of the masks that are drawn, and the others that are there."""
     first, *others = (tree / name for name in _MASK_FOLDERS)
     there = [folder for folder in others if folder.is_dir()]
     splits = [folder / split for folder in (first, *there) for split in _splits(folder)]

@@ -48,7 +48,6 @@ def read_instances(path: Path, info: DatasetInfo) -> list[AnnotatedImage]:
 
 
 def _joined(content: dict[str, list], info: DatasetInfo) -> list[AnnotatedImage]:
-    """The images with their annotations; ValueError for what cannot be."""
     label_of = _labels(content["categories"], info)
     images = _images(content["images"], info)
     by_number = {int(image.image_id): image for image in images}
@@ -117,7 +116,6 @@ def _brief(value: object) -> str:
 
 
 def _labels(categories: list, info: DatasetInfo) -> Mapping[int, int]:
-    """Label of every category id, by the names: files of other origin number them otherwise."""
     labels = {}
     for category in categories:
         known = isinstance(category, dict) and category.get("name") in info.class_names
@@ -128,7 +126,6 @@ def _labels(categories: list, info: DatasetInfo) -> Mapping[int, int]:
 
 
 def _images(images: list, info: DatasetInfo) -> list[AnnotatedImage]:
-    """The images in ascending order, each of which may be of COCO and is there once."""
     if not images:
         raise ValueError("has no images")
     seen = set()

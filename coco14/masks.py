@@ -61,7 +61,6 @@ def make_masks(images: Sequence[AnnotatedImage], folder: Path) -> None:
 
 
 def _make(folder: Path, image: AnnotatedImage) -> str:
-    """Draw and save a mask; returns the problem, if there was one."""
     path = folder / f"{image.image_id}.png"
     try:
         save_palette_png(path, draw_mask(image))
@@ -73,7 +72,6 @@ def _make(folder: Path, image: AnnotatedImage) -> str:
 
 
 def _decode_polygons(polygons: Sequence[array], size: tuple[int, int]) -> np.ndarray:
-    """Pixels inside any of the polygons."""
     if not polygons:
         raise ValueError("there is no polygon")
     length = 0.0

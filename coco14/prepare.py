@@ -59,7 +59,6 @@ def prepare(
 
 
 def _prepare_split(path: Path, info: DatasetInfo, with_masks: bool) -> dict[str, np.ndarray]:
-    """Draw the missing masks of an instances file; returns multi-hot labels (C,) by image id."""
     start = time.perf_counter()
     log.info("reading %s ...", path)
     images = read_instances(path, info)
@@ -84,7 +83,6 @@ def _prepare_split(path: Path, info: DatasetInfo, with_masks: bool) -> dict[str,
 
 
 def _require_class_numbers(images: Sequence[AnnotatedImage], info: DatasetInfo) -> None:
-    """Raise UserError where masks of others have category ids (1..90) in place of class + 1."""
     own, categories, folder = 0, 0, None
     for image in images[:: -(-len(images) // _LOOKED_AT)]:
         path = info.mask_path(image.image_id)

@@ -76,7 +76,6 @@ def counted(counts: Mapping[str, int]) -> str:
 
 
 def _plural(thing: str) -> str:
-    """Plural of a noun with what follows it: "class in A", "image without a label"."""
     parts = re.fullmatch(r"(.*?)(?:( in | of | without an? )(.*))?", thing, re.DOTALL)
     noun, word, rest = parts.groups()
     if word and "without" in word:

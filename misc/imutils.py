@@ -139,7 +139,6 @@ def get_strided_up_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def _cut(img: np.ndarray, box: CropBox, cropsize: int, default_value: float) -> np.ndarray:
-    """Copy the source part of a crop box into a new cropsize x cropsize array."""
     crop = np.full((cropsize, cropsize, *img.shape[2:]), default_value, dtype=img.dtype)
     top, bottom, left, right, source_top, source_bottom, source_left, source_right = box
     crop[top:bottom, left:right] = img[source_top:source_bottom, source_left:source_right]

@@ -149,7 +149,6 @@ class ResNet(nn.Module):
     def _convolutions(
         self, kind: Kind, inputs: int, width: int, stride: int, dilation: int
     ) -> list[nn.Conv2d]:
-        """Convolutions of a block: two of 3x3, or a bottleneck of 1x1, 3x3 and 1x1."""
         if kind.expansion == 1:
             first = _conv(inputs, width, 3, stride, dilation=dilation)
             return [first, _conv(width, width, 3, dilation=dilation)]

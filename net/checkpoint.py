@@ -117,7 +117,6 @@ def _complete_arch(path: Path, given: Mapping, state: Mapping[str, Tensor]) -> d
 
 
 def _load(path: str | Path, cls: type[Network], advice: str, **options: Any) -> Network:
-    """A network with the weights of a file that fits, in evaluation mode on the CPU."""
     checkpoint = read_checkpoint(path)
     arch, state = checkpoint["arch"], checkpoint["state_dict"]
     found = arch.get("num_classes", arch.get("num_labels"))

@@ -45,7 +45,6 @@ def is_deeplab(names: Iterable[str]) -> bool:
 
 
 def _layers(name: str) -> Iterable[str]:
-    """Names of the tensors of a backbone."""
     with torch.device("meta"):
         return ResNet(name).state_dict()
 
@@ -59,7 +58,6 @@ def original_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _to_irn(name: str, boundary: bool) -> Iterable[str]:
-    """All names of a layer in IRN's networks. boundary: in the boundary net, not a classifier."""
     layer, _, rest = name.partition(".")
     if head := re.match(r"fc_(edge|dp)(\d)$", layer):
         return name, f"{head[1]}_layers.{int(head[2]) - 1}.{rest}"
@@ -76,7 +74,6 @@ def _to_irn(name: str, boundary: bool) -> Iterable[str]:
 
 
 def _to_deeplab(name: str) -> str:
-    """deeplab-pytorch's name of a layer."""
     name = re.sub(r"^aspp\.", "aspp.c", name)
     name = re.sub(r"^(conv|bn)1\.", r"layer1.conv1.\1.", name)
     if found := re.match(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(.*)", name):

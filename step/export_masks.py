@@ -108,7 +108,6 @@ def _write_whole(args: Options, entries: Entries) -> None:
 
 
 def _write_photograph(args: Options, image_id: str, folder: Path) -> None:
-    """Link a photograph under one suffix, or write it as it is seen, turned or shrunk."""
     path = folder / f"{image_id}.jpg"
     if args.info.photo_long is None:
         link_new(path, args.info.image_path(image_id), _ADVICE)
@@ -171,7 +170,6 @@ def _irn(folder: Path, image_id: str, maps: dict[str, np.ndarray]) -> None:
 
 
 def _write_weights(args: Options, folder: Path) -> None:
-    """Write the networks that are there, under the names of the original code."""
     for name, path in (("res50_cam.pth", args.cam_weights_name),
                        ("res50_irn.pth", args.irn_weights_name),
                        ("deeplab_v2.pth", args.seg_weights_name)):  # fmt: skip

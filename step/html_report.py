@@ -129,7 +129,6 @@ def _spread(ids: tuple[str, ...], most: int) -> tuple[str, ...]:
 
 
 def _fitting_size(sources: Sources, ids: tuple[str, ...]) -> Size:
-    """The best size at which all pictures stay below the limit, judged by some of them."""
     some = _spread(ids, _TRIED)
     for size in SIZES:
         shown, _ = shown_images(sources, size, some)

@@ -60,7 +60,6 @@ class ImportMaps(FolderStep):
         return {"keys": present, "cam": none, "high_res": none}
 
     def _looked_at(self, image_id: str) -> str | None:
-        """The warning of the maps of an image, if any; None where it shows no class."""
         maps, present = self.maps(image_id), self.labels.classes_of(image_id)
         unknown = np.setdiff1d(maps["keys"], present)
         if self.args.import_keys == "auto" and len(unknown):

@@ -83,7 +83,6 @@ def axis(text: str, base: Options) -> tuple[str, tuple[str, ...]]:
 
 
 def _current_value(name: str, word: str, base: Options) -> str:
-    """The word itself, or what stands for it: `all` and multiples such as `0.5x`."""
     if name == "num_pooled_classes" and word == "all":
         return str(base.info.num_classes)
     factor = re.fullmatch(r"(\d{1,6}\.?\d{0,9}|\.\d{1,9})x", word)

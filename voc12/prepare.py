@@ -52,7 +52,6 @@ def prepare(
 
 
 def _augmented(info: DatasetInfo) -> list[str]:
-    """Images with an augmented mask; where none has, those of the official list that are here."""
     folder = info.root / "SegmentationClassAug"
     found = sorted(path.stem for path in folder.glob("*.png") if info.is_id(path.stem))
     if found:
@@ -67,7 +66,6 @@ def _augmented(info: DatasetInfo) -> list[str]:
 
 
 def _labels(info: DatasetInfo, listed: set[str]) -> dict[str, np.ndarray]:
-    """Multi-hot vectors (C,) of the listed images, and of all others that have an annotation."""
     folder = info.root / "Annotations"
     if folder.is_dir():
         others = {path.stem for path in folder.glob("*.xml") if info.is_id(path.stem)}

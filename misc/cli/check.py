@@ -200,12 +200,10 @@ class Preflight:
         log.info("checked: %s; no problem (%.1f s, %.0f files/s)", what, seconds, files / seconds)
 
     def _advice(self, folder: Path, otherwise: str = "") -> str:
-        """Advice where the files of a folder are not there."""
         made_by = producers(self.args, self._known).get(folder.resolve())
         return f"run --{made_by}_pass first" if made_by else otherwise or "give another folder"
 
     def _is_there(self, kind: str, folder: Path, ids: Ids, advice: str, role: str) -> bool:
-        """Return whether a folder is there, from another run; images that this run leaves out."""
         if not self.is_made(folder):
             self.collect(lambda: read_manifest(folder))
             if not folder.is_dir():
@@ -222,7 +220,6 @@ class Preflight:
     def _compared(
         self, where: str, follows_labels: bool, found: dict[str, Content]
     ) -> tuple[list[str], list[str]]:
-        """Judge of label maps, beside the image-level labels where these are known."""
         classes = known_classes(self.args.cls_labels, found, self.info)
         return contradictions(self.info.class_names, where, found, classes, follows_labels)
 
@@ -302,7 +299,6 @@ def check_cam(info: DatasetInfo, folder: Path, image_id: str) -> None:
 
 
 def _look_at(item: tuple[Callable, str, str]) -> tuple[object, str]:
-    """Return what is found in the file of an image, or what is wrong with it."""
     check, _, image_id = item
     try:
         return check(image_id), ""

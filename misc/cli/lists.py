@@ -44,7 +44,6 @@ def prepare_lists(args: Options, steps: Steps, scratch: Path | None = None) -> O
 
 
 def _made_here(args: Options, read: set[str]) -> list[Path]:
-    """The lists and labels that are read and that were not given. read: their roles."""
     if args.limit or args.visualize or args.ins_seg_json:
         read = read | {"infer"}
     paths = {getattr(args, "cls_labels" if r == "labels" else f"{r}_list") for r in read}
@@ -52,7 +51,6 @@ def _made_here(args: Options, read: set[str]) -> list[Path]:
 
 
 def _masks_are_missing(args: Options, read: set[str]) -> bool:
-    """Return whether ground truth that is read has to be drawn. read: roles of lists."""
     if not args.info.draws_masks or "eval" not in read:
         return False
     roles = [r for r in ("eval", "seg") if r in read and getattr(args, f"{r}_list").is_file()]
@@ -61,7 +59,6 @@ def _masks_are_missing(args: Options, read: set[str]) -> bool:
 
 
 def _list_folder(args: Options) -> tuple[Output, dict, dict]:
-    """The folder of the lists, the description of their dataset, and hashes of its files."""
     settings = {"version": VERSION, **args.settings("skip_mismatched"), **_identity(args)}
     for name in own_options(args.dataset):
         value = getattr(args, name)
@@ -72,7 +69,6 @@ def _list_folder(args: Options) -> tuple[Output, dict, dict]:
 
 
 def _identity(args: Options) -> dict:
-    """Settings that all results of a folder have in common."""
     return {"root": str(args.info.root.resolve()), **args.settings("dataset")}
 
 
@@ -94,7 +90,6 @@ def _outdated(args: Options, needed: list[Path]) -> bool:
 
 
 def _contents(args: Options) -> Lists:
-    """The lists and labels that are there; of those that cannot be read, nothing."""
     found: Lists = {}
     for name in set(dataset_module(args.dataset, "prepare").LISTS) - set(_NOT_IDS):
         with contextlib.suppress(UserError, OSError, UnicodeDecodeError):
@@ -107,7 +102,6 @@ def _contents(args: Options) -> Lists:
 
 
 def _say_differences(args: Options, before: Lists, after: Lists) -> None:
-    """Say how the lists and labels differ from those of before, if there were any."""
     labels = args.info.label_file
     for name in sorted((before.keys() & after.keys()) - {labels}):
         new = [image_id for image_id in after[name] if image_id not in before[name]]

@@ -157,13 +157,11 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
 
 def _said(parser: argparse.ArgumentParser, argv: Sequence[str] | None, defaults: dict) -> dict:
-    """Values that a command line says: the parser fills in no default of what is there."""
     found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults)))
     return {name: value for name, value in vars(found).items() if value is not None}
 
 
 def _described(args: SimpleNamespace) -> DatasetInfo:
-    """The dataset's description; UserError for what is wrong with its root or labels."""
     own = own_options(args.dataset)
     others = {name for other in dataset_names() for name in own_options(other)} - {*own}
     if wrong := sorted(others & set(args.given)):
@@ -181,7 +179,6 @@ def _described(args: SimpleNamespace) -> DatasetInfo:
 
 
 def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
-    """Fill in where everything is that was not said, and `brought`."""
     info, ending = args.info, RECAM[args.recam][1]
     here, root = Path.cwd(), info.root.resolve()
     # Where the user stands; beside the photographs where that is among them.
@@ -212,7 +209,6 @@ def _fill_places(args: SimpleNamespace, said: Mapping[str, object]) -> None:
 
 
 def _fill_defaults(args: SimpleNamespace, info: DatasetInfo) -> None:
-    """Fill in what depends on the machine, --recam, --seg_preset and the dataset."""
     if args.precision is None and args.device != "cpu":
         # Here, since --help is to load no torch.
         from misc.runtime.devices import uses_cuda
@@ -238,7 +234,6 @@ def _fill_defaults(args: SimpleNamespace, info: DatasetInfo) -> None:
 
 
 def _require_fitting(args: SimpleNamespace) -> None:
-    """Raise UserError where numbers do not go together."""
     for name in ("cam_long", "cam_eval_thres"):
         low, high = getattr(args, name)
         if low > high:

@@ -112,7 +112,6 @@ def compare(args: Options) -> None:
 
 
 def _not_reproduced(args: Options) -> str:
-    """Say of every method whether its score lies where it is expected; what is wrong, if any."""
     expected, rows = load_expected(args.expect), load_scores(args.result_dir)
     lines, missed, known = [], [], 0
     for row in ordered(rows):

@@ -77,7 +77,6 @@ def _problem(root: Path, whole: Mapping, single: Mapping, others: list[tuple]) -
 
 
 def _names(info: DatasetInfo, ids: tuple[str, ...]) -> dict[str, str]:
-    """Image ids by the names that their files may have, without suffix, also with folders."""
     photographs = {i: info.image_path(i).relative_to(info.image_dir).with_suffix("") for i in ids}
     stems = Counter(path.name for path in photographs.values())
     names = {path.name: i for i, path in photographs.items() if stems[path.name] == 1}
@@ -88,7 +87,6 @@ def _names(info: DatasetInfo, ids: tuple[str, ...]) -> dict[str, str]:
 
 
 def _image_and_class(path: Path, info: DatasetInfo, names: Mapping) -> tuple[str | None, str]:
-    """Image and class of a file; no class for one of all classes, or called as its image alone."""
     stem, folder = path.stem, path.parent.name
     if path.suffix != ".png":
         return names.get(path.with_suffix("").as_posix()) or names.get(stem), ""

@@ -111,7 +111,6 @@ def _shown_image(
 
 
 def _mask_layers(sources: Sources, masks: list[np.ndarray]) -> dict:
-    """Label maps as layers of 8 bits; those of 16 bits are numbered, beyond 256 as ignored."""
     num_labels = sources.info.num_labels
     if label_type(num_labels) is np.uint8 or not masks:
         return {"src": stack_uri(masks)}
@@ -126,7 +125,6 @@ def _mask_layers(sources: Sources, masks: list[np.ndarray]) -> dict:
 def _scores(
     predictions: dict[str, np.ndarray], truth: np.ndarray | None, num_labels: int
 ) -> tuple[float | None, np.ndarray | int, dict[str, float | None]]:
-    """Score of an image, confusion of its first prediction, and IoU of every prediction."""
     first, *others = predictions.values()
     if truth is None:
         agreement = [mean_iou(pseudo_mask_confusion(o, first, num_labels)) for o in others[:1]]
@@ -141,7 +139,6 @@ def _number(value: float) -> float | None:
 
 
 def _map_layers(maps: dict[str, dict], size: tuple[int, int]) -> dict:
-    """Classes of an image and its maps, a layer for each folder; zero where a file has none."""
     keys = sorted({int(key) for content in maps.values() for key in content["keys"]})
     levels = np.zeros((len(maps), len(keys), *size), np.uint8)
     for layer, content in zip(levels, maps.values(), strict=True):

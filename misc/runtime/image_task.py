@@ -116,14 +116,12 @@ def _run_part(task: ImageTask, image_ids: list[str], resources: Resources) -> li
 
 
 def _process_part(task: ImageTask, part: tuple, report: Callable) -> None:
-    """In a process of its own: report None after each image, and last what `finish` gave."""
     image_ids, device, threads, resources = part
     set_up_process(resources, device, threads)
     report([_process(task, image_ids, device, partial(report, None))])
 
 
 def _process(task: ImageTask, image_ids: list[str], device: torch.device, done: Callable) -> object:
-    """Process images in this process, and call `done` after each."""
     task.start(device, image_ids)
     for image_id in image_ids:
         where = f"{task.name}: image {image_id}"

@@ -78,7 +78,6 @@ def in_processes(body: Callable, parts: Sequence, name: str) -> Iterator[tuple[i
 
 
 def _child(number: int, body: Callable, part: object, reports) -> None:
-    """Body of one process."""
     end_with_parent()
     try:
         body(part, lambda what: reports.put((number, "report", what)))

@@ -79,7 +79,6 @@ def _interrupt(received: list[int], number: int, frame: object) -> None:
 
 
 def _say(error: BaseException) -> int:
-    """Print a line for each problem of an error and return its exit code; others are raised."""
     if isinstance(error, UserError):
         kind, text, code = "error", str(error), 2
     elif isinstance(error, NotReproducedError):  # of all ranks

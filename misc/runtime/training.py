@@ -196,7 +196,6 @@ def _add_gradients(
 
 
 def _require_finite(where: str, dataset: Dataset, step: list, losses: list[float]) -> None:
-    """End a training with a loss of a micro-batch that is not finite: nothing is saved."""
     for indices, loss in zip(step, losses, strict=True):
         if not math.isfinite(loss):
             images = ", ".join(dataset.image_ids[index] for index in indices)
@@ -216,7 +215,6 @@ def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable
 
 
 def _save(training: Training, done: int, parts: dict[str, Any], sums: dict) -> None:
-    """Keep the state after `done` steps; the first rank writes it."""
     if distributed.rank() == 0:
         on_gpu = next(parts["model"].parameters()).is_cuda
         state = {
@@ -232,7 +230,6 @@ def _save(training: Training, done: int, parts: dict[str, Any], sums: dict) -> N
 
 
 def _resume(training: Training, parts: dict[str, Any]) -> tuple[int, dict]:
-    """Load the state of an earlier run; returns its steps and sums of losses, or 0 and none."""
     path, device = state_of(training.file).path, next(parts["model"].parameters()).device
     state = _read_state(path)
     if state and (difference := settings_difference(state["settings"], training.settings)):
@@ -258,7 +255,6 @@ def _resume(training: Training, parts: dict[str, Any]) -> tuple[int, dict]:
 
 
 def _read_state(path: Path) -> dict | None:
-    """The state of an unfinished training; None where it is missing or damaged."""
     if path.is_file():
         with suppress(UserError, LookupError, TypeError):
             state = read_torch(path)

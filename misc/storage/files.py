@@ -119,7 +119,6 @@ def locked(folders: Iterable[Path]) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Return the text of a lock; UserError where the file is not a lock."""
     text = b""
     with contextlib.suppress(FileNotFoundError):  # it ends meanwhile
         text = path.read_bytes()[:200] if path.is_file() else b""

@@ -56,7 +56,6 @@ def read_coco(path: Path, tree: Tree) -> Found:
 def _entries(
     path: Path, lists: dict[str, list], name: str, keys: dict[str, type]
 ) -> Iterator[tuple[str, list]]:
-    """Place and values of the entries of a list; UserError for other types and repeated ids."""
     if not isinstance(lists[name], list):
         raise UserError(f"{path}: its {name} are not a list. {_COCO}")
     first: dict[int, str] = {}
@@ -105,7 +104,6 @@ def read_xml_folder(folder: Path, tree: Tree) -> Found:
 
 
 def _photograph(tree: Tree, own: str, named: str) -> str:
-    """The name of an XML file's photograph, by its own path without suffix and its <filename>."""
     by_own, by_named = tree.candidates(own), tree.candidates(named)
     others = by_named or tree.loosely(named)
     both = [path for path in by_own if path in others]
@@ -124,7 +122,6 @@ def _photograph(tree: Tree, own: str, named: str) -> str:
 
 
 def _pascal(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The <filename> of a Pascal file and the names of its objects; ValueError for other forms."""
     try:
         # No DTD: entities of a few lines can stand for gigabytes, or for other files.
         root = ElementTree.fromstring(read_bytes(path, _MAX_XML), forbid_dtd=True)

@@ -204,7 +204,6 @@ def defaults_for(images: int, usual_long: int, classes: int) -> dict[str, object
 
 
 def _usual_long(root: Path, paths: list[str], photo_long: int) -> int:
-    """Median of the longer sides of some photographs; those that cannot be read do not count."""
     sides = []
     for path in random.Random(0).sample(paths, min(_LOOKED_AT, len(paths))):
         with contextlib.suppress(OSError, ValueError):
@@ -219,7 +218,6 @@ def _tree(root: Path, masks: Path | None) -> Tree:
 
 @functools.lru_cache(maxsize=4)
 def _scan(root: Path, source: Source) -> Scan:
-    """Find the photographs, read their labels, look at the whole set."""
     if source.masks and not source.masks.is_dir():
         raise UserError(f"--masks {source.masks}: no such folder; give the folder of the masks")
     tree = _tree(root, source.masks)
@@ -251,7 +249,6 @@ def _scan(root: Path, source: Source) -> Scan:
 
 
 def _found(tree: Tree, path: Path | None) -> Found:
-    """The labels in the form that --labels says; "folders" or none: the names of sub-folders."""
     if path is None or str(path) == "folders":
         return from_sub_folders(tree)
     if path.is_dir():

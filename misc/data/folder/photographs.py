@@ -103,7 +103,6 @@ class Tree:
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        """Photographs by path, name of the file, "stem." and "stem in lower case:"."""
         names: dict[str, list[str]] = {}
         for path in self.photographs:
             file = normalised(path).rpartition("/")[2]
@@ -153,7 +152,6 @@ class Tree:
         return self._names.get(f"{stem.casefold()}:", [])
 
     def _plain(self, name: str) -> str:
-        """A name with / between folders, relative to the root where it is below it."""
         text = name.strip().replace("\\", "/")
         for root in (self.root.absolute(), self.root.resolve()) if os.path.isabs(text) else ():
             if Path(text).is_relative_to(root):

@@ -117,7 +117,6 @@ def warn_of_copies(info: FolderInfo, labels: Mapping[str, tuple[int, ...]]) -> N
 
 
 def _require_cases_apart(folder: Path, image_ids: list[str]) -> None:
-    """Raise UserError where files would replace each other, as a file system ignores case."""
     alike: dict[str, str] = {}
     pairs = ((alike.setdefault(names.normalised(i).casefold(), i), i) for i in image_ids)
     two = next((map(names.path_of, pair) for pair in pairs if pair[0] != pair[1]), None)

@@ -46,7 +46,6 @@ class Table:
         self.classes = tuple(classes) if self.label is None else ()
 
     def _columns(self, names: list[str]) -> tuple[int, int | None]:
-        """The columns of photographs and of labels; ValueError for other columns than declared."""
         image, label = (next((n for n, name in enumerate(names) if name in known), None)
                         for known in (_IMAGE, _LABEL))  # fmt: skip
         others = {n: name for n, name in enumerate(names) if n not in (image, label)}
@@ -130,7 +129,6 @@ class Table:
 
 
 def _looked_at(path: Path) -> tuple[str, int, list[str]]:
-    """Encoding, number of lines and the first two; UserError for what is not a text of lines."""
     try:
         require_regular(path)
         with open(path, "rb") as file:
