@@ -1,4 +1,4 @@
-"""The rows of the paper's table on eight drawn images: AdvCAM, plain maps, CRF, instances."""
+"""The methods of the paper's table on eight synthetic images: AdvCAM, CAMs, CRF, instances."""
 
 import numpy as np
 import pytest

@@ -111,7 +111,7 @@ def test_a_photograph_that_is_there_twice_with_other_labels_is_said(own, call):
 
 
 def times(own, names="[ci]*/*.*"):
-    """When maps and labels, or other results, were written."""
+    """Times at which maps and labels, or other results, were written."""
     return {path: path.stat().st_mtime_ns for path in (own / "r").rglob(names)}
 
 

@@ -1,4 +1,4 @@
-"""How the project is built: which part may import which, and that no option is forgotten."""
+"""The structure of the project: which part may import which, and that no option is forgotten."""
 
 import ast
 import subprocess

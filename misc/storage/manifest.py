@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Sources(NamedTuple):
-    """What the files of a folder are made from, image by image."""
+    """Sources of the files of a folder, image by image."""
 
     images: Mapping[str, str] = MappingProxyType({})  # by id, a text that changes as they do
     drawn: tuple[str, ...] = ()  # images that those of all others are made with

@@ -96,7 +96,7 @@ def _read_manifest(path: Path) -> None:
 
 
 class Reader(NamedTuple):
-    """What reads a file of this name, small valid ones, and how they are spoilt."""
+    """The reader of a file of this name, small valid ones, and how they are spoilt."""
 
     file_name: str
     read: Callable[[Path], object]
@@ -132,7 +132,7 @@ NAMES = [name for name in READERS if name != CONTROL]
 
 
 class Outcome(NamedTuple):
-    """What became of an input."""
+    """The outcome of an input."""
 
     problem: str  # "" where it was accepted or refused as it should be
     accepted: bool

@@ -79,7 +79,7 @@ def npz_seeds() -> list[bytes]:
 
 
 def torch_file(content: object, legacy: bool = False) -> bytes:
-    """What torch.save writes."""
+    """A file as torch.save writes it."""
     stream = io.BytesIO()
     torch.save(content, stream, _use_new_zipfile_serialization=not legacy)
     return stream.getvalue()

@@ -38,7 +38,7 @@ def lines_of(checks):
 
 
 def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_path, monkeypatch):
-    """What goes to them and comes back can be pickled."""
+    """All that goes to them and comes back can be pickled."""
 
     def through_pickle(work, items, processes):
         seen.append((processes, len(items)))

@@ -1,4 +1,4 @@
-"""A result folder of the drawn sample with maps that stand for those of a run."""
+"""A result folder of the synthetic sample with maps that stand for those of a run."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -42,7 +42,7 @@ def page(browser, result):
 
 
 def wait(browser, script: str):
-    """What a script returns once it is true."""
+    """Return the value of a script once it is true."""
     for _ in range(200):
         if found := browser.execute_script(script):
             return found
