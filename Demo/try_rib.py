@@ -8,13 +8,11 @@ its batches.
 """
 
 import argparse
-import io
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from coco14.dataset import CLASS_NAMES as COCO_CLASSES
 from misc.data.datasets import read_image
@@ -22,12 +20,11 @@ from misc.errors import UserError
 from misc.imutils import pil_rescale
 from misc.rib import RIBSettings
 from misc.runtime.programs import said_plainly
-from misc.storage.outputs import write_output
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
 from net.inference import class_probabilities, plain_maps, pseudo_mask, rib_iterations
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
-from step.visualize import coloured, heat_map
+from step.visualize import Panel, coloured, grid, map_panel, save_figure
 from voc12.dataset import CLASS_NAMES as VOC_CLASSES
 
 SHOWN = (3, 6, 10)  # iterations
@@ -71,40 +68,28 @@ def label_of(network: CAM, image: np.ndarray, name: str | None) -> np.ndarray:
     return np.eye(len(names), dtype=np.float32)[names.index(name)]
 
 
-def draw_row(axes: np.ndarray, panels: dict[str, np.ndarray], image: np.ndarray, level: float):
-    """Show an image, maps H x W over it with a contour at the level, and a mask."""
-    axes[0].imshow(image)
-    for axis, (title, panel) in zip(axes[1:], panels.items(), strict=True):
-        is_mask = panel.dtype == np.uint8
-        axis.imshow(coloured(image, panel) if is_mask else heat_map(image, panel))
-        if not is_mask and panel.min() < level < panel.max():
-            axis.contour(panel, levels=[level], colors="white", linewidths=1.2)
-        axis.set_title(title, fontsize=11)
-
-
-def panels_of(
+def row_of(
     args: argparse.Namespace, network: CAM, irn: EdgeDisplacement | None, photo: str, rate: float
-) -> tuple[str, np.ndarray, dict]:
-    """Title of a photograph, its image H x W x 3, and its panels by title."""
+) -> list[Panel]:
+    """Panels of a photograph: itself, its CAM, RIB after some iterations, its pseudo mask."""
     name, _, path = photo.rpartition("=")
     image = read_image(Path(path))
     image = pil_rescale(image, min(1.0, args.long / max(image.shape[:2])), 3)
     label = label_of(network, image, name or None)
     first = int(label.argmax())
     settings = replace(RIBSettings(), learning_rate=rate)
-    panels = {"CAM": plain_maps(network, image)["high_res"][first]}
-    steps = rib_iterations(
-        network, image, label, args.others, settings, args.batch_size, args.crop_size
-    )
-    for k, maps in enumerate(steps, start=1):
+    cams = {"CAM": plain_maps(network, image)["high_res"][first]}
+    sizes = (args.batch_size, args.crop_size)
+    for k, maps in enumerate(
+        rib_iterations(network, image, label, args.others, settings, *sizes), start=1
+    ):
         if k in SHOWN:
-            row = maps["keys"].tolist().index(first)
-            panels[f"RIB, {k} iterations"] = maps["high_res"][row]
-    for k in SHOWN:  # an early stop keeps the maps that it has
-        panels.setdefault(f"RIB, {k} iterations", maps["high_res"][0])
+            cams[f"RIB, {k} iterations"] = maps["high_res"][0]  # keys ascend, as the label does
+    title = f"{class_names(len(label))[first]}, rate {rate:g}"
+    panels = [map_panel(title, image, cam, args.threshold) for title, cam in cams.items()]
     if irn is not None:
-        panels["pseudo mask"] = pseudo_mask(irn, image, maps)
-    return f"{class_names(len(label))[first]}, learning rate {rate:g}", image, panels
+        panels.append(Panel("pseudo mask", coloured(image, pseudo_mask(irn, image, maps))))
+    return [Panel(title, image), *panels]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -112,24 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     number = read_checkpoint(args.classifier)["arch"]["num_classes"]
     network = load_classifier(args.classifier, number)
     irn = load_boundary_net(args.irn) if args.irn else None
-    rows = [
-        panels_of(args, network, irn, photo, rate)
-        for photo in args.photos
-        for rate in args.learning_rate
-    ]
-    count = 1 + len(rows[0][2])
-    heights = [image.shape[0] / image.shape[1] for _, image, _ in rows]
-    size = (2.5 * count, sum(2.5 * height + 0.3 for height in heights))
-    figure = Figure(figsize=size, dpi=80, layout="constrained")
-    axes = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)
-    for (title, image, panels), line in zip(rows, axes, strict=True):
-        draw_row(line, panels, image, args.threshold)
-        line[0].set_title(title, fontsize=11)
-    for axis in axes.flat:
-        axis.axis("off")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    write_output(args.out, stream.getvalue())
+    pairs = [(photo, rate) for photo in args.photos for rate in args.learning_rate]
+    save_figure(grid([row_of(args, network, irn, *pair) for pair in pairs]), args.out)
 
 
 if __name__ == "__main__":
