@@ -145,7 +145,7 @@ class Part:
 class ObjectClass:
     """A class: half_size of all parts (width, height), and the centre of its discriminative region.
 
-    parts: from back to front. bend: difference between the outlines of two objects, in units.
+    parts: from back to front. bend: difference between the contours of two objects, in units.
     """
 
     name: str

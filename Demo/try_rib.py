@@ -7,12 +7,18 @@ the classes are those that the classifier finds. DIR has other photographs, from
 its batches.
 """
 
+if __name__ == "__main__":
+    from misc.runtime.programs import begin
+
+    begin()
+
 import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from coco14.dataset import CLASS_NAMES as COCO_CLASSES
 from misc.data.datasets import read_image
@@ -20,11 +26,12 @@ from misc.errors import UserError
 from misc.imutils import pil_rescale
 from misc.rib import RIBSettings
 from misc.runtime.programs import said_plainly
+from misc.storage.outputs import require_own
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
-from net.inference import class_probabilities, plain_maps, pseudo_mask, rib_iterations
+from net.inference import class_probabilities, merged, plain_maps, pseudo_mask, rib_iterations
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
-from step.visualize import Panel, coloured, grid, map_panel, save_figure
+from step.visualize import Panel, coloured, grid, map_panel, reduced, save_figure
 from voc12.dataset import CLASS_NAMES as VOC_CLASSES
 
 SHOWN = (3, 6, 10)  # iterations
@@ -76,30 +83,38 @@ def row_of(
     image = read_image(Path(path))
     image = pil_rescale(image, min(1.0, args.long / max(image.shape[:2])), 3)
     label = label_of(network, image, name or None)
-    first = int(label.argmax())
+    first, keys = int(label.argmax()), torch.from_numpy(np.flatnonzero(label))
     settings = replace(RIBSettings(), learning_rate=rate)
-    cams = {"CAM": plain_maps(network, image)["high_res"][first]}
     sizes = (args.batch_size, args.crop_size)
-    for k, maps in enumerate(
-        rib_iterations(network, image, label, args.others, settings, *sizes), start=1
-    ):
-        if k in SHOWN:
-            cams[f"RIB, {k} iterations"] = maps["high_res"][0]  # keys ascend, as the label does
+    sums = list(rib_iterations(network, image, label, args.others, settings, *sizes))
+    cams = {"CAM": plain_maps(network, image)["high_res"][first]}
+    for k in SHOWN:  # an early stop keeps the last maps
+        maps = merged(sums[min(k, len(sums)) - 1], image, keys[:1])
+        cams[f"RIB, {k} iterations"] = maps["high_res"][0]
+    shown = reduced(image)
     title = f"{class_names(len(label))[first]}, rate {rate:g}"
-    panels = [map_panel(title, image, cam, args.threshold) for title, cam in cams.items()]
+    panels = [map_panel(name, shown, cam, args.threshold) for name, cam in cams.items()]
     if irn is not None:
-        panels.append(Panel("pseudo mask", coloured(image, pseudo_mask(irn, image, maps))))
-    return [Panel(title, image), *panels]
+        mask = pseudo_mask(irn, image, merged(sums[-1], image, keys))
+        panels.append(Panel("pseudo mask", coloured(shown, reduced(mask))))
+    return [Panel(title, shown), *panels]
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    number = read_checkpoint(args.classifier)["arch"]["num_classes"]
-    network = load_classifier(args.classifier, number)
-    irn = load_boundary_net(args.irn) if args.irn else None
-    pairs = [(photo, rate) for photo in args.photos for rate in args.learning_rate]
-    save_figure(grid([row_of(args, network, irn, *pair) for pair in pairs]), args.out)
+
+    def work() -> None:
+        require_own(args.out)
+        if not args.others.is_dir():
+            raise UserError(f"--others {args.others}: is no folder; give one of photographs")
+        number = read_checkpoint(args.classifier)["arch"].get("num_classes", 0)
+        network = load_classifier(args.classifier, number)
+        irn = load_boundary_net(args.irn) if args.irn else None
+        pairs = [(photo, rate) for photo in args.photos for rate in args.learning_rate]
+        save_figure(grid([row_of(args, network, irn, *pair) for pair in pairs]), args.out)
+
+    return said_plainly(work)
 
 
 if __name__ == "__main__":
-    sys.exit(said_plainly(main))
+    sys.exit(main())

@@ -15,6 +15,7 @@ import torch
 from misc.cams import label_map, merge_scales, pair_map
 from misc.data.datasets import multi_scale_pairs, normalized, read_image, training_crop
 from misc.data.folder.names import SUFFIXES
+from misc.data.rib_batches import disjoint
 from misc.errors import UserError
 from misc.indexing import WalkSettings, walked_scores
 from misc.rib import Maps, RIBSettings, fine_tune
@@ -43,13 +44,14 @@ def rib_iterations(
     settings: RIBSettings | None = None,
     batch_size: int = 20,
     crop_size: int = 512,
-) -> Iterator[Arrays]:
-    """RIB maps of an image after each iteration, of the classes of its multi-hot label (C,).
+) -> Iterator[Maps]:
+    """Sums of the maps of an image after each iteration of RIB; `merged` makes arrays of them.
 
-    others: a folder, or a list, of other photographs. Their labels are the classes to which the
-    network gives a probability above one half; batches are drawn from those that share no class
-    with the image; UserError where there is none. Or the batches themselves, one an iteration:
-    normalised images B x 3 x S x S and labels B x C. The network is left as it was.
+    label: multi-hot (C,), one class at least. others: a folder, or a list, of other photographs.
+    Their labels are the classes to which the network gives a probability above one half; batches
+    are drawn from those that share no class with the image; UserError where there is none. Or the
+    batches themselves, one an iteration: normalised images B x 3 x S x S and labels B x C. The
+    network is left as it was.
     """
     settings, device = settings or RIBSettings(), network.classifier.weight.device
     target = torch.from_numpy(np.asarray(label, dtype=np.float32)).to(device)
@@ -57,42 +59,35 @@ def rib_iterations(
     if isinstance(others, str | Path):
         others = sorted(p for p in Path(others).iterdir() if p.suffix.lower() in SUFFIXES)
     if isinstance(others, list) and all(isinstance(path, str | Path) for path in others):
-        batches = _other_batches(network, target.bool(), others, batch_size, crop_size)
+        batches = _other_batches(network, label, others, batch_size, crop_size)
     else:
         batches = ((images.to(device), labels.to(device)) for images, labels in others)
-    keys = target.nonzero()[:, 0].cpu()
     for iteration in fine_tune(copy.deepcopy(network), pairs, target, batches, settings):
-        yield merged(iteration.map_sums, image, keys)
+        yield iteration.map_sums
 
 
 def rib_maps(network: CAM, image: np.ndarray, label: np.ndarray, *args, **options) -> Arrays:
-    """RIB maps of an image after the last iteration; arguments as of `rib_iterations`."""
+    """RIB maps of an image, of the classes of its label; arguments as of `rib_iterations`."""
     *_, last = rib_iterations(network, image, label, *args, **options)
-    return last
+    return merged(last, image, torch.from_numpy(np.flatnonzero(label)))
 
 
 def _other_batches(
-    network: CAM,
-    label: torch.Tensor,
-    others: list[Path],
-    batch_size: int,
-    crop_size: int,
+    network: CAM, label: np.ndarray, others: list[Path], batch_size: int, crop_size: int
 ) -> Iterator[Batch]:
     """Batches without end: B x 3 x S x S and B x C, of photographs that share no class."""
-    disjoint = []
-    for path in others:
-        probabilities = class_probabilities(network, read_image(Path(path)))
-        if (classes := probabilities > 0.5).any() and not (classes & label).any():
-            disjoint.append((path, classes.float()))
-    if not disjoint:
+    device, rng = network.classifier.weight.device, random.Random(0)
+    found = [class_probabilities(network, read_image(Path(path))) > 0.5 for path in others]
+    labels = torch.stack(found).float().cpu() if found else torch.zeros(0, len(label))
+    rows = [row for row in disjoint(labels.numpy(), np.asarray(label)) if labels[row].any()]
+    if not rows:
         raise UserError("no other photograph shows other classes alone; give more")
-    rng = random.Random(0)
+    long_range = (5 * crop_size // 8, 5 * crop_size // 4)  # 320 to 640 for crops of 512
     while True:
-        drawn = [rng.choice(disjoint) for _ in range(batch_size)]
-        long_range = (5 * crop_size // 8, 5 * crop_size // 4)  # 320 to 640 for crops of 512
-        crops = [training_crop(read_image(Path(p)), long_range, crop_size, rng) for p, _ in drawn]
-        labels = torch.stack([classes for _, classes in drawn])
-        yield normalized(torch.stack(crops), label.device), labels
+        drawn = [rng.choice(rows) for _ in range(batch_size)]
+        images = (read_image(Path(others[row])) for row in drawn)
+        crops = torch.stack([training_crop(i, long_range, crop_size, rng) for i in images])
+        yield normalized(crops, device), labels[drawn].to(device)
 
 
 @torch.no_grad()

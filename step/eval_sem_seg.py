@@ -63,13 +63,13 @@ def score_masks(
 
 def row_of(args: Options) -> tuple[str, float | None]:
     """Row and threshold of the masks; those not made from --cam_out_dir have a row of their own."""
-    noted, own_row = read_manifest(args.sem_seg_out_dir) or {}, f"masks of {args.sem_seg_out_dir}"
-    if noted.get("step") != MakePseudoMask.name:
+    made, own_row = read_manifest(args.sem_seg_out_dir) or {}, f"masks of {args.sem_seg_out_dir}"
+    if made.get("step") != MakePseudoMask.name:
         return own_row, None
-    threshold = noted.get("sem_seg_bg_thres")
+    threshold = made.get("sem_seg_bg_thres")
     threshold = threshold if isinstance(threshold, (int, float)) else None
     beside = args.sem_seg_out_dir.resolve().parent == args.result_dir.resolve()
-    if beside or (noted.get("inputs") or {}).get("maps") == folder_hash(args.cam_out_dir):
+    if beside or (made.get("inputs") or {}).get("maps") == folder_hash(args.cam_out_dir):
         return f"pseudo masks{ROW_ENDING[args.recam]}", threshold
     return own_row, threshold
 

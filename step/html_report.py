@@ -87,12 +87,12 @@ def run(args: Options) -> None:
              time.perf_counter() - start)  # fmt: skip
 
 
-def remembered(args: Options, noted: dict) -> Options:
+def remembered(args: Options, recorded: dict) -> Options:
     """The options with the places of the last run where they were not given."""
-    places = {name: noted.get(name) for name in _REMEMBERED if name not in args.given}
+    places = {name: recorded.get(name) for name in _REMEMBERED if name not in args.given}
     values = {n: Path(v) for n, v in places.items() if isinstance(v, str) and Path(v).exists()}
-    if "recam" not in args.given and noted.get("recam") in tuple(RECAM):
-        values["recam"] = noted["recam"]
+    if "recam" not in args.given and recorded.get("recam") in tuple(RECAM):
+        values["recam"] = recorded["recam"]
     return args.replaced(**values)
 
 

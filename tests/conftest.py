@@ -26,12 +26,11 @@ SHARED = Path(os.environ.get("RIB_TEST_DATA", PROJECT.parent / "shared"))
 THIN = {"width": 8, "stem": 8}
 
 # Options under which a step on the synthetic sample takes a second.
-TINY = (
-    *("--device", "cpu", "--num_processes", "1", "--num_workers", "0", "--max_long", "96"),
-    *("--cam_crop_size", "64", "--cam_long", "64,96", "--cam_batch_size", "4"),
-    *("--cam_num_epoches", "1", "--RIB_iter", "2", "--RIB_batch_size", "2"),
-    *("--irn_crop_size", "64", "--irn_radius", "4", "--irn_batch_size", "2"),
-    *("--irn_num_epoches", "1", "--irn_pad_size", "0", "--exp_times", "2"),
+TINY = tuple(
+    """--device cpu --num_processes 1 --num_workers 0 --max_long 96 --cam_crop_size 64
+    --cam_long 64,96 --cam_batch_size 4 --cam_num_epoches 1 --RIB_iter 2 --RIB_batch_size 2
+    --irn_crop_size 64 --irn_radius 4 --irn_batch_size 2 --irn_num_epoches 1 --irn_pad_size 0
+    --exp_times 2""".split()
 )
 
 
@@ -56,7 +55,7 @@ def shared_path(relative: str) -> Path:
 
 
 def recorded_file(name: str) -> Path:
-    """Path of the recorded arrays of a name, there or not."""
+    """Path of the golden outputs of a name, there or not."""
     own = PROJECT / "tests" / "golden" / name
     given = "RIB_TEST_DATA" in os.environ or not own.is_file()
     return SHARED / "golden" / name if given else own

@@ -53,15 +53,12 @@ def test_instances_go_to_cocos_json_and_back(run, sample):
     assert len(coco.imgs) == 8 and len(set(coco.anns)) == len(coco.dataset["annotations"])
     assert coco.cats[1] == {"id": 1, "name": "aeroplane", "supercategory": "none"}
     for image_id in args.image_ids("infer"):
-        found, entries = (
-            load_instances(args, image_id),
-            coco.imgToAnns[int(image_id.replace("_", ""))],
-        )
+        found = load_instances(args, image_id)
+        entries = coco.imgToAnns[int(image_id.replace("_", ""))]
         keep = found["score"] >= 1e-5
         kept += len(entries)
-        for entry, mask, kind in zip(
-            entries, found["mask"][keep], found["class"][keep], strict=True
-        ):
+        masks, classes = found["mask"][keep], found["class"][keep]
+        for entry, mask, kind in zip(entries, masks, classes, strict=True):
             assert np.array_equal(coco_mask.decode(entry["segmentation"]).astype(bool), mask)
             assert entry["category_id"] == kind + 1 and entry["area"] == mask.sum()
     assert kept > 0

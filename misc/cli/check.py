@@ -265,10 +265,8 @@ def check_label_map(
     if not path.is_file():
         other = f"no ground truth mask of {image_id}; give an --eval_list of images that have one"
         raise UserError(f"{path}: {f'missing; {advice}' if folder else other}")
-    labels, size = (
-        read_label_png(path) if folder else mask_of(info, image_id),
-        info.image_size(image_id),
-    )
+    labels = read_label_png(path) if folder else mask_of(info, image_id)
+    size = info.image_size(image_id)
     if labels.shape != size:
         sizes = f"is {labels.shape[1]}x{labels.shape[0]}, its image is {size[1]}x{size[0]}"
         other = f"{sizes}; leave such images out with --skip_mismatched"

@@ -56,7 +56,7 @@ pseudo_gt() {
         --seg_init "$own$classifier" --seg_crop_size 129 --seg_batch_size 4 --seg_iterations 80 \
         --seg_learning_rate 3e-5 --adv_iter 8 --visualize 4 "${SAMPLE_OPTIONS[@]}")
     if [[ " $given " == *" with_seg "* ]]; then
-        # The upper bound: the same network trained on ground truth.
+        # Fully supervised: the same network trained on ground truth.
         (run_maps "${options[@]}" "$@")
         run_ranks "${options[@]}" "$@" --recam rib --train_seg_pass --make_seg_pass --eval_seg_pass \
             --seg_label_dir "${own}Dataset/$name/$TRUTH" \

@@ -95,11 +95,11 @@ def load_expected(path: Path | None) -> list[dict]:
 def expected_of(score: dict, row: str, expected: list[dict]) -> dict | None:
     """Return what is expected of a method on the images of its score; None where nothing is."""
     for entry in expected:
-        digest, dataset = entry.get("list_digest"), entry.get("dataset")
-        if digest is None:
+        ids, dataset = entry.get("list_digest"), entry.get("dataset")
+        if ids is None:
             same = score.get("official") and dataset == score.get("dataset")
         else:  # scores of instances do not say their dataset
-            same = digest == score.get("list_digest") and score.get("dataset") in (None, dataset)
+            same = ids == score.get("list_digest") and score.get("dataset") in (None, dataset)
         if same and row in entry["rows"]:
             return entry["rows"][row]
     return None

@@ -104,7 +104,7 @@ function paintLabels(canvas, photo, labels, size) {
   if (labels) context.drawImage(coloured(labels, size, 150), 0, 0, canvas.width, canvas.height);
 }
 
-/** Labels as a transparent picture with white outlines; the background is clear. */
+/** Labels as a transparent picture with white contours; the background is clear. */
 function coloured(labels, [height, width], opacity) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");

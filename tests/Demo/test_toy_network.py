@@ -1,4 +1,4 @@
-"""The network of Demo/toy_experiment.py against plain forms of what it says."""
+"""The network of Demo/toy_experiment.py against reference implementations."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""misc/cams.py: merging and deciding against recorded arrays; the files between the steps."""
+"""misc/cams.py: merging and deciding against golden outputs; the files between the steps."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""misc/imutils.py against recorded arrays and small hand-made cases."""
+"""misc/imutils.py against golden outputs and small hand-made cases."""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""Pixel pairs, paths, pair labels and the random walk, against recorded arrays and dense loops."""
+"""Pixel pairs, paths, pair labels and the random walk, against golden outputs and dense loops."""
 
 import numpy as np
 import pytest

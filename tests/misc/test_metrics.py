@@ -1,4 +1,4 @@
-"""misc/metrics.py against recorded arrays and matrices counted by hand."""
+"""misc/metrics.py against golden outputs and matrices counted by hand."""
 
 import tracemalloc
 

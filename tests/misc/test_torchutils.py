@@ -1,4 +1,4 @@
-"""misc/torchutils.py against recorded arrays and the definitions written out as loops."""
+"""misc/torchutils.py against golden outputs and the definitions written out as loops."""
 
 import random
 

@@ -240,7 +240,7 @@ def test_folders_of_something_else(own, tmp_path, tiny_run, capsys, name, text):
 
 
 def test_masks_of_others_are_scored_as_they_are(own, sample, tmp_path, tiny_run):
-    """Palette PNGs without a seal; those of the ground truth have no error."""
+    """Palette PNGs without a checksum; those of the ground truth have no error."""
     for image_id in own.ids:
         with Image.open(sample.mask_path(image_id)) as mask:
             mask.save(tmp_path / f"{image_id}.png")

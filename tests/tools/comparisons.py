@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 
 from Dataset.objects import OBJECT_CLASSES, smooth_noise
 from Dataset.scene import draw_scene
@@ -232,7 +231,8 @@ class RIB(Comparison):
         self.settings = RIBSettings(
             iterations=iterations, learning_rate=1e-4, margin=float("inf"), explode_ratio=1.0
         )
-        pairs = multi_scale_pairs(image_and_cams(1, size)[0], self.settings.scales)
+        scene = draw_scene(np.random.default_rng(1), OBJECT_CLASSES[3:5], size)
+        pairs = multi_scale_pairs(scene.image, self.settings.scales)
         self.pairs = [pair.to(self.device) for pair in pairs]
         label = torch.zeros(self.num_classes)
         label[[7, 11]] = 1
@@ -287,17 +287,6 @@ COMPARISONS = {
     "irn_step_width16": Entry(IRNStep, {**_IRN, "width": 16}, _SMALL_STEP),
     "rib": Entry(RIB, _RIB, _SMALL_RIB),
 }
-
-
-def image_and_cams(number: int, size: Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image H x W x 3 uint8, made-up CAMs of it K x H x W, 0..1, and their classes (K,)."""
-    scene = draw_scene(np.random.default_rng(number), OBJECT_CLASSES[3 : 4 + number % 2], size)
-    blurred = [
-        gaussian_filter(instance.mask.astype(np.float32), sigma=max(size) / 40)
-        for instance in scene.instances
-    ]
-    cams = np.stack([cam / cam.max() for cam in blurred])
-    return scene.image, cams, np.array([7, 11])[: len(cams)]
 
 
 def made_up_cams(rng: np.random.Generator, size: Size, classes: int) -> np.ndarray:

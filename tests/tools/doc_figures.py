@@ -24,10 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.doc_figures", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT_DIR")
-    wanted = {
-        k: v for folder in parser.parse_args(argv).results for k, v in scores_of(folder).items()
-    }
-    named = set()
+    wanted, named = {}, set()
+    for folder in parser.parse_args(argv).results:
+        wanted |= scores_of(folder)
     for path in sorted(PROJECT.rglob("*.md")):
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             for figure in set(re.findall(r"\b\d+\.\d\d\b", line)) & set(wanted):
