@@ -179,14 +179,14 @@ def to_transition_matrix(affinity: Tensor, path_index: PathIndex, beta: float) -
         by_offset[dy, dx] = pair[floor:, floor : floor + width]
         top, left = floor - dy, floor - dx
         by_offset[-dy, -dx] = pair[top : top + height, left : left + width]
-    offsets = torch.tensor(sorted(by_offset), device=affinity.device)
+    offsets = torch.tensor(sorted(by_offset), dtype=torch.int32, device=affinity.device)
     weights = torch.stack([by_offset[o] for o in sorted(by_offset)], dim=-1).flatten(0, 1)
     weights /= weights.sum(dim=1, keepdim=True)
-    used = weights > 0
-    distances = offsets @ offsets.new_tensor([width, 1])
-    columns = torch.arange(len(weights), device=affinity.device)[:, None] + distances
-    row_ends = F.pad(used.sum(dim=1).cumsum(0), (1, 0))
-    parts = (row_ends.int(), columns[used].int(), weights[used])
+    pixels = torch.arange(len(weights) + 1, dtype=torch.int32, device=affinity.device)
+    distances = offsets[:, 0] * width + offsets[:, 1]
+    # A weight of a pixel outside the map is 0, so that any column may stand for it.
+    columns = (pixels[:-1, None] + distances).clamp_(0, len(weights) - 1)
+    parts = (pixels * len(offsets), columns.flatten(), weights.flatten())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # PyTorch calls sparse rows a beta feature
         return torch.sparse_csr_tensor(*parts, [len(weights)] * 2, check_invariants=False)

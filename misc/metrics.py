@@ -105,18 +105,17 @@ class ThresholdScores:
             cams, labels = np.full((1, *truth.shape), -np.inf, np.float32), np.array([0])
         _check_sizes(truth.shape, cams.shape[1:])
         truth = of_type(truth, self.num_labels)
-        left_out = truth == ignored_value(truth)
-        _check_range(truth[~left_out], self.num_labels, "truth")
-        truth = np.where(left_out, self.num_labels, truth)  # counted apart
+        outside = truth >= self.num_labels
+        _check_range(truth[outside & (truth != ignored_value(truth))], self.num_labels, "truth")
+        index = np.minimum(truth, self.num_labels).ravel().astype(np.intp)
         strongest, score = strongest_class(cams)
         exceeded = np.searchsorted(self.thresholds.astype(np.float32), score.ravel())
         shape = (self.num_labels + 1, len(labels), len(self.thresholds) + 1)
-        index = truth.ravel().astype(np.intp)
         for size, part in zip(shape[1:], (strongest.ravel(), exceeded), strict=True):
             index *= size
             index += part
-        counts = np.bincount(index, minlength=np.prod(shape)).reshape(shape)[:-1]
-        for true, k in np.argwhere(counts.any(axis=2)).tolist():
+        counts = np.bincount(index, minlength=np.prod(shape)).reshape(shape)
+        for true, k in np.argwhere(counts[: self.num_labels].any(axis=2)).tolist():
             self._pairs[true, int(labels[k])] += counts[true, k]
 
     def merge(self, other: "ThresholdScores") -> None:

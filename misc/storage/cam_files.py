@@ -114,7 +114,8 @@ def load_dict(
         found, header = checksum_of(content), DICT_HEADER.match(content)
         if not header or int.from_bytes(header[1], "little") != len(header[2]):
             raise ValueError("not a single object in a file of np.save")
-        stream = io.BytesIO(content[header.end() :])
+        stream = io.BytesIO(content)  # shares the bytes
+        stream.seek(header.end())
         state = PlainUnpickler(stream, {**_NAMES, **(names or {})}).load().state
         if found is Checksum.BROKEN or (found is Checksum.NONE and stream.read(1)):
             raise ValueError(Checksum.BROKEN.value)
