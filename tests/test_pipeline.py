@@ -77,13 +77,6 @@ def test_maps_of_every_image(run, name):
     assert all(0.99 < peak <= 1 or peak == 0 for peak in peaks) and np.mean(peaks) > 0.2
 
 
-def test_rib_maps_are_not_those_of_the_baseline(run):
-    names = [f"{image_id}.npy" for image_id in IDS]
-    pairs = [[load_cam(run.folder / d / n)["cam"] for d in ("cam_plain", "cam")] for n in names]
-    assert any(np.abs(plain - rib).max() > 1e-4 for plain, rib in pairs)
-    assert all(np.abs(plain - rib).max() < 0.5 for plain, rib in pairs)  # two small steps
-
-
 @pytest.mark.parametrize("name", ["ir_label", "sem_seg"])
 def test_label_maps_of_every_image(run, name):
     seen = set()
@@ -212,12 +205,3 @@ def test_limit(sample, classifier_file, tiny_run, tmp_path):
     after = run.outputs()
     assert set(after) - set(before) == {f"cam_plain/{IDS[2]}.npy"}
     assert before.items() <= after.items()
-
-
-def test_the_number_of_processes_does_not_change_a_bit(copied):
-    expected = {path: path.read_bytes() for path in (copied.folder / "cam_plain").glob("*.npy")}
-    for path in expected:
-        path.unlink()
-    assert copied("--make_cam_pass", "--visualize", 0, "--num_processes", 2) == 0
-    assert {path: path.read_bytes() for path in expected} == expected
-    assert "make_cam: 8 images, 2 processes on cpu" in copied.log()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.fault_runs import CHECKPOINT, Bench, FaultError, differences, digests
+from tests.tools.fault_runs import CHECKPOINT, Bench, differences, digests
 from tests.tools.faults import kill, worker
 
 
@@ -65,12 +65,3 @@ def test_a_full_disk_is_said_in_one_line(tiny_run, sample, tmp_path, capsys, mon
     assert tiny_run("--voc12_root", sample.root, "--result_dir", tmp_path) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("stopped: ") and "No space left" in line and "same command" in line
-
-
-def test_a_trial_records_its_fault_and_the_next_one_follows(tmp_path):
-    bench = Bench(tmp_path, random.Random(0), kills=1)
-    with bench.trial("first"):
-        raise FaultError("is lost")
-    with bench.trial("second"):
-        pass
-    assert bench.problems == ["first: is lost"]

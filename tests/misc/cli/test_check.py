@@ -163,13 +163,6 @@ def test_an_unfinished_training_has_a_place_of_its_own(tmp_path):
     assert line.endswith("a.partial.pth: is written by --cam_weights_name too; give another one")
 
 
-def test_everything_around_the_steps_is_known_too(project):
-    argv = words(project, "--visualize", 1, "--report_html", "--result_dir", project / "r")
-    names = {output.path.name for output in places_of(argv, "make_sem_seg_labels")[1]}
-    expected = {"run.log", "lists", "sem_seg", "palette", "masks", "visualize", "report.html"}
-    assert names == expected
-
-
 def test_three_photographs_never_share_two_masks(project):
     for path in (project / "photos").iterdir():
         path.unlink()

@@ -125,11 +125,3 @@ def test_no_bar_in_a_file_but_a_line_for_slow_work(monkeypatch, caplog):
             bar.update()
     assert sys.stderr.getvalue() == ""
     assert "slow" in caplog.text and "4/5" in caplog.text and "\r" not in caplog.text
-
-
-def test_a_bar_on_a_terminal(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with progress(5, "work", "image") as bar:
-        assert not bar.disable and bar.total == 5
-    assert progress(5, "work", "image", hidden=True).disable

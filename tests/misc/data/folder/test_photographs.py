@@ -61,12 +61,6 @@ def test_a_photograph_of_every_format_is_shown_upright(tmp_path, name, options, 
         assert np.array_equal(fitted, shown(mask[..., None], orientation)[..., 0])
 
 
-def test_an_orientation_in_xmp_alone_does_not_count(tmp_path):
-    wanted = np.asarray(Image.open(save_photo(tmp_path / "a.tif")))
-    path = save_photo(tmp_path / "a.tif", tiffinfo={700: b'<x:xmpmeta tiff:Orientation="6"/>'})
-    assert np.array_equal(read_photograph(path), wanted) and size_as_shown(path) == (16, 24)
-
-
 def chunk(kind, content):  # of a PNG file
     checksum = zlib.crc32(kind + content).to_bytes(4, "big")
     return len(content).to_bytes(4, "big") + kind + content + checksum
@@ -224,13 +218,6 @@ def test_a_huge_photograph_is_shrunk_as_smaller_ones_are(tmp_path, name, mode, m
     with pytest.raises(ValueError, match="90x160 pixels, at most 5000; give --photo_long"):
         size_as_shown(path)
     assert own_size(path) == (160, 90) and size_as_shown(path, 80) == (80, 45)
-
-
-def test_a_huge_mask_is_enlarged_as_smaller_ones_are(monkeypatch):
-    mask = np.random.default_rng(0).integers(0, 4, (20, 30)).astype(np.uint8)
-    wanted = masks.enlarged(mask, (133, 211))
-    little_memory(monkeypatch)
-    assert (masks.enlarged(mask, (133, 211)) == wanted).mean() > 0.999
 
 
 @pytest.mark.parametrize("orientation", (1, 6, 8))
