@@ -104,16 +104,6 @@ def test_published_classifiers_and_files_of_the_older_format(tmp_path, classifie
     assert_same(load_classifier(tmp_path / "cam.pth", 5), classifier)
 
 
-def test_backbone_of_narrow_files_classifiers_and_boundary_nets(tmp_path, classifier, boundary_net):
-    for model in (classifier.backbone, classifier, boundary_net):
-        state = plain_state(model)
-        torch.save(state, tmp_path / "weights.pth")
-        arch, loaded = load_backbone(tmp_path / "weights.pth")
-        assert arch == classifier.backbone.arch
-        assert loaded.keys() == plain_names(classifier.backbone.state_dict()).keys()
-        assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
-
-
 def test_reference_weights():
     """The classifier was trained from this backbone, whose first half is frozen."""
     imagenet = shared_path("weights/resnet50_w32_imagenet.pth")

@@ -1,7 +1,5 @@
 """misc/runtime/training.py: the loop, its continuation, and when a checkpoint is trained again."""
 
-import logging
-
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -155,17 +153,6 @@ def test_an_interrupted_training_ends_in_the_same_number(run, path, end):
         assert all(map(torch.equal, first, second))
     # It was finished, but its checkpoint not yet written.
     assert run(Numbers(4), path=path) == (value, [])
-
-
-@pytest.mark.parametrize("end", [None, 1])
-def test_an_epoch_is_logged_with_the_steps_before_an_interruption(run, path, caplog, end):
-    run(Numbers(4), 1e-9, interrupt_at=end or 0, epochs=1, path=path)
-    caplog.set_level(logging.INFO)
-    run(Numbers(4), lr=1e-9, epochs=1, path=path)
-    # Items 0..3 and the number 1: squares 1, 0, 1, 4. The rate of the second of two steps.
-    said = "toy: epoch 1 of 1, mean losses: part 1.5000, total 3.0000; learning rate 5.36e-10, "
-    assert said in caplog.text and " images/s" in caplog.text
-    assert ("toy: resumes after 1 steps from" in caplog.text) == bool(end)
 
 
 def test_random_draws_continue_where_they_were(run, path):

@@ -1,4 +1,3 @@
-import random
 import struct
 import tracemalloc
 import zlib
@@ -83,28 +82,6 @@ def test_a_photograph_is_turned_whose_exif_is_odd(tmp_path):
     for path in (png, jpeg):
         assert check_photograph(path) is None
         assert read_photograph(path).shape == (48, 32, 3) and size_as_shown(path) == (48, 32)
-
-
-def random_exif(rng):
-    """A block with entries of any types, counts and values, sometimes cut."""
-    entries = (ORIENTATION, 3, rng.randrange(9)), (0x011A, 5, 0), (0x8769, 4, 8)
-    block = bytearray(exif_block(*entries))
-    for _ in range(rng.randrange(4)):
-        block[rng.randrange(8, len(block))] = rng.randrange(256)
-    return b"Exif\0\0" + block[: rng.choice((len(block), rng.randrange(len(block))))]
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_whatever_exif_has_the_check_and_the_run_read_the_photograph_alike(tmp_path, suffix):
-    rng = random.Random(0)
-    stored = np.asarray(Image.open(save_photo(tmp_path / f"a.{suffix}", (6, 9), lossless=True)))
-    for _ in range(60):
-        path = save_photo(tmp_path / f"a.{suffix}", (6, 9), lossless=True, exif=random_exif(rng))
-        assert check_photograph(path, 7) is None
-        image = read_photograph(path)
-        assert any(np.array_equal(image, shown(stored, n)) for n in range(1, 9))
-        assert size_as_shown(path) == own_size(path) == image.shape[:2]
-        assert size_as_shown(path, 7) == read_photograph(path, 7).shape[:2]
 
 
 LARGE = zlib.compress(bytes(3 << 20))
