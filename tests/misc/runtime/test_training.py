@@ -168,6 +168,14 @@ def test_an_epoch_is_logged_with_the_steps_before_an_interruption(run, path, cap
     assert ("toy: resumes after 1 steps from" in caplog.text) == bool(end)
 
 
+def test_the_screen_shows_six_epochs_of_a_training_and_its_last(run, path, caplog):
+    caplog.set_level(logging.DEBUG, logger="misc")
+    run(Numbers(4), lr=1e-9, epochs=32, path=path)
+    epochs = [record for record in caplog.records if " epoch " in record.message]
+    shown = [record.args[1] for record in epochs if record.levelno == logging.INFO]
+    assert len(epochs) == 32 and shown == [6, 12, 18, 24, 30, 32]
+
+
 def test_random_draws_continue_where_they_were(run, path):
     class Draws(Numbers):
         def __getitem__(self, index):
