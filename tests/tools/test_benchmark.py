@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import TINY
 from tests.tools import benchmark, comparisons, gpu_session, pipeline
@@ -39,6 +40,25 @@ def test_wrong_results_are_reported(small_sizes, monkeypatch, capsys):
     monkeypatch.setattr(comparisons, "gndp2d", lambda maps, present, tau: maps.mean(dim=(2, 3)))
     assert benchmark.main(["pooling", "--repeats", "1"]) == 1
     assert "TOO LARGE" in capsys.readouterr().out
+
+
+def test_results_are_compared_in_strict_float32_and_timed_in_tf32(monkeypatch):
+    """A GPU rounds what both sides convolve, each in an order of its own."""
+    computed = []
+
+    class Rounded(comparisons.Comparison):
+        def ours(self):
+            computed.append(torch.backends.cudnn.allow_tf32)
+            return [np.array([1.0, 1.0 + 1e-2 * computed[-1]])]
+
+        def reference(self):
+            return [np.ones(2)]
+
+    flags = torch.backends.cudnn
+    monkeypatch.setattr(flags, "allow_tf32", flags.allow_tf32)  # restored at the end
+    entry = comparisons.Entry(lambda device: Rounded("", device), {}, {})
+    report = benchmark.measure("rounded", entry, 2, CPU)
+    assert report.agrees and computed == [False, True, True]
 
 
 def test_the_gpu_session_runs_through_on_a_cpu(tmp_path, monkeypatch):

@@ -205,6 +205,8 @@ def test_help_tells_every_option_and_its_default_and_they_are_not_too_many():
         assert f"(default: {default}" in words
     shown = [action for action in build_parser()._actions if action.help != argparse.SUPPRESS]
     assert len(shown) - 1 <= 110  # beside --help
+    groups = {group.title: len(group._group_actions) for group in build_parser()._action_groups}
+    assert list(groups)[2] == "main options" and groups["main options"] == 10
 
 
 def lists(tmp_path, train, evaluated, *more):

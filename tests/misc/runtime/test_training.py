@@ -1,5 +1,7 @@
 """misc/runtime/training.py: the loop, its continuation, and when a checkpoint is trained again."""
 
+import logging
+
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -153,6 +155,14 @@ def test_an_interrupted_training_ends_in_the_same_number(run, path, end):
         assert all(map(torch.equal, first, second))
     # It was finished, but its checkpoint not yet written.
     assert run(Numbers(4), path=path) == (value, [])
+
+
+def test_the_screen_shows_six_epochs_of_a_training_and_its_last(run, path, caplog):
+    caplog.set_level(logging.DEBUG, logger="misc")
+    run(Numbers(4), lr=1e-9, epochs=32, path=path)
+    epochs = [record for record in caplog.records if " epoch " in record.message]
+    shown = [record.args[1] for record in epochs if record.levelno == logging.INFO]
+    assert len(epochs) == 32 and shown == [6, 12, 18, 24, 30, 32]
 
 
 def test_random_draws_continue_where_they_were(run, path):
