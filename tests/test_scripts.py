@@ -172,22 +172,6 @@ def test_ctrl_c_is_one_line_at_any_moment(tmp_path, name, moment):
     assert (end.returncode, end.stderr) == ((130, f"{line}\n") if reached else (0, ""))
 
 
-@pytest.mark.parametrize("messages, words", [
-    ("ERROR: Could not install: [Errno 28] No space left on device", "the disk is full"),
-    ("NewConnectionError: Failed to establish a new connection", "cannot be reached"),
-    ("Temporary failure in name resolution\nno matching distribution", "cannot be reached"),
-    ("error: command 'gcc' failed\nFailed building wheel for pydensecrf2", "no C++ compiler"),
-    ("ERROR: something else", "see pip's message above"),
-])  # fmt: skip
-def test_a_failed_installation_says_why(tmp_path, messages, words):
-    (tmp_path / "log").write_text(messages)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "grep").symlink_to(shutil.which("grep"))  # and no compiler
-    only = {"PATH": str(tmp_path / "bin")}
-    end = in_bash('reason_of_failure "$1" requirements.txt', tmp_path / "log", env=only)
-    assert words in end.stdout and end.stdout.count("\n") == 1 and not end.stderr
-
-
 @pytest.mark.parametrize("pip, words", [
     ("0", "the package index cannot be"), ("1", "python3 cannot make a virtual environment with"),
 ])  # fmt: skip
