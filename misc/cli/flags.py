@@ -182,9 +182,9 @@ GROUPS = {
             "never"),
     },
     "which steps to run (numbers: the method's order)": {
-        "check": ({"choices": ("full", "quick"), "nargs": "?", "const": "full"}, None,
-            "list all problems of what these steps will read, and end; quick decodes no photographs"
-        ),
+        "check": ({"choices": ("full", "quick", "processes"), "nargs": "?", "const": "full"}, None,
+            "list all problems of what these steps will read, and end; quick decodes no photos, "
+            "processes prints how many a script starts"),
         "recam": ((*RECAM, ALL_MAPS), "rib",
             "maps that the later steps start from: RIB, AdvCAM, CAMs (IRN), or --import_maps; each "
             "has folders of its own (all: the first three, in the scripts alone)"),
@@ -207,7 +207,8 @@ GROUPS = {
         "max_long": (number(int, 32), None,
             "longer side that images are shrunk to in make_cam and 2 (for CPUs); maps keep theirs"),
         "precision": (("float32", "tf32", "bf16"), None,
-            "of the networks; bf16: backbone under autocast (default: float32; on a GPU tf32)"),
+            "of convolutions (default: float32; on a GPU tf32); bf16: in the backbones of make_cam "
+            "and 2 and in 7 and 8, elsewhere tf32; matrix products are always in float32"),
     },
     "RIB (2)": {
         "RIB_iter": (count, 10, "iterations K per image"),
