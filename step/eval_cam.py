@@ -121,9 +121,10 @@ def save_row(
     kept["seconds"], best = round(time.perf_counter() - start, 3), kept["best"]
     cut_at = "" if at[best] is None else f" at threshold {at[best]:.2f}"
     wrong = 100 * np.nan_to_num(false_foreground(confusions)[best])
-    log.info("%s (%s): mIoU %.2f %%%s; %.1f %% of predicted foreground is background",
-             row, entry["folder"], 100 * kept["miou"][best], cut_at, wrong)  # fmt: skip
+    log.info("%s (%s): mIoU %.2f %%%s; %.1f %% of predicted foreground is background; %.1f s",
+             row, entry["folder"], 100 * kept["miou"][best], cut_at, wrong,
+             kept["seconds"])  # fmt: skip
     ious = (f"{n} {100 * iou:.1f}" for n, iou in kept["iou"].items() if not np.isnan(iou))
-    log.info("IoU: %s", ", ".join(ious))
-    log.info("scored with the ground truth in %s", mask_folders(args.info, ids_of(args, role)))
+    log.debug("IoU: %s", ", ".join(ious))
+    log.debug("scored with the ground truth in %s", mask_folders(args.info, ids_of(args, role)))
     distributed.on_first_rank(lambda: save_score(args.result_dir, row, kept))

@@ -97,16 +97,17 @@ def run(args: Options) -> None:
         found = scores.average_precisions(which)
         by_class = {n: ap for n, ap in zip(names, found.tolist(), strict=False) if ap == ap}
         mean = float(np.nanmean(found)) if by_class else float("nan")
-        log.info("instances: AP at IoU %.2f: %.2f %%", threshold, 100 * mean)
-        log.info("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in by_class.items()))
+        seconds = time.perf_counter() - start
+        log.info("instances: AP at IoU %.2f: %.2f %%; %.1f s", threshold, 100 * mean, seconds)
+        log.debug("AP: %s", ", ".join(f"{n} {100 * v:.1f}" for n, v in by_class.items()))
         curves = {names[k]: p.round(4).tolist() for k, p in scores.curves(which).items()}
         entry = {"thresholds": [threshold], "miou": [mean], "best": 0, "ap": by_class}
         entry |= {**scored_images(args), "precision_at_recall": curves}
-        entry |= {"folder": str(args.ins_seg_out_dir), "seconds": time.perf_counter() - start}
+        entry |= {"folder": str(args.ins_seg_out_dir), "seconds": seconds}
         row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
         distributed.on_first_rank(partial(save_score, args.result_dir, row, entry))
-    log.info("scored with the objects in %s and the classes in %s",
-             object_path(args, ids[0]).parent, mask_folders(args.info, ids))  # fmt: skip
+    log.debug("scored with the objects in %s and the classes in %s",
+              object_path(args, ids[0]).parent, mask_folders(args.info, ids))  # fmt: skip
     if args.ins_seg_json:
         distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))
 

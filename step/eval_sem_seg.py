@@ -79,7 +79,7 @@ def run(args: Options) -> np.ndarray:
     task = ScoreMasks(args, args.sem_seg_out_dir, "eval_sem_seg")
     confusion = score_masks(args, task, *row_of(args), {"crf": False})
     positive, negative = (100 * part for part in false_positive_negative(confusion))
-    log.info(
+    log.debug(
         "false positives and negatives in per cent: background %.1f, %.1f, classes %.1f, %.1f",
         *(positive[0], negative[0], np.nanmean(positive[1:]), np.nanmean(negative[1:])),
     )

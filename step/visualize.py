@@ -1,6 +1,5 @@
 """Pictures of a run: maps and masks of an image side by side, and the curves of the scores."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -21,8 +20,6 @@ from misc.storage.outputs import Output, require_places, write_output
 from misc.storage.scores import load_scores
 from step.make_seg import folders
 from step.maps import SHOWN_ITERATIONS, shown_path
-
-log = logging.getLogger(__name__)
 
 # Bounds of a figure, for images of any size and shape.
 _MAX_SIDE = 1000  # pixels of a panel's data
@@ -64,7 +61,6 @@ def run(args: Options) -> None:
             figure = grid([label_panels(args, image_id, files)])
             save_figure(figure, out_dir / f"seg_{image_id}.png")
     save_curves(args)
-    log.info("pictures: %s", out_dir)
 
 
 def save_curves(args: Options) -> None:

@@ -139,18 +139,20 @@ _WEIGHTS = {"type": Path, "metavar": "FILE|NAME"}
 # choices, or what else argparse takes.
 # fmt: off
 GROUPS = {
-    "environment": {
-        "device": (str, "auto", "auto (CUDA when there is one), cpu, cuda or cuda:N"),
-        "num_processes": (_processes, None,
-            "processes that share images (default: one per GPU, or per core as memory allows)"),
-        "num_workers": (number(int, 0, 1024), None,
-            "readers of each of these (default: 1 on the CPU, up to 8 on a GPU; 0 reads in place)"),
-        "num_threads": (_processes, None,
-            "CPU threads of each process, on which results depend (default: the cores, divided)"),
-        "deterministic": (_BOOL, False, "on a GPU, bitwise reproducible kernels alone (slower)"),
-        "seed": (number(int, 0, 2**31 - 1), 0, "seed of every random draw"),
+    "main options": {
+        "result_dir": (_DIR, None, "folder of all results (default: result/DATASET)"),
+        "cam_weights_name": (_FILE, None, "classifier; where one is given, 1 is left out"),
+        "recam": ((*RECAM, ALL_MAPS), "rib",
+            "maps that the later steps start from: RIB, AdvCAM, CAMs (IRN), or --import_maps; each "
+            "has its own folders (all: the first three, in the scripts alone)"),
+        "with_seg": (_BOOL, False, "also train and score the segmentation network (steps 7 to 9)"),
+        "check": ({"choices": ("full", "quick", "processes"), "nargs": "?", "const": "full"}, None,
+            "list all problems of the input, compute nothing; quick decodes no photographs; "
+            "processes says how many a script starts"),
         "limit": (count, None,
             "first N images of each list only (RIB draws batches from the whole training list)"),
+        "report_html": (_BOOL, False,
+            "write RESULT_DIR/report.html: scores, curves, classes, images; also after --report"),
     },
     "dataset": {
         "train_list": (_FILE, None, "training images; made from the root where not given"),
@@ -182,45 +184,38 @@ GROUPS = {
             "never"),
     },
     "which steps to run (numbers: the method's order)": {
-        "check": ({"choices": ("full", "quick", "processes"), "nargs": "?", "const": "full"}, None,
-            "list all problems of what these steps will read, and end; quick decodes no photos, "
-            "processes prints how many a script starts"),
-        "recam": ((*RECAM, ALL_MAPS), "rib",
-            "maps that the later steps start from: RIB, AdvCAM, CAMs (IRN), or --import_maps; each "
-            "has folders of its own (all: the first three, in the scripts alone)"),
         **{f"{name}_pass": (_BOOL, None, text) for name, text in STEPS.items()},
     },
     "classifier and maps (1, make_cam)": {
-        "cam_weights_name": (_FILE, None, "classifier: written by 1, read by make_cam and 2"),
         "imagenet_weights": (_WEIGHTS, None,
-            "backbone to start from: a file in torchvision's format, of any width, or a classifier "
-            "checkpoint; or a name to download: resnet101 of torchvision (IMAGENET1K_V1), "
+            "initialization of the backbone: a file in torchvision's format, of any width; a "
+            "classifier; or a name to download: resnet101 of torchvision (IMAGENET1K_V1), "
             "timm:resnet50.a1_in1k (default: resnet50)"),
-        "cam_crop_size": (number(int, 32), 512, "crop of training images, in 1 and in RIB"),
-        "cam_long": (numbers(int, 32, 8192, count=2), "320,640", "their longer side, drawn"),
+        "cam_crop_size": (number(int, 32), 512, "crop size of training images, in 1 and in RIB"),
+        "cam_long": (numbers(int, 32, 8192, count=2), "320,640", "range of their longer side"),
         "cam_batch_size": (count, 16, "batch size"),
         "cam_num_epoches": (count, 5, "epochs"),
-        "cam_learning_rate": (_rate, 0.1, "of the backbone; classifier 10 times"),
-        "cam_weight_decay": (number(float, 0.0, 1.0), 1e-4, "in 1 and in RIB"),
+        "cam_learning_rate": (_rate, 0.1, "learning rate of the backbone; classifier 10 times"),
+        "cam_weight_decay": (number(float, 0.0, 1.0), 1e-4, "weight decay, in 1 and in RIB"),
         "cam_scales": (numbers(float, 0.05, 8.0), "1.0,0.5,1.5,2.0",
             "image scales whose maps are summed; those below 1.0 take no part in RIB's loss"),
         "max_long": (number(int, 32), None,
             "longer side that images are shrunk to in make_cam and 2 (for CPUs); maps keep theirs"),
         "precision": (("float32", "tf32", "bf16"), None,
-            "of convolutions (default: float32; on a GPU tf32); bf16: in the backbones of make_cam "
-            "and 2 and in 7 and 8, elsewhere tf32; matrix products are always in float32"),
+            "of convolutions; bf16: of the backbones of maps and of DeepLab, others are in tf32; "
+            "matrix products are in float32 (default: float32; on a GPU tf32)"),
     },
     "RIB (2)": {
         "RIB_iter": (count, 10, "iterations K per image"),
-        "RIB_lr": (number(float, 0.0, 1.0, open_low=True), None, "of the backbone; classifier x10"),
-        "RIB_batch_size": (count, None, "other images B per iteration"),
+        "RIB_lr": (number(float, 0.0, 1.0, open_low=True), None, "learning rate; classifier x10"),
+        "RIB_batch_size": (count, None, "batch size B: other images per iteration"),
         "score_th": (_fraction, None,
             "tau: pixels above this fraction of a map's peak are left out of the pooling"),
         "stop_th": (_positive, None, "margin m: stop once the target logits sum to more"),
         "explode_ratio": (_fraction, None,
             "early stop: fraction of the image that is above 0.3 of the map's peak"),
         "disjoint_prob": (_fraction, 1.0,
-            "chance that a batch shares no class with the image; otherwise it has all of them"),
+            "probability that a batch shares no class with the image; else it has all of them"),
         "num_pooled_classes": (_count_or_zero, None,
             "classes that leave discriminative regions out (0: average pooling; default: all)"),
         "RIB_final_activation": (("none", "sigmoid"), "none",
@@ -237,48 +232,56 @@ GROUPS = {
         "conf_fg_thres": (_fraction, 0.35, "background score of foreground labels"),
         "conf_bg_thres": (_fraction, None, "background score of background labels"),
         "irn_weights_name": (_FILE, None, "IRN: written by 5, read by 6"),
-        "irn_crop_size": (number(int, 64), 512, "crop of training images"),
+        "irn_crop_size": (number(int, 64), 512, "crop size of training images"),
         "irn_batch_size": (count, 32, "batch size"),
         "irn_num_epoches": (count, 3, "epochs"),
-        "irn_learning_rate": (_rate, 0.1, "of the boundary head; displacement head 10 times"),
-        "irn_weight_decay": (number(float, 0.0, 1.0), 1e-4, "of both heads"),
-        "irn_radius": (number(int, 2, 32), 10, "pixel pairs that are closer learn"),
+        "irn_learning_rate": (_rate, 0.1, "learning rate of the boundary head; displacement x10"),
+        "irn_weight_decay": (number(float, 0.0, 1.0), 1e-4, "weight decay of both heads"),
+        "irn_radius": (number(int, 2, 32), 10, "largest distance of a pair of pixels"),
     },
     "random walk and pseudo masks (6)": {
-        "beta": (number(float, 0.0, 1000.0, open_low=True), 10.0, "power of the affinities"),
+        "beta": (number(float, 0.0, 1000.0, open_low=True), 10.0, "exponent of the affinities"),
         "exp_times": (number(int, 0, 16), 8, "2^N steps of the random walk"),
-        "seed_power": (number(float, 0.0, 100.0, open_low=True), None, "power of its first maps"),
+        "seed_power": (number(float, 0.0, 100.0, open_low=True), None, "exponent of the seed maps"),
         "sem_seg_bg_thres": (_fraction, None, "background score of the masks"),
         "walk_norm": (("joint", "class"), "joint",
-            "its maps are divided by the maximum over all classes (the original), or each by its"),
+            "maps are divided by their maximum over all classes (the original) or of each class"),
         "irn_pad_size": (_count_or_zero, None, "pad images to this size for IRN, 0: no padding"),
     },
     "instance labels": {
         "with_ins": (_BOOL, False, "the whole sequence makes and scores instance labels too"),
         "ins_seg_bg_thres": (_fraction, 0.25, "background score of instance labels"),
-        "ins_seg_json": (_FILE, None, "also written, as COCO's JSON (category = class + 1)"),
+        "ins_seg_json": (_FILE, None, "instance labels as COCO's JSON too (category = class + 1)"),
     },
     "segmentation network (7 to 9)": {
-        "with_seg": (_BOOL, False, "the whole sequence runs on into 7 to 9"),
         "seg_preset": (tuple(SEG_PRESETS), "rib",
             "settings of a published training; the options below replace some of them"),
         "seg_init": (_WEIGHTS, None,
-            "backbone of 7: torchvision's format, of any width, or deeplab-pytorch's; or a name, "
-            "as for --imagenet_weights (default: resnet101)"),
+            "initialization of 7: a file of torchvision or deeplab-pytorch, or a name, as for "
+            "--imagenet_weights (default: resnet101)"),
         "seg_weights_name": (_FILE, None, "segmentation network: written by 7, read by 8"),
         "seg_label_dir": (_DIR, None, "label PNGs of any method (default: --sem_seg_out_dir)"),
         "seg_list": (_FILE, None, "images of 8 and 9 (default: the validation split)"),
         "seg_batch_size": (count, None, "batch size, of all processes together"),
         "seg_iterations": (count, None, "iterations"),
-        "seg_learning_rate": (_rate, None, "of the backbone; classifiers 10 times, biases 20"),
-        "seg_crop_size": (number(int, 16), None, "crop of training images"),
+        "seg_learning_rate": (_rate, None, "learning rate of the backbone; classifiers x10, x20"),
+        "seg_crop_size": (number(int, 16), None, "crop size of training images"),
         "seg_crf": (("none", "proper", "wrapped"), "proper",
             "dense CRF of 8, in DIR_crf; wrapped: on the colours of deeplab-pytorch's evaluation"),
         "seg_submission": (_FILE, None, "a .tar.gz of 8's predictions for the VOC test server"),
     },
+    "environment": {
+        "device": (str, "auto", "auto (CUDA when there is one), cpu, cuda or cuda:N"),
+        "num_processes": (_processes, None,
+            "processes that share images (default: one per GPU, or per core as memory allows)"),
+        "num_workers": (number(int, 0, 1024), None,
+            "data-loading workers of each (default: 1 on the CPU, up to 8 on a GPU; 0: none)"),
+        "num_threads": (_processes, None,
+            "CPU threads of each process, on which results depend (default: the cores, divided)"),
+        "deterministic": (_BOOL, False, "on a GPU, bitwise reproducible kernels alone (slower)"),
+        "seed": (number(int, 0, 2**31 - 1), 0, "random seed"),
+    },
     "output": {
-        "result_dir": (_DIR, None,
-            "everything goes here where not said otherwise (default: result/DATASET)"),
         "plain_cam_out_dir": (_DIR, None, "maps of make_cam"),
         "cam_out_dir": (_DIR, None, "maps of 2, read by 3, 4 and 6"),
         "ir_label_out_dir": (_DIR, None, "IRN's training labels"),
@@ -288,8 +291,6 @@ GROUPS = {
         "visualize": (_count_or_zero, 0,
             "draw N images' maps and masks, and the scores' curves, into RESULT_DIR/visualize"),
         "report": (_BOOL, False, "print the table of RESULT_DIR's scores, draw curves, and end"),
-        "report_html": (_BOOL, False,
-            "write RESULT_DIR/report.html: scores, curves, classes, images; also after --report"),
         "expect": ({**_FILE, "nargs": "?", "const": EXPECTED}, None,
             "say whether the scores lie in the ranges of this file (Demo/expected.json), the "
             "paper's or those of the samples; exit code 1 where one does not"),
@@ -347,11 +348,11 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for title, options in GROUPS.items():
         add = parser.add_argument_group(title).add_argument
-        if title == "dataset":
+        if title == "main options":
             add("--dataset", choices=dataset_names(), default="voc12", help="dataset")
             roots = {name: dataset_module(name).DEFAULT_ROOT for name in dataset_names()}
             for name in filter(roots.get, roots):
-                add(f"--{name}_root", **_DIR, default=roots[name], help="folder of images")
+                add(f"--{name}_root", **_DIR, default=roots[name], help=f"folder of {name}")
         for name, (kind, default, text) in options.items():
             known = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
             known = kind if isinstance(kind, dict) else known

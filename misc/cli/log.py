@@ -43,7 +43,8 @@ def start_log(args: Options, first_rank: bool) -> None:
     shown = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **shown)
     handlers[0].setLevel(logging.INFO)
-    log.setLevel(logging.DEBUG)
+    for name in ("run_sample", "misc", "step"):  # the file has more than the screen
+        logging.getLogger(name).setLevel(logging.DEBUG)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
     if file.stream.tell() == 0:
         file.stream.write(f"{LOG_MARK}\n")

@@ -146,25 +146,25 @@ def check_steps(args: Options, parts: Parts) -> None:
 
 
 def run_parts(args: Options, parts: Parts) -> None:
-    """Run the steps in the order of the method, print the table, then make what follows them."""
+    """Run the steps in the order of the method, make what follows them, then print the table."""
+    log.info("steps: %s", ", ".join(parts.steps))
     for number, (name, step) in enumerate(parts.steps.items(), start=1):
         place, what = f"{number}/{len(parts.steps)}", STEPS[name].lstrip("0123456789 ")
-        log.info("[%s] %s: %s", place, name, what)
+        log.debug("[%s] %s: %s", place, name, what)
         with memory_can_end(name):
             step.run(args)
-    if any("eval" in step.LISTS for step in parts.steps.values()):
-        print_report(args)
     for name, part in parts.after.items():
-        log.info("making the %s", name)
+        log.debug("making the %s", name)
         if name == "masks":  # all ranks share the images
             part.run(args)
         else:
             distributed.on_first_rank(partial(part.run, args))
-    for name, part in parts.all.items():
-        for output in part.writes(args)[:1]:
-            if output.path.exists():
-                log.info("%-20s %s", name, output.path)
-    log.info("%-20s %s", "log", args.log_name)
+    if any("eval" in step.LISTS for step in parts.steps.values()):
+        print_report(args)
+    made = {out.path: name for name, part in parts.all.items() for out in part.writes(args)[:1]}
+    for path, name in {**made, args.log_name: "log"}.items():
+        if path.exists():
+            log.info("%-20s %s", name, path)
 
 
 def show_report(args: Options, known: Steps) -> None:

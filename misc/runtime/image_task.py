@@ -65,8 +65,9 @@ def run_over_images(task: ImageTask, image_ids: tuple[str, ...], resources: Reso
     start = time.perf_counter()
     results = distributed.gathered(_run_part(task, distributed.part(todo), resources))
     seconds = time.perf_counter() - start
-    log.info("%s: %s in %.1f s (%.3f s per image)", task.name, counted({"image": len(todo)}),
-             seconds, seconds / len(todo))  # fmt: skip
+    shown = logging.INFO if task.outputs(todo[0]) else logging.DEBUG  # scores have their own line
+    log.log(shown, "%s: %s in %.1f s (%.3f s per image)", task.name,
+            counted({"image": len(todo)}), seconds, seconds / len(todo))  # fmt: skip
     return [result for of_rank in results for result in of_rank]
 
 
@@ -92,10 +93,10 @@ def _run_part(task: ImageTask, image_ids: list[str], resources: Resources) -> li
     count = len(image_ids) // task.images_worth_a_process
     devices = pick_devices(resources, count, task.on_gpu)
     threads, ranks = threads_per_process(resources, task.on_gpu), distributed.size()
-    log.info("%s: %s%s, %s on %s, %s each", task.name, counted({"image": len(image_ids)}),
-             f" on the first of {ranks} ranks" if ranks > 1 else "",
-             counted({"process": len(devices)}), devices[0].type,
-             counted({"thread": threads}))  # fmt: skip
+    log.debug("%s: %s%s, %s on %s, %s each", task.name, counted({"image": len(image_ids)}),
+              f" on the first of {ranks} ranks" if ranks > 1 else "",
+              counted({"process": len(devices)}), devices[0].type,
+              counted({"thread": threads}))  # fmt: skip
     settings = [(device, threads, resources) for device in devices]
     parts = [(image_ids[n :: len(devices)], *each) for n, each in enumerate(settings)]
     with progress(len(image_ids), task.name, "image", hidden=distributed.rank() > 0) as bar:

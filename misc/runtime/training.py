@@ -30,6 +30,7 @@ from misc.storage.torch_files import read_torch, write_torch
 log = logging.getLogger(__name__)
 
 CHECKPOINT_MINUTES = 5.0  # between two saved states of a training
+_SHOWN = 6  # epochs of a training that the screen shows; the log file has all
 _STATE = {"settings": dict, "done": int, "model": dict, "optimizer": dict, "sums": dict}
 
 
@@ -126,7 +127,8 @@ def train(
     per_epoch, total = training.steps(len(dataset))
     done, sums = _resume(training, parts)
     network = DistributedDataParallel(model) if torch.distributed.is_initialized() else model
-    saved, on_gpu = time.monotonic(), next(model.parameters()).is_cuda
+    begun = saved = time.monotonic()
+    on_gpu, epochs = next(model.parameters()).is_cuda, -(-total // per_epoch)
     bar = progress(total, training.name, "step", done, hidden=distributed.rank() > 0)
     prefix = training.name.removeprefix("train_")
     lower = (f"--{prefix}_batch_size", f"--{prefix}_crop_size")
@@ -151,11 +153,14 @@ def train(
                     saved = time.monotonic()
                 bar.update()
             count = done - epoch * per_epoch
-            log.info(
-                "%s: epoch %d of %d, mean losses: %s; learning rate %.3g, %.1f images/s",
-                training.name, epoch + 1, -(-total // per_epoch),
+            shown = done == total or (epoch + 1) % -(-epochs // _SHOWN) == 0
+            log.log(
+                logging.INFO if shown else logging.DEBUG,
+                "%s: epoch %d of %d, mean losses: %s; learning rate %.3g, %.1f images/s, %.1f s",
+                training.name, epoch + 1, epochs,
                 ", ".join(f"{name} {float(value) / count:.4f}" for name, value in sums.items()),
                 optimizer.param_groups[0]["lr"], images / (time.monotonic() - start),
+                time.monotonic() - begun,
             )  # fmt: skip
     _save(training, done, parts, sums)
 

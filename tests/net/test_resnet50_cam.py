@@ -51,17 +51,6 @@ def test_bf16_is_of_the_backbone_of_maps_alone_and_ends_with_it(images, kind, bf
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_maps_of_frozen_features_can_be_repeated(images):
-    cam = thin(CAM)
-    frozen = cam.frozen_features(images.requires_grad_())
-    before = frozen.clone()
-    assert not frozen.requires_grad and frozen.shape == (2, 64, 8, 10)
-    first = cam.maps(frozen)
-    first.sum().backward()
-    assert torch.equal(first, cam.maps(frozen)) and torch.equal(first, cam(images))
-    assert torch.equal(frozen, before)
-
-
 def test_only_layer3_layer4_and_classifier_train(images):
     net = thin(Net, n_classes=5).train()
     net(images).square().sum().backward()

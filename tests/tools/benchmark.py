@@ -2,8 +2,9 @@
 
     python -m tests.tools.benchmark [name ...] [--repeats 5] [--device cuda] [--json FILE]
 
-Both get the same made-up input and take turns in one process, and their results are compared. The
-ratio of their median times is what counts. Peak memory is measured in processes of their own.
+Both get the same made-up input and take turns in one process. Their results are compared in strict
+float32, and timed in what a GPU computes by default (convolutions in TF32). The ratio of their
+median times is what counts. Peak memory is measured in processes of their own.
 """
 
 import argparse
@@ -19,9 +20,17 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 
-from misc.runtime.devices import machine
-from misc.runtime.processes import cpu_count
-from tests.tools.comparisons import COMPARISONS, CPU, Comparison, Entry, Results, timed
+from misc.runtime.devices import machine, set_up_process
+from misc.runtime.processes import Resources, cpu_count
+from tests.tools.comparisons import (
+    COMPARISONS,
+    CPU,
+    Comparison,
+    Entry,
+    Results,
+    device_named,
+    timed,
+)
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
 
@@ -68,20 +77,23 @@ def difference(ours: Results, reference: Results) -> float:
 
 
 def measure(name: str, entry: Entry, repeats: int, device: torch.device, memory=None) -> Report:
-    """Time one comparison; the first run, at the sizes of a test, loads the libraries."""
-    small = entry.kind(device, **entry.small)
-    small.timed_reference()
-    small.ours()
+    """Compare the results of one comparison, which also loads the libraries, then time it."""
     comparison = entry.kind(device, **entry.sizes)
+    compute_in("float32", comparison.device)
+    _, expected = comparison.timed_reference()
+    apart = difference(comparison.ours(), expected)
+    agrees = apart <= comparison.tolerance
+    compute_in("tf32", comparison.device)
     seconds = {"reference": [], "ours": []}
     for _ in range(repeats):
-        lasted, expected = comparison.timed_reference()
-        seconds["reference"].append(lasted)
-        lasted, found = timed(comparison.ours, comparison.device)
-        seconds["ours"].append(lasted)
-    apart = difference(found, expected)
-    agrees = apart <= comparison.tolerance
+        seconds["reference"].append(comparison.timed_reference()[0])
+        seconds["ours"].append(timed(comparison.ours, comparison.device)[0])
     return Report(name, comparison.title, **seconds, memory=memory, difference=apart, agrees=agrees)
+
+
+def compute_in(precision: str, device: torch.device) -> None:
+    """Set PyTorch's flags as a run with this --precision does."""
+    set_up_process(Resources(precision=precision), device, torch.get_num_threads())
 
 
 def measure_memory(entry: Entry, device: torch.device) -> tuple[int, int] | None:
@@ -164,7 +176,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("names", nargs="*", metavar="name", help=f"of {', '.join(COMPARISONS)}")
     add("--repeats", type=int, default=5, help="runs of each (default: %(default)s)")
-    add("--device", type=torch.device, default=CPU, metavar="NAME",
+    add("--device", type=device_named, default=CPU, metavar="NAME",
         help="where tensors and networks are, cpu or cuda (default: %(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write all figures there too")
     args = parser.parse_args(argv)

@@ -134,12 +134,6 @@ def test_few_photographs_have_trainings_that_suit_them(tmp_path, monkeypatch, ra
     assert published.seg_iterations == 30_000 and published.seg_crop_size == 321
 
 
-def test_numbers_may_be_given_for_every_dataset_default():
-    for name, value in parse([]).info.defaults.items():
-        text, given = ("0.3,0.6", (0.3, 0.6)) if isinstance(value, tuple) else ("1", 1)
-        assert getattr(parse(["--conf_fg_thres", "1", f"--{name}", text]), name) == given
-
-
 def test_published_settings_of_advcam_come_with_it_unless_given():
     args = parse(["--recam", "advcam"])
     found = args.cam_eval_thres, args.conf_bg_thres, args.seed_power, args.sem_seg_bg_thres
@@ -211,6 +205,8 @@ def test_help_tells_every_option_and_its_default_and_they_are_not_too_many():
         assert f"(default: {default}" in words
     shown = [action for action in build_parser()._actions if action.help != argparse.SUPPRESS]
     assert len(shown) - 1 <= 110  # beside --help
+    groups = {group.title: len(group._group_actions) for group in build_parser()._action_groups}
+    assert list(groups)[2] == "main options" and groups["main options"] == 10
 
 
 def lists(tmp_path, train, evaluated, *more):
