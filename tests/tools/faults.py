@@ -126,21 +126,6 @@ def _signal_in(bench: Bench, result: Path, step: str, kind: signal.Signals, to_a
             return time.monotonic() - start
 
 
-def removed(bench: Bench, result: Path) -> str:
-    """An output folder is removed while its step runs."""
-    codes = []
-    for step in bench.products:
-        bench.remove(result, step)
-        with bench.trial(step), bench.start(result) as run:
-            run.reach(step)
-            bench.pause(step)
-            bench.remove(result, step)
-            codes.append(_clear_end(run))
-        with bench.trial(f"after {step}"):
-            bench.finish(result)
-    return f"exit codes {codes}"
-
-
 def _clear_end(run: Run) -> int:
     """Exit code of a run that may fail, if it says why in one line."""
     code, said = run.end(), run.lines("stopped", "error")
@@ -262,7 +247,7 @@ def processes(bench: Bench, result: Path) -> str:
 
 
 FROM_NOTHING = (kill, disk_full, processes)
-OF_A_COPY = (worker, signals, removed, clock, damaged, flipped, users_files)
+OF_A_COPY = (worker, signals, clock, damaged, flipped, users_files)
 SCENARIOS = {scenario.__name__: scenario for scenario in (*FROM_NOTHING, *OF_A_COPY)}
 
 
