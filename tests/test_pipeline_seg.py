@@ -56,8 +56,8 @@ def fresh(run, tmp_path, tiny_run):
 def test_predictions_and_scores(run):
     ids = [line for line in (run.folder / "lists" / "val.txt").read_text().split() if "_" in line]
     rows = load_scores(run.folder)
-    assert set(rows) == {"upper bound", "upper bound + CRF"}  # trained on ground truth
-    assert rows["upper bound"]["images"] == len(ids) and rows["upper bound + CRF"]["crf"]
+    assert set(rows) == {"fully supervised", "fully supervised + CRF"}  # trained on ground truth
+    assert rows["fully supervised"]["images"] == len(ids) and rows["fully supervised + CRF"]["crf"]
     network = load_segmentation(run.folder / "deeplab_v2.pth", 21)
     for image_id in ids:
         image = np.asarray(Image.open(run.sample.image_path(image_id)))
@@ -93,13 +93,13 @@ def test_the_row_is_named_by_what_the_network_was_trained_on(run, tmp_path):
     assert row_of(parse(given)) == "segmentation"
     assert row_of(parse([*given, "--recam", "advcam"])) == "segmentation, AdvCAM"
     truth = run.sample.root / "Annotations" / ".." / "SegmentationClassAug"
-    assert row_of(parse([*given, "--seg_label_dir", str(truth)])) == "upper bound"
+    assert row_of(parse([*given, "--seg_label_dir", str(truth)])) == "fully supervised"
 
 
 def test_predictions_without_a_crf(run, fresh):
     given = ("--seg_weights_name", run.folder / "deeplab_v2.pth", "--seg_crf", "none")
     assert fresh("--make_seg_pass", "--eval_seg_pass", "--limit", 1, *given) == 0
-    assert set(load_scores(fresh.folder)) == {"upper bound"}
+    assert set(load_scores(fresh.folder)) == {"fully supervised"}
     assert not (fresh.folder / "seg_crf").exists()
 
 

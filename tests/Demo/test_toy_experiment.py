@@ -78,7 +78,7 @@ def test_damaged_files_of_mnist_are_named(mnist, damage):
 
 def test_shapes_stand_clear_of_their_digits_at_varying_places():
     digits, values = draw_digits(np.random.default_rng(0), 40)
-    data = toy_experiment.compose(np.random.default_rng(1), digits, values, 35, share=0.5)
+    data = toy_experiment.compose(np.random.default_rng(1), digits, values, 35, fraction=0.5)
     assert data.images.shape == (40, 1, 35, 35) and data.images.max() == 1
     has = data.shapes.flatten(1).any(1)
     assert 8 < has.sum() < 32

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.fault_runs import CHECKPOINT, Bench, FaultError, differences, digests
+from tests.tools.fault_runs import CHECKPOINT, Bench, FaultError, checksums, differences
 from tests.tools.faults import kill, worker
 
 
@@ -29,14 +29,14 @@ def results(tmp_path):
 
 
 def test_every_difference_is_found(results):
-    expected = digests(results)
+    expected = checksums(results)
     assert set(expected) == {"cam/a.npy", "cam/b.npy", "res50_cam.pth"}
     (results / "run.log").write_text("other times")
-    assert differences(expected, digests(results), cut_short=False) == []
+    assert differences(expected, checksums(results), cut_short=False) == []
     (results / "cam" / "a.npy").write_text("cam/a.np")
     (results / "cam" / "b.npy").unlink()
     (results / "cam" / ".c.npy.host-1-0.tmp.npy").touch()
-    assert differences(expected, digests(results), cut_short=False) == [
+    assert differences(expected, checksums(results), cut_short=False) == [
         "different: cam/a.npy",
         "left over: cam/.c.npy.host-1-0.tmp.npy",
         "missing: cam/b.npy",
@@ -44,14 +44,14 @@ def test_every_difference_is_found(results):
 
 
 def test_a_run_that_was_cut_short_may_lack_files_but_not_have_half_ones(results):
-    expected = digests(results)
+    expected = checksums(results)
     (results / "res50_cam.pth").unlink()
     (results / "res50_cam.partial.pth").touch()
     (results / "cam" / ".a.npy.host-1-0.tmp.npy").touch()
-    assert differences(expected, digests(results), cut_short=True) == []
+    assert differences(expected, checksums(results), cut_short=True) == []
     (results / "cam" / "a.npy").write_text("cam/")
     (results / "cam" / "c.npy").touch()
-    found = differences(expected, digests(results), cut_short=True)
+    found = differences(expected, checksums(results), cut_short=True)
     assert found == ["different: cam/a.npy", "left over: cam/c.npy"]
 
 
