@@ -149,8 +149,7 @@ GROUPS = {
         "check": ({"choices": ("full", "quick"), "nargs": "?", "const": "full"}, None,
             "list all problems of the input, compute nothing; quick decodes no photographs"),
         "limit": (count, None, "first N images of each list (RIB's batches: of the whole list)"),
-        "report_html": (_BOOL, False,
-            "write RESULT_DIR/report.html: scores, curves, classes, images; also after --report"),
+        "report_html": (_BOOL, False, "write RESULT_DIR/report.html: scores, curves, images"),
     },
     "dataset": {
         "train_list": (_FILE, None, "training images; made from the root where not given"),
