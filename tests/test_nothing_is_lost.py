@@ -138,7 +138,8 @@ def test_check_writes_and_deletes_nothing(call, tmp_path, result_dir):
     assert checksums(tmp_path) == before and not (result_dir / LOCK).exists()
 
 
-def test_a_second_run_in_a_folder_ends_before_it_writes(call, result_dir):
+def test_a_second_run_in_a_folder_ends_before_it_writes(call, result_dir, monkeypatch):
+    monkeypatch.setattr("misc.storage.files._PATIENCE", 0.0)
     folder = result_dir / "else" / "cam"
     folder.mkdir(parents=True)
     command = [sys.executable, "-c", HOLDER, folder]

@@ -39,18 +39,6 @@ def test_recorded_paths_of_the_training_radius(golden):
         np.testing.assert_array_equal(path, data[f"big_search_path_{i}"])
 
 
-def test_path_maximum_gradient_of_equal_values_goes_to_the_last_pixel_of_the_path():
-    index = PathIndex(4, (4, 7))
-    maps = torch.zeros(1, 4, 7, requires_grad=True)
-    maxima = path_maximum(maps, index)
-    weights = torch.arange(1.0, 1 + maxima.numel()).view_as(maxima)
-    (maxima * weights).sum().backward()
-    expected = torch.zeros(28)
-    last = np.concatenate([pixels.max(axis=1) for pixels in IndexArrays(index).path_indices])
-    expected.index_add_(0, torch.from_numpy(last).reshape(-1), weights.reshape(-1))
-    assert torch.equal(maps.grad.reshape(-1), expected)
-
-
 @pytest.mark.parametrize("size", [(4, 20), (20, 8)])
 def test_maps_without_a_start_pixel_are_a_clear_error(size):
     with pytest.raises(UserError, match="at least 36"):
@@ -97,20 +85,3 @@ def test_recorded_walks(golden, scores, result, options):
     walked, recorded = propagate_to_edge(seed, edge, **options).numpy(), data[result]
     assert walked.shape == recorded.shape
     assert np.abs(walked - recorded).max() < 1e-4 * np.abs(recorded).max()
-
-
-def test_walk_takes_both_layouts_and_leaves_its_inputs_alone():
-    scores, edge = random_map(2, 8, 9), random_map(1, 8, 9, seed=1)
-    copies = scores.clone(), edge.clone()
-    walked = propagate_to_edge(scores, edge)
-    assert walked.shape == (2, 1, 8, 9)
-    assert torch.equal(walked, propagate_to_edge(scores[:, None], edge))
-    assert torch.equal(scores, copies[0]) and torch.equal(edge, copies[1])
-
-
-def test_single_precision_inputs_lose_no_accuracy():
-    scores, edge = random_map(2, 20, 20).float(), 0.9999 * random_map(1, 20, 20, seed=1).float()
-    walked = propagate_to_edge(scores, edge)
-    precise = propagate_to_edge(scores.double(), edge.double())
-    assert walked.dtype == torch.float32
-    assert (walked - precise).abs().max() < 1e-6 * precise.max()

@@ -126,21 +126,6 @@ def _signal_in(bench: Bench, result: Path, step: str, kind: signal.Signals, to_a
             return time.monotonic() - start
 
 
-def removed(bench: Bench, result: Path) -> str:
-    """An output folder is removed while its step runs."""
-    codes = []
-    for step in bench.products:
-        bench.remove(result, step)
-        with bench.trial(step), bench.start(result) as run:
-            run.reach(step)
-            bench.pause(step)
-            bench.remove(result, step)
-            codes.append(_clear_end(run))
-        with bench.trial(f"after {step}"):
-            bench.finish(result)
-    return f"exit codes {codes}"
-
-
 def _clear_end(run: Run) -> int:
     """Exit code of a run that may fail, if it says why in one line."""
     code, said = run.end(), run.lines("stopped", "error")
@@ -243,18 +228,6 @@ def users_files(bench: Bench, result: Path) -> str:
     return f"{len(mine)} files of the user stayed"
 
 
-def neighbour(bench: Bench, result: Path) -> str:
-    """Another program keeps a core busy: the same bytes."""
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        with bench.trial("beside a busy neighbour"):
-            bench.finish(result)
-    finally:
-        busy.kill()
-        busy.wait()
-    return "the same files beside a busy neighbour"
-
-
 def processes(bench: Bench, result: Path) -> str:
     """Other numbers of processes, and a list in reversed order."""
     for count in ("2", "3"):
@@ -273,8 +246,8 @@ def processes(bench: Bench, result: Path) -> str:
     return "1, 2, 3 and a reversed list give the same maps, labels and masks"
 
 
-FROM_NOTHING = (kill, disk_full, neighbour, processes)
-OF_A_COPY = (worker, signals, removed, clock, damaged, flipped, users_files)
+FROM_NOTHING = (kill, disk_full, processes)
+OF_A_COPY = (worker, signals, clock, damaged, flipped, users_files)
 SCENARIOS = {scenario.__name__: scenario for scenario in (*FROM_NOTHING, *OF_A_COPY)}
 
 
