@@ -233,7 +233,7 @@ class Preflight:
 def producers(args: Options, steps: Steps) -> dict[Path, str]:
     """Return the step that makes each folder and file that these steps would write."""
     # Of two the first counts, and that of --recam before others that make such maps.
-    others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
+    others = {producer for producer, _ in RECAM.values()} - {RECAM[args.recam][0]}
     found = {}
     for name in sorted(STEPS, key=lambda name: name in others):
         for output in steps[name].writes(args) if name in steps else ():

@@ -171,7 +171,7 @@ def changed_coco(table: str, **change: object) -> bytes:
 
 
 ANNOTATIONS = {
-    "a long outline": [[-1e5, -1e5, 1e5, 1e5] * 500],
+    "a long polygon": [[-1e5, -1e5, 1e5, 1e5] * 500],
     "a far point": [[1e300, 1, 9, 1, 9, 9]],
     "a point that is none": [[float("nan"), 1, 9, 1, 9, 9]],
 }
