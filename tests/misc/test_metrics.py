@@ -116,7 +116,7 @@ def test_threshold_scores_refuse_what_does_not_fit():
     scores = metrics.ThresholdScores([0.2, 0.5], 5)
     with pytest.raises(UserError, match="2 x 3"):
         scores.add(cams, np.array([0]), np.zeros((2, 3), dtype=np.uint8))
-    with pytest.raises(UserError, match="label 7 in the truth"):
+    with pytest.raises(UserError, match="label 7 in the ground truth"):
         scores.add(cams, np.array([0]), np.array([[0, 0], [7, 255]], dtype=np.uint8))
     with pytest.raises(UserError, match="label 4 in the CAM keys"):
         scores.add(cams, np.array([4]), truth)

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from misc.storage.files import _host
-from tests.tools.fault_runs import SPLIT, Bench, FaultError, Run, digests
+from tests.tools.fault_runs import SPLIT, Bench, FaultError, Run, checksums
 
 _OTHER = ("--cam_scales", "1.0,0.5", "--conf_fg_thres", "0.35")  # settings of other files
 _NOT_BY_IMAGE = ("lists/", "visualize/")
@@ -238,11 +238,11 @@ def processes(bench: Bench, result: Path) -> str:
     backwards.write_text("\n".join(reversed(ids)) + "\n")
     with bench.trial("reversed"), bench.start(folder, "--infer_list", backwards) as run:
         run.require(run.end() == 0, "the run fails")
-        found = digests(folder)
+        found = checksums(folder)
         # Pictures are of the first images of a list, so reversed ones are of other images.
-        for name, digest in bench.reference.items():
+        for name, checksum in bench.reference.items():
             of_an_image = name.endswith((".npy", ".png")) and not name.startswith(_NOT_BY_IMAGE)
-            run.require(not of_an_image or found.get(name) == digest, f"{name} differs")
+            run.require(not of_an_image or found.get(name) == checksum, f"{name} differs")
     return "1, 2, 3 and a reversed list give the same maps, labels and masks"
 
 

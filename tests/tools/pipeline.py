@@ -1,6 +1,6 @@
 """Times every step of a run on synthetic photographs of VOC's size.
 
-    python -m tests.tools.pipeline N [--width 64] [--json FILE] [options of run_sample.py]
+    python -m tests.tools.pipeline N [--width 64] [options of run_sample.py]
 
 Draws N training images of 375 x 500 pixels and a quarter as many for validation, and runs the steps
 at the published settings, from a backbone whose weights come from a recipe: the masks are worth
@@ -8,7 +8,6 @@ nothing, and the work is that of real weights.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -77,7 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.tools.pipeline", allow_abbrev=False)
     parser.add_argument("images", type=int, metavar="N")
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--json", type=Path)
     own, words = parser.parse_known_args(argv)
     if own.images < 4:  # fewer may leave RIB no image without the classes of another
         parser.error(f"{own.images} images are too few: give 4 or more")
@@ -86,9 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("| step | seconds | images per second |", "|---|---|---|", sep="\n")
     for name, lasted in seconds.items():
         print(f"| {name} | {lasted:.1f} | {own.images / lasted:.2f} |")
-    if own.json:
-        found = {"machine": machine(), "options": words, "images": own.images, "seconds": seconds}
-        own.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

@@ -1,5 +1,3 @@
-import tracemalloc
-
 import pytest
 
 from misc.data.folder.labels import settled
@@ -121,19 +119,3 @@ def test_what_else_is_wrong_is_one_line(refused, text, words):
 def test_of_many_rows_of_no_photograph_the_first_are_shown(refused):
     lines = refused("image,labels\n" + "z.jpg,cat\n" * 30)
     assert len(lines) == 21 and lines[-1] == "20 problems: 20 rows"
-
-
-def test_a_longer_table_takes_no_more_memory(tmp_path, tree_of, monkeypatch):
-    monkeypatch.setattr("misc.data.folder.table._ROWS", 200)
-    tree = tree_of(*NAMES)
-
-    def peak(rows):
-        (tmp_path / "t.csv").write_text("image,label\na.jpg,cat\n" + "a.jpg,cat\n" * rows)
-        tracemalloc.start()
-        read_table(tmp_path / "t.csv", tree)
-        highest = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return highest
-
-    peak(10)  # pandas is loaded
-    assert peak(2400) - peak(800) < 100_000
