@@ -10,14 +10,12 @@ from PIL import Image
 
 from coco14.dataset import describe as describe_coco
 from misc.cams import load_cam, save_cam
-from misc.cli.options import parse
 from misc.errors import UserError
 from misc.storage.cam_files import save_dict, save_label_dict
 from misc.storage.files import read_bytes
-from misc.storage.images import MAX_PIXELS, check_jpeg
+from misc.storage.images import check_jpeg
 from net.checkpoint import read_checkpoint, save_checkpoint
 from net.resnet50_cam import Net
-from step.visualize import figure_of, save_figure
 from tests.conftest import THIN
 
 FIRST, SECOND = "2012_000001", "2012_000002"
@@ -128,16 +126,6 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path, info, call):
         assert code == 2 and any("pipe" in line for line in lines)
     code, (line,), _ = call()
     assert code == 2 and str(info.image_path(SECOND)) in line
-
-
-def test_a_figure_of_any_shape_takes_little_memory(info, tmp_path):
-    args = parse(["--voc12_root", str(info.root), "--result_dir", str(tmp_path / "result")])
-    for size in ((3000, 3), (3, 3000), (3000, 2000)):
-        Image.new("RGB", size).save(info.image_path(FIRST))
-        Image.new("P", size).save(info.mask_path(FIRST))
-        save_figure(figure_of(args, FIRST, {}), tmp_path / f"{size}.png")
-        width, height = Image.open(tmp_path / f"{size}.png").size
-        assert width * height < MAX_PIXELS / 100
 
 
 def test_coco_masks_are_drawn_for_scores_alone(coco_sample, tiny_run, tmp_path):

@@ -15,8 +15,7 @@ from misc.labels import read_label_png, save_label_png
 from misc.storage.scores import load_scores
 from net.backbones import ResNet
 from net.checkpoint import load_segmentation, read_checkpoint, segmentation_on
-from net.deeplab_v2 import COLOURS, network_input, probabilities
-from step.eval_seg import row_of
+from net.deeplab_v2 import probabilities
 
 TINY_SEG = (
     *("--seg_preset", "clims", "--seg_crop_size", 65, "--seg_batch_size", 4),
@@ -86,21 +85,6 @@ def test_the_checkpoint_knows_its_network(run):
     frozen = "layer1.0.bn1.weight"
     assert trained[frozen].equal(start[f"backbone.{frozen}"])
     assert checkpoint["extra"]["settings"]["step"] == "train_seg"
-
-
-def test_the_row_is_named_by_what_the_network_was_trained_on(run, tmp_path):
-    given = ["--voc12_root", str(run.sample.root), "--result_dir", str(tmp_path)]
-    assert row_of(parse(given)) == "segmentation"
-    assert row_of(parse([*given, "--recam", "advcam"])) == "segmentation, AdvCAM"
-    truth = run.sample.root / "Annotations" / ".." / "SegmentationClassAug"
-    assert row_of(parse([*given, "--seg_label_dir", str(truth)])) == "upper bound"
-
-
-def test_predictions_without_a_crf(run, fresh):
-    given = ("--seg_weights_name", run.folder / "deeplab_v2.pth", "--seg_crf", "none")
-    assert fresh("--make_seg_pass", "--eval_seg_pass", "--limit", 1, *given) == 0
-    assert set(load_scores(fresh.folder)) == {"upper bound"}
-    assert not (fresh.folder / "seg_crf").exists()
 
 
 def refused(capsys, code):
@@ -177,10 +161,3 @@ def test_files_of_deeplab_pytorch_are_read(golden, tmp_path):
     assert trained.aspp[3].weight.unique().tolist() == [2.0]
     with pytest.raises(UserError, match="tells 21 .* has 81"):
         load_segmentation(tmp_path / "done.pth", 81)
-
-
-def test_colours_of_both_kinds_of_network():
-    image = np.full((1, 1, 3), 128.0)
-    caffe, torchvision = (network_input(image, COLOURS[n])[:, 0, 0] for n in COLOURS)
-    np.testing.assert_allclose(caffe, [128 - 104.008, 128 - 116.669, 128 - 122.675], rtol=1e-6)
-    np.testing.assert_allclose(torchvision[0], (128 / 255 - 0.485) / 0.229, rtol=1e-5)

@@ -136,38 +136,10 @@ def test_a_page_is_of_the_dataset_that_its_result_folder_records(scored, tiny_ru
     assert b"Dataset folder, 2 classes" in after and len(after) > 0.9 * len(before)
 
 
-def test_a_page_needs_its_photographs_and_a_table_does_not(scored, tiny_run, capsys):
-    before = (scored / "r" / "report.html").read_bytes()
-    (scored / "photos").rename(scored / "moved")
-    given = ("--report", "--result_dir", scored / "r")
-    assert tiny_run(*given, "--report_html") == 2
-    assert f"--root {scored / 'photos'}: no such folder" in capsys.readouterr().err
-    assert (scored / "r" / "report.html").read_bytes() == before
-    assert tiny_run(*given) == 0 and "masks of" in capsys.readouterr().out
-    assert tiny_run(*given, "--report_html", "--root", scored / "moved") == 0
-
-
 def test_a_page_of_a_folder_that_does_not_say_its_dataset_is_refused(tmp_path, tiny_run, capsys):
     assert tiny_run("--report", "--report_html", "--result_dir", tmp_path) == 2
     assert f"{tmp_path}: does not say which dataset" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_a_report_of_a_folder_that_cannot_be_written_is_its_table(
-    scored, tiny_run, capsys, monkeypatch
-):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied", "figure.png")
-
-    before = times(scored, "*")
-    monkeypatch.setattr("step.visualize.save_curves", refuse)
-    monkeypatch.setattr("step.html_report.write_page", refuse)
-    given = ("--report", "--result_dir", scored / "r")
-    assert tiny_run(*given) == 0
-    said = capsys.readouterr().out
-    assert "masks of" in said and "cannot be written (Permission denied); no curves" in said
-    assert tiny_run(*given, "--report_html") == 2
-    assert "error: --report_html: " in capsys.readouterr().err and before == times(scored, "*")
 
 
 def test_results_of_a_changed_photograph_or_label_are_made_again_alone(own, call):

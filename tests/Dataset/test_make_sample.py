@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 
 from Dataset import make_sample as sample
-from Dataset import voc_layout
-from Dataset.scene import Instance, Scene
 from misc.errors import UserError
 from voc12.dataset import CLASS_NAMES
 
@@ -40,25 +38,6 @@ def mask_of(folder: Path, image_id: str) -> np.ndarray:
     return np.array(Image.open(folder / "SegmentationClass" / f"{image_id}.png"))
 
 
-def square_scene() -> Scene:
-    """A cat of 8 x 10 pixels that ends at the right border, a dog of 6 x 6 below it."""
-    masks = np.zeros((2, 20, 30), bool)
-    masks[0, 2:10, 20:30] = True
-    masks[1, 10:16, 22:28] = True
-    instances = (Instance("cat", masks[0]), Instance("dog", masks[1]))
-    return Scene(np.zeros((20, 30, 3), np.uint8), instances)
-
-
-def test_label_map_has_a_ring_of_void_round_every_object():
-    labels = voc_layout.label_map(square_scene())
-    cat, dog = CLASS_NAMES.index("cat") + 1, CLASS_NAMES.index("dog") + 1
-    assert labels.dtype == np.uint8 and set(np.unique(labels)) == {0, cat, dog, 255}
-    assert (labels == cat).sum() == 6 * 9  # no ring along the image border
-    assert (labels == dog).sum() == 4 * 4
-    assert (labels[3:9, 18] == 0).all() and (labels[3:9, 19:21] == 255).all()
-    assert (labels[9:11, 23:27] == 255).all()  # also between the two
-
-
 def test_masks_images_and_annotations_agree(default_sample):
     train, val = ids_of(default_sample, "train"), ids_of(default_sample, "val")
     assert (len(train), len(val)) == (24, 12) and not set(train) & set(val)
@@ -77,18 +56,6 @@ def test_same_options_give_the_same_bytes(tmp_path, layout):
     for name in ("a", "b"):
         sample.make_sample(tmp_path / name, 2, 1, seed=5, layout=layout)
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
-
-
-def test_images_depend_on_seed_and_split_but_not_on_their_number(tmp_path):
-    sample.make_sample(tmp_path / "few", 1, 1, seed=5)
-    sample.make_sample(tmp_path / "more", 2, 1, seed=5)
-    sample.make_sample(tmp_path / "other", 1, 1, seed=6)
-    few, more, other = (hashes(tmp_path / name) for name in ("few", "more", "other"))
-    images = [name for name in few if name.endswith((".jpg", ".png"))]
-    assert all(few[name] == more[name] for name in images)
-    assert all(few[name] != other[name] for name in images)
-    train, val = (few[f"JPEGImages/{ids_of(tmp_path / 'few', s)[0]}.jpg"] for s in sample.SPLITS)
-    assert train != val
 
 
 @pytest.mark.parametrize("other", [["--seed", "3"], ["--layout", "coco"]])
@@ -118,21 +85,3 @@ def test_an_empty_folder_is_used_and_anything_else_refused(tmp_path):
     assert (taken / "photo.jpg").read_text() == "precious" and len(list(taken.iterdir())) == 1
     assert sample.make_sample(empty, 1, 1)
     assert len(ids_of(empty, "train")) == 1
-
-
-@pytest.mark.parametrize(("numbers", "flag"), [
-    ((0, 1, 0), "--train"), ((1, 100_000, 0), "--val"), ((1, 1, -1), "--seed"),
-])  # fmt: skip
-def test_numbers_out_of_range_are_refused(tmp_path, numbers, flag):
-    with pytest.raises(UserError, match=f"{flag} .*out of range"):
-        sample.make_sample(tmp_path / "voc", *numbers)
-
-
-def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("no more colours")
-
-    monkeypatch.setattr(voc_layout, "label_map", fail)
-    with pytest.raises(RuntimeError, match="no more colours"):
-        sample.make_sample(tmp_path / "voc", 1, 1)
-    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
 from Demo import toy_experiment
 from misc.errors import UserError
@@ -74,24 +73,6 @@ def test_damaged_files_of_mnist_are_named(mnist, damage):
     name = {"not packed": packed.name, "other labels": "raw"}.get(damage, images.name)
     with pytest.raises(UserError, match=name):
         toy_experiment.read_mnist(mnist[0])
-
-
-def test_shapes_stand_clear_of_their_digits_at_varying_places():
-    digits, values = draw_digits(np.random.default_rng(0), 40)
-    data = toy_experiment.compose(np.random.default_rng(1), digits, values, 35, share=0.5)
-    assert data.images.shape == (40, 1, 35, 35) and data.images.max() == 1
-    has = data.shapes.flatten(1).any(1)
-    assert 8 < has.sum() < 32
-    for shape, image, label in zip(
-        data.shapes[has], data.images[has], data.labels[has], strict=True
-    ):
-        assert shape.sum() == toy_experiment.shape_mask((2, 8)[label], 35).sum()
-        around = ndimage.binary_dilation(shape.numpy(), iterations=1) & ~shape.numpy()
-        assert not image[0].numpy()[around].any()
-    places = torch.unique(data.shapes[has].nonzero()[:, 1:], dim=0)
-    assert len(places) > 150  # one place has 49 at most
-    regions = torch.stack(list(data.regions().values())).sum(0)
-    assert (regions == 1).all()
 
 
 def claim_holds(hgr: dict[str, list[float]]) -> bool:

@@ -25,7 +25,8 @@ def network(golden):
     model = CAM(20)
     with torch.no_grad():
         fill_by_recipe(model, int(golden("advcam_process.npz")["weight_seed"]))
-    model = model.double().requires_grad_(False)
+    # Convolutions in double precision take half the time with the channels last.
+    model = model.double().requires_grad_(False).to(memory_format=torch.channels_last)
     fold_norms(model)  # as the step does it
     return model
 

@@ -6,9 +6,7 @@ import torch
 from PIL import Image
 
 from misc import metrics
-from misc.cams import label_map
 from misc.data.datasets import label_tensor
-from misc.data.exports import regions, yolo_text
 from misc.errors import UserError
 from misc.labels import (
     classes_in,
@@ -21,7 +19,6 @@ from misc.labels import (
     voc_palette,
 )
 from misc.seg_loss import balanced_cross_entropy, cross_entropy
-from step.cam_to_ir_label import confident_labels
 
 NUM_LABELS = 1001
 LABELS = np.arange(256, dtype=np.uint8).reshape(8, 32)
@@ -92,16 +89,6 @@ def test_wide_label_maps_are_written_and_read(tmp_path):
     assert shown[0, 2].tolist() == [0, 0, 0]  # 256, by its last 8 bits
 
 
-def test_maps_of_late_classes_give_wide_labels():
-    cams = np.zeros((2, 6, 8), np.float32)
-    cams[0, :, :4], cams[1, :, 4:] = 0.9, 0.2
-    keys = np.array([3, 998])
-    assert np.unique(label_map(cams, keys, 0.1)).tolist() == [4, 999]
-    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
-    labels = confident_labels(image, cams, keys, fg_th=0.5, bg_th=0.1)
-    assert labels.dtype == np.uint16 and set(np.unique(labels)) <= {0, 4, 999, 65_535}
-
-
 def test_scores_are_those_of_the_same_labels_in_8_bits():
     rng = np.random.default_rng(0)
     cams, keys = rng.random((3, 9, 11), dtype=np.float32), np.array([1, 4, 5])
@@ -131,10 +118,3 @@ def test_networks_are_trained_on_wide_labels():
         assert value.item() == pytest.approx(np.log(NUM_LABELS))
         (gradient,) = torch.autograd.grad(value, logits)
         assert gradient[0, :, 1, 1].abs().max() == 0  # the ignored pixel
-
-
-def test_regions_have_their_late_classes():
-    labels = np.zeros((6, 6), np.uint16)
-    labels[1:3, 1:3], labels[4, 4], labels[0] = 300, 999, 65_535
-    assert [label for label, _ in regions(labels)] == [300, 999]
-    assert [line.split()[0] for line in yolo_text(labels).splitlines()] == ["299", "998"]

@@ -75,18 +75,6 @@ def test_coco_threshold_scores_are_the_recorded_ones(golden):
     np.testing.assert_allclose(scores.mean_ious(), data["coco_miou_ignore"], rtol=1e-12)
 
 
-def test_hand_made_confusion():
-    truth = np.array([[0, 0, 1, 1], [2, 2, 255, 255]], dtype=np.uint8)
-    prediction = np.array([[0, 1, 1, 1], [2, 0, 0, 2]], dtype=np.uint8)
-    confusion = metrics.confusion_matrix(truth, prediction, 4)
-    assert confusion.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
-    np.testing.assert_allclose(metrics.iou(confusion), [1 / 3, 2 / 3, 1 / 2, np.nan])
-    assert metrics.mean_iou(confusion) == pytest.approx(0.5)
-    false_positive, false_negative = metrics.false_positive_negative(confusion)
-    np.testing.assert_allclose(false_positive, [1 / 3, 1 / 3, 0, np.nan])
-    np.testing.assert_allclose(false_negative, [1 / 3, 0, 1 / 2, np.nan])
-
-
 @pytest.mark.parametrize(
     "truth, prediction", [([[0, 3]], [[0, 0]]), ([[0, 0]], [[0, 3]]), ([[0, 0]], [[0]])]
 )

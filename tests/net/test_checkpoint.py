@@ -82,14 +82,6 @@ def test_half_precision_networks_are_stored_and_loaded_as_float32(tmp_path):
     assert loaded.arch == half.arch and loaded.backbone.layer2[0].conv1.stride == (2, 2)
 
 
-def test_save_and_load_boundary_net(tmp_path, boundary_net):
-    save_checkpoint(tmp_path / "irn.pth", boundary_net)
-    loaded = load_boundary_net(tmp_path / "irn.pth", crop_size=None)
-    assert_same(loaded, boundary_net)
-    assert loaded.crop_size is None and not loaded.training
-    assert loaded.mean_shift.running_mean.tolist() == [0.25, -0.5]
-
-
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_the_boundary_net_of_an_irn_training_loads(tmp_path, boundary_net, prefix):
     """Its training network has its pixel pairs as buffers."""
@@ -110,16 +102,6 @@ def test_published_classifiers_and_files_of_the_older_format(tmp_path, classifie
     state = published_state(classifier, prefix)
     torch.save(state, tmp_path / "cam.pth", _use_new_zipfile_serialization=as_zip)
     assert_same(load_classifier(tmp_path / "cam.pth", 5), classifier)
-
-
-def test_backbone_of_narrow_files_classifiers_and_boundary_nets(tmp_path, classifier, boundary_net):
-    for model in (classifier.backbone, classifier, boundary_net):
-        state = plain_state(model)
-        torch.save(state, tmp_path / "weights.pth")
-        arch, loaded = load_backbone(tmp_path / "weights.pth")
-        assert arch == classifier.backbone.arch
-        assert loaded.keys() == plain_names(classifier.backbone.state_dict()).keys()
-        assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
 
 
 def test_reference_weights():
@@ -167,14 +149,6 @@ def test_files_without_weights_are_named(tmp_path, content):
     assert str(path) in error_of(load_classifier, path, 20)
     assert "is missing" in error_of(load_classifier, tmp_path / "none.pth", 20)
     assert "is not a file" in error_of(load_backbone, tmp_path)
-
-
-def test_other_networks_are_listed(tmp_path, classifier, boundary_net):
-    save_checkpoint(tmp_path / "cam.pth", classifier)
-    save_checkpoint(tmp_path / "irn.pth", boundary_net)
-    message = error_of(load_boundary_net, tmp_path / "cam.pth")
-    assert "missing: fc_edge1.0.weight" in message and "unexpected: classifier.w" in message
-    assert "missing: classifier.weight" in error_of(load_classifier, tmp_path / "irn.pth", 5)
 
 
 def test_other_architectures_are_listed(tmp_path):

@@ -36,14 +36,3 @@ def test_an_image_without_classes_is_background():
     no_maps, no_keys = np.zeros((0, 0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
     labels = confident_labels(image, no_maps, no_keys, 0.35, 0.17)
     assert labels.dtype == np.uint8 and labels.tolist() == np.zeros((4, 5)).tolist()
-
-
-def test_the_crf_follows_the_image():
-    """A map that misses a strip of a plain square is corrected to the square's borders."""
-    image = np.zeros((40, 40, 3), dtype=np.uint8)
-    image[10:30, 10:30] = 200
-    cams = np.zeros((1, 40, 40), dtype=np.float32)
-    cams[0, 10:30, 13:30] = 1
-    labels = confident_labels(image, cams, np.array([4]), 0.35, 0.17)
-    expected = np.where(image[..., 0] > 0, 5, 0)
-    assert (labels == expected).all()

@@ -243,18 +243,6 @@ def users_files(bench: Bench, result: Path) -> str:
     return f"{len(mine)} files of the user stayed"
 
 
-def neighbour(bench: Bench, result: Path) -> str:
-    """Another program keeps a core busy: the same bytes."""
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        with bench.trial("beside a busy neighbour"):
-            bench.finish(result)
-    finally:
-        busy.kill()
-        busy.wait()
-    return "the same files beside a busy neighbour"
-
-
 def processes(bench: Bench, result: Path) -> str:
     """Other numbers of processes, and a list in reversed order."""
     for count in ("2", "3"):
@@ -273,7 +261,7 @@ def processes(bench: Bench, result: Path) -> str:
     return "1, 2, 3 and a reversed list give the same maps, labels and masks"
 
 
-FROM_NOTHING = (kill, disk_full, neighbour, processes)
+FROM_NOTHING = (kill, disk_full, processes)
 OF_A_COPY = (worker, signals, removed, clock, damaged, flipped, users_files)
 SCENARIOS = {scenario.__name__: scenario for scenario in (*FROM_NOTHING, *OF_A_COPY)}
 

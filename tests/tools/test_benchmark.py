@@ -36,18 +36,6 @@ def test_table_and_json_of_a_comparison(small_sizes, tmp_path, capsys):
     assert len(pooling["ours"]) == 2 and 0 < low <= high and scoring["difference"] == 0
 
 
-def test_a_run_raises_the_peak_of_memory():
-    size = {"size": (40, 50), "classes": 2}  # a dense matrix of 2000 x 2000
-    entry = COMPARISONS["walk"]._replace(sizes=size)
-    assert benchmark.peak_growth(entry, "timed_reference", CPU) >= 0
-    assert benchmark.measure_memory(COMPARISONS["pooling"], CPU) is None
-
-
-def test_quartiles_are_of_consecutive_runs():
-    report = benchmark.Report("walk", "", [2.0, 6.0, 8.0], [1.0, 2.0, 2.0], None, 0.0, True)
-    assert report.ratio == 3.0 and report.quartiles == (2.5, 3.5)
-
-
 def test_wrong_results_are_reported(small_sizes, monkeypatch, capsys):
     monkeypatch.setattr(comparisons, "gndp2d", lambda maps, present, tau: maps.mean(dim=(2, 3)))
     assert benchmark.main(["pooling", "--repeats", "1"]) == 1
@@ -71,12 +59,6 @@ def test_results_are_compared_in_strict_float32_and_timed_in_tf32(monkeypatch):
     entry = comparisons.Entry(lambda device: Rounded("", device), {}, {})
     report = benchmark.measure("rounded", entry, 2, CPU)
     assert report.agrees and computed == [False, True, True]
-
-
-def test_an_unknown_name_is_an_error(capsys):
-    with pytest.raises(SystemExit):
-        benchmark.main(["pool"])
-    assert "no comparison is called pool" in capsys.readouterr().err
 
 
 def test_the_gpu_session_runs_through_on_a_cpu(tmp_path, monkeypatch):

@@ -117,15 +117,3 @@ def test_images_with_a_mask_of_another_size_are_left_out_on_demand(info, tmp_pat
     assert val == ("2012_100002",)
     labels = load_dict(tmp_path / "out" / "cls_labels.npy", "")
     assert set(labels) >= {info.label_key(image_id) for image_id in (*train_aug, *val)}
-
-
-def test_a_size_that_cannot_be_read_is_named(info, tmp_path):
-    for path in (info.mask_path("2012_000004"), info.image_path("2012_000004")):
-        whole = path.read_bytes()
-        path.write_text("nothing")
-        with pytest.raises(UserError, match=f"{path}: is not a readable image"):
-            prepare(info, tmp_path / "out", skip_mismatched=True)
-        path.write_bytes(whole)
-    path.unlink()
-    with pytest.raises(UserError, match=f"{path}: no such"):
-        prepare(info, tmp_path / "out", skip_mismatched=True)

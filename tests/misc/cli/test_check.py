@@ -5,10 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from misc.cli import check
-from misc.cli.check import Preflight, check_places, say_disk
+from misc.cli.check import Preflight, check_places, processes_to_start, say_disk
 from misc.cli.options import build_parser, parse
 from misc.cli.run import parts_of, written
 from misc.data.folder import masks
@@ -38,13 +39,9 @@ def lines_of(checks):
 
 
 def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_path, monkeypatch):
-    """All that goes to them and comes back can be pickled."""
-
     def through_pickle(work, items, processes):
         seen.append((processes, len(items)))
-        for item in items:
-            work_there, item_there = pickle.loads(pickle.dumps((work, item)))
-            yield pickle.loads(pickle.dumps(work_there(item_there)))
+        return map(pickle.loads(pickle.dumps(work)), items)
 
     seen = []
     monkeypatch.setattr(check, "map_in_processes", through_pickle)
@@ -124,6 +121,22 @@ def refusal(argv, *steps):
     return str(error.value)
 
 
+@pytest.mark.parametrize("gpus, words, processes", [
+    (1, "", 1), (2, "", 2), (5, "", 5), (8, "--irn_batch_size 4", 4), (5, "--limit 3", 3),
+    (2, "--device cuda:1", 1), (2, "--device cpu", 1), (2, "--report", 1),
+    (8, "--irn_batch_size 4 --make_cam_pass", 8), (8, "--train_list LIST", 2),
+    (8, "--train_seg_pass --seg_preset clims --seg_batch_size 9", 4),
+])  # fmt: skip
+def test_a_script_starts_as_many_processes_as_have_something_to_do(
+    monkeypatch, tmp_path, gpus, words, processes
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    (tmp_path / "LIST").write_text("2007_000001\n2007_000002\n")
+    words = words.replace("LIST", str(tmp_path / "LIST")).split()
+    assert processes_to_start(parse([*words, "--result_dir", str(tmp_path)])) == processes
+
+
 @pytest.mark.parametrize("name", sorted(PATHS))
 def test_no_output_goes_over_what_an_option_names(project, name):
     files = {"classes": "classes.txt", "labels": "labels.csv"}
@@ -161,13 +174,6 @@ def test_an_unfinished_training_has_a_place_of_its_own(tmp_path):
     argv = ["--cam_weights_name", tmp_path / "a.pth", "--irn_weights_name"]
     line = refusal([*argv, tmp_path / "a.partial.pth"], "train_cam", "train_irn")
     assert line.endswith("a.partial.pth: is written by --cam_weights_name too; give another one")
-
-
-def test_everything_around_the_steps_is_known_too(project):
-    argv = words(project, "--visualize", 1, "--report_html", "--result_dir", project / "r")
-    names = {output.path.name for output in places_of(argv, "make_sem_seg_labels")[1]}
-    expected = {"run.log", "lists", "sem_seg", "palette", "masks", "visualize", "report.html"}
-    assert names == expected
 
 
 def test_three_photographs_never_share_two_masks(project):

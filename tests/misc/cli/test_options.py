@@ -134,12 +134,6 @@ def test_few_photographs_have_trainings_that_suit_them(tmp_path, monkeypatch, ra
     assert published.seg_iterations == 30_000 and published.seg_crop_size == 321
 
 
-def test_numbers_may_be_given_for_every_dataset_default():
-    for name, value in parse([]).info.defaults.items():
-        text, given = ("0.3,0.6", (0.3, 0.6)) if isinstance(value, tuple) else ("1", 1)
-        assert getattr(parse(["--conf_fg_thres", "1", f"--{name}", text]), name) == given
-
-
 def test_published_settings_of_advcam_come_with_it_unless_given():
     args = parse(["--recam", "advcam"])
     found = args.cam_eval_thres, args.conf_bg_thres, args.seed_power, args.sem_seg_bg_thres
@@ -246,3 +240,8 @@ def test_one_gpu_for_all_ranks_is_refused(monkeypatch):
         check_device("cuda:1")
     for name in ("cuda", "auto", "cpu"):
         check_device(name)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")  # announced by a script
+    with pytest.raises(UserError, match="--device auto: the 5 processes .* NPROC=4 at most"):
+        check_device("auto")
+    monkeypatch.setenv("RANK", "0")  # started: each may see another GPU
+    check_device("auto")

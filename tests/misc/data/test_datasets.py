@@ -101,17 +101,6 @@ def test_draws_depend_on_seed_epoch_and_image_alone(sample, labels, kind):
     assert not equal(item(), item(seed=1)) and not equal(item(), item(epoch=1))
 
 
-@pytest.mark.parametrize("canvas", [100, 400])
-def test_top_left_canvas(sample, canvas):
-    dataset = datasets.TopLeftDataset(sample, IDS, canvas)
-    image = imutils.normalize(datasets.read_image(sample.image_path(IDS[3]))).transpose(2, 0, 1)
-    height, width = (min(side, canvas) for side in image.shape[1:])
-    placed = dataset[3].numpy()
-    assert len(dataset) == len(IDS) and placed.shape == (3, canvas, canvas)
-    assert np.array_equal(placed[:, :height, :width], image[:, :height, :width])
-    assert not placed[:, height:].any() and not placed[:, :, width:].any()
-
-
 @pytest.mark.parametrize("max_long, long_side", [(None, 60), (60, 60), (100, 60), (30, 30)])
 def test_multi_scale_pairs_are_mirrored_and_shrink_large_images_only(max_long, long_side):
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

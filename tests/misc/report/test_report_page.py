@@ -14,8 +14,8 @@ from misc.errors import UserError
 from misc.labels import read_label_png
 from misc.metrics import mean_iou, pseudo_mask_confusion
 from misc.report.history import runs_of
-from misc.report.images import embedded, shown_images
-from misc.report.pictures import SIZES, map_levels
+from misc.report.images import embedded
+from misc.report.pictures import map_levels
 from misc.storage.checksums import Checksum, checksum_of
 from misc.storage.scores import load_scores
 from step import html_report
@@ -56,14 +56,6 @@ def test_a_page_has_images_by_their_iou_tables_and_charts(result):
     assert "default-src 'none'" in page and not re.findall(r"(?:src|href)=\W?https?:", page)
 
 
-def test_without_truth_images_are_in_the_order_of_agreement(result, monkeypatch):
-    info = result.args.info
-    monkeypatch.setattr(type(info), "mask_path", lambda self, i: self.root / "no" / f"{i}.png")
-    data = page_of(result)[1]["data"]
-    assert not data["has_truth"]
-    assert data["images"]["scores"] == sorted(data["images"]["scores"]) != []
-
-
 def test_maps_and_masks_of_the_page_are_those_of_the_files(result):
     held = page_of(result)[1]
     entry = held[f"i{held['data']['images']['ids'].index(result.ids[0])}"]
@@ -77,34 +69,6 @@ def test_maps_and_masks_of_the_page_are_those_of_the_files(result):
     assert np.array_equal(layers(entry["masks"], 2)[0], mask)  # the sample is small
 
 
-def test_masks_of_other_kinds_and_images_without_truth_are_not_mixed_in(result, monkeypatch):
-    """An image that has a mask of the network alone, and one whose ground truth is not there."""
-    info, (first, second, *others) = result.args.info, result.ids
-    expected = sum(confusion_of(result, image_id) for image_id in others)
-    (result.folder / "seg").mkdir()
-    (result.args.sem_seg_out_dir / f"{first}.png").rename(result.folder / "seg" / f"{first}.png")
-    for folder in (result.args.cam_out_dir, result.args.plain_cam_out_dir):
-        (folder / f"{first}.npy").unlink()
-    own = type(info).mask_path
-    monkeypatch.setattr(
-        type(info), "mask_path", lambda self, i: self.root / "no" if i == second else own(self, i)
-    )
-    images = page_of(result)[1]["data"]["images"]
-    scores = dict(zip(images["ids"], images["scores"], strict=True))
-    assert scores[second] is None and scores[first] is not None
-    _, confusion = shown_images(html_report.sources_of(result.args), SIZES[0], result.ids)
-    assert np.array_equal(confusion, expected)
-    labels = np.setdiff1d(read_label_png(own(info, first)), (0, 255))
-    assert images["keys"][images["ids"].index(first)] == [int(label) - 1 for label in labels]
-
-
-def test_levels_are_above_a_threshold_where_the_map_is():
-    values = np.float32([0, 0.004, 0.29, 0.29 + 1e-5, 0.3, 0.301, 1]).reshape(1, 1, -1)
-    levels = map_levels(values, values.shape[1:])
-    # A thousandth of a level is left to rounding.
-    assert levels.ravel().tolist() == [0, 1, 29, 30, 30, 31, 100]
-
-
 def test_a_page_has_a_checksum_and_replaces_no_page_of_others(result):
     path = result.folder / "report.html"
     page_of(result)
@@ -115,12 +79,6 @@ def test_a_page_has_a_checksum_and_replaces_no_page_of_others(result):
         html_report.run(result.args)
     assert path.read_text() == "mine"
     assert "</script>" not in embedded({"name": "</script><script>alert(1)"})
-
-
-def test_pictures_shrink_until_a_page_is_below_its_limit(result, monkeypatch):
-    large = len(page_of(result)[0])
-    monkeypatch.setattr(html_report, "MAX_BYTES", 40_000)
-    assert len(page_of(result)[0]) < large - 20_000
 
 
 def test_a_damaged_file_costs_its_image_alone(result, caplog):

@@ -1,8 +1,6 @@
 """misc/runtime/programs.py: the end of a program is one line, whatever ended it."""
 
 import contextlib
-import io
-import logging
 import os
 import signal
 import subprocess
@@ -11,8 +9,7 @@ import sys
 import pytest
 
 from misc.errors import NotReproducedError, SaidElsewhereError, UserError
-from misc.runtime import programs
-from misc.runtime.programs import progress, said_plainly, shielded
+from misc.runtime.programs import said_plainly, shielded
 from misc.storage.torch_files import write_torch
 from tests.conftest import PROJECT
 
@@ -110,26 +107,3 @@ def test_what_ends_a_program_is_said_in_lines(capsys, error, code, said):
 
     assert said_plainly(work) == code
     assert capsys.readouterr().err.startswith(said)
-
-
-def test_no_bar_in_a_file_but_a_line_for_slow_work(monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with progress(5, "quick", "image") as bar:
-        for _ in range(5):
-            bar.update()
-    assert caplog.text == ""
-    monkeypatch.setattr(programs, "_SECONDS", 0.0)
-    with progress(5, "slow", "image", done=2) as bar:
-        for _ in range(3):
-            bar.update()
-    assert sys.stderr.getvalue() == ""
-    assert "slow" in caplog.text and "4/5" in caplog.text and "\r" not in caplog.text
-
-
-def test_a_bar_on_a_terminal(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with progress(5, "work", "image") as bar:
-        assert not bar.disable and bar.total == 5
-    assert progress(5, "work", "image", hidden=True).disable

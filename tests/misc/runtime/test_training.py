@@ -157,17 +157,6 @@ def test_an_interrupted_training_ends_in_the_same_number(run, path, end):
     assert run(Numbers(4), path=path) == (value, [])
 
 
-@pytest.mark.parametrize("end", [None, 1])
-def test_an_epoch_is_logged_with_the_steps_before_an_interruption(run, path, caplog, end):
-    run(Numbers(4), 1e-9, interrupt_at=end or 0, epochs=1, path=path)
-    caplog.set_level(logging.INFO)
-    run(Numbers(4), lr=1e-9, epochs=1, path=path)
-    # Items 0..3 and the number 1: squares 1, 0, 1, 4. The rate of the second of two steps.
-    said = "toy: epoch 1 of 1, mean losses: part 1.5000, total 3.0000; learning rate 5.36e-10, "
-    assert said in caplog.text and " images/s" in caplog.text
-    assert ("toy: resumes after 1 steps from" in caplog.text) == bool(end)
-
-
 def test_the_screen_shows_six_epochs_of_a_training_and_its_last(run, path, caplog):
     caplog.set_level(logging.DEBUG, logger="misc")
     run(Numbers(4), lr=1e-9, epochs=32, path=path)

@@ -51,14 +51,6 @@ def test_a_list_may_have_paths_ids_and_names_with_spaces(photos, described, tmp_
             read_image_list(tmp_path / "list.txt", info)
 
 
-def test_a_long_path_is_found_again(photos, described):
-    long = "/".join(["a folder with a long name " * 3] * 3) + "/photo 1.jpg"
-    save_photo(photos / long)
-    info = described(f'image,labels\n"{long}",cat\nb.png,dog\n')
-    image_id = names.id_of(long)
-    assert names.is_cut(image_id) and info.image_path(image_id) == photos / long
-
-
 def test_other_files_are_left_out_and_counted(photos, described, caplog):
     for name in ("notes.txt", "raw.CR2", "moving.gif", ".hidden.jpg"):
         (photos / name).write_bytes(b"x")

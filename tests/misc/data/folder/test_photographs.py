@@ -1,4 +1,3 @@
-import random
 import struct
 import tracemalloc
 import zlib
@@ -61,12 +60,6 @@ def test_a_photograph_of_every_format_is_shown_upright(tmp_path, name, options, 
         assert np.array_equal(fitted, shown(mask[..., None], orientation)[..., 0])
 
 
-def test_an_orientation_in_xmp_alone_does_not_count(tmp_path):
-    wanted = np.asarray(Image.open(save_photo(tmp_path / "a.tif")))
-    path = save_photo(tmp_path / "a.tif", tiffinfo={700: b'<x:xmpmeta tiff:Orientation="6"/>'})
-    assert np.array_equal(read_photograph(path), wanted) and size_as_shown(path) == (16, 24)
-
-
 def chunk(kind, content):  # of a PNG file
     checksum = zlib.crc32(kind + content).to_bytes(4, "big")
     return len(content).to_bytes(4, "big") + kind + content + checksum
@@ -89,28 +82,6 @@ def test_a_photograph_is_turned_whose_exif_is_odd(tmp_path):
     for path in (png, jpeg):
         assert check_photograph(path) is None
         assert read_photograph(path).shape == (48, 32, 3) and size_as_shown(path) == (48, 32)
-
-
-def random_exif(rng):
-    """A block with entries of any types, counts and values, sometimes cut."""
-    entries = (ORIENTATION, 3, rng.randrange(9)), (0x011A, 5, 0), (0x8769, 4, 8)
-    block = bytearray(exif_block(*entries))
-    for _ in range(rng.randrange(4)):
-        block[rng.randrange(8, len(block))] = rng.randrange(256)
-    return b"Exif\0\0" + block[: rng.choice((len(block), rng.randrange(len(block))))]
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_whatever_exif_has_the_check_and_the_run_read_the_photograph_alike(tmp_path, suffix):
-    rng = random.Random(0)
-    stored = np.asarray(Image.open(save_photo(tmp_path / f"a.{suffix}", (6, 9), lossless=True)))
-    for _ in range(60):
-        path = save_photo(tmp_path / f"a.{suffix}", (6, 9), lossless=True, exif=random_exif(rng))
-        assert check_photograph(path, 7) is None
-        image = read_photograph(path)
-        assert any(np.array_equal(image, shown(stored, n)) for n in range(1, 9))
-        assert size_as_shown(path) == own_size(path) == image.shape[:2]
-        assert size_as_shown(path, 7) == read_photograph(path, 7).shape[:2]
 
 
 LARGE = zlib.compress(bytes(3 << 20))
@@ -224,13 +195,6 @@ def test_a_huge_photograph_is_shrunk_as_smaller_ones_are(tmp_path, name, mode, m
     with pytest.raises(ValueError, match="90x160 pixels, at most 5000; give --photo_long"):
         size_as_shown(path)
     assert own_size(path) == (160, 90) and size_as_shown(path, 80) == (80, 45)
-
-
-def test_a_huge_mask_is_enlarged_as_smaller_ones_are(monkeypatch):
-    mask = np.random.default_rng(0).integers(0, 4, (20, 30)).astype(np.uint8)
-    wanted = masks.enlarged(mask, (133, 211))
-    little_memory(monkeypatch)
-    assert (masks.enlarged(mask, (133, 211)) == wanted).mean() > 0.999
 
 
 @pytest.mark.parametrize("orientation", (1, 6, 8))
