@@ -25,16 +25,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch.profiler import profile
 
 from misc.cams import load_cam
-from misc.labels import read_label_png
 from misc.runtime.devices import machine
 from misc.storage.scores import load_scores
 from tests.conftest import TINY
-from tests.tools.benchmark import compute_in, measure, to_json
+from tests.tools.benchmark import device_named, measure, to_json
 from tests.tools.compare_results import difference
-from tests.tools.comparisons import COMPARISONS, device_named, timed
+from tests.tools.comparisons import COMPARISONS, timed
 from tests.tools.pipeline import prepared, run_step
 
 Found = Iterator[tuple[str, Any]]  # what a part finds, one after the other
@@ -61,16 +59,17 @@ class Session(NamedTuple):
     classifier: Path | None = None
     weights: Path | None = None
 
-    def precisions(self) -> list[str]:
-        """All of TOLERANCES; bfloat16 is slow on a CPU."""
-        return list(TOLERANCES)[: 2 if self.tiny else 3]
+    def some(self, *values: Any) -> tuple:
+        """All of the values; only the first where everything is tiny."""
+        return values[:1] if self.tiny else values
 
     def words(self) -> list[str]:
         """Options of run_sample for synthetic photographs, and a classifier by recipe."""
-        sizes = (6, 8, [(48, 64), (64, 48)]) if self.tiny else (96, 64, SIZES)
+        full = (96, 64, SIZES, ("resnet50", "resnet101"))
+        sizes = (6, 8, ((48, 64), (64, 48)), ("resnet18", "resnet18")) if self.tiny else full
         given = prepared(self.out / "drawn", *sizes)
-        weights = ("--cam_weights_name", str(self.out / "drawn" / "resnet50.pth"))
-        return [*(_TINY if self.tiny else ()), *given, *weights, "--device", str(self.device)]
+        own = ("--cam_weights_name", given[given.index("--imagenet_weights") + 1])
+        return [*(_TINY if self.tiny else ()), *given, *own, "--device", str(self.device)]
 
 
 # --- the parts ------------------------------------------------------------------------------------
@@ -78,31 +77,35 @@ class Session(NamedTuple):
 
 def card(session: Session) -> Found:
     """The machine, and TFLOP/s of a product of random matrices (of ones a GPU is faster)."""
-    yield "machine", {**machine(), "cudnn": torch.backends.cudnn.version()}
+    yield "machine", {**machine(), "CUDA": torch.version.cuda}
     side = 64 if session.tiny else 8192
-    for name in session.precisions():
-        compute_in(name, session.device)
-        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-        matrix = torch.randn(side, side, device=session.device)
-        work = partial(torch.mm, *[matrix.to(torch.bfloat16) if name == "bf16" else matrix] * 2)
-        work()  # loads the library
-        seconds = median(timed(work, session.device)[0] for _ in range(5))
-        yield f"TFLOP/s in {name}", 2 * side**3 / seconds / 1e12
+    for name, dtype in (("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        matrix = torch.randn(side, side, device=session.device).to(dtype)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        seconds = [timed(partial(torch.mm, matrix, matrix), session.device)[0] for _ in range(9)]
+        yield f"TFLOP/s in {name}", 2 * side**3 / median(seconds) / 1e12
 
 
 def rib(session: Session) -> Found:
     """RIB by one process and by several, with all that it reads and writes."""
-    for count in (1,) if session.tiny else (1, 2, 3):
-        for precision in session.precisions()[1:]:
+    for count in session.some(1, 2, 3):
+        for precision in session.some("tf32", "bf16"):
             folder = session.out / "rib" / f"{precision}_{count}"
-            own = ("--precision", precision, "--num_processes", count, "--limit", 2 if session.tiny else 16 * count)
+            own = (
+                "--precision",
+                precision,
+                "--num_processes",
+                count,
+                "--limit",
+                2 if session.tiny else 16 * count,
+            )
             found = run_step(_RIB, *session.words(), *own, "--result_dir", folder)
             yield f"{precision}, --num_processes {count}", found
 
 
 def references(session: Session) -> Found:
     """Parts of the project, and plain transcriptions of the original on the same input."""
-    for name in ("rib", "irn_step", "walk", "pooling"):
+    for name in session.some("pooling", "rib", "irn_step", "walk"):
         entry = COMPARISONS[name]
         sizes = (
             entry.small
@@ -126,57 +129,30 @@ def tests(session: Session) -> Found:
 def steps(session: Session) -> Found:
     """Every step but RIB by one process, at the published settings."""
     words = [*session.words(), "--result_dir", session.out / "steps", "--num_processes", 1]
-    words += [] if session.tiny else _TRAIN
-    own = ("--recam", "none", "--limit", 96)
-    for name in ("make_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels",
-                 "make_ins_seg_labels", "train_seg", "make_seg"):  # fmt: skip
+    words += () if session.tiny else _TRAIN
+    names = ("make_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels",
+             "make_ins_seg_labels", "train_seg", "make_seg")  # fmt: skip
+    rows = [(name, "--recam", "none", "--limit", 2 if session.tiny else 96) for name in names]
+    rows += [(_ADVCAM, "--limit", 12)]
+    rows += [("train_cam", "--cam_weights_name", session.out / "new.pth")]
+    for name, *own in (rows[0], rows[-1]) if session.tiny else rows:
         yield name, run_step(name, *words, *own)
-    yield _ADVCAM, run_step(_ADVCAM, *words, "--limit", 12)
-    yield "train_cam", run_step("train_cam", *words, "--cam_weights_name", session.out / "new.pth")
 
 
 def agreement(session: Session) -> Found:
-    """Largest differences of maps, and parts of masks, from those that a CPU makes."""
-    small = ("--max_long", 256, "--RIB_batch_size", 4, "--cam_crop_size", 128)
-    words, folder = [*session.words(), *small, "--limit", 2], session.out / "agreement"
-    words += ["--irn_weights_name", folder / "cpu" / "res50_irn.pth", "--num_processes", 1]
-    kinds = {"cam_plain/*.npy": load_cam, "cam/*.npy": load_cam,
-             "sem_seg/*.png": lambda path: {"": read_label_png(path)}}  # fmt: skip
-    made = ("make_cam", _RIB, "make_sem_seg_labels")
-    own = [*words, "--result_dir", folder / "cpu", "--device", "cpu", "--precision", "float32"]
-    for name in (*made[:2], "cam_to_ir_label", "train_irn", *made[2:]):
-        run_step(name, *own)
-    for precision in session.precisions():
-        found, place = {}, folder / precision
-        for name, (pattern, read) in zip(made, kinds.items(), strict=True):
-            run_step(name, *words, "--result_dir", place, "--precision", precision)
-            files = [
-                (path, place / path.parent.name / path.name)
-                for path in (folder / "cpu").glob(pattern)
-            ]
-            found[name] = max(difference(*map(read, pair)) for pair in files)
-        agrees = max(found["make_cam"], found[_RIB]) <= TOLERANCES[precision]
-        yield precision, {**found, "tolerance": TOLERANCES[precision], "agrees": agrees}
-
-
-def kernels(session: Session) -> Found:
-    """RIB on one image: how busy its kernels keep the GPU, how often it waits, what is slowest."""
-    entry = COMPARISONS["rib"]
-    comparison = entry.kind(session.device, **(entry.small if session.tiny else RIB_OF_VOC))
-    for precision in session.precisions()[1:]:
-        compute_in(precision, session.device)
-        comparison.model.bf16 = precision == "bf16"
-        comparison.ours()
-        seconds = median(timed(comparison.ours, session.device)[0] for _ in range(3))
-        with profile() as profiler:
-            timed(comparison.ours, session.device)
-        events = profiler.key_averages()
-        spent = {event.key: event.self_device_time_total / 1e6 for event in events}
-        waits = sum(event.count for event in events if event.key == "aten::_local_scalar_dense")
-        slowest = dict(sorted(spent.items(), key=lambda pair: -pair[1])[:10])
-        # Of the time without the profiler, under which everything but kernels takes longer.
-        busy = {"seconds": seconds, "busy": sum(spent.values()) / seconds, "waits": waits}
-        yield precision, {**busy, "slowest, seconds": slowest}
+    """Largest differences of maps, which are in 0..1, from those that a CPU makes."""
+    small = ("--max_long", 256, "--RIB_batch_size", 4, "--cam_crop_size", 128, "--num_processes", 1)
+    words, cpu = [*session.words(), *small, "--limit", 2], session.out / "agreement" / "cpu"
+    for step, pattern in session.some(("make_cam", "cam_plain/*.npy"), (_RIB, "cam/*.npy")):
+        own = ("--device", "cpu", "--precision", "float32", "--result_dir", cpu)
+        run_step(step, *words, *own)
+        for precision, tolerance in session.some(*TOLERANCES.items()):
+            folder = cpu.with_name(precision)
+            run_step(step, *words, "--result_dir", folder, "--precision", precision)
+            pairs = [(path, folder / path.relative_to(cpu)) for path in cpu.glob(pattern)]
+            apart = max(difference(*map(load_cam, pair)) for pair in pairs)
+            agrees = {"difference": apart, "tolerance": tolerance, "agrees": apart <= tolerance}
+            yield f"{step} in {precision}", agrees
 
 
 def photographs(session: Session) -> Found:
@@ -185,19 +161,21 @@ def photographs(session: Session) -> Found:
         yield "not done", "give --voc12_root, --classifier and --imagenet_weights"
         return
     folder = session.out / "photographs"
-    words = [*(_TINY if session.tiny else ("--seg_iterations", 1500)), "--result_dir", folder]
-    words += ["--voc12_root", session.voc, "--imagenet_weights", session.weights]
-    words += ["--cam_weights_name", session.classifier, "--seg_init", session.weights]
-    for name in _ALL:
-        yield name, run_step(name, *words, "--device", session.device)
-        yield "mIoU", {row: score["miou"] for row, score in load_scores(folder).items()}
+    words = ["--voc12_root", session.voc, "--imagenet_weights", session.weights, "--device",
+             session.device, "--cam_weights_name", session.classifier, "--seg_init",
+             session.weights, "--result_dir", folder]  # fmt: skip
+    chosen = (("make_cam", "eval_cam"), (*_TINY, "--recam", "none", "--limit", 2))
+    names, own = chosen if session.tiny else (_ALL, ("--seg_iterations", 1500))
+    for name in names:
+        yield name, run_step(name, *own, *words)
+        yield "mIoU", {row: max(score["miou"]) for row, score in load_scores(folder).items()}
 
 
 # Each with the seconds that it may take.
 PARTS: dict[str, tuple[Callable[[Session], Found], float]] = {
     "card": (card, 60), "RIB": (rib, 300), "reference implementations": (references, 120),
     "tests": (tests, 180), "steps": (steps, 240), "agreement": (agreement, 60),
-    "kernels": (kernels, 60), "photographs": (photographs, 900),
+    "photographs": (photographs, 900),
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ import run_sample
 from Dataset import voc_layout
 from Dataset.make_sample import choose_objects
 from Dataset.scene import Scene, draw_scene
+from misc.cli.flags import count
 from misc.cli.options import chosen_steps, parse
 from misc.runtime import image_task, training
 from misc.runtime.devices import machine, main_device
@@ -45,22 +46,25 @@ _OPTIONS = (
 )
 
 
-def prepared(folder: Path, images: int, width: int = 64, sizes: Sequence[Size] = (SIZE,)) -> list:
-    """Draw a dataset in VOC's layout, where it is not there, and backbones; options for them."""
-    root, backbones = folder / "voc", {n: folder / f"{n}.pth" for n in ("resnet50", "resnet101")}
-    if not all(path.exists() for path in backbones.values()):
+def prepared(
+    folder: Path, images: int, width: int = 64, sizes: Sequence[Size] = (SIZE,),
+    backbones: tuple[str, str] = ("resnet50", "resnet101"),
+) -> list[str]:  # fmt: skip
+    """Draw a dataset in VOC's layout and save networks, where they are not there; their options."""
+    root, files = folder / "voc", [folder / f"{name}.pth" for name in backbones]
+    if not files[-1].exists():
         for split, count in (("train", images), ("val", max(1, images // 4))):
             numbers = [(images, split == "val", index) for index in range(count)]
             many = cpu_count() if count > 24 else 1
             scenes = map_in_processes(partial(_scene, sizes), numbers, many)
             voc_layout.write_split(root, split, scenes)
-        for name, path in backbones.items():
+        for name, path in zip(backbones, files, strict=True):
             model = Net(20, name=name, width=width, stem=min(width, 64))
             with torch.no_grad():
                 fill_by_recipe(model)
             save_checkpoint(path, model)
-    places = ("--voc12_root", root, "--imagenet_weights", backbones["resnet50"])
-    return [*map(str, (*_OPTIONS, *places, "--seg_init", backbones["resnet101"]))]
+    places = ("--voc12_root", root, "--imagenet_weights", files[0], "--seg_init", files[1])
+    return [*map(str, (*_OPTIONS, *places))]
 
 
 def _scene(sizes: Sequence[Size], number: tuple[int, bool, int]) -> Scene:
@@ -68,35 +72,32 @@ def _scene(sizes: Sequence[Size], number: tuple[int, bool, int]) -> Scene:
     return draw_scene(rng, choose_objects(rng, index), sizes[index % len(sizes)])
 
 
-class Watch:
+class Watch(contextlib.AbstractContextManager):
     """Takes the place of a progress bar; a third of a step's work comes before what is measured.
 
-    nvidia-smi counts all GPUs of the machine, whatever CUDA_VISIBLE_DEVICES says, so that the one
-    that is used is named by its UUID.
+    nvidia-smi counts all GPUs of the machine, whatever CUDA_VISIBLE_DEVICES says: the one that is
+    used is named by its UUID.
     """
 
     def __init__(self, device: torch.device):
-        self.device, self.times, self.total, self._samples = device, [], 0, None
+        self.device, self.times, self.total, self.samples = device, [], 0, None
 
     def __call__(self, total: int, *_: Any, **__: Any) -> "Watch":
         self.total = total
         return self
 
-    def __enter__(self) -> "Watch":
-        return self
-
     def __exit__(self, *_: Any) -> None:
-        if self._samples:
-            self._samples.kill()
+        if self.samples:
+            self.samples.kill()
 
     def update(self) -> None:
         self.times.append(time.perf_counter())
         if len(self.times) == self.total // 3 + 1 and self.device.type == "cuda":
-            uuid = torch.cuda.get_device_properties(self.device).uuid
+            uuid = str(torch.cuda.get_device_properties(self.device).uuid).removeprefix("GPU-")
             asked = ("--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
             command = ["nvidia-smi", "-i", f"GPU-{uuid}", *asked, "-lms", "100"]
             with contextlib.suppress(FileNotFoundError):
-                self._samples = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+                self.samples = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def figures(self, batch: int) -> dict[str, float]:
         """Images per second (by the median step of a training), and nvidia-smi's figures."""
@@ -104,7 +105,7 @@ class Watch:
         gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
         if gaps:
             found["images/s"] = batch / median(gaps) if batch else len(gaps) / sum(gaps)
-        lines = self._samples.communicate()[0].splitlines() if self._samples else []
+        lines = self.samples.communicate()[0].splitlines() if self.samples else []
         if samples := [line.split(",") for line in lines if line.count(",") == 1]:
             busy, memory = zip(*(map(float, sample) for sample in samples), strict=True)
             found |= {"busy": sum(busy) / len(busy) / 100, "GiB in use": max(memory) / 2**10}
@@ -134,25 +135,19 @@ def run_step(step: str, *words: Any) -> dict[str, Any]:
     return found
 
 
-def measured(words: Sequence[str], images: int, width: int = 64, size: Size = SIZE) -> dict:
-    """The figures of every step."""
-    with tempfile.TemporaryDirectory() as scratch:
-        given = [*prepared(Path(scratch), images, width, [size]), "--result_dir", scratch]
-        steps = chosen_steps(parse([*given, *words]))
-        given += [word for word in words if not word.endswith("_pass")]
-        return {step: run_step(step, *given) for step in steps}
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+def main(argv: Sequence[str] | None = None, size: Size = SIZE) -> None:
+    """Print the machine, and the figures of every step when it has ended."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.pipeline", allow_abbrev=False)
-    parser.add_argument("images", type=int, metavar="N")
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("images", type=count, metavar="N")
+    parser.add_argument("--width", type=count, default=64)
     own, words = parser.parse_known_args(argv)
-    if own.images < 4:  # fewer may leave RIB no image without the classes of another
-        parser.error(f"{own.images} images are too few: give 4 or more")
-    found = {"machine": machine(), "steps": measured(words, own.images, own.width)}
-    print(json.dumps(found, indent=1))
+    print(json.dumps(machine()))
+    with tempfile.TemporaryDirectory() as folder:
+        given = [*prepared(Path(folder), own.images, own.width, [size]), "--result_dir", folder]
+        steps = chosen_steps(parse([*given, *words]))
+        words = [word for word in words if not word.endswith("_pass")]
+        for step in steps:
+            print(json.dumps({step: run_step(step, *given, *words)}), flush=True)
 
 
 if __name__ == "__main__":
