@@ -54,9 +54,9 @@ def _paths(radius: int) -> tuple[np.ndarray, ...]:
 
 
 @functools.lru_cache
-def _offsets_on(radius: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """`search_dst` and `search_paths` on a device, where they stay: a GPU waits for every copy."""
-    paths = [torch.tensor(group, device=device) for group in _paths(radius)]
+def _windows_on(radius: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """Windows at `search_dst` and `search_paths`; they stay there, since a GPU waits for copies."""
+    paths = [torch.tensor(group + (0, radius - 1), device=device) for group in _paths(radius)]
     return torch.cat([group[:, 0] for group in paths]), paths
 
 
@@ -92,18 +92,17 @@ def shifted(maps: Tensor, offset: Offset, floor: int) -> Tensor:
     return maps[..., dy : dy + rows, floor + dx : floor + dx + columns]
 
 
-def _at_offsets(maps: Tensor, offsets: Tensor, floor: int) -> Tensor:
-    """Values of ... x H x W maps at n x 2, or n x length x 2, offsets from every start pixel."""
+def _windows(maps: Tensor, places: Tensor, floor: int) -> Tensor:
+    """Values of maps at offsets (row, column + floor), n [x length] x 2, from every start pixel."""
     rows, columns = start_size(*maps.shape[-2:], floor)
-    windows = maps.unfold(-2, rows, 1).unfold(-2, columns, 1)
-    dy, dx = offsets.unbind(-1)
-    return windows[..., dy, dx + floor, :, :]  # one operation, which a GPU starts once
+    row, column = places.unbind(-1)
+    return maps.unfold(-2, rows, 1).unfold(-2, columns, 1)[..., row, column, :, :]
 
 
 def pair_ends(maps: Tensor, path_index: PathIndex, pairs: slice = slice(None)) -> Tensor:
     """Values at the end of every pair, ... x H x W -> ... x pairs x rows x columns."""
-    ends, _ = _offsets_on(path_index.radius, maps.device)
-    return _at_offsets(maps, ends[pairs], path_index.radius_floor)
+    ends, _ = _windows_on(path_index.radius, maps.device)
+    return _windows(maps, ends[pairs], path_index.radius_floor)
 
 
 def ranked_pixels(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,9 +123,9 @@ def path_ranks(ranks: Tensor, path_index: PathIndex) -> Iterator[Tensor]:
 
     The pairs come in the order of search_dst.
     """
-    _, paths = _offsets_on(path_index.radius, ranks.device)
+    _, paths = _windows_on(path_index.radius, ranks.device)
     for group in paths:
-        yield _at_offsets(ranks, group, path_index.radius_floor).amax(dim=2).flatten(2)
+        yield _windows(ranks, group, path_index.radius_floor).amax(dim=2).flatten(2)
 
 
 def path_maximum(maps: Tensor, path_index: PathIndex) -> Tensor:

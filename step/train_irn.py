@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from misc.affinity_loss import PairLoss
 from misc.cams import CAM_STRIDE
@@ -15,6 +15,7 @@ from misc.runtime import distributed
 from misc.runtime.devices import read_ahead_workers
 from misc.runtime.processes import set_up_reader
 from misc.runtime.programs import progress
+from net.backbones import fold_norms
 from net.checkpoint import on_backbone
 from net.resnet50_irn import Net
 from step.base import TrainStep
@@ -48,6 +49,7 @@ class TrainIRN(TrainStep):
         preflight.images(args.image_ids("infer"))
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
+        fold_norms(self.model.backbone)  # in the first step; it never changes
         pairs = affinity_labels(labels, self.paths, self.args.info.num_labels)
         return self.pair_loss(*network(normalized(images, self.device)), pairs)._asdict()
 
@@ -57,12 +59,11 @@ class TrainIRN(TrainStep):
 
         Every image counts; the original implementation drops the last incomplete batch.
         """
-        args, model = self.args, self.model.eval()
-        dataset = TopLeftDataset(args.info, args.image_ids("infer"), args.irn_crop_size)
+        args, model, ids = self.args, self.model.eval(), self.args.image_ids("infer")
         loader = DataLoader(
-            Subset(dataset, distributed.part(range(len(dataset)))), args.irn_batch_size,
-            num_workers=read_ahead_workers(args.resources), worker_init_fn=set_up_reader,
-            pin_memory=self.device.type == "cuda",
+            TopLeftDataset(args.info, distributed.part(ids), args.irn_crop_size),
+            args.irn_batch_size, num_workers=read_ahead_workers(args.resources),
+            worker_init_fn=set_up_reader, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         total = torch.zeros(2, device=self.device)
         model.mean_shift.running_mean.zero_()
@@ -71,7 +72,7 @@ class TrainIRN(TrainStep):
             for images in loader:
                 total += model(normalized(images, self.device))[1].mean(dim=(2, 3)).sum(dim=0)
                 bar.update()
-        model.mean_shift.running_mean.copy_(distributed.summed(total) / len(dataset))
+        model.mean_shift.running_mean.copy_(distributed.summed(total) / len(ids))
 
 
 LISTS, settings, writes, check, run = TrainIRN.as_step()

@@ -153,14 +153,12 @@ def label_tensor(labels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(labels.astype(np.int32 if labels.dtype == np.uint16 else np.uint8))
 
 
-class TopLeftDataset(Dataset):
+class TopLeftDataset(EpochDataset):
     """Images put on (or cut to) a square canvas from its top-left corner: S x S x 3 int16."""
 
     def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], canvas_size: int):
-        self.info, self.image_ids, self.canvas_size = info, image_ids, canvas_size
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
+        super().__init__(info, image_ids, seed=0)
+        self.canvas_size = canvas_size
 
     def __getitem__(self, index: int) -> torch.Tensor:
         image = image_of(self.info, self.image_ids[index]).astype(np.int16)

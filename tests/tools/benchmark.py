@@ -1,6 +1,7 @@
 """Times parts of the project against reference implementations (`tests/references.py`).
 
     python -m tests.tools.benchmark [name ...] [--repeats 5] [--device cuda] [--json FILE]
+    python -m tests.tools.benchmark launches [--device cuda]
 
 Both get the same made-up input and take turns in one process. Their results are compared in strict
 float32, and timed in what a GPU computes by default (convolutions in TF32). The ratio of their
@@ -23,6 +24,7 @@ import torch
 from misc.runtime.devices import machine, set_up_process
 from misc.runtime.processes import Resources, cpu_count
 from tests.tools.comparisons import COMPARISONS, CPU, Comparison, Entry, Results, timed
+from tests.tools.launches import table
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
 
@@ -177,7 +179,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where tensors and networks are, cpu or cuda (default: %(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write all figures there too")
     args = parser.parse_args(argv)
-    if unknown := sorted(set(args.names) - set(COMPARISONS)):
+    if unknown := sorted(set(args.names) - {"launches", *COMPARISONS}):
         parser.error(f"no comparison is called {unknown[0]}; choose of {', '.join(COMPARISONS)}")
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats} is not 1 or more")
@@ -189,6 +191,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; returns 1 where two results differ."""
     args = parse_args(argv)
+    if "launches" in args.names:
+        print(table(args.device))
+        return 0
     entries = {name: COMPARISONS[name] for name in args.names or COMPARISONS}
     memory = {name: measure_memory(entry, args.device) for name, entry in entries.items()}
     reports = []

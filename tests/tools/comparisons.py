@@ -20,6 +20,7 @@ from misc.metrics import ThresholdScores
 from misc.rib import RIBSettings, fine_tune
 from misc.runtime.devices import freed_memory_kept
 from misc.torchutils import gndp2d
+from net.backbones import fold_norms
 from net.resnet50_cam import CAM
 from net.resnet50_irn import Net
 from tests import references
@@ -186,6 +187,7 @@ class IRNStep(Comparison):
         with torch.no_grad():
             fill_by_recipe(model)
         self.model = model.to(self.device)
+        fold_norms(self.model.backbone)  # as in the training loop
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randn(batch, 3, crop, crop, generator=generator).to(self.device)
         self.parameters = [p for group in model.trainable_parameters() for p in group]

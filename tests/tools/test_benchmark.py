@@ -13,7 +13,7 @@ import torch
 
 from tests import pretended_gpu
 from tests.conftest import PROJECT, TINY
-from tests.tools import benchmark, comparisons, gpu_session, pipeline
+from tests.tools import benchmark, comparisons, gpu_session, launches, pipeline
 from tests.tools.comparisons import COMPARISONS, CPU
 
 
@@ -112,3 +112,12 @@ def test_steps_on_synthetic_photographs_are_timed_one_by_one(capsys):
     pipeline.main(["4", "--width", "8", *words], size=(48, 64))
     lines = [json.loads(x) for x in capsys.readouterr().out.splitlines() if x.startswith("{")]
     assert lines[1]["train_cam"]["seconds"] > 0 and lines[2]["make_cam"]["images/s"] > 0
+
+
+def test_launches_and_waits_are_counted(capsys):
+    with launches.Launches() as counted:
+        torch.ones(3, 2).add(1).relu_().view(-1)[:4].sum().item()
+    assert (counted.started, counted.waits) == (4, 1)  # a view starts nothing
+    assert benchmark.main(["launches"]) == 0
+    rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(rows) == 6 and all(int(started) > 100 for started, _, _ in rows)
