@@ -92,6 +92,15 @@ def test_recorded_training_outputs_of_one_block_each(golden, monkeypatch):
         assert torch.equal(thin.eval()(torch.from_numpy(data["x_odd"])), outputs[-1])
 
 
+def test_a_step_folds_every_normalisation_once_for_all_scales(monkeypatch):
+    thin = network(0, (1, 1, 1, 1), monkeypatch, width=8, stem=8).train()
+    folds, fold = [], backbones.folded
+    monkeypatch.setattr(backbones, "folded", lambda *pair: folds.append(pair) or fold(*pair))
+    thin(torch.randn(1, 3, 65, 65))[-1].sum().backward()
+    assert len(folds) == 1 + 4 * 4  # the stem, and three convolutions and a shortcut in each block
+    assert all(p.grad is not None for p in thin.parameters() if p.requires_grad)
+
+
 def test_recorded_nearest_indices(golden):
     for file in ("deeplab_train.npz", "deeplab_data.npz"):
         data = golden(file)
