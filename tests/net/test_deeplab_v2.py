@@ -136,10 +136,10 @@ def test_recorded_schedules(golden, run):
 
 
 @pytest.mark.parametrize("run", recorded_names("deeplab_train.npz", "_blocks"))
-def test_recorded_training(golden, run, monkeypatch):
+def test_recorded_training(golden, run, monkeypatch, device):
     data = golden("deeplab_train.npz")
     config = dict(zip(data["config_names"], data[f"{run}_config"].tolist(), strict=True))
-    model = network(data["weight_seed"], data[f"{run}_blocks"], monkeypatch).train()
+    model = network(data["weight_seed"], data[f"{run}_blocks"], monkeypatch).train().to(device)
     model.zero_grad()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     groups = model.parameter_groups(config["LR"], config["WEIGHT_DECAY"])
@@ -166,7 +166,8 @@ def test_recorded_training(golden, run, monkeypatch):
         optimizer.zero_grad()
         total, branches = 0.0, []
         for batch, label in zip(of_images, of_labels, strict=True):
-            losses = seg_loss.scale_losses(model(torch.from_numpy(batch)), torch.from_numpy(label))
+            batch, label = (torch.from_numpy(array).to(device) for array in (batch, label))
+            losses = seg_loss.scale_losses(model(batch), label)
             loss = sum(losses) / config["ITER_SIZE"]
             loss.backward()
             total += loss.item()
@@ -186,7 +187,10 @@ def test_recorded_training(golden, run, monkeypatch):
             assert torch.equal(parameters[f"backbone.{name}"], before[f"backbone.{name}"])
     for k in range(4):
         np.testing.assert_allclose(
-            model.aspp[k].bias.detach(), data[f"{run}_final_aspp.{k}.bias"], rtol=1e-3, atol=1e-5
+            model.aspp[k].bias.detach().cpu(),
+            data[f"{run}_final_aspp.{k}.bias"],
+            rtol=1e-3,
+            atol=1e-5,
         )
 
 
