@@ -23,7 +23,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 # Private functions of torch, and those that only newer versions have.
 NEEDED = (
@@ -173,12 +172,12 @@ class OnDevice(torch.Tensor):
 
 def _on_one_device(func: Any, args: tuple, kwargs: dict) -> Any:
     """An operation on the tensors inside; raises where they are not all on one device."""
-    name, flat = func.overloadpacket.__name__, tree_flatten((args, kwargs))
-    looked = args
-    if func in _INDEXED and isinstance(args[0], OnDevice):
-        looked = (args[0], *args[2:])  # indices may be anywhere
-    tensors = [t for t in tree_flatten((looked, kwargs))[0] if isinstance(t, torch.Tensor)]
-    places = {str(t.device) for t in tensors if isinstance(t, OnDevice)}
+    name, tensors, indices = func.overloadpacket.__name__, [], []
+    indexed = func in _INDEXED and isinstance(args[0], OnDevice)  # by tensors that may be anywhere
+    inside = [_inside(arg, indices if indexed and n == 1 else tensors)
+              for n, arg in enumerate(args)]  # fmt: skip
+    words = {key: _inside(value, tensors) for key, value in kwargs.items()}
+    places = {t.place for t in tensors if isinstance(t, OnDevice)}
     alone = [t for t in tensors if not isinstance(t, OnDevice) and (t.dim() or name in _STRICT)]
     if len(places) != 1 or alone:
         found = sorted({str(t.device) for t in tensors})
@@ -187,25 +186,33 @@ def _on_one_device(func: Any, args: tuple, kwargs: dict) -> Any:
         )
     if name in _READS:
         wait()
-    place = torch.device(next(iter(places)))
-    owners = {id(t.inner): t for t in flat[0] if isinstance(t, OnDevice)}
-    inner = [t.inner if isinstance(t, OnDevice) else t for t in flat[0]]
-    args, kwargs = tree_unflatten(inner, flat[1])
-    if kwargs.get("device") is not None:
-        kwargs["device"] = "cpu"
-    result = func(*args, **kwargs)
+    if words.get("device") is not None:
+        words["device"] = "cpu"
+    result = func(*inside, **words)
     if name.startswith(("empty", "new_empty")):
         spoil(result)
+    owners = {id(t.inner): t for t in tensors if isinstance(t, OnDevice)}
+    return _outside(result, owners, places.pop())
 
-    def outside(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        owner = owners.get(id(value))
-        if owner is not None and (owner.shape, owner.stride()) != (value.shape, value.stride()):
-            raise NotImplementedError(f"{func} has changed a shape")
-        return OnDevice(value, place) if owner is None else owner
 
-    return tree_map(outside, result)
+def _inside(value: Any, found: list) -> Any:
+    """The CPU's tensors in an argument; appends those of the argument to `found`."""
+    if isinstance(value, torch.Tensor):
+        found.append(value)
+        return getattr(value, "inner", value)
+    return [_inside(v, found) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _outside(value: Any, owners: dict, place: torch.device) -> Any:
+    """The device's tensors for those of the CPU; those that were changed stay what they were."""
+    if isinstance(value, list | tuple):
+        return type(value)(_outside(v, owners, place) for v in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    owner = owners.get(id(value))
+    if owner is not None and (owner.shape, owner.stride()) != (value.shape, value.stride()):
+        raise NotImplementedError("an operation has changed a shape")
+    return OnDevice(value, place) if owner is None else owner
 
 
 # --- from and to the CPU --------------------------------------------------------------------------
