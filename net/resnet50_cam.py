@@ -48,8 +48,8 @@ class Net(nn.Module):
 class CAM(Net):
     """The same network, which returns a score for every position instead of one for the image.
 
-    bf16: compute the backbone in bfloat16 where autocast finds that safe; the classifier, whose
-    scores are compared with thresholds, weights and gradients stay float32.
+    bf16: compute the backbone in bfloat16 where autocast finds that safe. The classifier, weights
+    and gradients are float32; unless --precision is, a GPU rounds to TF32 what it multiplies.
     """
 
     bf16 = False

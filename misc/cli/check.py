@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from misc.cams import CAM_STRIDE, load_cam
-from misc.cli.options import RECAM, STEPS, Options
+from misc.cli.options import RECAM, STEPS, Options, chosen_steps
 from misc.data.dataset_info import IMAGE_FORMATS, DatasetInfo
 from misc.data.datasets import mask_of
 from misc.data.folder.masks import Content, content_of, contradictions
@@ -23,9 +23,10 @@ from misc.data.label_file import known_classes, load_labels
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
-from misc.runtime.processes import cpu_count, map_in_processes
+from misc.runtime.devices import check_device, pick_devices, uses_cuda
+from misc.runtime.processes import Resources, cpu_count, map_in_processes
 from misc.runtime.programs import progress
-from misc.runtime.training import check_target
+from misc.runtime.training import check_target, smallest_part
 from misc.storage.images import check_jpeg, is_rotated
 from misc.storage.manifest import check_folder, read_manifest, require_writable, weights_name
 from misc.storage.outputs import MANIFEST, Output, is_not_ours, not_ours_line, require_own
@@ -328,6 +329,19 @@ def check_places(args: Options, outputs: Sequence[Output]) -> None:
         if other is not output:
             messages.append(f"{where}: is written by {other.flag} too; give another one")
     raise_problems("output", messages)
+
+
+def processes_to_start(args: Options) -> int:
+    """Return the processes that a script starts: one per GPU, if all get a part of every batch."""
+    if args.report or not uses_cuda(args.resources):
+        return 1
+    check_device(args.device)
+    most, parts = len(pick_devices(Resources(args.device), 1 << 30)), args.seg_settings.accumulate
+    images = len(args.image_ids("train")) if args.train_list.is_file() else args.limit or 1 << 30
+    for step in (name for name in chosen_steps(args) if name.startswith("train_")):
+        batch = getattr(args, f"{step.removeprefix('train_')}_batch_size")
+        most = min(most, smallest_part(batch, images, parts if step == "train_seg" else 1))
+    return most
 
 
 def say_disk(args: Options, steps: Iterable[str]) -> None:

@@ -146,8 +146,9 @@ GROUPS = {
             "maps that the later steps start from: RIB, AdvCAM, CAMs (IRN), or --import_maps; each "
             "has its own folders (all: the first three, in the scripts alone)"),
         "with_seg": (_BOOL, False, "also train and score the segmentation network (steps 7 to 9)"),
-        "check": ({"choices": ("full", "quick"), "nargs": "?", "const": "full"}, None,
-            "list all problems of the input, compute nothing; quick decodes no photographs"),
+        "check": ({"choices": ("full", "quick", "processes"), "nargs": "?", "const": "full"}, None,
+            "list all problems of the input, compute nothing; quick decodes no photographs; "
+            "processes says how many a script starts"),
         "limit": (count, None,
             "first N images of each list only (RIB draws batches from the whole training list)"),
         "report_html": (_BOOL, False,
@@ -201,7 +202,8 @@ GROUPS = {
         "max_long": (number(int, 32), None,
             "longer side that images are shrunk to in make_cam and 2 (for CPUs); maps keep theirs"),
         "precision": (("float32", "tf32", "bf16"), None,
-            "numeric precision; bf16: backbone under autocast (default: float32; on a GPU tf32)"),
+            "of convolutions; bf16: of the backbones of maps and of DeepLab, others are in tf32; "
+            "matrix products are in float32 (default: float32; on a GPU tf32)"),
     },
     "RIB (2)": {
         "RIB_iter": (count, 10, "iterations K per image"),

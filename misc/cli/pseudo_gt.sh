@@ -116,9 +116,12 @@ require_number_of_processes() {
     fi
 }
 
-# Becomes run_sample.py, in processes that share the images and the batches of the trainings. Under
-# torchrun this is one of its processes.
+# Becomes run_sample.py, in processes that share the images and the batches of the trainings: NPROC,
+# or one per GPU as far as there is a part for each. Under torchrun this is one of its processes.
 run_ranks() {
+    if [ "$processes" != 1 ] && [ -z "${NPROC:-}${TORCHELASTIC_RUN_ID:-}" ]; then
+        processes=$("$PYTHON" "$project/run_sample.py" "$@" --check processes)
+    fi
     if [ "$processes" = 1 ] || [ -n "${TORCHELASTIC_RUN_ID:-}" ]; then
         exec "$PYTHON" "$project/run_sample.py" "$@"
     fi

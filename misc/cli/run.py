@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from misc.cli.check import Preflight, check_places, say_disk
+from misc.cli.check import Preflight, check_places, processes_to_start, say_disk
 from misc.cli.lists import prepare_lists
 from misc.cli.log import log_to_screen, require_log, start_log
 from misc.cli.options import LISTS, OBJECT_MASKS, STEPS, Options, chosen_steps
@@ -52,12 +52,14 @@ def execute(args: Options, known: Steps) -> int:
     """Run what the options say; returns the exit code, after one line for what ended the run."""
 
     def work() -> None:
-        if args.report:
+        if args.check == "processes":
+            print(processes_to_start(args))
+        elif args.report:
             show_report(args, known)
-            return
-        check_device(args.device)
-        with distributed.joined(uses_cuda(args.resources)):
-            run(args, known)
+        else:
+            check_device(args.device)
+            with distributed.joined(uses_cuda(args.resources)):
+                run(args, known)
 
     return said_plainly(work)
 

@@ -18,7 +18,7 @@ from misc.runtime.processes import Resources, cpu_count
 # Needed for RIB with a full-size ResNet-50 on the CPU, and for the dense CRF of a photograph.
 _BYTES_WITH_NETWORK, _BYTES_WITHOUT = 8 << 30, 1 << 30
 # Errors of libraries that do not get the memory that they ask for.
-_PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+_NO_MEMORY = re.compile("out of memory|(can't allocate|not enough) memory|ALLOC(ATION)?_FAILED")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
 
@@ -36,7 +36,7 @@ def pick_devices(resources: Resources, count: int, on_gpu: bool = True) -> list[
         chosen = [torch.device("cuda", (first + i * ranks) % gpus) for i in range(gpus)]
         if resources.device not in ("auto", "cuda"):
             chosen = [torch.device(resources.device)]
-        wanted = wanted or (len(chosen) if ranks == 1 else 1)
+        wanted = wanted or max(1, len(chosen) // ranks)
     else:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         fitting = memory // (_BYTES_WITH_NETWORK if on_gpu else _BYTES_WITHOUT)
@@ -79,8 +79,7 @@ def set_up_process(
     if resources.deterministic:
         # cuBLAS reads this when it starts; only with a fixed workspace it adds up in one order.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(resources.deterministic)  # not as an earlier run said
 
 
 def check_device(name: str) -> None:
@@ -89,9 +88,10 @@ def check_device(name: str) -> None:
     ranks, count = distributed.local_size(), torch.cuda.device_count()
     if not known or (known[2] and known[1] != "cuda"):
         raise UserError(f"--device {name}: no such device; say auto, cpu, cuda or cuda:N")
-    if known[2] and ranks > 1:
-        raise UserError(f"--device {name}: the {ranks} processes here would share one "
-                        "GPU; say --device cuda, of which each takes its own")  # fmt: skip
+    announced = "RANK" not in os.environ  # by a script: they are to start here, on these GPUs
+    if ranks > 1 and known[2] or announced and name != "cpu" and ranks > count > 0:
+        raise UserError(f"--device {name}: the {ranks} processes here would share a GPU; say "
+                        f"--device cuda, and NPROC={count} at most")  # fmt: skip
     if known[1] == "cuda" and not (torch.cuda.is_available() and int(known[2] or 0) < count):
         raise UserError(f"--device {name}: there are {count} CUDA devices here; say --device "
                         "cpu, or install a CUDA build of torch and its driver")  # fmt: skip
@@ -134,6 +134,6 @@ def memory_can_end(where: str, options: Sequence[str] = ("--num_processes",)) ->
         first, what = (str(error).splitlines() or ["no memory is left"])[0], "out of memory"
         if "DataLoader worker" in first:
             what, options = "a process that reads images ended", ("--num_workers",)
-        elif not isinstance(error, MemoryError) and not any(p in str(error) for p in _PHRASES):
+        elif not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
             raise
         raise StoppedError(f"{where}: {what} ({first}); lower {' or '.join(options)}") from None

@@ -32,6 +32,8 @@ def joined(with_cuda: bool) -> Iterator[None]:
     store = dist.PrefixStore(_agreed_name(store, number, count), store)
     backend = "cpu:gloo,cuda:nccl" if with_cuda else "gloo"
     dist.init_process_group(backend, None, _PATIENCE, count, number, store)
+    if with_cuda:
+        require_own_gpu(str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))
     yield
     gathered(None)  # a rank must not leave while another may need it
     dist.destroy_process_group()  # not after an error: it could wait for ranks that are gone
@@ -52,6 +54,14 @@ def _agreed_name(store: dist.Store, number: int, count: int) -> str:
                 store.set(store.get(asked).decode(), own)
         time.sleep(_POLL)
     return name
+
+
+def require_own_gpu(gpu: str) -> None:
+    """Raise UserError where two ranks have one GPU, which NCCL refuses once it starts."""
+    places = gathered(f"{os.uname().nodename}: {gpu}")
+    if len(set(places)) < size():
+        shared = max(places, key=places.count)
+        fail(f"{shared}: is the GPU of several processes; start as many as there are GPUs")
 
 
 def rank() -> int:

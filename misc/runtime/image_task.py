@@ -107,6 +107,7 @@ def _run_part(task: ImageTask, image_ids: list[str], resources: Resources) -> li
                 return [_process(task, image_ids, devices[0], bar.update)]
             finally:
                 torch.set_num_threads(before)
+        torch.cuda.empty_cache()  # the others would lack what this process keeps
         results: dict[int, object] = {}
         for number, report in in_processes(partial(_process_part, task), parts, task.name):
             if report is None:

@@ -95,15 +95,18 @@ def is_trained(training: Training) -> bool:
     return made
 
 
+def smallest_part(batch_size: int, images: int, accumulate: int = 1) -> int:
+    """Images of the smallest micro-batch, of which each rank gets a part."""
+    return (min(batch_size, images) - 1) % -(-batch_size // accumulate) + 1
+
+
 def check_batch(flag: str, batch_size: int, images: int, accumulate: int = 1) -> None:
     """Raise UserError where a rank would get nothing of a batch, or of one of its micro-batches."""
-    ranks, size = announced_ranks(), min(batch_size, images)
-    smallest = (size - 1) % -(-batch_size // accumulate) + 1
+    ranks, smallest = announced_ranks(), smallest_part(batch_size, images, accumulate)
+    few = f", of {counted({'image': images})}" if images < batch_size else ""
     if smallest < ranks:
-        few = f", of {counted({'image': images})}" if images < batch_size else ""
-        advice = f"give NPROC={smallest} or less, or larger batches"
-        lack = f"leaves nothing to do for some of {ranks} processes; {advice}"
-        raise UserError(f"{flag} {batch_size}{few}: {lack}")
+        raise UserError(f"{flag} {batch_size}{few}: leaves nothing to do for some of {ranks} "
+                        f"processes; give NPROC={smallest} or less, or larger batches")  # fmt: skip
 
 
 def train(

@@ -40,6 +40,17 @@ def test_recorded_forward(golden, n_classes):
             close(classifier(x), data[f"pooled{n_classes}{name}"])
 
 
+@pytest.mark.parametrize("kind, bf16", [(CAM, True), (CAM, False), (Net, True)])
+def test_bf16_is_of_the_backbone_of_maps_alone_and_ends_with_it(images, kind, bf16):
+    model, found = thin(kind), []
+    model.bf16 = bf16  # which a training does not look at
+    model.classifier.register_forward_hook(lambda *layer: found.append(layer[-1].dtype))
+    model(images)
+    expected = torch.bfloat16 if bf16 and kind is CAM else torch.float32
+    assert model.frozen_features(images).dtype == expected and found == [torch.float32]
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_only_layer3_layer4_and_classifier_train(images):
     net = thin(Net, n_classes=5).train()
     net(images).square().sum().backward()

@@ -5,10 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from misc.cli import check
-from misc.cli.check import Preflight, check_places, say_disk
+from misc.cli.check import Preflight, check_places, processes_to_start, say_disk
 from misc.cli.options import build_parser, parse
 from misc.cli.run import parts_of, written
 from misc.data.folder import masks
@@ -118,6 +119,22 @@ def refusal(argv, *steps):
     with pytest.raises(UserError) as error:
         check_places(*places_of(argv, *steps))
     return str(error.value)
+
+
+@pytest.mark.parametrize("gpus, words, processes", [
+    (1, "", 1), (2, "", 2), (5, "", 5), (8, "--irn_batch_size 4", 4), (5, "--limit 3", 3),
+    (2, "--device cuda:1", 1), (2, "--device cpu", 1), (2, "--report", 1),
+    (8, "--irn_batch_size 4 --make_cam_pass", 8), (8, "--train_list LIST", 2),
+    (8, "--train_seg_pass --seg_preset clims --seg_batch_size 9", 4),
+])  # fmt: skip
+def test_a_script_starts_as_many_processes_as_have_something_to_do(
+    monkeypatch, tmp_path, gpus, words, processes
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    (tmp_path / "LIST").write_text("2007_000001\n2007_000002\n")
+    words = words.replace("LIST", str(tmp_path / "LIST")).split()
+    assert processes_to_start(parse([*words, "--result_dir", str(tmp_path)])) == processes
 
 
 @pytest.mark.parametrize("name", sorted(PATHS))

@@ -240,3 +240,8 @@ def test_one_gpu_for_all_ranks_is_refused(monkeypatch):
         check_device("cuda:1")
     for name in ("cuda", "auto", "cpu"):
         check_device(name)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")  # announced by a script
+    with pytest.raises(UserError, match="--device auto: the 5 processes .* NPROC=4 at most"):
+        check_device("auto")
+    monkeypatch.setenv("RANK", "0")  # started: each may see another GPU
+    check_device("auto")

@@ -1,5 +1,7 @@
 """misc/runtime/devices.py: devices and threads of processes, and what is said where memory ends."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -26,6 +28,8 @@ def test_devices_of_the_processes(monkeypatch):
     monkeypatch.setattr(devices.distributed, "local_size", lambda: 2)
     monkeypatch.setattr(devices.distributed, "local_rank", lambda: 1)
     assert names() == ["cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)  # fewer ranks than GPUs
+    assert names() == ["cuda:1", "cuda:3"]
     assert names(on_gpu=False) == ["cpu"] * 2
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert names() == ["cpu"]
@@ -47,7 +51,12 @@ def test_what_a_gpu_rounds_is_said(precision):
         resources = Resources("cpu", num_threads=torch.get_num_threads(), precision=precision)
         devices.set_up_process(resources)
         assert (cudnn.allow_tf32, products.allow_tf32) == (precision != "float32", False)
+        devices.set_up_process(replace(resources, deterministic=True))
+        devices.set_up_process(replace(resources, precision="float32"))
+        flags = cudnn.allow_tf32, products.allow_tf32, torch.are_deterministic_algorithms_enabled()
+        assert flags == (False, False, False)  # nothing of an earlier run
     finally:
+        torch.use_deterministic_algorithms(False)
         cudnn.allow_tf32, products.allow_tf32 = before
 
 
@@ -55,6 +64,7 @@ def test_what_a_gpu_rounds_is_said(precision):
     torch.OutOfMemoryError("CUDA out of memory.\nsecond line"),
     MemoryError(),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
 ])  # fmt: skip
 def test_the_options_to_lower_are_named_in_one_line(error):

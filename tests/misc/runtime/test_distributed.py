@@ -81,6 +81,8 @@ def meet():
         "first": (first, calls),
         "errors": [failed(lambda: distributed.on_first_rank(wrong)),
                    failed(lambda: distributed.fail("file: is wrong"))],
+        "GPUs": [failed(lambda name=name: distributed.require_own_gpu(name))
+                 for name in ("GPU-a", f"GPU-{distributed.rank()}")],
         "step": train_a_step(),
     }  # fmt: skip
 
@@ -94,6 +96,8 @@ def test_ranks_exchange_values_and_the_first_one_works_and_speaks_for_all(ranks)
     assert other["first"] == ("made by the first", [])
     assert one["errors"] == ["UserError('file: is wrong')"] * 2
     assert other["errors"] == ["SaidElsewhereError('file: is wrong')"] * 2
+    assert "UserError" in one["GPUs"][0] and "GPU-a: is the GPU of several" in one["GPUs"][0]
+    assert "SaidElsewhere" in other["GPUs"][0] and one["GPUs"][1] is other["GPUs"][1] is None
     expected = train_a_step()  # gradients and loss of the whole batch
     assert one["step"] == other["step"] == pytest.approx(expected, abs=1e-6)
 
