@@ -22,14 +22,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+import torch.distributed
 
 # Private functions of torch, and those that only newer versions have.
 NEEDED = (
     *("_C._disabled_torch_function_impl", "_C._nn._parse_to", "Tensor._make_subclass"),
     *("_C._dispatch_tls_set_dispatch_key_included", "_import_device_backends"),
-    *("accelerator.set_device_index", "__future__.set_swap_module_params_on_conversion"),
-    *("amp.autocast_mode.autocast", "cuda._utils._get_device_index"),
+    *("__future__.set_swap_module_params_on_conversion", "amp.autocast_mode.autocast"),
+    *("accelerator", "cuda._utils._get_device_index"),
     "utils._foreach_utils._foreach_supported_types",
 )
 aten = torch.ops.aten
@@ -40,29 +42,19 @@ _READS = {"_local_scalar_dense", "equal", "nonzero", "masked_select"}
 # These take no 0-dim tensor of the CPU beside tensors of the device.
 _STRICT = {
     *("index_select", "gather", "scatter_", "scatter_add_", "index_add_", "cat", "mm", "bmm"),
-    *("convolution", "native_batch_norm", "_amp_foreach_non_finite_check_and_unscale_"),
+    *("convolution", "native_batch_norm"),
 }
-_FACTORIES = (
-    *("empty.memory_format", "empty_strided", "arange", "arange.start", "arange.start_step"),
-    *("eye", "eye.m", "full", "zeros", "ones", "rand", "randn", "scalar_tensor"),
-)
+# All that make tensors call one of these.
+_FACTORIES = ("empty.memory_format", "empty_strided", "arange", "arange.start", "arange.start_step")
 _to_of_torch = torch.Tensor.to
-
-
-def missing() -> list[str]:
-    """Return what the device needs and this version of torch does not have."""
-
-    def lacks(name: str) -> bool:
-        try:
-            return attrgetter(name)(torch) is None
-        except AttributeError:
-            return True
-
-    return [f"torch.{name}" for name in NEEDED if lacks(name)]
 
 
 def environment(gpus: int, memory: int | None = None) -> dict[str, str]:
     """The variables of a process whose torch has these devices, and of all that it starts."""
+    try:
+        attrgetter(*NEEDED)(torch)
+    except AttributeError as error:
+        pytest.skip(f"no device can be pretended: {error}")
     project = Path(__file__).resolve().parent.parent
     # torch loads the extensions that packages on this path announce.
     paths = [project, project / "tests" / "pretended", os.environ.get("PYTHONPATH", "")]
@@ -120,7 +112,7 @@ class OnDevice(torch.Tensor):
     backward needs no driver.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = getattr(torch._C, "_disabled_torch_function_impl", None)
     device = property(lambda self: self.place)
     is_cuda, is_cpu = property(lambda self: True), property(lambda self: False)
 
@@ -145,11 +137,10 @@ class OnDevice(torch.Tensor):
     __array__ = pin_memory = numpy
 
     def __deepcopy__(self, memo: dict) -> "OnDevice":
-        if id(self) not in memo:
-            copied = OnDevice(self.inner.detach().clone(), self.place)
-            of_module = isinstance(self, torch.nn.Parameter)
-            memo[id(self)] = torch.nn.Parameter(copied, self.requires_grad) if of_module else copied
-        return memo[id(self)]
+        copied = OnDevice(self.inner.detach().clone(), self.place)
+        of_module = isinstance(self, torch.nn.Parameter)
+        copied = torch.nn.Parameter(copied, self.requires_grad) if of_module else copied
+        return memo.setdefault(id(self), copied)
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         wait()
@@ -163,10 +154,9 @@ class OnDevice(torch.Tensor):
             return OnDevice(func(args[0].inner, **kwargs), args[0].place)
         if func is aten.copy_.default:
             return _copied(*args, **kwargs)
-        if func is aten._foreach_copy_.default:
-            for pair in zip(*args[:2], strict=True):
-                _copied(*pair)
-            return None
+        if func is aten.mul.out and torch.distributed.is_initialized():
+            # DistributedDataParallel, which is C++, finds its buckets on the CPU.
+            return func(args[0].inner, *args[1:], **kwargs)
         return _on_one_device(func, args, kwargs or {})
 
 
@@ -380,9 +370,13 @@ def _with_key(enter, self):
     return enter(self)
 
 
+def _by_gloo(begin, backend, *args, **kwargs):
+    begin(backend.replace("nccl", "gloo"), *args, **kwargs)
+
+
 def install() -> None:
     """Give torch RIB_PRETENDED_GPUS devices; torch calls this in an `environment`."""
-    if not count() or missing():
+    if not count():
         return
     install.library = torch.library.Library("aten", "IMPL", "CUDA")
     words = {"allow_override": True}  # which older versions do not know, and do
@@ -412,6 +406,7 @@ def install() -> None:
     torch.__future__.set_swap_module_params_on_conversion(True)
     torch.utils._foreach_utils._foreach_supported_types.append(OnDevice)
     _patched(torch, "tensor", _sent)
+    _patched(torch.distributed, "init_process_group", _by_gloo)
     _patched(torch.amp.autocast_mode.autocast, "__init__", _for_cpu)
     _patched(torch.amp.autocast_mode.autocast, "__enter__", _with_key)
 
