@@ -33,7 +33,7 @@ def write_split(folder: Path, split: str, scenes: Iterable[Scene]) -> None:
     categories = [{"id": i, "name": n} for i, n in zip(CATEGORY_IDS, CLASS_NAMES, strict=True)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     path = folder / "annotations" / f"instances_{split}2014.json"
-    path.write_text(json.dumps({"info": {"description": "Drawn sample"}, **content}) + "\n")
+    path.write_text(json.dumps({"info": {"description": "Synthetic sample"}, **content}) + "\n")
 
 
 def annotations_of(scene: Scene) -> Iterator[dict]:

@@ -158,13 +158,13 @@ def _expose(rng: Generator, canvas: np.ndarray) -> np.ndarray:
 
 def _place(rng: Generator, objects: Sequence[ObjectClass], size: Size) -> list[Pose]:
     count = len(objects)
-    share = {0: 1.0, 1: 1.0, 2: 0.58}.get(count, 1.3 / max(count, 1))
+    fraction = {0: 1.0, 1: 1.0, 2: 0.58}.get(count, 1.3 / max(count, 1))
     long_axis = int(size[1] >= size[0])
-    slots = rng.permutation(np.linspace(share / 2, 1 - share / 2, count))
+    slots = rng.permutation(np.linspace(fraction / 2, 1 - fraction / 2, count))
     poses = []
     for kind, middle in zip(objects, slots, strict=True):
         slot = np.array(size, float)
-        slot[long_axis] *= share
+        slot[long_axis] *= fraction
         centre = np.array(size) / 2
         centre[long_axis] = middle * size[long_axis]
         poses.append(_pose_in_slot(rng, kind, centre, slot))

@@ -68,7 +68,7 @@ def annotation(image_id: str, scene: Scene) -> ElementTree.Element:
     height, width = scene.image.shape[:2]
     root = ElementTree.Element("annotation")
     _add(root, folder="VOC2012", filename=f"{image_id}.jpg")
-    _add(ElementTree.SubElement(root, "source"), database="Drawn sample", annotation="Drawn sample")
+    _add(ElementTree.SubElement(root, "source"), database="synthetic", annotation="synthetic")
     _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
     _add(root, segmented=1)
     for instance in scene.instances:

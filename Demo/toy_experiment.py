@@ -227,7 +227,7 @@ def shape_mask(value: int, side: int) -> np.ndarray:
 
 
 def compose(
-    rng: np.random.Generator, digits: np.ndarray, values: np.ndarray, side: int, share: float
+    rng: np.random.Generator, digits: np.ndarray, values: np.ndarray, side: int, fraction: float
 ) -> Canvases:
     """Each digit in the middle of a canvas, a fraction with their shape somewhere beside it.
 
@@ -240,7 +240,7 @@ def compose(
         cut = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] / 255
         top, left = (side - cut.shape[0]) // 2, (side - cut.shape[1]) // 2
         image[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
-        if rng.random() < share:
+        if rng.random() < fraction:
             shape[:] = _placed(rng, shape_mask(value, side), image > 0)
     digit_pixels = images > _KEPT
     images[shapes] = 1.0

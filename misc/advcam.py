@@ -37,7 +37,7 @@ class AdvCAMSettings:
 
 
 @dataclass
-class Climb:
+class Iteration:
     """One iteration on an image: its maps and scores, and the image after the step."""
 
     map: Tensor  # h x w, of the class
@@ -63,20 +63,20 @@ def class_map(raw: Tensor, index: int, positive: int) -> Tensor:
     return image + mirrored.flip(-1)
 
 
-def climb_step(pair: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+def ascent_step(pair: Tensor, gradient: Tensor, step_size: float) -> Tensor:
     """Move by the gradient, scaled to its largest entry, within the range of the pair's values."""
     moved = pair + step_size * gradient / (gradient.abs().max() + 1e-12)
     return moved.clamp(pair.min(), pair.max())
 
 
-def climb(
+def ascent(
     scores: Callable[[Tensor], Tensor],
     pair: Tensor,
     index: int,
     positive: int,
     iterations: int,
     settings: AdvCAMSettings,
-) -> Iterator[Climb]:
+) -> Iterator[Iteration]:
     """Raise the score of a class, lower those of all others (AdvCAM, Sec. 3.2 and 3.3).
 
     scores: 2 x 3 x H x W -> raw scores 2 x C x h x w, differentiable down to the image. pair: the
@@ -96,10 +96,10 @@ def climb(
         difference = ((current - first).abs() * mask).sum()
         objective = -score_loss - settings.coefficient * difference
         (gradient,) = torch.autograd.grad(objective, pair)
-        after = climb_step(pair.detach(), gradient, settings.step_size)
+        after = ascent_step(pair.detach(), gradient, settings.step_size)
         active = (raw.detach()[:, index] > 0).sum(dim=(1, 2))
         values = (part.detach() for part in (logits, score_loss, difference, objective))
-        yield Climb(seen, mask, active, *values, gradient, after)
+        yield Iteration(seen, mask, active, *values, gradient, after)
         pair = after
 
 
@@ -116,14 +116,14 @@ def advcam(
     scale, 2 x 3 x H x W. label: multi-hot C, not all zero. Classes and scales are independent.
     """
     positive = (weights > 0).flatten(1).sum(dim=1).tolist()
-    climbs = [
-        (i, c, climb(scores, pair, c, positive[c], settings.iterations_at(scale), settings))
+    ascents = [
+        (i, c, ascent(scores, pair, c, positive[c], settings.iterations_at(scale), settings))
         for i, (pair, scale) in enumerate(zip(pairs, settings.scales, strict=True))
         for c in label.nonzero()[:, 0].tolist()
     ]
     sums: dict[int, Tensor] = {}
     for _ in range(settings.iterations):
-        for i, c, states in climbs:
+        for i, c, states in ascents:
             state = next(states, None)
             if state is not None:
                 if i not in sums:

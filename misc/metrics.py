@@ -30,7 +30,7 @@ def require_few_labels(num_labels: int) -> None:
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
-    """Count pixels by truth and prediction: num_labels x num_labels int64.
+    """Count pixels by ground truth and prediction: num_labels x num_labels int64.
 
     truth, prediction: H x W integers, 0 is background; pixels whose truth is 255 (of uint16 arrays
     65535) are left out.
@@ -39,7 +39,7 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int)
     _check_sizes(truth.shape, prediction.shape)
     valid = truth != ignored_value(truth)
     truth, prediction = truth[valid].astype(np.intp), prediction[valid].astype(np.intp)
-    _check_range(truth, num_labels, "truth")
+    _check_range(truth, num_labels, "ground truth")
     _check_range(prediction, num_labels, "prediction")
     counts = np.bincount(truth * num_labels + prediction, minlength=num_labels**2)
     return counts.reshape(num_labels, num_labels)
@@ -53,7 +53,7 @@ def pseudo_mask_confusion(truth: np.ndarray, mask: np.ndarray, num_labels: int) 
 def iou(confusion: np.ndarray | Counts) -> np.ndarray:
     """Intersection over union of each label, ... x L x L -> ... x L; nan where a label is absent.
 
-    Absent means in neither truth nor prediction.
+    Absent means in neither ground truth nor prediction.
     """
     intersection, truth, prediction = counts_of(confusion)
     return _ratio(intersection, truth + prediction - intersection)
@@ -88,7 +88,7 @@ class ThresholdScores:
         if (np.diff(self.thresholds) < 0).any():
             raise ValueError(f"thresholds have to ascend, got {thresholds}")
         self.num_labels = num_labels
-        # By truth and class: pixels by the number of thresholds that they exceed, T + 1.
+        # By ground truth and class: pixels by the number of thresholds that they exceed, T + 1.
         self._pairs: dict[tuple[int, int], np.ndarray] = defaultdict(int)
 
     def add(self, cams: np.ndarray, keys: np.ndarray, truth: np.ndarray) -> None:
@@ -106,7 +106,8 @@ class ThresholdScores:
         _check_sizes(truth.shape, cams.shape[1:])
         truth = of_type(truth, self.num_labels)
         outside = truth >= self.num_labels
-        _check_range(truth[outside & (truth != ignored_value(truth))], self.num_labels, "truth")
+        wrong = truth[outside & (truth != ignored_value(truth))]
+        _check_range(wrong, self.num_labels, "ground truth")
         index = np.minimum(truth, self.num_labels).ravel().astype(np.intp)
         strongest, score = strongest_class(cams)
         exceeded = np.searchsorted(self.thresholds.astype(np.float32), score.ravel())
@@ -150,7 +151,7 @@ class ThresholdScores:
         return counts
 
     def _above_and_below(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        """Each pair of truth and class, with its pixels above and not above thresholds, (T,)."""
+        """Each pair of ground truth and class: its pixels above and not above thresholds, (T,)."""
         for (truth, label), pixels in self._pairs.items():
             # Foreground at threshold i is what exceeds more than i of them: sums from the end.
             foreground = pixels[:0:-1].cumsum()[::-1]

@@ -1,4 +1,4 @@
-"""DeepLab-v2: a dilated ResNet with atrous spatial pyramid pooling, on several scales at once.
+"""DeepLab-v2: a dilated ResNet with atrous spatial pyramid pooling, on several scales.
 
 Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
 and Fully Connected CRFs", TPAMI 2018, Sec. 3; sizes and rates as in the published settings.

@@ -42,7 +42,7 @@ def check(args: Options, preflight: Preflight) -> None:
 
 
 def seed_folders(args: Options, is_made: Callable = lambda path: False) -> dict[str, Path]:
-    """Folders of maps by row of the table: that of --recam, beside RIB also the baseline CAMs."""
+    """Folders of maps by method: that of --recam, beside RIB also the baseline CAMs."""
     plain = args.plain_cam_out_dir
     there = read_manifest(plain) is not None or is_made(plain)
     beside = args.recam == "rib" and there and plain != args.cam_out_dir
@@ -84,7 +84,7 @@ def score(args: Options, folder: Path) -> ThresholdScores:
 
 
 def run(args: Options) -> dict[str, ThresholdScores]:
-    """Score the CAMs and the refined maps that are there; the scores by row of the table."""
+    """Score the CAMs and the refined maps that are there; the scores by method."""
     results = {}
     for row, folder in seed_folders(args).items():
         start = time.perf_counter()
@@ -112,7 +112,7 @@ def save_row(
     args: Options, row: str, confusions: np.ndarray | Counts, at: Sequence[float | None],
     entry: dict, start: float, role: str = "eval",
 ) -> None:  # fmt: skip
-    """Log the scores of a row of the table and keep them in scores.json; every rank calls it.
+    """Log the scores of a method and keep them in scores.json; every rank calls it.
 
     confusions: T x L x L at the thresholds `at`, None for masks without one. entry: kept too.
     """

@@ -2,7 +2,7 @@
 
 from misc.cli.check import Preflight
 from misc.cli.options import ROW_ENDING, Options
-from misc.cli.report import BOUND
+from misc.storage.scores import FULL
 from step import eval_cam
 from step.eval_sem_seg import ScoreMasks, score_masks
 from step.make_seg import folders
@@ -17,10 +17,10 @@ def check(args: Options, preflight: Preflight) -> None:
 
 
 def row_of(args: Options) -> str:
-    """The row of the table, by the labels of the training."""
+    """The method in the table, by the labels of the training."""
     truth = {folder.resolve() for folder in args.info.mask_dirs}
     supervised = args.seg_label_dir.resolve() in truth
-    return BOUND if supervised else f"segmentation{ROW_ENDING[args.recam]}"
+    return FULL if supervised else f"segmentation{ROW_ENDING[args.recam]}"
 
 
 def run(args: Options) -> None:

@@ -53,7 +53,7 @@ def score_masks(
     args: Options, task: ScoreMasks, row: str, threshold: float | None, entry: dict,
     role: str = "eval",
 ) -> np.ndarray:  # fmt: skip
-    """Score label maps and keep the row of the table; the confusion matrix L x L (row truth)."""
+    """Score label maps and keep their score; the confusion matrix L x L (row: ground truth)."""
     start = time.perf_counter()
     confusion = sum(run_over_images(task, eval_cam.ids_of(args, role), args.resources))
     entry = {"folder": str(task.folder), **entry}
@@ -62,7 +62,7 @@ def score_masks(
 
 
 def row_of(args: Options) -> tuple[str, float | None]:
-    """Row and threshold of the masks; those not made from --cam_out_dir have a row of their own."""
+    """Method and threshold of the masks; those not made from --cam_out_dir are one of their own."""
     made, own_row = read_manifest(args.sem_seg_out_dir) or {}, f"masks of {args.sem_seg_out_dir}"
     if made.get("step") != MakePseudoMask.name:
         return own_row, None
@@ -75,7 +75,7 @@ def row_of(args: Options) -> tuple[str, float | None]:
 
 
 def run(args: Options) -> np.ndarray:
-    """Confusion matrix L x L of the pseudo masks on the evaluation list (row truth)."""
+    """Confusion matrix L x L of the pseudo masks on the evaluation list (row: ground truth)."""
     task = ScoreMasks(args, args.sem_seg_out_dir, "eval_sem_seg")
     confusion = score_masks(args, task, *row_of(args), {"crf": False})
     positive, negative = (100 * part for part in false_positive_negative(confusion))

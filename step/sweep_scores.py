@@ -22,7 +22,7 @@ from step.visualize import save_figure
 log = logging.getLogger("sweep")
 
 CONFIDENCE = 0.95
-_BATCH = 100  # resamples that are summed at once
+_BATCH = 100  # resamples of a batch
 FOLDERS = {"plain": "plain_cam_out_dir", "seed": "cam_out_dir", "masks": "sem_seg_out_dir"}
 _COLUMNS = ("miou", "low", "high", "threshold", "difference", "difference_low", "difference_high",
             "compared_with", "seed_spread", "images", "folder")  # fmt: skip

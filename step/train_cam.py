@@ -45,9 +45,9 @@ class TrainCAM(TrainStep):
 
     @classmethod
     def run(cls, args: Options) -> None:
-        model, held_out = super().run(args), args.held_out_ids()
-        if model is not None and held_out and distributed.rank() == 0:
-            say_precision(args, model, held_out)
+        model, validation = super().run(args), args.validation_ids()
+        if model is not None and validation and distributed.rank() == 0:
+            say_precision(args, model, validation)
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ class TrainSegmentation(TrainStep):
     def run(cls, args: Options) -> None:
         preset, changed = args.seg_settings, args.seg_differences()
         log.info("preset %s, apart from: %s", args.seg_preset, changed or "nothing")
-        log.info("batch size %d, gradients accumulated over %d passes, on all processes together",
+        log.info("batch size %d, gradient accumulation %d, on all processes together",
                  preset.batch_size, preset.accumulate)  # fmt: skip
         super().run(args)
 

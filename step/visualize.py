@@ -76,7 +76,7 @@ def save_curves(args: Options) -> None:
 
 
 def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:
-    """Files of maps by title, each with its row of the table."""
+    """Files of maps by title, each with its method in the table."""
     files = {"CAM": (args.plain_cam_out_dir / f"{image_id}.npy", "CAM seed")}
     for name, last in (("RIB", args.RIB_iter), ("AdvCAM", args.adv_iter)):
         for k in (k for k in SHOWN_ITERATIONS if k <= last):

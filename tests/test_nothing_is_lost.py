@@ -14,7 +14,7 @@ from misc.labels import read_label_png
 from misc.storage.files import LOCK
 from tests.conftest import PROJECT
 from tests.misc.storage.test_files import HOLDER
-from tests.tools.fault_runs import digests
+from tests.tools.fault_runs import checksums
 
 FIRST, SECOND = "2012_000001", "2012_000002"
 
@@ -36,9 +36,9 @@ def refused(call, info, tmp_path):
     """The line of a refusal, after which every file is as it was, and only lists are new."""
 
     def run(*options):
-        before = digests(tmp_path)
+        before = checksums(tmp_path)
         code, (line,), _ = call(*options)
-        after = digests(tmp_path)
+        after = checksums(tmp_path)
         assert code == 2 and {name: after.get(name) for name in before} == before
         assert all(name.startswith("result/lists/") for name in after.keys() - before.keys())
         return line
@@ -70,9 +70,9 @@ def test_overwrite_redoes_own_files_and_leaves_others(call, result_dir):
     maps = result_dir / "cam_plain"
     np.save(maps / "mine.npy", np.arange(3))
     (maps / "notes.txt").write_text("mine")
-    before = digests(maps)
+    before = checksums(maps)
     assert call("--make_cam_pass", "--cam_scales", "1.0,0.5", "--overwrite")[0] == 0
-    after = digests(maps)
+    after = checksums(maps)
     kept = {name for name in before if after[name] == before[name]}
     assert kept == {"mine.npy", "notes.txt"} and set(after) == set(before)
     assert "2 files removed, made with other settings" in (result_dir / "run.log").read_text()
@@ -127,26 +127,27 @@ def test_a_list_that_was_written_or_changed_by_hand_is_never_replaced(call, refu
 
 
 def test_check_writes_and_deletes_nothing(call, tmp_path, result_dir):
-    before = digests(tmp_path)
+    before = checksums(tmp_path)
     for options in ([], ["--make_cam_pass", "--overwrite"]):
         assert call("--check", *options)[0] == 0
-        assert digests(tmp_path) == before and not result_dir.exists()
+        assert checksums(tmp_path) == before and not result_dir.exists()
     assert call("--make_cam_pass")[0] == 0
-    before = digests(tmp_path)
+    before = checksums(tmp_path)
     changed = ("--make_cam_pass", "--cam_scales", "1.0,0.5", "--skip_mismatched", "--overwrite")
     assert call("--check", *changed)[0] == 0
-    assert digests(tmp_path) == before and not (result_dir / LOCK).exists()
+    assert checksums(tmp_path) == before and not (result_dir / LOCK).exists()
 
 
-def test_a_second_run_in_a_folder_ends_before_it_writes(call, result_dir):
+def test_a_second_run_in_a_folder_ends_before_it_writes(call, result_dir, monkeypatch):
+    monkeypatch.setattr("misc.storage.files._PATIENCE", 0.0)
     folder = result_dir / "else" / "cam"
     folder.mkdir(parents=True)
     command = [sys.executable, "-c", HOLDER, folder]
     with subprocess.Popen(command, cwd=PROJECT, stdout=PIPE) as first:
         assert first.stdout.readline() == b"held\n"
-        before = digests(result_dir)
+        before = checksums(result_dir)
         code, (line,), _ = call("--make_recam_pass", "--cam_out_dir", folder)
-        assert code == 2 and str(folder) in line and digests(result_dir) == before
+        assert code == 2 and str(folder) in line and checksums(result_dir) == before
         first.kill()
     assert call("--make_recam_pass", "--cam_out_dir", folder)[0] == 0
     assert load_cam(folder / f"{FIRST}.npy")["keys"].size and not list(result_dir.rglob(LOCK))

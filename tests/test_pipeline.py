@@ -174,19 +174,3 @@ def test_other_maps_make_later_steps_stale(copied, capsys):
     assert copied("--cam_to_ir_label_pass", "--overwrite", *again) == 0
     labels = {path.stem for path in (copied.folder / "ir_label").glob("*.png")}
     assert labels == set(IDS[:2])
-
-
-def test_limit(sample, classifier_file, tiny_run, tmp_path):
-    run = Run(tmp_path / "r", sample, classifier_file, tiny_run)
-    steps = ("--make_cam_pass", "--make_recam_pass", "--eval_cam_pass", "--cam_to_ir_label_pass")
-    given = ("--cam_weights_name", classifier_file, "--limit", 2, "--visualize", 0)
-    assert run(*steps, *given) == 0
-    for name, suffix in (("cam_plain", "npy"), ("cam", "npy"), ("ir_label", "png")):
-        assert {path.stem for path in (run.folder / name).glob(f"*.{suffix}")} == set(IDS[:2])
-    assert "on 2 images of" in run.log()
-    # A larger limit goes on with the same folder.
-    before = run.outputs()
-    assert run("--make_cam_pass", *given, "--limit", 3) == 0
-    after = run.outputs()
-    assert set(after) - set(before) == {f"cam_plain/{IDS[2]}.npy"}
-    assert before.items() <= after.items()

@@ -55,8 +55,8 @@ def fresh(run, tmp_path, tiny_run):
 def test_predictions_and_scores(run):
     ids = [line for line in (run.folder / "lists" / "val.txt").read_text().split() if "_" in line]
     rows = load_scores(run.folder)
-    assert set(rows) == {"upper bound", "upper bound + CRF"}  # trained on ground truth
-    assert rows["upper bound"]["images"] == len(ids) and rows["upper bound + CRF"]["crf"]
+    assert set(rows) == {"fully supervised", "fully supervised + CRF"}  # trained on ground truth
+    assert rows["fully supervised"]["images"] == len(ids) and rows["fully supervised + CRF"]["crf"]
     network = load_segmentation(run.folder / "deeplab_v2.pth", 21)
     for image_id in ids:
         image = np.asarray(Image.open(run.sample.image_path(image_id)))

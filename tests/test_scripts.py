@@ -23,22 +23,20 @@ def script(tmp_path):
             capture_output=True,
             text=True,
             cwd=folder,
-            env={**os.environ, "PYTHON": sys.executable, **environment},
+            env={**os.environ, "PYTHON": sys.executable, "NPROC": "1", **environment},
         )
         return end.returncode, end.stdout, end.stderr.splitlines()
 
     return run
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_misspelt_option_does_not_fall_to_the_sample(script, name):
-    code, said, (line,) = script(name, "--voc12_rot", "DIR")
+def test_a_misspelt_option_does_not_fall_to_the_sample(script):
+    code, said, (line,) = script("get_pseudo_gt_COCO.sh", "--voc12_rot", "DIR")
     assert code == 2 and said == "" and "unrecognized arguments: --voc12_rot" in line
 
 
-@pytest.mark.parametrize("given", [["--voc12_root", "none"], ["--voc12_root=none"]])
-def test_a_root_that_is_not_there_does_not_fall_to_the_sample(script, given):
-    code, said, (line,) = script("get_pseudo_gt_VOC.sh", *given)
+def test_a_root_that_is_not_there_does_not_fall_to_the_sample(script):
+    code, said, (line,) = script("get_pseudo_gt_VOC.sh", "--voc12_root=none")
     assert code == 2 and said == "" and "--voc12_root none: no such folder" in line
 
 
@@ -68,7 +66,6 @@ def test_batches_too_small_for_the_processes_are_one_line_before_any_starts(scri
     ([], "the first argument is the folder of the photographs"),
     (["--labels", "labels.csv"], "the first argument is the folder of the photographs"),
     (["none"], "--root none: no such folder"),
-    ([".", "none.csv"], "has no photographs"),
 ])  # fmt: skip
 def test_the_script_of_photographs_says_what_it_needs(script, given, words):
     code, said, (line,) = script("get_pseudo_gt.sh", *given)
@@ -110,13 +107,13 @@ def test_all_maps_of_photographs_are_made_and_those_of_rib_last(script, tmp_path
     (tmp_path / "photos").mkdir()
     python = fake_python(tmp_path)
     for words in (["--recam", "all"], ["--recam=all"], ["--recam", "rib", "--recam=all"]):
-        code, said, errors = script("get_pseudo_gt.sh", "photos", *words, PYTHON=python, NPROC="1")
+        code, said, errors = script("get_pseudo_gt.sh", "photos", *words, PYTHON=python)
         assert code == 0 and not errors
         runs = [line.split() for line in said.splitlines()]
         assert [run[-2:] for run in runs] == [["--recam", m] for m in ("none", "advcam", "rib")]
         assert all(run[1:5] == ["--dataset", "folder", "--root", "photos"] for run in runs)
     for words in (["--recam", "all", "--recam", "none"], ["--classes", "all"]):
-        _, said, _ = script("get_pseudo_gt.sh", "photos", *words, PYTHON=python, NPROC="1")
+        _, said, _ = script("get_pseudo_gt.sh", "photos", *words, PYTHON=python)
         assert said.count("\n") == 1
 
 
@@ -186,22 +183,6 @@ def test_ctrl_c_is_one_line_at_any_moment(tmp_path, name, moment):
     )
     reached = name != "get_pseudo_gt.sh" or moment != "misc.cli.options"
     assert (end.returncode, end.stderr) == ((130, f"{line}\n") if reached else (0, ""))
-
-
-@pytest.mark.parametrize("messages, words", [
-    ("ERROR: Could not install: [Errno 28] No space left on device", "the disk is full"),
-    ("NewConnectionError: Failed to establish a new connection", "cannot be reached"),
-    ("Temporary failure in name resolution\nno matching distribution", "cannot be reached"),
-    ("error: command 'gcc' failed\nFailed building wheel for pydensecrf2", "no C++ compiler"),
-    ("ERROR: something else", "see pip's message above"),
-])  # fmt: skip
-def test_a_failed_installation_says_why(tmp_path, messages, words):
-    (tmp_path / "log").write_text(messages)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "grep").symlink_to(shutil.which("grep"))  # and no compiler
-    only = {"PATH": str(tmp_path / "bin")}
-    end = in_bash('reason_of_failure "$1" requirements.txt', tmp_path / "log", env=only)
-    assert words in end.stdout and end.stdout.count("\n") == 1 and not end.stderr
 
 
 @pytest.mark.parametrize("pip, words", [

@@ -136,12 +136,6 @@ def test_a_page_is_of_the_dataset_that_its_result_folder_records(scored, tiny_ru
     assert b"Dataset folder, 2 classes" in after and len(after) > 0.9 * len(before)
 
 
-def test_a_page_of_a_folder_that_does_not_say_its_dataset_is_refused(tmp_path, tiny_run, capsys):
-    assert tiny_run("--report", "--report_html", "--result_dir", tmp_path) == 2
-    assert f"{tmp_path}: does not say which dataset" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
 def test_results_of_a_changed_photograph_or_label_are_made_again_alone(own, call):
     given = ("--make_cam_pass", "--cam_to_ir_label_pass", "--recam", "none", "--cam_weights_name")
     classifier = saved(Net(2, **THIN), own / "two.pth")

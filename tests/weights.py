@@ -1,5 +1,6 @@
 """Weights of any network by the recipe that the recorded outputs were made with."""
 
+import functools
 import math
 import zlib
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
+@functools.cache  # to draw a ResNet-50 takes a second
 def recipe_tensor(name: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
     """The float32 tensor that belongs to a name (without `backbone.`), drawn in float64."""
     random = np.random.RandomState(zlib.crc32(f"{name}#{seed}".encode()))

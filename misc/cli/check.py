@@ -23,7 +23,7 @@ from misc.data.label_file import known_classes, load_labels
 from misc.errors import Problems, UserError, counted, raise_problems
 from misc.imutils import get_strided_size
 from misc.labels import read_label_png
-from misc.runtime.devices import check_device, pick_devices, uses_cuda
+from misc.runtime.devices import check_device, pick_devices
 from misc.runtime.processes import Resources, cpu_count, map_in_processes
 from misc.runtime.programs import progress
 from misc.runtime.training import check_target, smallest_part
@@ -233,7 +233,7 @@ class Preflight:
 def producers(args: Options, steps: Steps) -> dict[Path, str]:
     """Return the step that makes each folder and file that these steps would write."""
     # Of two the first counts, and that of --recam before others that make such maps.
-    others = {maker for maker, _ in RECAM.values()} - {RECAM[args.recam][0]}
+    others = {producer for producer, _ in RECAM.values()} - {RECAM[args.recam][0]}
     found = {}
     for name in sorted(STEPS, key=lambda name: name in others):
         for output in steps[name].writes(args) if name in steps else ():
@@ -333,10 +333,9 @@ def check_places(args: Options, outputs: Sequence[Output]) -> None:
 
 def processes_to_start(args: Options) -> int:
     """Return the processes that a script starts: one per GPU, if all get a part of every batch."""
-    if args.report or not uses_cuda(args.resources):
-        return 1
     check_device(args.device)
-    most, parts = len(pick_devices(Resources(args.device), 1 << 30)), args.seg_settings.accumulate
+    devices = pick_devices(Resources("cpu" if args.report else args.device), 1 << 30)
+    most, parts = len(set(devices)), args.seg_settings.accumulate
     images = len(args.image_ids("train")) if args.train_list.is_file() else args.limit or 1 << 30
     for step in (name for name in chosen_steps(args) if name.startswith("train_")):
         batch = getattr(args, f"{step.removeprefix('train_')}_batch_size")

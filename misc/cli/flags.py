@@ -149,10 +149,8 @@ GROUPS = {
         "check": ({"choices": ("full", "quick", "processes"), "nargs": "?", "const": "full"}, None,
             "list all problems of the input, compute nothing; quick decodes no photographs; "
             "processes says how many a script starts"),
-        "limit": (count, None,
-            "first N images of each list only (RIB draws batches from the whole training list)"),
-        "report_html": (_BOOL, False,
-            "write RESULT_DIR/report.html: scores, curves, classes, images; also after --report"),
+        "limit": (count, None, "first N images of each list (RIB's batches: of the whole list)"),
+        "report_html": (_BOOL, False, "write RESULT_DIR/report.html: scores, curves, images"),
     },
     "dataset": {
         "train_list": (_FILE, None, "training images; made from the root where not given"),
@@ -160,19 +158,17 @@ GROUPS = {
         "eval_list": (_FILE, None, "images that are scored; made likewise"),
         "skip_mismatched": (_BOOL, False,
             "leave images out of lists made here whose mask has another size (otherwise an error)"),
-        "cls_labels": (_FILE, None,
-            "image-level labels: .npy dict of id to multi-hot vector; made likewise"),
+        "cls_labels": (_FILE, None, "image-level labels: .npy dict of multi-hot vectors; made too"),
     },
     "your own photographs (--dataset folder)": {
         "root": (_DIR, None,
             "folder of the --dataset; of photographs (JPEG, PNG, WebP, TIFF) in any folders below"),
         "labels": (_FILE, None,
-            "image-level labels: a table (.csv: image,class;class on a line, or a column of 0 and "
-            "1 for each class), COCO's instances (.json), a folder of Pascal XML files, or the "
-            "word folders: sub-folders name the classes (default: that)"),
+            "image-level labels: a table (.csv: image,labels), COCO's .json, a folder of XML "
+            "files (Pascal), or the word folders: sub-folders name the classes (default: that)"),
         "classes": (_FILE, None,
             "names of the classes, one a line, in the order of the labels in masks (default: "
-            "classes.txt of the root, or the order of the table's columns, or the alphabet)"),
+            "classes.txt of the root, the table's columns, or the alphabet)"),
         "masks": (_DIR, None, "ground truth: a PNG (grey or palette) of a photograph's name"),
         "val_list": (_FILE, None,
             "photographs of the validation split (default: a tenth of every class that has ten)"),
@@ -180,17 +176,15 @@ GROUPS = {
             "photographs without a row in --labels: an error, or left out (lists/unlabelled.txt)"),
         "threshold_from": (("train", "scored"), None, argparse.SUPPRESS),  # has no effect any more
         "photo_long": (_count_or_zero, 640,
-            "longer side that photographs are shrunk to; RESULT_DIR/masks has the full size; 0: "
-            "never"),
+            "longer side that photographs are shrunk to (masks/ has the full size); 0: never"),
     },
     "which steps to run (numbers: the method's order)": {
         **{f"{name}_pass": (_BOOL, None, text) for name, text in STEPS.items()},
     },
     "classifier and maps (1, make_cam)": {
         "imagenet_weights": (_WEIGHTS, None,
-            "initialization of the backbone: a file in torchvision's format, of any width; a "
-            "classifier; or a name to download: resnet101 of torchvision (IMAGENET1K_V1), "
-            "timm:resnet50.a1_in1k (default: resnet50)"),
+            "initialization of the backbone: a file (torchvision's format, or a classifier), or a "
+            "name: resnet101 (of torchvision), timm:resnet50.a1_in1k (default: resnet50)"),
         "cam_crop_size": (number(int, 32), 512, "crop size of training images, in 1 and in RIB"),
         "cam_long": (numbers(int, 32, 8192, count=2), "320,640", "range of their longer side"),
         "cam_batch_size": (count, 16, "batch size"),
@@ -212,8 +206,7 @@ GROUPS = {
         "score_th": (_fraction, None,
             "tau: pixels above this fraction of a map's peak are left out of the pooling"),
         "stop_th": (_positive, None, "margin m: stop once the target logits sum to more"),
-        "explode_ratio": (_fraction, None,
-            "early stop: fraction of the image that is above 0.3 of the map's peak"),
+        "explode_ratio": (_fraction, None, "early stop: fraction above 0.3 of the map's peak"),
         "disjoint_prob": (_fraction, 1.0,
             "probability that a batch shares no class with the image; else it has all of them"),
         "num_pooled_classes": (_count_or_zero, None,
@@ -292,8 +285,8 @@ GROUPS = {
             "draw N images' maps and masks, and the scores' curves, into RESULT_DIR/visualize"),
         "report": (_BOOL, False, "print the table of RESULT_DIR's scores, draw curves, and end"),
         "expect": ({**_FILE, "nargs": "?", "const": EXPECTED}, None,
-            "say whether the scores lie in the ranges of this file (Demo/expected.json), the "
-            "paper's or those of the samples; exit code 1 where one does not"),
+            "compare the scores with the ranges of this file, or Demo/expected.json; exit "
+            "code 1 where one lies outside"),
         "overwrite": (_BOOL, False, "redo outputs of other settings (otherwise an error)"),
     },
     "exchange with other programs": {
@@ -302,8 +295,7 @@ GROUPS = {
             "soft, or with weights as irn; labels as onehot, which AFA and ToCo read; or all"),
         "export_from": (_DIR, None, "label PNGs of any method (default: --sem_seg_out_dir)"),
         "import_maps": (_DIR, None,
-            "maps of another method, to start from: .npy, .npz, .pt or .pth files (dicts with "
-            "keys, dicts of class to map, arrays C x H x W), or a PNG for each class"),
+            "maps of another method, to start from: .npy, .npz, .pt, .pth or a PNG for each class"),
         "import_keys": (("auto", "class", "label"), "auto",
             "classes there are numbered from 0 (class) or 1 (label); auto refuses what is either"),
     },

@@ -15,6 +15,7 @@ from misc.storage.manifest import make_writable
 
 log = logging.getLogger("run_sample")
 
+SCREEN = logging.INFO  # the file has more
 LOG_MARK = "RIB run log"  # the first line of a log
 
 
@@ -42,8 +43,8 @@ def start_log(args: Options, first_rank: bool) -> None:
         raise UserError(f"{args.log_name}: {why}") from None
     shown = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True, **shown)
-    handlers[0].setLevel(logging.INFO)
-    for name in ("run_sample", "misc", "step"):  # the file has more than the screen
+    handlers[0].setLevel(SCREEN)
+    for name in ("run_sample", "misc", "step"):
         logging.getLogger(name).setLevel(logging.DEBUG)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
     if file.stream.tell() == 0:

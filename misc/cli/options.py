@@ -82,7 +82,7 @@ class Options(SimpleNamespace):
             raise UserError(f"--limit {self.limit}: no image is in {where}; give a larger limit")
         return tuple(image_id for image_id in ids if image_id in with_maps)
 
-    def held_out_ids(self) -> tuple[str, ...]:
+    def validation_ids(self) -> tuple[str, ...]:
         """Return images that are in no training, to score the classifier on; () without any."""
         path = self.list_dir / f"{self.info.seg_split}.txt"
         if not self.info.infer_split or not path.is_file():  # others train on all

@@ -8,19 +8,18 @@ from misc.cli.options import IMPORTED, ROW_ENDING, Options
 from misc.errors import NotReproducedError, UserError, counted
 from misc.runtime import distributed
 from misc.storage.files import read_bytes, reason
-from misc.storage.scores import NAME, load_scores
+from misc.storage.scores import FULL, NAME, OLD, load_scores
 
 log = logging.getLogger(__name__)
 
 # Methods of the table in the order of the paper.
-BOUND = "upper bound"
 _MAPS = ("none", "advcam", "rib", IMPORTED)
 _CRF = ("", " + CRF")
 _SEEDS = [f"{maps} seed{crf}" for maps in ("CAM", "AdvCAM", "RIB", IMPORTED) for crf in _CRF]
 _MASKS = ("pseudo masks", "instances AP50", "instances AP75")
 _OTHERS = [f"{what}{ROW_ENDING[maps]}" for what in _MASKS for maps in _MAPS]
 _TRAINED = [f"segmentation{ROW_ENDING[maps]}" for maps in _MAPS]
-ROWS = (*_SEEDS, *_OTHERS, *(f"{network}{crf}" for network in (*_TRAINED, BOUND) for crf in _CRF))
+ROWS = (*_SEEDS, *_OTHERS, *(f"{network}{crf}" for network in (*_TRAINED, FULL) for crf in _CRF))
 
 _MADE_BY = "RIB expected scores"
 _MAX_BYTES = 16 << 20
@@ -52,9 +51,9 @@ def table(args: Options, rows: dict[str, dict]) -> list[str]:
         shown, figure = "-" if at is None else f"{at:.2f}", "" if paper is None else f"{paper:8.1f}"
         lines.append(f"{row:{width}}{100 * miou:9.2f}{shown:>11}{figure}")
     for network, crf in ((network, crf) for network in _TRAINED for crf in _CRF):
-        if f"{network}{crf}" in rows and f"{BOUND}{crf}" in rows:
-            ratio = _best(rows[f"{network}{crf}"]) / _best(rows[f"{BOUND}{crf}"])
-            lines.append(f"{network}{crf} reaches {ratio:.3f} of its upper bound")
+        if f"{network}{crf}" in rows and f"{FULL}{crf}" in rows:
+            ratio = _best(rows[f"{network}{crf}"]) / _best(rows[f"{FULL}{crf}"])
+            lines.append(f"{network}{crf} reaches {ratio:.3f} of the fully supervised")
     for score in rows.values():
         images = counted({"image": score.get("images", 0)})
         lines.append(f"on {images} of {score.get('list', 'another list')}")
@@ -79,9 +78,10 @@ def load_expected(path: Path | None) -> list[dict]:
     if path is None:
         return []
     try:
-        content = json.loads(read_bytes(path, _MAX_BYTES).decode("utf-8"))
+        text = read_bytes(path, _MAX_BYTES).decode("utf-8").replace(f'"{OLD}', f'"{FULL}')
+        content = json.loads(text)
         if content["made_by"] != _MADE_BY:
-            raise ValueError("it has another maker")
+            raise ValueError("another program made it")
         for entry in content["expected"]:
             for expected in entry["rows"].values():
                 if not 0 <= expected["low"] <= expected["high"] <= 100:

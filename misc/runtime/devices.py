@@ -88,8 +88,8 @@ def check_device(name: str) -> None:
     ranks, count = distributed.local_size(), torch.cuda.device_count()
     if not known or (known[2] and known[1] != "cuda"):
         raise UserError(f"--device {name}: no such device; say auto, cpu, cuda or cuda:N")
-    announced = "RANK" not in os.environ  # by a script: they are to start here, on these GPUs
-    if ranks > 1 and known[2] or announced and name != "cpu" and ranks > count > 0:
+    # Processes that a script has yet to start see these GPUs; others may each see another one.
+    if ranks > 1 and known[2] or ranks > count > 0 and name != "cpu" and "RANK" not in os.environ:
         raise UserError(f"--device {name}: the {ranks} processes here would share a GPU; say "
                         f"--device cuda, and NPROC={count} at most")  # fmt: skip
     if known[1] == "cuda" and not (torch.cuda.is_available() and int(known[2] or 0) < count):

@@ -60,8 +60,7 @@ def require_own_gpu(gpu: str) -> None:
     """Raise UserError where two ranks have one GPU, which NCCL refuses once it starts."""
     places = gathered(f"{os.uname().nodename}: {gpu}")
     if len(set(places)) < size():
-        shared = max(places, key=places.count)
-        fail(f"{shared}: is the GPU of several processes; start as many as there are GPUs")
+        fail(f"{max(places, key=places.count)}: is the GPU of several processes; give each its own")
 
 
 def rank() -> int:

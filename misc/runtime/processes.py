@@ -25,7 +25,7 @@ class Resources:
     num_workers: int | None = None  # that read ahead for each of these
     num_threads: int | None = None  # of each process
     precision: str = "float32"  # of networks: float32, tf32 or bf16
-    deterministic: bool = False  # kernels that give the same bits every time
+    deterministic: bool = False  # kernels whose results are bitwise identical every time
 
 
 def announced_ranks() -> int:

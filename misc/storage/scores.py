@@ -1,4 +1,4 @@
-"""scores.json: every score of a result folder, by row of the table."""
+"""scores.json: every score of a result folder, by method."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from misc.errors import UserError
 from misc.storage.outputs import Output, State, output_state, write_json
 
 NAME = "scores.json"
+OLD, FULL = "upper bound", "fully supervised"  # a method's name in older files, and now
 
 
 def scores_file(folder: Path) -> Output:
@@ -14,17 +15,17 @@ def scores_file(folder: Path) -> Output:
 
 
 def load_scores(folder: Path) -> dict[str, dict]:
-    """Read the scores by row of the table, none where there are none; UserError where changed."""
+    """Read the scores by method, none where there are none; UserError where changed."""
     path, state = folder / NAME, output_state(folder / NAME)
     if state is State.MISSING:
         return {}
     if state is not State.WHOLE:
         said = "is damaged, or was not made by this program"
         raise UserError(f"{path}: {said}; move it away and score again")
-    return json.loads(path.read_bytes())["rows"]
+    return {row.replace(OLD, FULL): s for row, s in json.loads(path.read_bytes())["rows"].items()}
 
 
 def save_score(folder: Path, row: str, score: dict) -> None:
-    """Keep the score of a row of the table beside those of the others; NaN becomes null."""
+    """Keep the score of a method beside those of the others; NaN becomes null."""
     plain = json.loads(json.dumps(score), parse_constant=lambda name: None)
     write_json(folder / NAME, {"made_by": "RIB", "rows": {**load_scores(folder), row: plain}})

@@ -18,15 +18,6 @@ def scene(*instances):
     return Scene(np.zeros((30, 40, 3), np.uint8), instances)
 
 
-def test_an_object_is_annotated_with_its_outline():
-    clock = instance("clock", np.s_[5:15, 10:30])
-    (entry,) = annotations_of(scene(clock))
-    assert (entry["iscrowd"], entry["area"], entry["bbox"]) == (0, 200, [10, 5, 20, 10])
-    assert entry["category_id"] == 85 == CATEGORY_IDS[CLASS_NAMES.index("clock")]
-    (polygon,) = entry["segmentation"]
-    assert min(polygon[::2]) == 10.5 and max(polygon[1::2]) == 14.5
-
-
 def test_many_objects_of_a_class_are_one_crowd():
     boxes = [np.s_[20:26, 2 + 9 * i : 8 + 9 * i] for i in range(CROWD)]
     herd = [instance("zebra", box) for box in boxes]

@@ -12,7 +12,7 @@ from Dataset.scene import Pose, draw_scene
 
 def test_scenes_are_objects_of_the_wanted_size_with_disjoint_masks():
     shares = []
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         objects = choose_objects(rng, seed)
         scene = draw_scene(rng, objects)

@@ -58,20 +58,15 @@ def test_twos_and_eights_of_both_parts_of_mnist_are_read(mnist):
         toy_experiment.read_mnist(root)
 
 
-@pytest.mark.parametrize("damage", ["cut", "magic", "not packed", "other labels"])
+@pytest.mark.parametrize("damage", ["cut", "other labels"])
 def test_damaged_files_of_mnist_are_named(mnist, damage):
     raw = mnist[0] / "MNIST" / "raw"
-    images, packed = raw / "train-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte.gz"
+    images = raw / "train-images-idx3-ubyte"
     if damage == "cut":
         images.write_bytes(images.read_bytes()[:-9])
-    elif damage == "magic":
-        images.write_bytes(b"\0\0\r\3" + images.read_bytes()[4:])
-    elif damage == "not packed":
-        packed.write_bytes(b"no gzip")
     else:
         save_idx(raw / "train-labels-idx1-ubyte", np.zeros(3, np.uint8), packed=False)
-    name = {"not packed": packed.name, "other labels": "raw"}.get(damage, images.name)
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=images.name if damage == "cut" else "raw"):
         toy_experiment.read_mnist(mnist[0])
 
 

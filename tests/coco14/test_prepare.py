@@ -357,19 +357,14 @@ def test_segmentations_that_make_no_sense(coco, segmentation):
     (lambda c: c["annotations"][0].update(image_id=11), "70 is of image 11, which is not listed"),
     (lambda c: c["annotations"][0].update(area=float("nan")), "id 70 is wrong (area nan)"),
     (lambda c: c["annotations"][0].update(segmentation=None), "the entry with id 70 is wrong"),
-    (lambda c: c["annotations"][0].update(segmentation=[["a"]]), "the entry with id 70 is wrong"),
     (lambda c: c["annotations"][0].update(segmentation={"counts": [-1], "size": []}), "is wrong"),
-    (lambda c: c["annotations"][0].pop("area"), "'area'"),
     (lambda c: c["annotations"][0].pop("segmentation"), "an annotation has no segmentation"),
     (lambda c: c["images"].clear(), "has no images"),
     (lambda c: c["images"].append(c["images"][0]), f"image {NINE} is listed twice"),
     (lambda c: c["images"][0].update(id=10**12), "is not an image of COCO"),
     (lambda c: c["images"][0].update(height=0), f"image {NINE} is 32x0 pixels"),
-    (lambda c: c["images"][0].update(width="wide"), "the entry with id 9 is wrong"),
     (lambda c: c["images"][0].pop("width"), "an image has no height or width"),
-    (lambda c: c["images"][0].pop("id"), "is wrong ('id')"),
     (lambda c: c["categories"][0].update(name="unicorn"), "'unicorn'} is not a category"),
-    (lambda c: c["categories"].append(3), "3 is not a category of coco14"),
 ])  # fmt: skip
 def test_wrong_entries_are_named(coco, change, words):
     coco.write("train", (9, 10), [CUP_ENTRY])

@@ -1,4 +1,4 @@
-"""misc/advcam.py against the recorded climbs of one image, in double precision."""
+"""misc/advcam.py against the recorded ascents of one image, in double precision."""
 
 from collections import defaultdict
 from functools import lru_cache
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from misc import advcam as module
-from misc.advcam import AdvCAMSettings, Climb, advcam, climb_step
+from misc.advcam import AdvCAMSettings, Iteration, advcam, ascent_step
 from misc.cams import merge_scales
 from misc.imutils import normalize
 from net.backbones import fold_norms
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     """A run of the method on the recorded image."""
 
     sums: list[torch.Tensor]  # C x h x w for each scale
-    climbs: dict[tuple[int, int], list[Climb]]  # by scale (index) and class
+    ascents: dict[tuple[int, int], list[Iteration]]  # by scale (index) and class
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +46,20 @@ def run_of(golden, network):
 
     @lru_cache
     def made(name: str) -> Run:
-        climbs = defaultdict(list)
+        ascents = defaultdict(list)
 
         def watched(scores, pair, index, *others):
             (scale,) = (i for i, of_scale in enumerate(pairs) if of_scale is pair)
             for state in exact(scores, pair, index, *others):
-                climbs[scale, index].append(state)
+                ascents[scale, index].append(state)
                 yield state
 
-        exact, label = module.climb, torch.from_numpy(np.asarray(data[f"{name}_label"])).double()
+        exact, label = module.ascent, torch.from_numpy(np.asarray(data[f"{name}_label"])).double()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "climb", watched)
+            patch.setattr(module, "ascent", watched)
             weights, settings = network.classifier.weight, settings_of(data, name)
             *_, sums = advcam(scores_of(network), weights, pairs, label, settings)
-        return Run(sums, climbs)
+        return Run(sums, ascents)
 
     return made
 
@@ -108,7 +108,7 @@ def test_recorded_climbs(golden, network, run_of, run):
             def recorded(name, i=i, n=n):
                 return data[f"{run}_{name}_scale{i}"][n]
 
-            states = run_of(run).climbs[i, c]
+            states = run_of(run).ascents[i, c]
             assert len(states) == counts[i]
             bounds = (pair.min().item(), pair.max().item())
             for k, state in enumerate(states):
@@ -148,5 +148,5 @@ def test_recorded_steps(golden):
     data = golden("advcam_process.npz")
     pair = torch.from_numpy(data["climb_image"])
     for gradient, expected in zip(data["climb_grads"], data["climb_results"], strict=True):
-        pair = climb_step(pair, torch.from_numpy(gradient), float(data["climb_stepsize"]))
+        pair = ascent_step(pair, torch.from_numpy(gradient), float(data["climb_stepsize"]))
         np.testing.assert_allclose(pair, expected, atol=1e-6)

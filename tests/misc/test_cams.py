@@ -123,8 +123,3 @@ def test_cams_that_do_not_fit_are_refused(tmp_path, change):
     save_dict(path, content)
     with pytest.raises(UserError, match=f"{path}.*run make_cam or make_recam_with_RIB first"):
         cams.load_cam(path)
-
-
-def test_missing_cams_say_what_to_run(tmp_path):
-    with pytest.raises(UserError, match="b.npy is missing; run make_cam .*--cam_out_dir"):
-        cams.load_cam(tmp_path / "b.npy")

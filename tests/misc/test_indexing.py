@@ -39,18 +39,6 @@ def test_recorded_paths_of_the_training_radius(golden):
         np.testing.assert_array_equal(path, data[f"big_search_path_{i}"])
 
 
-def test_path_maximum_gradient_of_equal_values_goes_to_the_last_pixel_of_the_path():
-    index = PathIndex(4, (4, 7))
-    maps = torch.zeros(1, 4, 7, requires_grad=True)
-    maxima = path_maximum(maps, index)
-    weights = torch.arange(1.0, 1 + maxima.numel()).view_as(maxima)
-    (maxima * weights).sum().backward()
-    expected = torch.zeros(28)
-    last = np.concatenate([pixels.max(axis=1) for pixels in IndexArrays(index).path_indices])
-    expected.index_add_(0, torch.from_numpy(last).reshape(-1), weights.reshape(-1))
-    assert torch.equal(maps.grad.reshape(-1), expected)
-
-
 @pytest.mark.parametrize("size", [(4, 20), (20, 8)])
 def test_maps_without_a_start_pixel_are_a_clear_error(size):
     with pytest.raises(UserError, match="at least 36"):

@@ -100,7 +100,7 @@ def test_scores_are_those_of_the_same_labels_in_8_bits():
     byte.add(cams, keys, truth)  # a file of 8 bits in a set of many classes
     assert np.array_equal(narrow.confusions, wide.confusions[:, :8, :8])
     assert np.array_equal(wide.confusions, byte.confusions)
-    with pytest.raises(UserError, match=r"label 6 in the truth is not in 0..5"):
+    with pytest.raises(UserError, match=r"label 6 in the ground truth is not in 0..5"):
         metrics.ThresholdScores([0.2], 6).add(cams[:1], keys[:1], of_type(truth, 300))
     with pytest.raises(UserError, match="scores of 60000 labels take 26 GiB"):
         metrics.require_few_labels(60_000)

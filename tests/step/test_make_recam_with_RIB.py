@@ -26,9 +26,9 @@ def args(words):
 
 @pytest.mark.parametrize("step", [make_cam, make_recam_with_RIB])
 def test_the_precision_is_noted_with_the_maps(step, args):
-    noted = step.settings(args)
-    assert noted["precision"] == "float32"
-    names = set(noted) - {"step", "version", "RIB_climbed"}
+    recorded = step.settings(args)
+    assert recorded["precision"] == "float32"
+    names = set(recorded) - {"step", "version", "RIB_climbed"}
     assert names >= {"cam_scales", "max_long"}
     for name in names:
-        assert noted[name] == args.settings(name)[name], name
+        assert recorded[name] == args.settings(name)[name], name

@@ -22,15 +22,7 @@ import torch
 
 from misc.runtime.devices import machine, set_up_process
 from misc.runtime.processes import Resources, cpu_count
-from tests.tools.comparisons import (
-    COMPARISONS,
-    CPU,
-    Comparison,
-    Entry,
-    Results,
-    device_named,
-    timed,
-)
+from tests.tools.comparisons import COMPARISONS, CPU, Comparison, Entry, Results, timed
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
 
@@ -165,6 +157,11 @@ def format_table(reports: Sequence[Report]) -> str:
 def to_json(report: Report) -> dict[str, object]:
     """All figures of a report: seconds and bytes."""
     return {**asdict(report), "ratio": report.ratio, "ratio_quartiles": report.quartiles}
+
+
+def device_named(name: str) -> torch.device:
+    """The device of an option; a GPU gets the number that `torch.cuda.set_device` wants."""
+    return torch.device(f"{name}:0" if name == "cuda" else name)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

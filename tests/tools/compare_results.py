@@ -86,10 +86,10 @@ def _stage(folders: list[Path], paths: list[Path], read: Callable) -> tuple[str,
     hashes, apart = (hashlib.sha256(), hashlib.sha256()), {}
     for path in paths:
         both = [_read(read, root / path) for root in folders]
-        digests = [_hash(path, arrays) for arrays in both]
-        for whole, digest in zip(hashes, digests, strict=True):
-            whole.update(digest)
-        if digests[0] != digests[1]:
+        checksums = [_hash(path, arrays) for arrays in both]
+        for whole, checksum in zip(hashes, checksums, strict=True):
+            whole.update(checksum)
+        if checksums[0] != checksums[1]:
             apart[str(path)] = difference(*both)
     line = f"{hashes[0].hexdigest()[:8]}  {hashes[1].hexdigest()[:8]}  "
     if not apart:
@@ -109,10 +109,10 @@ def _read(read: Callable, path: Path) -> Arrays:
 
 
 def _hash(path: Path, arrays: Arrays) -> bytes:
-    digest = hashlib.sha256(str(path).encode())
+    found = hashlib.sha256(str(path).encode())
     for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.digest()
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.digest()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,11 +31,6 @@ Results = Sequence[torch.Tensor | np.ndarray]
 CPU = torch.device("cpu")
 
 
-def device_named(name: str) -> torch.device:
-    """The device of an option; a GPU gets the number that `torch.cuda.set_device` wants."""
-    return torch.device(f"{name}:0" if name == "cuda" else name)
-
-
 def timed(work: Callable[[], Any], device: torch.device = CPU) -> tuple[float, Any]:
     """Return the seconds of a call until the device has finished, and its result."""
     synchronize(device)

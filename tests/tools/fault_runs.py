@@ -64,7 +64,7 @@ class FaultError(Exception):
     """A run did what it must not do."""
 
 
-def digests(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, by relative path; log and scores tell times."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -79,7 +79,7 @@ def differences(expected: dict[str, str], found: dict[str, str], cut_short: bool
     cut_short: files may be missing, or have a name that says that they are unfinished.
     """
     if cut_short:
-        found = {name: digest for name, digest in found.items() if not _UNFINISHED.search(name)}
+        found = {name: checksum for name, checksum in found.items() if not _UNFINISHED.search(name)}
     missing = [] if cut_short else expected.keys() - found.keys()
     entries = [f"missing: {name}" for name in missing]
     entries += [f"left over: {name}" for name in found.keys() - expected.keys()]
@@ -228,7 +228,7 @@ class Bench:
             run.require(run.end() == 0, "the undisturbed run fails")
         lasted = [end - start for start, end in zip(begun, begun[1:], strict=False)]
         self.seconds = dict(zip(self.moments, lasted, strict=True))
-        self.reference = digests(self.undisturbed)
+        self.reference = checksums(self.undisturbed)
 
     def start(self, result: Path, *options: str | Path) -> Run:
         """Start a run with this result folder; its screen is kept beside it."""
@@ -246,7 +246,7 @@ class Bench:
 
     def compare(self, result: Path, cut_short: bool = False) -> None:
         """Raise FaultError where the results are not those of the undisturbed run."""
-        if entries := differences(self.reference, digests(result), cut_short):
+        if entries := differences(self.reference, checksums(result), cut_short):
             raise FaultError(f"{len(entries)} files are not right: {'; '.join(entries[:5])}")
 
     def remove(self, result: Path, step: str) -> None:

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from misc.storage.files import _host
-from tests.tools.fault_runs import SPLIT, Bench, FaultError, Run, digests
+from tests.tools.fault_runs import SPLIT, Bench, FaultError, Run, checksums
 
 _OTHER = ("--cam_scales", "1.0,0.5", "--conf_fg_thres", "0.35")  # settings of other files
 _NOT_BY_IMAGE = ("lists/", "visualize/")
@@ -124,21 +124,6 @@ def _signal_in(bench: Bench, result: Path, step: str, kind: signal.Signals, to_a
             run.require(code == 128 + kind, f"exit code {code} after a signal in {moment}")
             run.require(len(run.lines("interrupted")) == 1, "no single line 'interrupted:'")
             return time.monotonic() - start
-
-
-def removed(bench: Bench, result: Path) -> str:
-    """An output folder is removed while its step runs."""
-    codes = []
-    for step in bench.products:
-        bench.remove(result, step)
-        with bench.trial(step), bench.start(result) as run:
-            run.reach(step)
-            bench.pause(step)
-            bench.remove(result, step)
-            codes.append(_clear_end(run))
-        with bench.trial(f"after {step}"):
-            bench.finish(result)
-    return f"exit codes {codes}"
 
 
 def _clear_end(run: Run) -> int:
@@ -253,16 +238,16 @@ def processes(bench: Bench, result: Path) -> str:
     backwards.write_text("\n".join(reversed(ids)) + "\n")
     with bench.trial("reversed"), bench.start(folder, "--infer_list", backwards) as run:
         run.require(run.end() == 0, "the run fails")
-        found = digests(folder)
+        found = checksums(folder)
         # Pictures are of the first images of a list, so reversed ones are of other images.
-        for name, digest in bench.reference.items():
+        for name, checksum in bench.reference.items():
             of_an_image = name.endswith((".npy", ".png")) and not name.startswith(_NOT_BY_IMAGE)
-            run.require(not of_an_image or found.get(name) == digest, f"{name} differs")
+            run.require(not of_an_image or found.get(name) == checksum, f"{name} differs")
     return "1, 2, 3 and a reversed list give the same maps, labels and masks"
 
 
 FROM_NOTHING = (kill, disk_full, processes)
-OF_A_COPY = (worker, signals, removed, clock, damaged, flipped, users_files)
+OF_A_COPY = (worker, signals, clock, damaged, flipped, users_files)
 SCENARIOS = {scenario.__name__: scenario for scenario in (*FROM_NOTHING, *OF_A_COPY)}
 
 

@@ -265,27 +265,26 @@ class Child(contextlib.AbstractContextManager):
 
 
 def fuzz(
-    names: list[str], seconds: float, seed: int, save: Path
+    child: Child, names: list[str], seconds: float, seed: int, save: Path
 ) -> tuple[dict[str, list[Outcome]], list[str]]:
     """Try spoilt files on each of the readers for its part of the time; what did worse, by line."""
     outcomes, saved = {name: [] for name in names}, []
-    with Child(names) as child:
-        for name, of_reader in outcomes.items():
-            reader, seeds = READERS[name], READERS[name].seeds()
-            hostile = [build() for reader_name, build in HOSTILE.values() if reader_name == name]
-            hostile = [data for data in hostile if len(data) < inputs.MAX_INPUT // 16] or seeds
-            end = time.monotonic() + seconds / len(names)
-            while time.monotonic() < end:
-                rng = random.Random(f"{seed} {name} {len(of_reader)}")
-                content = rng.choice(rng.choice([seeds, seeds, hostile]))
-                for _ in range(rng.choice([1, 1, 1, 2, 3])):
-                    content = rng.choice(reader.spoil)(rng, content)
-                of_reader.append(child.read(name, content))
-                for problem in filter(None, [of_reader[-1].problem, *of_reader[-1].events]):
-                    save.mkdir(parents=True, exist_ok=True)
-                    path = save / f"{name}-{seed}-{len(of_reader)}-{reader.file_name}"
-                    path.write_bytes(content)
-                    saved.append(f"{path}: {problem}")
+    for name, of_reader in outcomes.items():
+        reader, seeds = READERS[name], READERS[name].seeds()
+        hostile = [build() for reader_name, build in HOSTILE.values() if reader_name == name]
+        hostile = [data for data in hostile if len(data) < inputs.MAX_INPUT // 16] or seeds
+        end = time.monotonic() + seconds / len(names)
+        while time.monotonic() < end:
+            rng = random.Random(f"{seed} {name} {len(of_reader)}")
+            content = rng.choice(rng.choice([seeds, seeds, hostile]))
+            for _ in range(rng.choice([1, 1, 1, 2, 3])):
+                content = rng.choice(reader.spoil)(rng, content)
+            of_reader.append(child.read(name, content))
+            for problem in filter(None, [of_reader[-1].problem, *of_reader[-1].events]):
+                save.mkdir(parents=True, exist_ok=True)
+                path = save / f"{name}-{seed}-{len(of_reader)}-{reader.file_name}"
+                path.write_bytes(content)
+                saved.append(f"{path}: {problem}")
     return outcomes, saved
 
 
@@ -297,7 +296,8 @@ def main() -> int:
     parser.add_argument("--reader", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--save", type=Path, default=Path("fuzz_failures"), metavar="DIR")
     args = parser.parse_args()
-    outcomes, saved = fuzz(args.reader, args.seconds, args.seed, args.save)
+    with Child(args.reader) as child:
+        outcomes, saved = fuzz(child, args.reader, args.seconds, args.seed, args.save)
     print("reader          inputs accepted refused crashes executed  MiB slowest ms")
     for name, all_ in outcomes.items():
         accepted, crashes = sum(o.accepted for o in all_), sum(bool(o.problem) for o in all_)

@@ -1,245 +1,257 @@
-"""Measures on a GPU what is still to be known of it, in at most 40 minutes.
+"""Measures on a GPU what is still to be known of it, in at most 25 minutes.
 
-    python -m tests.tools.gpu_session OUT [--device cuda]
+    python -m tests.tools.gpu_session OUT [--voc12_root DIR --classifier FILE
+        --imagenet_weights FILE]
 
-Writes OUT/session.json after every part. A part that fails is recorded with its error, and the
-others follow. On a CPU the sizes are tiny, which only shows that the script works.
+The parts follow each other, the most valuable first, each in a process of its own and within a
+limit of time; OUT/session.json and OUT/session.md have what each has found so far, OUT/PART.log
+what it said. With a folder of VOC and networks of one width the last part runs all steps on its
+photographs; the others draw theirs. --tiny only shows that everything works.
 """
 
 import argparse
-import copy
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from Dataset.objects import OBJECT_CLASSES
-from Dataset.scene import draw_scene
-from misc.data.datasets import multi_scale_pairs
-from misc.rib import RIBSettings, fine_tune
-from misc.runtime.devices import machine, set_up_process
-from misc.runtime.processes import Resources, in_processes
-from net.resnet50_cam import CAM
-from tests.tools.comparisons import timed
-from tests.weights import fill_by_recipe
+from misc.cams import load_cam
+from misc.runtime.devices import machine
+from misc.storage.scores import load_scores
+from tests.conftest import TINY
+from tests.tools.benchmark import device_named, measure, to_json
+from tests.tools.compare_results import difference
+from tests.tools.comparisons import COMPARISONS, timed
+from tests.tools.pipeline import prepared, run_step
 
-BUDGET = 40 * 60.0  # seconds after which no further part begins
-PRECISIONS = ("float32", "tf32", "bf16")
+Found = Iterator[tuple[str, Any]]  # what a part finds, one after the other
+
+BUDGET = 25 * 60.0  # seconds
+SIZES = ((375, 500), (500, 375), (333, 500), (500, 334), (375, 499), (442, 500))  # usual in VOC
+RIB_OF_VOC = {"size": SIZES[0], "batch": 20, "crop": 512, "iterations": 10, "width": 64}
+TOLERANCES = {"float32": 1e-3, "tf32": 0.02, "bf16": 0.1}  # of maps (0..1), from those of a CPU
+_TINY = (*TINY, "--cam_scales", "1.0,0.5", "--adv_iter", "2", "--seg_batch_size", "2",
+         "--seg_crop_size", "33", "--seg_iterations", "2", "--num_threads", "1")  # fmt: skip
+_TRAIN = ("--seg_iterations", "30", "--cam_num_epoches", "3", "--irn_num_epoches", "3")
+_ALL = ("make_cam", "make_recam_with_RIB", "eval_cam", "cam_to_ir_label", "train_irn",
+        "make_sem_seg_labels", "eval_sem_seg", "train_seg", "make_seg", "eval_seg")  # fmt: skip
+_RIB, _ADVCAM = "make_recam_with_RIB", "make_recam_with_AdvCAM"
 
 
-@dataclass(frozen=True)
-class Session:
-    """The device, and how large everything is: VOC's photographs and the published settings."""
+class Session(NamedTuple):
+    """The device, the folders, and whether everything is tiny."""
 
+    out: Path
     device: torch.device
-    image: tuple[int, int] = (375, 500)
-    width: int = 64
-    crops: tuple[int, int] = (20, 512)
-    iterations: int = 10
-    images: int = 4  # for the images per second
-    matrix: int = 8192
-    processes: tuple[int, ...] = (1, 2, 3)
+    tiny: bool = False
+    voc: Path | None = None
+    classifier: Path | None = None
+    weights: Path | None = None
 
-    @property
-    def on_gpu(self) -> bool:
-        """The figures mean something."""
-        return self.device.type == "cuda"
+    def some(self, *values: Any) -> tuple:
+        """All of the values; only the first where everything is tiny."""
+        return values[:1] if self.tiny else values
 
-    def seconds(self, work: Callable[[], Any], repeats: int = 1) -> float:
-        """Median seconds of a call until the device has finished."""
-        return median(timed(work, self.device)[0] for _ in range(repeats))
-
-    def compute_in(self, precision: str, deterministic: bool = False) -> None:
-        """Set PyTorch's flags as a run with these options does."""
-        resources = Resources(precision=precision, deterministic=deterministic)
-        set_up_process(resources, self.device, torch.get_num_threads())
-
-    def photograph(self) -> np.ndarray:
-        """A synthetic image, H x W x 3 uint8."""
-        return draw_scene(np.random.default_rng(0), OBJECT_CLASSES[3:5], self.image).image
-
-
-def session_on(device: torch.device) -> Session:
-    """A session at full size on a GPU, and with tiny sizes on a CPU."""
-    return Session(device) if device.type == "cuda" else Session(
-        device, (32, 48), width=8, crops=(2, 32), iterations=2, images=1, matrix=64, processes=(1,)
-    )  # fmt: skip
-
-
-class RIBWork:
-    """RIB on one image, from weights by recipe: maps that depend on the precision alone."""
-
-    def __init__(self, session: Session, precision: str):
-        session.compute_in(precision)
-        self.session = session
-        model = CAM(20, width=session.width, stem=min(session.width, 64))
-        with torch.no_grad():
-            fill_by_recipe(model)
-        layout = torch.channels_last if session.on_gpu else torch.contiguous_format
-        self.model = model.to(session.device, memory_format=layout)
-        self.model.bf16 = precision == "bf16"
-        self.trained = copy.deepcopy(model.state_dict())
-        self.settings = RIBSettings(
-            iterations=session.iterations, margin=float("inf"), explode_ratio=1.0
-        )
-        pairs = multi_scale_pairs(session.photograph(), self.settings.scales)
-        self.pairs = [pair.to(session.device) for pair in pairs]
-        count, side = session.crops
-        crops = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
-        batch = (crops, torch.eye(20)[5].expand(count, -1))
-        self.batch = tuple(part.to(session.device) for part in batch)
-
-    def __call__(self) -> list[torch.Tensor]:
-        """Return the map sums, C x h x w at each scale."""
-        batches = iter([self.batch] * self.settings.iterations)
-        label = torch.eye(20)[7].to(self.session.device)
-        self.model.load_state_dict(self.trained)
-        *_, last = fine_tune(self.model, self.pairs, label, batches, self.settings)
-        return [sums.float().cpu() for sums in last.map_sums]
-
-
-def apart(maps: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
-    """The largest difference as a fraction of the peak of each scale."""
-    pairs = zip(maps, exact, strict=True)
-    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-9)) for a, b in pairs)
+    def words(self) -> list[str]:
+        """Options of run_sample for synthetic photographs, and a classifier by recipe."""
+        full = (96, 64, SIZES, ("resnet50", "resnet101"))
+        sizes = (6, 8, ((48, 64), (64, 48)), ("resnet18", "resnet18")) if self.tiny else full
+        given = prepared(self.out / "drawn", *sizes)
+        own = ("--cam_weights_name", given[given.index("--imagenet_weights") + 1])
+        return [*(_TINY if self.tiny else ()), *given, *own, "--device", str(self.device)]
 
 
 # --- the parts ------------------------------------------------------------------------------------
 
 
-def flags(session: Session) -> dict[str, Any]:
-    """The machine, and PyTorch's defaults."""
-    return {
-        **machine(),
-        "cudnn": torch.backends.cudnn.version(),
-        "products in TF32 by default": torch.backends.cuda.matmul.allow_tf32,
-        "convolutions in TF32 by default": torch.backends.cudnn.allow_tf32,
-    }
+def card(session: Session) -> Found:
+    """The machine, and TFLOP/s of a product of random matrices (of ones a GPU is faster)."""
+    yield "machine", {**machine(), "CUDA": torch.version.cuda}
+    side = 64 if session.tiny else 8192
+    for name, dtype in (("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        matrix = torch.randn(side, side, device=session.device).to(dtype)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        seconds = [timed(partial(torch.mm, matrix, matrix), session.device)[0] for _ in range(9)]
+        yield f"TFLOP/s in {name}", 2 * side**3 / median(seconds) / 1e12
 
 
-def matrix_products(session: Session) -> dict[str, float]:
-    """TFLOP/s of a large product of random matrices; of ones a GPU is faster than of data."""
-    side, speeds = session.matrix, {}
-    random = torch.randn(side, side, device=session.device)
-    kinds = {"float32": torch.float, "tf32": torch.float, "fp16": torch.half,
-             "bf16": torch.bfloat16}  # fmt: skip
-    for name, dtype in kinds.items():
-        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-        matrix = random.to(dtype)
-        matrix @ matrix  # loads the library
-        speeds[name] = 2 * side**3 / session.seconds(partial(torch.mm, matrix, matrix), 5) / 1e12
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return speeds
+def rib(session: Session) -> Found:
+    """RIB by one process and by several, with all that it reads and writes."""
+    for count in session.some(1, 2, 3):
+        for precision in session.some("tf32", "bf16"):
+            folder = session.out / "rib" / f"{precision}_{count}"
+            own = (
+                "--precision",
+                precision,
+                "--num_processes",
+                count,
+                "--limit",
+                2 if session.tiny else 16 * count,
+            )
+            found = run_step(_RIB, *session.words(), *own, "--result_dir", folder)
+            yield f"{precision}, --num_processes {count}", found
 
 
-def rib(session: Session) -> dict[str, dict[str, float]]:
-    """RIB in every precision: seconds of an image, distance from float32, memory."""
-    rows, exact = {}, None
-    for precision in PRECISIONS:
-        work = RIBWork(session, precision)
-        maps = work()  # the first one loads libraries
-        if session.on_gpu:
-            torch.cuda.reset_peak_memory_stats(session.device)
-        exact = maps if exact is None else exact
-        rows[precision] = {
-            "seconds per image": session.seconds(work, session.images),
-            "from float32": apart(maps, exact),
-            "from itself": apart(work(), maps),
-        }
-        if session.on_gpu:
-            peak = torch.cuda.max_memory_allocated(session.device)
-            rows[precision]["peak GiB"] = peak / 2**30
-    return rows
+def references(session: Session) -> Found:
+    """Parts of the project, and plain transcriptions of the original on the same input."""
+    for name in session.some("pooling", "rib", "irn_step", "walk"):
+        entry = COMPARISONS[name]
+        sizes = (
+            entry.small
+            if session.tiny
+            else {**entry.sizes, **(RIB_OF_VOC if name == "rib" else {})}
+        )
+        found = to_json(measure(name, entry._replace(sizes=sizes), 3, session.device))
+        seconds = {f"{way}, seconds": median(found[way]) for way in ("reference", "ours")}
+        yield (
+            found["title"],
+            {**seconds, **{k: found[k] for k in ("ratio", "difference", "agrees")}},
+        )
 
 
-def profiled(session: Session) -> dict[str, Any]:
-    """One image under the profiler: waits for values, how busy the GPU is, its slowest kernels."""
-    work = RIBWork(session, "tf32")
-    work()
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if session.on_gpu else [])]
-    with profile(activities=kinds) as profiler:
-        seconds = session.seconds(work)
-    averages = profiler.key_averages()
-    waits = sum(e.count for e in averages if e.key == "aten::_local_scalar_dense")
-    spent = {e.key: getattr(e, "self_device_time_total", 0) / 1e6 for e in averages}
-    found = {"operations": sum(e.count for e in averages), "waits": waits, "seconds": seconds}
-    if session.on_gpu:
-        slowest = sorted(spent.items(), key=lambda pair: -pair[1])[:15]
-        found |= {"busy": sum(spent.values()) / seconds, "slowest": dict(slowest)}
-    return found
+def tests(session: Session) -> Found:
+    """The tests that compute on a GPU; their log is beside the results."""
+    chosen = ["tests/misc/test_torchutils.py"] if session.tiny else ["tests", "-m", "cuda"]
+    yield "exit code of pytest", int(pytest.main(["-q", "-p", "no:cacheprovider", *chosen]))
 
 
-def _rib_alone(session: Session, precision: str, report: Callable) -> None:
-    work = RIBWork(session, precision)
-    work()
-    report(session.seconds(work, session.images))
+def steps(session: Session) -> Found:
+    """Every step but RIB by one process, at the published settings."""
+    words = [*session.words(), "--result_dir", session.out / "steps", "--num_processes", 1]
+    words += () if session.tiny else _TRAIN
+    names = ("make_cam", "cam_to_ir_label", "train_irn", "make_sem_seg_labels",
+             "make_ins_seg_labels", "train_seg", "make_seg")  # fmt: skip
+    rows = [(name, "--recam", "none", "--limit", 2 if session.tiny else 96) for name in names]
+    rows += [(_ADVCAM, "--limit", 12)]
+    rows += [("train_cam", "--cam_weights_name", session.out / "new.pth")]
+    for name, *own in (rows[0], rows[-1]) if session.tiny else rows:
+        yield name, run_step(name, *words, *own)
 
 
-def processes(session: Session) -> dict[str, float]:
-    """Images per second of several processes on one GPU, in TF32."""
-    speeds = {}
-    for count in session.processes:
-        reports = in_processes(partial(_rib_alone, session), ["tf32"] * count, "RIB")
-        speeds[f"{count}"] = sum(1 / seconds for _, seconds in reports)
-    return speeds
+def agreement(session: Session) -> Found:
+    """Largest differences of maps, which are in 0..1, from those that a CPU makes."""
+    small = ("--max_long", 256, "--RIB_batch_size", 4, "--cam_crop_size", 128, "--num_processes", 1)
+    words, cpu = [*session.words(), *small, "--limit", 2], session.out / "agreement" / "cpu"
+    for step, pattern in session.some(("make_cam", "cam_plain/*.npy"), (_RIB, "cam/*.npy")):
+        own = ("--device", "cpu", "--precision", "float32", "--result_dir", cpu)
+        run_step(step, *words, *own)
+        for precision, tolerance in session.some(*TOLERANCES.items()):
+            folder = cpu.with_name(precision)
+            run_step(step, *words, "--result_dir", folder, "--precision", precision)
+            pairs = [(path, folder / path.relative_to(cpu)) for path in cpu.glob(pattern)]
+            apart = max(difference(*map(load_cam, pair)) for pair in pairs)
+            agrees = {"difference": apart, "tolerance": tolerance, "agrees": apart <= tolerance}
+            yield f"{step} in {precision}", agrees
 
 
-def deterministic(session: Session) -> dict[str, bool]:
-    """Two runs with --deterministic are bitwise identical."""
-    work = RIBWork(session, "tf32")
-    try:
-        session.compute_in("tf32", deterministic=True)
-        first, second = work(), work()
-    finally:
-        torch.use_deterministic_algorithms(False)
-    return {"equal": all(torch.equal(a, b) for a, b in zip(first, second, strict=True))}
+def photographs(session: Session) -> Found:
+    """All steps on photographs of VOC at the published settings; 1500 iterations of DeepLab."""
+    if not (session.voc and session.classifier and session.weights):
+        yield "not done", "give --voc12_root, --classifier and --imagenet_weights"
+        return
+    folder = session.out / "photographs"
+    words = ["--voc12_root", session.voc, "--imagenet_weights", session.weights, "--device",
+             session.device, "--cam_weights_name", session.classifier, "--seg_init",
+             session.weights, "--result_dir", folder]  # fmt: skip
+    chosen = (("make_cam", "eval_cam"), (*_TINY, "--recam", "none", "--limit", 2))
+    names, own = chosen if session.tiny else (_ALL, ("--seg_iterations", 1500))
+    for name in names:
+        yield name, run_step(name, *own, *words)
+        yield "mIoU", {row: max(score["miou"]) for row, score in load_scores(folder).items()}
 
 
-PARTS = {
-    "flags": flags,
-    "matrix products, TFLOP/s": matrix_products,
-    "RIB": rib,
-    "one image under the profiler": profiled,
-    "processes on one GPU, images per second": processes,
-    "deterministic": deterministic,
-}
+# Each with the seconds that it may take.
+PARTS: dict[str, tuple[Callable[[Session], Found], float]] = {
+    "card": (card, 60), "RIB": (rib, 300), "reference implementations": (references, 120),
+    "tests": (tests, 180), "steps": (steps, 240), "agreement": (agreement, 60),
+    "photographs": (photographs, 900),
+}  # fmt: skip
 
 
-def measure(out: Path, device: torch.device) -> dict[str, Any]:
-    """Measure all parts and write the file; returns what was found, by part."""
-    out.mkdir(parents=True, exist_ok=True)
-    session, found, start = session_on(device), {}, time.monotonic()
-    for name, part in PARTS.items():
-        if time.monotonic() - start > BUDGET:
-            break
-        print(f"{name} ...", flush=True)
+# --- the session ----------------------------------------------------------------------------------
+
+
+def keep(out: Path, part: str, found: dict[str, Any]) -> None:
+    """Write what a part has found beside what others have, as JSON and as a page."""
+    path = out / "session.json"
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    content[part] = {**content.get(part, {}), **found}
+    lines = ["# GPU session"]
+    for name, values in content.items():
+        lines += ["", f"## {name}", "", *(f"- {key}: {_shown(v)}" for key, v in values.items())]
+    for file, text in (
+        (path, json.dumps(content, indent=1)),
+        (out / "session.md", "\n".join(lines)),
+    ):
+        started = file.with_suffix(".started")
+        started.write_text(f"{text}\n")
+        started.replace(file)  # as a part may be ended at any time
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(of)}" for name, of in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_part(session: Session, part: str) -> None:
+    """Do a part in this process, and keep what it finds."""
+    for name, value in PARTS[part][0](session):
+        keep(session.out, part, {name: value})
+
+
+def supervise(out: Path, words: Sequence[str]) -> None:
+    """Give each part a process, and end it where its time is over."""
+    end = time.monotonic() + BUDGET
+    for name, (_, limit) in PARTS.items():
+        limit, log = min(limit, end - time.monotonic()), out / f"{name}.log"
+        print(f"{name}: {max(limit, 0):.0f} s at most", flush=True)
+        command = [sys.executable, "-m", "tests.tools.gpu_session", *words, "--part", name]
+        with open(log, "w") as screen:
+            process = subprocess.Popen(command, stdout=screen, stderr=screen, process_group=0)
         try:
-            found[name] = part(session)
-        except Exception as error:  # the others are still worth having
-            found[name] = {"failed": f"{error}", "where": traceback.format_exc().splitlines()[-3:]}
-        if session.on_gpu:
-            torch.cuda.empty_cache()
-        content = json.dumps(found, indent=1, default=str) + "\n"
-        (out / "session.json").write_text(content)
-    return found
+            if process.wait(max(limit, 0)):
+                keep(out, name, {"failed": log.read_text()[-1000:]})
+        except subprocess.TimeoutExpired:
+            keep(out, name, {"ended": f"by its limit of {limit:.0f} s"})
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # all that it has started, too
+            process.wait()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the options and measure."""
+    words = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="python -m tests.tools.gpu_session")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    args = parser.parse_args(argv)
-    measure(args.out, args.device)
+    add = parser.add_argument
+    add("out", type=Path)
+    add("--device", type=device_named, default="cuda")
+    add("--tiny", action="store_true")
+    add("--voc12_root", type=Path, dest="voc")
+    add("--classifier", type=Path)
+    add("--imagenet_weights", type=Path, dest="weights")
+    add("--part", choices=PARTS, nargs="+", help="these alone, in this process without a limit")
+    args = parser.parse_args(words)
+    if args.device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: no such GPU here; --device cpu --tiny tries it")
+    args.out.mkdir(parents=True, exist_ok=True)
+    session = Session(**{name: getattr(args, name) for name in Session._fields})
+    for part in args.part or ():
+        run_part(session, part)
+    if not args.part:
+        supervise(args.out, words)
 
 
 if __name__ == "__main__":

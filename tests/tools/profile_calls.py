@@ -1,9 +1,13 @@
-"""Counts the project's functions and files that `misc.rib.fine_tune` enters on one image.
+"""Counts the project's functions and files that RIB on one image enters.
 
-python -m tests.tools.profile_calls
+    python -m tests.tools.profile_calls
+
+Once for `misc.rib.fine_tune` alone, and once for the whole step `--make_recam_with_RIB_pass` from
+the command line to the saved maps: what somebody has to read who follows one image.
 """
 
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +16,12 @@ from typing import NamedTuple
 
 import torch
 
+import run_sample
+from Dataset.make_sample import make_sample
 from misc.rib import RIBSettings, fine_tune
-from net.resnet50_cam import CAM
-from tests.conftest import PROJECT, THIN
+from net.checkpoint import save_checkpoint
+from net.resnet50_cam import CAM, Net
+from tests.conftest import PROJECT, THIN, TINY
 
 
 class Entered(NamedTuple):
@@ -65,11 +72,27 @@ def of_fine_tune() -> Entered:
     return entered(lambda: list(fine_tune(model, pairs, label, iter([batch] * 3), settings)))
 
 
+def of_step() -> Entered:
+    """The functions that a run of the step enters on one image, once its lists are made."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root, weights = Path(scratch) / "voc", Path(scratch) / "cam.pth"
+        make_sample(root, num_train=8, num_val=2)
+        save_checkpoint(weights, Net(20, **THIN))
+        words = [*TINY, "--voc12_root", str(root), "--cam_weights_name", str(weights)]
+        words += ["--result_dir", str(Path(scratch) / "r"), "--limit", "1"]
+        run_sample.main([*words, "--make_cam_pass"])  # loads the modules, makes the lists
+        return entered(lambda: run_sample.main([*words, "--make_recam_with_RIB_pass"]))
+
+
 def main() -> None:
-    """Print the figures and the functions."""
-    found = of_fine_tune()
-    print(f"fine_tune: {len(found.functions)} functions in {len(found.files)} files")
-    print(*(f"{file}: {name}" for file, name in sorted(found.functions)), sep="\n")
+    """Print the figures, and the files of the whole step."""
+    torch.manual_seed(0)
+    loop, step = of_fine_tune(), of_step()
+    for name, found in (("fine_tune", loop), ("the whole step", step)):
+        print(f"{name}: {len(found.functions)} functions in {len(found.files)} files")
+    for file in sorted(step.files):
+        names = [name for where, name in sorted(step.functions) if where == file]
+        print(f"{len(names):4} {file}: {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
 """The benchmark at small sizes: this project and the reference implementations agree."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY
+from tests import pretended_gpu
+from tests.conftest import PROJECT, TINY
 from tests.tools import benchmark, comparisons, gpu_session, pipeline
 from tests.tools.comparisons import COMPARISONS, CPU
 
@@ -61,18 +67,48 @@ def test_results_are_compared_in_strict_float32_and_timed_in_tf32(monkeypatch):
     assert report.agrees and computed == [False, True, True]
 
 
-def test_the_gpu_session_runs_through_on_a_cpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_session, "PRECISIONS", ("float32", "tf32"))  # bf16 is slow here
-    monkeypatch.delitem(gpu_session.PARTS, "processes on one GPU, images per second")
-    found = gpu_session.measure(tmp_path, CPU)
-    assert list(found) == list(gpu_session.PARTS)
-    assert not any("failed" in part for part in found.values()), found
-    assert found["RIB"]["float32"]["from float32"] == 0 and found["deterministic"]["equal"]
-    assert list(json.loads((tmp_path / "session.json").read_text())) == list(found)
+def test_all_parts_of_the_gpu_session_run_on_a_pretended_gpu(sample, classifier_file, tmp_path):
+    words = ["--tiny", "--voc12_root", sample.root, "--classifier", classifier_file]
+    words += ["--imagenet_weights", classifier_file, "--part", *gpu_session.PARTS]
+    command = [sys.executable, "-m", "tests.tools.gpu_session", tmp_path, *words]
+    subprocess.run(command, cwd=PROJECT, env=pretended_gpu.environment(1), check=True)
+    found = json.loads((tmp_path / "session.json").read_text())
+    assert list(found) == list(gpu_session.PARTS) and "failed" not in json.dumps(found)
+    assert all(of["peak GiB"] > 0 for part in ("RIB", "steps") for of in found[part].values())
+    assert found["agreement"]["make_cam in float32"]["agrees"]
+    assert found["tests"] == {"exit code of pytest": 0} and found["photographs"]["mIoU"]
+    assert "- tf32, --num_processes 1: seconds" in (tmp_path / "session.md").read_text()
 
 
-def test_steps_on_synthetic_photographs_are_timed_one_by_one():
-    words = [*TINY, "--train_cam_pass", "--make_cam_pass", "--visualize", "0", "--num_threads", "1"]
-    seconds = pipeline.measured(words, images=4, width=8, size=(48, 64))
-    assert list(seconds) == ["train_cam", "make_cam", "all"]
-    assert seconds["all"] == pytest.approx(seconds["train_cam"] + seconds["make_cam"])
+def test_a_part_of_the_gpu_session_ends_at_its_limit_with_all_it_started(tmp_path, monkeypatch):
+    program, late = tmp_path / "python", f"(sleep 2; touch {tmp_path}/late) & wait"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *"--part RIB") {late};; *) exit 3;; esac\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    parts = {name: (gpu_session.PARTS[name][0], 1.0) for name in ("RIB", "steps")}
+    monkeypatch.setattr(gpu_session, "PARTS", parts)
+    gpu_session.main([str(tmp_path), "--device", "cpu", "--tiny"])
+    found = json.loads((tmp_path / "session.json").read_text())
+    assert found == {"RIB": {"ended": "by its limit of 1 s"}, "steps": {"failed": ""}}
+    time.sleep(2)
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_gpu_is_watched_by_its_uuid(tmp_path, monkeypatch):
+    """nvidia-smi counts all GPUs, those that CUDA_VISIBLE_DEVICES hides too."""
+    program, known = tmp_path / "nvidia-smi", SimpleNamespace(uuid="12ab")
+    program.write_text('#!/bin/sh\n[ "$2" = GPU-12ab ] && printf "40, 1024\\n60, 2048\\n50, 10"\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: known)
+    with pipeline.Watch(torch.device("cuda", 0))(1) as watch:
+        watch.update()
+        watch.samples.wait()
+    assert watch.figures(0) == {"busy": 0.5, "GiB in use": 2.0}
+
+
+def test_steps_on_synthetic_photographs_are_timed_one_by_one(capsys):
+    words = [*TINY, "--train_cam_pass", "--make_cam_pass", "--num_threads", "1"]
+    pipeline.main(["4", "--width", "8", *words], size=(48, 64))
+    lines = [json.loads(x) for x in capsys.readouterr().out.splitlines() if x.startswith("{")]
+    assert lines[1]["train_cam"]["seconds"] > 0 and lines[2]["make_cam"]["images/s"] > 0

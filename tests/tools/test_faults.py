@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.fault_runs import CHECKPOINT, Bench, differences, digests
+from tests.tools.fault_runs import CHECKPOINT, Bench, checksums, differences
 from tests.tools.faults import kill
 
 
@@ -30,10 +30,10 @@ def results(tmp_path):
 @pytest.mark.parametrize("cut_short", [False, True])
 def test_every_difference_is_found(results, cut_short):
     """A run that was cut short may lack files, and have unfinished ones, but no half ones."""
-    expected = digests(results)
+    expected = checksums(results)
     assert set(expected) == {"cam/a.npy", "cam/b.npy", "res50_cam.pth"}
     (results / "run.log").write_text("other times")
-    assert differences(expected, digests(results), cut_short) == []
+    assert differences(expected, checksums(results), cut_short) == []
     (results / "cam" / "a.npy").write_text("cam/a.np")
     (results / "cam" / "b.npy").unlink()
     (results / "cam" / "c.npy").touch()
@@ -42,7 +42,7 @@ def test_every_difference_is_found(results, cut_short):
     found = ["different: cam/a.npy", "left over: cam/c.npy"]
     if not cut_short:
         found = [found[0], f"left over: {unfinished}", found[1], "missing: cam/b.npy"]
-    assert differences(expected, digests(results), cut_short) == found
+    assert differences(expected, checksums(results), cut_short) == found
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

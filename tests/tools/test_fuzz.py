@@ -48,9 +48,8 @@ def test_valid_files_are_accepted(child, name):
     assert (any if shared else all)(outcome.accepted for outcome in outcomes)
 
 
-def test_spoilt_files_are_refused_or_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(fuzz, "SECONDS", 60)
-    outcomes, saved = fuzz.fuzz(fuzz.NAMES, seconds=5, seed=0, save=tmp_path / "failures")
+def test_spoilt_files_are_refused_or_read(child, tmp_path):
+    outcomes, saved = fuzz.fuzz(child, fuzz.NAMES, seconds=5, seed=0, save=tmp_path / "failures")
     assert saved == [] and all(outcomes.values())
 
 

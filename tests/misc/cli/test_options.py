@@ -183,7 +183,7 @@ def test_logs_and_manifests_have_plain_values():
         "--RIB_lr inf", "--RIB_lr 1e3", "--cam_learning_rate 1e3", "--irn_learning_rate 1e400",
         "--beta nan", "--num_workers 100000",
         "--overwrite perhaps", "--eval_cam_pass maybe", "--no_such_flag 1", "--eval_cam", "stray",
-        "--masks DIR", "--export mask", "--import_maps DIR --recam rib", "--recam climb",
+        "--masks DIR", "--export mask", "--import_maps DIR --recam rib", "--recam gradcam",
     ],
 )  # fmt: skip
 def test_values_out_of_range_and_unknown_flags_are_refused(capsys, words):

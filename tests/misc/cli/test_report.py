@@ -102,6 +102,14 @@ def expects(tmp_path):
     return write
 
 
+def test_an_older_name_of_a_method_is_read(expects, tmp_path):
+    args = expects()
+    args.expect.write_text(args.expect.read_text().replace("RIB seed", "upper bound"))
+    scored(tmp_path, 0.5185, "upper bound", dataset="voc12")
+    assert set(load_scores(tmp_path)) == {"fully supervised"}
+    compare(args)
+
+
 def test_scores_outside_of_their_range_are_not_reproduced(expects, tmp_path):
     scored(tmp_path, 0.5185, dataset="voc12")
     compare(expects())

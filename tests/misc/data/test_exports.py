@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from misc.data.exports import LOWEST, annotation, coco_dataset
+from misc.data.exports import LOWEST, annotation
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,3 @@ def test_recorded_annotations(recorded):
             x, y = polygon.reshape(-1, 2)[(polygon.reshape(-1, 2) > 0).all(axis=1)].T + 1
             low, high = np.floor([y, x]).astype(int), np.ceil([y, x]).astype(int)
             assert (mask[tuple(low)] != mask[tuple(high)]).all()
-
-
-def test_a_file_has_what_all_readers_ask_for():
-    content = coco_dataset("masks", [], [], ("cat", "dog"))
-    assert content["info"] == {"description": "masks"} and content["licenses"] == []
-    kinds = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    assert content["categories"] == [{**kind, "supercategory": "none"} for kind in kinds]

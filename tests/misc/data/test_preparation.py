@@ -1,21 +1,17 @@
-"""misc/data/preparation.py: the command line of both datasets."""
+"""misc/data/preparation.py: its command line."""
 
 import shutil
 import subprocess
 import sys
 
-import pytest
-
 from tests.conftest import PROJECT
 
 
-@pytest.mark.parametrize("dataset", ["voc12", "coco14"])
-def test_command_line(request, tmp_path, dataset):
-    info = request.getfixturevalue("sample" if dataset == "voc12" else "coco_sample")
-    root = shutil.copytree(info.root, tmp_path / "copy")
+def test_command_line(coco_sample, tmp_path):
+    info, root = coco_sample, shutil.copytree(coco_sample.root, tmp_path / "copy")
 
     def command(*words):
-        words = [sys.executable, "-m", f"{dataset}.prepare", *map(str, words)]
+        words = [sys.executable, "-m", "coco14.prepare", *map(str, words)]
         return subprocess.run(words, capture_output=True, text=True, cwd=PROJECT)
 
     good = command(info.root_flag, root, "--out_dir", tmp_path / "out")

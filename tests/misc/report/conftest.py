@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
 
 def blurred_truth(info: DatasetInfo, image_id: str, sigma: float) -> dict[str, np.ndarray]:
-    """Maps of an image: its truth, blurred; one class after the other, peak 1."""
+    """Maps of an image: its ground truth, blurred; one class after the other, peak 1."""
     truth = read_label_png(info.mask_path(image_id))
     keys = np.setdiff1d(np.unique(truth), (0, 255)).astype(int) - 1
     maps = [cv2.GaussianBlur((truth == key + 1).astype(np.float32), (0, 0), sigma) for key in keys]

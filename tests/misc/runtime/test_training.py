@@ -160,9 +160,9 @@ def test_an_interrupted_training_ends_in_the_same_number(run, path, end):
 def test_the_screen_shows_six_epochs_of_a_training_and_its_last(run, path, caplog):
     caplog.set_level(logging.DEBUG, logger="misc")
     run(Numbers(4), lr=1e-9, epochs=32, path=path)
-    epochs = [record for record in caplog.records if " epoch " in record.message]
-    shown = [record.args[1] for record in epochs if record.levelno == logging.INFO]
-    assert len(epochs) == 32 and shown == [6, 12, 18, 24, 30, 32]
+    said = [r for r in caplog.records if " epoch " in r.message]
+    shown = [r.args[1] for r in said if r.levelno == logging.INFO]
+    assert len(said) == 32 and shown == [6, 12, 18, 24, 30, 32]
 
 
 def test_random_draws_continue_where_they_were(run, path):

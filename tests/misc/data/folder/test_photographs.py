@@ -109,13 +109,6 @@ def test_metadata_of_any_size_does_not_matter(tmp_path, kind):
     assert peak < 3 * path.stat().st_size + (1 << 20)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
-def test_a_colour_profile_of_other_formats_does_not_matter(tmp_path, suffix):
-    wanted = read_photograph(save_photo(tmp_path / f"a.{suffix}"))
-    path = save_photo(tmp_path / f"b.{suffix}", icc_profile=bytes(3 << 20))
-    assert check_photograph(path) is None and np.array_equal(read_photograph(path), wanted)
-
-
 def test_photographs_of_every_kind_become_rgb(tmp_path):
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=100)
     red, *others = read_photograph(tmp_path / "cmyk.jpg")[0, 0]
