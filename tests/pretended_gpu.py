@@ -13,7 +13,6 @@ import inspect
 import os
 import sys
 import threading
-import time
 import warnings
 import weakref
 from dataclasses import dataclass, field
@@ -68,9 +67,8 @@ class State:
     """The state of all devices of the process."""
 
     process: int | None = None  # that has used them first
-    copies: int = 0  # to or from the CPU, begun so far
-    coming: list[tuple] = field(default_factory=list)  # number of a copy, its CPU memory, values
-    leaving: list[tuple] = field(default_factory=list)  # its number, pinned memory, first values
+    coming: list[tuple] = field(default_factory=list)  # CPU memory, the values that it will have
+    leaving: list[tuple] = field(default_factory=list)  # pinned memory, the values that are read
     bytes: int = 0
     peak: int = 0
     limit: int = int(os.environ.get("RIB_PRETENDED_BYTES", 1 << 62))
@@ -223,27 +221,20 @@ def to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return _to_of_torch(tensor, device=device, **options)
     if device.type == "cuda":
         raise NotImplementedError("from one device to another")
-    return _ToCPU.apply(tensor, options["dtype"], non_blocking)
+    return _to_cpu(tensor, options["dtype"], non_blocking)
 
 
-class _ToCPU(torch.autograd.Function):
-    """A copy to the CPU, whose gradient goes back to the device."""
-
-    @staticmethod
-    def forward(ctx, tensor: OnDevice, dtype: torch.dtype, non_blocking: bool) -> torch.Tensor:
-        ctx.place, ctx.dtype = tensor.place, tensor.dtype
-        values = tensor.inner.detach().to(dtype, copy=True)
-        if not non_blocking:
-            wait()
-            return values
-        with _lock:
-            state.copies += 1
-            state.coming.append((state.copies, spoil(torch.empty_like(values)), values))
-            return state.coming[-1][1]
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple:
-        return gradient.to(ctx.place, ctx.dtype), None, None
+def _to_cpu(tensor: OnDevice, dtype: torch.dtype, non_blocking: bool) -> torch.Tensor:
+    if tensor.grad_fn is not None and torch.is_grad_enabled():
+        raise NotImplementedError("a gradient from the CPU")
+    values = tensor.inner.detach().to(dtype, copy=True)
+    if not non_blocking:
+        wait()
+        return values
+    place = spoil(torch.empty_like(values))
+    with _lock:
+        state.coming.append((place, values))
+    return place
 
 
 def _copied(place: torch.Tensor, source: torch.Tensor, non_blocking: bool = False):
@@ -251,23 +242,20 @@ def _copied(place: torch.Tensor, source: torch.Tensor, non_blocking: bool = Fals
         wait()
     elif not isinstance(source, OnDevice) and non_blocking and is_pinned(source):
         with _lock:
-            state.copies += 1
-            state.leaving.append((state.copies, source.detach(), source.detach().clone()))
+            state.leaving.append((source.detach(), source.detach().clone()))
     inner = (t.inner if isinstance(t, OnDevice) else t for t in (place, source))
     next(inner).copy_(next(inner))
     return place
 
 
-def wait(until: int | None = None) -> None:
-    """Wait for all copies, or for those up to a number."""
+def wait() -> None:
+    """Wait for all copies."""
     with _lock:
-        until = state.copies if until is None else until
-        for number, place, values in state.coming:
-            if number <= until:
-                place.copy_(values)
-        written = [p for n, p, held in state.leaving if n <= until and not p.equal(held)]
-        state.coming = [c for c in state.coming if c[0] > until]
-        state.leaving = [c for c in state.leaving if c[0] > until]
+        coming, leaving = state.coming, state.leaving
+        state.coming, state.leaving = [], []
+    for place, values in coming:
+        place.copy_(values)
+    written = [pinned for pinned, held in leaving if not pinned.equal(held)]
     if any(not pinned.isnan().any() for pinned in written):
         raise RuntimeError("pinned memory was written while a device could read it (pretended)")
 
@@ -322,20 +310,6 @@ def properties(device: Any = None) -> SimpleNamespace:
     return SimpleNamespace(name="pretended", uuid=f"GPU-{index}", total_memory=memory)
 
 
-class Event:
-    def __init__(self, **_: Any):
-        self.copies, self.time = 0, 0.0
-
-    def record(self, stream: Any = None) -> None:
-        self.copies, self.time = state.copies, time.perf_counter()
-
-    def synchronize(self) -> None:
-        wait(self.copies)
-
-    def elapsed_time(self, later: "Event") -> float:
-        return 1000 * (later.time - self.time)
-
-
 def _factory(name: str):
     func = getattr(getattr(aten, name.partition(".")[0]), name.partition(".")[2] or "default")
 
@@ -361,6 +335,10 @@ def _sent(make, *args, device=None, **kwargs):
     return make(*args, **kwargs) if device is None else make(*args, **kwargs).to(device)
 
 
+def _by_gloo(begin, backend, *args, **kwargs):
+    begin(backend.replace("nccl", "gloo"), *args, **kwargs)
+
+
 def _for_cpu(begin, self, kind, *args, **kwargs):
     begin(self, "cpu" if kind == "cuda" else kind, *args, **kwargs)
 
@@ -368,10 +346,6 @@ def _for_cpu(begin, self, kind, *args, **kwargs):
 def _with_key(enter, self):
     torch._C._dispatch_tls_set_dispatch_key_included("AutocastCPU", True)
     return enter(self)
-
-
-def _by_gloo(begin, backend, *args, **kwargs):
-    begin(backend.replace("nccl", "gloo"), *args, **kwargs)
 
 
 def install() -> None:
@@ -389,9 +363,8 @@ def install() -> None:
     stubs = {
         "is_available": _same(True), "is_initialized": _same(True), "_lazy_init": _same(None),
         "device_count": count, "current_device": lambda: getattr(_thread, "device", 0),
-        "set_device": set_device, "get_device_properties": properties,
-        "synchronize": lambda device=None: wait(), "current_stream": _same(None), "Event": Event,
-        "empty_cache": _same(None), "get_device_name": _same("pretended"),
+        "set_device": set_device, "get_device_properties": properties, "empty_cache": _same(None),
+        "synchronize": lambda device=None: wait(), "get_device_name": _same("pretended"),
         "is_bf16_supported": _same(True), "max_memory_allocated": lambda device=None: state.peak,
         "reset_peak_memory_stats": lambda device=None: setattr(state, "peak", state.bytes),
         "get_rng_state": lambda device=None: torch.zeros(16, dtype=torch.uint8),
