@@ -5,10 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from misc.indexing import AffinityLabels, PathIndex, path_ranks, ranked_pixels, shifted
+from misc.indexing import AffinityLabels, PathIndex, pair_ends, path_ranks, ranked_pixels, shifted
 from misc.runtime.distributed import summed
 
 EPSILON = 1e-5  # keeps logarithms and quotients finite
+_AT_ONCE = 8  # offsets, whose maps a CPU keeps in its cache
 
 
 class Losses(NamedTuple):
@@ -34,14 +35,12 @@ def _counts_by_pixel(ranks: Tensor, labels: AffinityLabels, path_index: PathInde
     counts = torch.zeros(batch * pixels * kinds, dtype=torch.int32, device=ranks.device)
     one = torch.ones((), dtype=counts.dtype, device=ranks.device)
     first_of_image = torch.arange(batch, device=ranks.device)[:, None, None] * (pixels * kinds)
+    kind_of = sum(label.byte() * kind for kind, label in enumerate(labels, start=1))
     first = 0
     for largest in path_ranks(ranks, path_index):
         pairs = slice(first, first + largest.shape[1])
         first = pairs.stop
-        index = largest.long().mul_(kinds).add_(first_of_image)
-        for kind, label in enumerate(labels, start=1):
-            index.add_(label[:, pairs].byte(), alpha=kind)
-        index = index.flatten()
+        index = largest.long().mul_(kinds).add_(first_of_image).add_(kind_of[:, pairs]).flatten()
         counts.scatter_add_(0, index, one.expand_as(index))
     return counts.view(batch, pixels, kinds).movedim(2, 0)[1:]
 
@@ -57,21 +56,21 @@ def _displacement_signs(
     fg_pos, 2 x B x 2 x H x W, and the sum of all s o, a scalar.
     """
     floor = path_index.radius_floor
-    start = shifted(displacement, (0, 0), floor)
+    start = shifted(displacement, (0, 0), floor).unsqueeze(2)
     signs = displacement.new_zeros(2, *displacement.shape)
     at_start = shifted(signs, (0, 0), floor)
-    offsets = torch.from_numpy(path_index.search_dst).to(displacement)[:, :, None, None]
+    labelled = torch.stack((labels.bg_pos, labels.fg_pos)).unflatten(-1, start.shape[-2:])
+    offsets = torch.from_numpy(path_index.search_dst).to(displacement)
     sums_over_fg = torch.zeros_like(offsets)
-    for k, end in enumerate(path_index.search_dst.tolist()):
-        at_end = shifted(signs, end, floor)
-        change = start - shifted(displacement, end, floor)
-        of_change = change.sign()
-        of_error = change.sub_(offsets[k]).sign_()
-        for i, (sign, label) in enumerate(((of_change, labels.bg_pos), (of_error, labels.fg_pos))):
-            sign.mul_(label[:, k].view(-1, 1, *start.shape[-2:]))
-            at_start[i].add_(sign)
-            at_end[i].sub_(sign)
-        sums_over_fg[k] = of_error.sum(dim=(0, 2, 3))[:, None, None]
+    for first in range(0, len(offsets), _AT_ONCE):
+        pairs = slice(first, first + _AT_ONCE)
+        change = start - pair_ends(displacement, path_index, pairs)
+        both = torch.stack((change, change - offsets[pairs].T[:, :, None, None])).sign_()
+        both.mul_(labelled[:, :, None, pairs])
+        at_start += both.sum(dim=3)
+        for end, sign in zip(path_index.search_dst[pairs].tolist(), both.unbind(3), strict=True):
+            shifted(signs, end, floor).sub_(sign)
+        sums_over_fg[pairs] = both[1].sum(dim=(0, 3, 4)).T
     return signs, (sums_over_fg * offsets).sum()
 
 

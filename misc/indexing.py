@@ -53,6 +53,13 @@ def _paths(radius: int) -> tuple[np.ndarray, ...]:
     return groups
 
 
+@functools.lru_cache
+def _offsets_on(radius: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """`search_dst` and `search_paths` on a device, where they stay: a GPU waits for every copy."""
+    paths = [torch.tensor(group, device=device) for group in _paths(radius)]
+    return torch.cat([group[:, 0] for group in paths]), paths
+
+
 def _line_pixels(dy: int, dx: int) -> np.ndarray:
     """Offsets (length x 2) of the pixels closer than 1 to the line from (0, 0) to (dy, dx).
 
@@ -85,10 +92,18 @@ def shifted(maps: Tensor, offset: Offset, floor: int) -> Tensor:
     return maps[..., dy : dy + rows, floor + dx : floor + dx + columns]
 
 
-def pair_ends(maps: Tensor, path_index: PathIndex) -> Tensor:
+def _at_offsets(maps: Tensor, offsets: Tensor, floor: int) -> Tensor:
+    """Values of ... x H x W maps at n x 2, or n x length x 2, offsets from every start pixel."""
+    rows, columns = start_size(*maps.shape[-2:], floor)
+    windows = maps.unfold(-2, rows, 1).unfold(-2, columns, 1)
+    dy, dx = offsets.unbind(-1)
+    return windows[..., dy, dx + floor, :, :]  # one operation, which a GPU starts once
+
+
+def pair_ends(maps: Tensor, path_index: PathIndex, pairs: slice = slice(None)) -> Tensor:
     """Values at the end of every pair, ... x H x W -> ... x pairs x rows x columns."""
-    offsets = path_index.search_dst.tolist()
-    return torch.stack([shifted(maps, o, path_index.radius_floor) for o in offsets], dim=-3)
+    ends, _ = _offsets_on(path_index.radius, maps.device)
+    return _at_offsets(maps, ends[pairs], path_index.radius_floor)
 
 
 def ranked_pixels(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,15 +124,9 @@ def path_ranks(ranks: Tensor, path_index: PathIndex) -> Iterator[Tensor]:
 
     The pairs come in the order of search_dst.
     """
-    floor = path_index.radius_floor
-    size = start_size(*ranks.shape[-2:], floor)
-    for group in path_index.search_paths:
-        largest = ranks.new_empty(len(ranks), len(group), *size)
-        for of_pair, (first, *others) in zip(largest.unbind(1), group.tolist(), strict=True):
-            of_pair.copy_(shifted(ranks, first, floor))
-            for offset in others:
-                torch.maximum(of_pair, shifted(ranks, offset, floor), out=of_pair)
-        yield largest.flatten(2)
+    _, paths = _offsets_on(path_index.radius, ranks.device)
+    for group in paths:
+        yield _at_offsets(ranks, group, path_index.radius_floor).amax(dim=2).flatten(2)
 
 
 def path_maximum(maps: Tensor, path_index: PathIndex) -> Tensor:

@@ -3,9 +3,10 @@
 Parameters are named as torchvision names them.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ _SHOWN = 120  # characters of each line about names that differ
 class FixedBatchNorm(nn.BatchNorm2d):
     """Batch normalisation with the stored running statistics, in training too."""
 
+    kept: tuple[Tensor, Tensor] | None = None  # of `fold_norms`
+
     def forward(self, features: Tensor) -> Tensor:
         """B x C x H x W -> B x C x H x W."""
         statistics = (self.running_mean, self.running_var)
@@ -33,24 +36,30 @@ def folded(conv: nn.Conv2d, norm: FixedBatchNorm) -> tuple[Tensor, Tensor]:
     return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
-def normalized(conv: nn.Conv2d, norm: nn.Module, features: Tensor) -> Tensor:
+def normalized(conv: nn.Conv2d, norm: FixedBatchNorm, features: Tensor) -> Tensor:
     """`norm(conv(features))`: what lies between the two is neither computed nor kept."""
-    if not isinstance(norm, FixedBatchNorm):
-        return norm(conv(features))
-    weight, bias = folded(conv, norm)
+    weight, bias = norm.kept or folded(conv, norm)
     return F.conv2d(features, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-@torch.no_grad()
-def fold_norms(network: nn.Module) -> None:
-    """Fold every normalisation into its convolution, in place: for many passes without training."""
-    for module in [*network.modules()]:
-        children = [*module.named_children()]
-        for (_, conv), (name, norm) in pairwise(children):
-            if isinstance(norm, FixedBatchNorm):
-                weight, bias = folded(conv, norm)
-                conv.weight, conv.bias = (nn.Parameter(t, False) for t in (weight, bias))
-                setattr(module, name, nn.Identity())
+def fold_norms(network: nn.Module) -> list[FixedBatchNorm]:
+    """Fold every normalisation into its convolution for all passes to come; returns those."""
+    pairs = [pair for module in network.modules() for pair in pairwise(module.children())]
+    pairs = [pair for pair in pairs if isinstance(pair[1], FixedBatchNorm) and not pair[1].kept]
+    for conv, norm in pairs:
+        norm.kept = folded(conv, norm)
+    return [norm for _, norm in pairs]
+
+
+@contextlib.contextmanager
+def folded_once(network: nn.Module) -> Iterator[None]:
+    """Fold every normalisation once for all passes in the block."""
+    norms = fold_norms(network)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.kept = None
 
 
 class Kind(NamedTuple):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from misc.imutils import IMAGENET_MEAN, IMAGENET_STD
-from net.backbones import ResNet
+from net.backbones import ResNet, folded_once
 
 RATES = (6, 12, 18, 24)  # dilations of the four classifiers
 SCALES = (1.0, 0.5, 0.75)  # of the input, the first one whole
@@ -97,7 +97,8 @@ class DeepLabV2(nn.Module):
 
         The maximum is taken at the size of the first scale, to which the others are resized.
         """
-        outputs = [self.scores(self.scaled(images, scale)) for scale in SCALES]
+        with folded_once(self.backbone):
+            outputs = [self.scores(self.scaled(images, scale)) for scale in SCALES]
         highest, *others = outputs
         for other in others:
             same = F.interpolate(other, highest.shape[-2:], mode="bilinear", align_corners=False)

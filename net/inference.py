@@ -32,7 +32,7 @@ def plain_maps(
     """Class activation maps of an image, of all classes of the classifier."""
     device = network.classifier.weight.device
     with torch.no_grad():
-        maps = [pair_map(network(pair.to(device))) for pair in multi_scale_pairs(image, scales)]
+        maps = [pair_map(network(pair)) for pair in multi_scale_pairs(image, scales, None, device)]
     return merged(maps, image, torch.arange(len(maps[0])))
 
 
@@ -55,7 +55,7 @@ def rib_iterations(
     """
     settings, device = settings or RIBSettings(), network.classifier.weight.device
     target = torch.from_numpy(np.asarray(label, dtype=np.float32)).to(device)
-    pairs = [pair.to(device) for pair in multi_scale_pairs(image, settings.scales)]
+    pairs = multi_scale_pairs(image, settings.scales, device=device)
     if isinstance(others, str | Path):
         others = sorted(p for p in Path(others).iterdir() if p.suffix.lower() in SUFFIXES)
     if isinstance(others, list) and all(isinstance(path, str | Path) for path in others):
@@ -93,8 +93,8 @@ def _other_batches(
 @torch.no_grad()
 def class_probabilities(network: CAM, image: np.ndarray) -> torch.Tensor:
     """Probability of each class (C,): the sigmoid of the averaged scores of an image."""
-    (pair,) = multi_scale_pairs(image, (1.0,))
-    scores = network(pair.to(network.classifier.weight.device))  # 2 x C x h x w, signed
+    (pair,) = multi_scale_pairs(image, (1.0,), device=network.classifier.weight.device)
+    scores = network(pair)  # 2 x C x h x w, signed
     return torch.sigmoid(scores.mean(dim=(0, 2, 3)))
 
 
@@ -115,8 +115,8 @@ def boundaries(
     """
     # Padding would cut an image that is larger, and its maps would not fit.
     network.crop_size = pad_size if pad_size >= max(image.shape[:2]) else None
-    (pair,) = multi_scale_pairs(image, (1.0,))
-    return network(pair.to(next(network.parameters()).device))
+    (pair,) = multi_scale_pairs(image, (1.0,), device=next(network.parameters()).device)
+    return network(pair)
 
 
 @torch.no_grad()

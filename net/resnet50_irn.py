@@ -10,7 +10,7 @@ from misc.affinity_loss import Losses, PairLoss
 from misc.cams import CAM_STRIDE
 from misc.imutils import get_strided_size
 from misc.indexing import AffinityLabels, PathIndex
-from net.backbones import ResNet
+from net.backbones import ResNet, folded_once
 
 
 class MeanShift(nn.Module):
@@ -95,7 +95,8 @@ class Net(nn.Module):
         """The backbone's five outputs, channels last; on a CPU of one image after the other."""
         images = images.contiguous(memory_format=torch.channels_last)
         parts = (images,) if images.is_cuda else images.split(1)
-        outputs = [self.backbone(part) for part in parts]
+        with folded_once(self.backbone):
+            outputs = [self.backbone(part) for part in parts]
         return [torch.cat(output) for output in zip(*outputs, strict=True)]
 
     def _boundary(self, features: list[Tensor]) -> Tensor:

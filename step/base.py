@@ -13,7 +13,7 @@ from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.dataset_info import keys_in
 from misc.runtime import distributed
-from misc.runtime.devices import main_device, memory_can_end, read_ahead_workers
+from misc.runtime.devices import main_device, memory_can_end, read_ahead_workers, uses_cuda
 from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.runtime.training import Training, check_batch, is_trained, save_trained, state_of, train
 from misc.storage.manifest import IMAGES, Sources, file_hash, folder_hash, settings_of, weights_hash
@@ -133,7 +133,10 @@ class FolderStep(Step, ImageTask):
             prepare_output(folder, settings, inputs, args.overwrite, partial(cls.sources, args))
         for output in cls.writes(args):
             output.folder.mkdir(parents=True, exist_ok=True)
-        run_over_images(cls(args), cls.ids(args), args.resources)
+        ids = cls.ids(args)
+        if cls.on_gpu and uses_cuda(args.resources):  # cuDNN plans once for images of one size
+            ids = tuple(sorted(ids, key=args.info.image_size, reverse=True))
+        run_over_images(cls(args), ids, args.resources)
 
 
 class TrainStep(Step):

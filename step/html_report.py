@@ -67,7 +67,7 @@ def run(args: Options) -> None:
     by = "There is no ground truth: agreement is the mean IoU of an image's mask and its seed."
     if with_truth:
         by = f"IoU is that of the {sources.compared} with the ground truth, mean over its labels."
-    made = f"This page was made {time.strftime('%Y-%m-%d %H:%M')} with {json.dumps(machine())}."
+    made = f"This report was made {time.strftime('%Y-%m-%d %H:%M')} with {json.dumps(machine())}."
     parts = {
         "title": escape(args.result_dir.resolve().name),
         "subtitle": escape(f"Dataset {args.info.name}, {args.info.num_classes} classes"),

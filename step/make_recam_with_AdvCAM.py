@@ -9,7 +9,6 @@ from misc.advcam import AdvCAMSettings, advcam
 from misc.cli.options import Options
 from misc.rib import Maps
 from misc.storage.outputs import Output
-from net.backbones import fold_norms
 from step.maps import MapMethod
 
 
@@ -24,10 +23,6 @@ class MakeAdvCAM(MapMethod):
     def folders(cls, args: Options) -> list[tuple[Output, dict]]:
         flag = "--cam_out_dir" if args.recam == "advcam" else "--result_dir"
         return [(Output(flag, args.adv_cam_out_dir, suffix=".npy"), cls.settings(args))]
-
-    def start(self, device: torch.device, image_ids: list[str]) -> None:
-        super().start(device, image_ids)
-        fold_norms(self.model.requires_grad_(False))
 
     def scores(self, pair: Tensor) -> Tensor:
         """2 x 3 x H x W -> raw scores 2 x C x h x w, differentiable down to the image."""

@@ -28,7 +28,7 @@ class MakeRIBCAM(MapMethod):
         "num_pooled_classes", "seed",
     )  # fmt: skip
     lists = ("infer", "train", "labels")
-    images_worth_a_process, iterations = 1, "RIB_iter"
+    trains, images_worth_a_process, iterations = True, 1, "RIB_iter"
     memory_options = ("--RIB_batch_size", "--max_long", "--cam_crop_size", "--num_processes")
     advice = "give a smaller --RIB_lr"
 

@@ -16,6 +16,7 @@ from misc.labels import label_type, read_label_png, save_label_png, save_palette
 from misc.runtime import distributed
 from misc.storage.manifest import Sources
 from misc.storage.outputs import Output, open_output
+from net.backbones import fold_norms
 from net.checkpoint import load_segmentation
 from net.deeplab_v2 import COLOURS, probabilities
 from step.base import FolderStep
@@ -66,6 +67,7 @@ class MakeSegmentation(FolderStep):
         args, scale_by = self.args, self.args.seg_settings.scale_by
         model = load_segmentation(args.seg_weights_name, args.info.num_labels, scale_by=scale_by)
         self.model = model.to(device, memory_format=torch.channels_last)
+        fold_norms(self.model.requires_grad_(False))
         self.bf16 = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def one(self, image_id: str) -> None:

@@ -7,6 +7,7 @@ from misc.cli.options import Options
 from misc.data.datasets import image_of
 from misc.indexing import WalkSettings
 from misc.labels import of_type, save_label_png, save_palette_png
+from net.backbones import fold_norms
 from net.checkpoint import load_boundary_net
 from net.inference import pseudo_mask
 from step.base import FolderStep
@@ -22,6 +23,7 @@ class MakePseudoMask(FolderStep):
 
     def start(self, device: torch.device, image_ids: list[str]) -> None:
         self.model = load_boundary_net(self.args.irn_weights_name).to(device).eval()
+        fold_norms(self.model.requires_grad_(False))
 
     def one(self, image_id: str) -> None:
         args, image = self.args, image_of(self.args.info, image_id)

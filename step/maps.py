@@ -17,6 +17,7 @@ from misc.errors import UserError
 from misc.rib import Maps
 from misc.storage.manifest import Sources
 from misc.storage.outputs import Output
+from net.backbones import fold_norms
 from net.checkpoint import load_classifier
 from step.base import FolderStep
 
@@ -29,6 +30,7 @@ class MapMethod(FolderStep):
     flag, suffix = "--cam_out_dir", ".npy"
     common = ("dataset", "cam_scales", "max_long", "precision")
     lists, reads = ("infer", "labels"), ("classifier",)
+    trains = False  # its maps come from weights that change
     iterations = ""  # the option of their number, of maps that grow
     advice = "give another classifier, or --precision float32"  # where maps are not finite
     memory_options = ("--max_long", "--num_processes")
@@ -43,6 +45,8 @@ class MapMethod(FolderStep):
         model = load_classifier(self.args.cam_weights_name, self.args.info.num_classes)
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.device, self.model = device, model.to(device, memory_format=layout)
+        if not self.trains:
+            fold_norms(self.model.requires_grad_(False))
         self.model.bf16 = self.args.precision == "bf16"
 
     def maps(self, image_id: str, pairs: list[Tensor], label: Tensor) -> Iterator[Maps]:
@@ -59,8 +63,7 @@ class MapMethod(FolderStep):
         if not label.any():
             return iter([[torch.zeros(len(label), 1, 1)]])
         image = image_of(self.args.info, image_id)
-        pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long)
-        pairs = [pair.to(self.device) for pair in pairs]
+        pairs = multi_scale_pairs(image, self.args.cam_scales, self.args.max_long, self.device)
         return self.maps(image_id, pairs, label.to(self.device))
 
     def outputs(self, image_id: str) -> list[Path]:

@@ -174,7 +174,7 @@ def run_sweep(base: Options, folder: Path, runs: list[Run], score: str, resample
         usual = all(getattr(base, name) == value for name, value in values.items())
         own = options[0].plain_cam_out_dir
         if score == "seed" and own not in plain:
-            named = {"plain CAM": "", **({} if one_plain else values)}
+            named = {"CAM": "", **({} if one_plain else values)}
             plain[own] = Point(named, counts_of(options, "plain"), at, False, str(own))
         counts, folder_of = counts_of(options, score), str(options[0].result_dir)
         points.append(Point(values, counts, at, usual, folder_of, plain.get(own)))

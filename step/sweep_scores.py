@@ -150,7 +150,7 @@ def table(rows: pd.DataFrame) -> str:
             line["difference"] = f"{100 * row.difference:+.2f}"
             line["95 % "] = f"{low:+.2f}..{high:+.2f}{' *' if low > 0 or high < 0 else ''}"
         lines.append(line)
-    to = references.pop() if len(references) == 1 else "the plain CAM of each"
+    to = references.pop() if len(references) == 1 else "the CAM of each"
     return (f"{pd.DataFrame(lines).fillna('').to_string(index=False)}\ndifferences to {to}, * where"
             f" the interval leaves out 0; intervals by resampling the {rows['images'][0]} images,"
             " the best threshold chosen in each")  # fmt: skip

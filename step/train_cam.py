@@ -59,8 +59,8 @@ def say_precision(args: Options, model: Net, image_ids: tuple[str, ...]) -> np.n
     scores = []
     for image_id in image_ids:
         image = imutils.random_resize_long(image_of(args.info, image_id), longer, longer)
-        tensor = torch.from_numpy(imutils.HWC_to_CHW(imutils.normalize(image)))
-        scores.append(model(tensor[None].to(device))[0].float().cpu().numpy())
+        pixels = normalized(torch.tensor(image)[None], device)
+        scores.append(model(pixels)[0].float().cpu().numpy())
     found = average_precision(np.stack(scores), labels)  # nan of a class that no image shows
     if np.isfinite(found).any():
         log.info("classifier on %d images of the validation split: mean average precision %.1f %%; "

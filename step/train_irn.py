@@ -69,7 +69,7 @@ class TrainIRN(TrainStep):
         hidden = distributed.rank() > 0
         with progress(len(loader), "mean displacement", "batch", hidden=hidden) as bar:
             for images in loader:
-                total += model(images.to(self.device))[1].mean(dim=(2, 3)).sum(dim=0)
+                total += model(normalized(images, self.device))[1].mean(dim=(2, 3)).sum(dim=0)
                 bar.update()
         model.mean_shift.running_mean.copy_(distributed.summed(total) / len(dataset))
 

@@ -38,6 +38,7 @@ def pytest_configure(config) -> None:
     """Compute with one thread, and ignore a warning of NumPy 2 at every mask of pycocotools."""
     torch.set_num_threads(1)  # several would only wait for each other in networks this small
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+    config.addinivalue_line("markers", "cuda: computes on a GPU; bash tests/run.sh -m cuda")
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -78,10 +79,20 @@ def recorded_numbers(name: str, pattern: str) -> list[int]:
 
 def close(actual, expected, share: float = 1e-4) -> None:
     """Equal to recorded values up to a share of the largest of them."""
-    actual = np.asarray(actual.detach() if torch.is_tensor(actual) else actual)
+    actual = np.asarray(actual.detach().cpu() if torch.is_tensor(actual) else actual)
     expected = np.asarray(expected)
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
+
+
+_GPUS = [pytest.param("cuda:0", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []
+
+
+@pytest.fixture(params=["cpu", *_GPUS])
+def device(request, monkeypatch) -> torch.device:
+    """The CPU and, where there is one, a GPU, which rounds nothing more than a CPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,17 @@ from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from torch import Tensor
 
+from misc.imutils import IMAGENET_MEAN, IMAGENET_STD
 from misc.indexing import PathIndex, start_size
 from misc.labels import read_label_png
 from misc.rib import RIBSettings
 from net import backbones, resnet50_irn
 from net.resnet50_cam import CAM
+
+
+def normalize(image: np.ndarray) -> np.ndarray:
+    """H x W x 3 uint8 -> float32: (value / 255 - mean) / standard deviation of ImageNet."""
+    return ((image / 255 - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32)
 
 
 @contextmanager

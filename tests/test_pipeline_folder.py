@@ -201,7 +201,7 @@ def test_all_damaged_photographs_are_named_at_once(own, refused, tmp_path):
 @pytest.mark.parametrize("options, said", [
     (("--root", "none"), "--root none: no such folder"),
     (("--labels", "none.csv"), "--labels none.csv: no such file"),
-    (("--labels", PROJECT / "run_sample.py"), "is not of a form that is read (.py suffix)"),
+    (("--labels", PROJECT / "run_sample.py"), "is not of a format that is read (.py suffix)"),
     (("--labels", "folders"), "lies in no sub-folder that could be its class"),
     (("--masks", "none"), "--masks none: no such folder"),
     (("--classes", "none"), "none: cannot be read"),

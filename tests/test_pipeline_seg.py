@@ -71,7 +71,7 @@ def test_predictions_and_scores(run):
         names = archive.getnames()
     assert names == [f"results/VOC2012/Segmentation/comp6_test_cls/{i}.png" for i in ids]
     log = (run.folder / "run.log").read_text()
-    assert "preset clims, apart from: {" in log and "batch size 4, gradients acc" in log
+    assert "preset clims, apart from: {" in log and "batch size 4, gradient accumulation " in log
     assert "the test server of VOC 2012 asks for 1456 images" in log
 
 

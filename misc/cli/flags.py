@@ -268,7 +268,7 @@ GROUPS = {
         "num_processes": (_processes, None,
             "processes that share images (default: one per GPU, or per core as memory allows)"),
         "num_workers": (number(int, 0, 1024), None,
-            "data-loading workers of each (default: 1 on the CPU, up to 8 on a GPU; 0: none)"),
+            "data-loading workers of each (default: 1 on the CPU, up to 32 on a GPU; 0: none)"),
         "num_threads": (_processes, None,
             "CPU threads of each process, on which results depend (default: the cores, divided)"),
         "deterministic": (_BOOL, False, "on a GPU, bitwise reproducible kernels alone (slower)"),

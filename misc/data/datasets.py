@@ -70,28 +70,30 @@ def training_crop(
 
 
 def normalized(crops: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Crops B x S x S x 3 int16 -> B x 3 x S x S float on a device, zero (mean colour) outside."""
+    """Bytes, or int16 with OUTSIDE (made 0), B x H x W x 3 -> B x 3 x H x W float on a device."""
     crops, values = crops.to(device, non_blocking=True), _VALUES.to(device)
-    layout = torch.contiguous_format if crops.device.type == "cpu" else torch.channels_last
-    planes = torch.empty(len(crops), 3, *crops.shape[1:3], device=device)
-    for crop, pixels in zip(planes, crops, strict=True):  # one image stays in the cache of a CPU
+    on_cpu, size = crops.device.type == "cpu", (len(crops), 3, *crops.shape[1:3])
+    layout = torch.contiguous_format if on_cpu else torch.channels_last
+    planes = torch.empty(size, device=device, memory_format=layout)
+    each = 1 if on_cpu else len(crops)  # one image stays in the cache of a CPU
+    for part, pixels in zip(planes.split(each), crops.split(each), strict=True):
         for channel in range(3):
             index = pixels[..., channel].flatten().int()
-            crop[channel] = values[channel].index_select(0, index).view(pixels.shape[:2])
-    return planes.contiguous(memory_format=layout)
+            part[:, channel] = values[channel].index_select(0, index).view(pixels.shape[:3])
+    return planes
 
 
 def multi_scale_pairs(
-    image: np.ndarray, scales: tuple[float, ...], max_long: int | None = None
+    image: np.ndarray, scales: tuple[float, ...], max_long: int | None = None, device="cpu"
 ) -> list[torch.Tensor]:
     """The image and its mirror image at every scale: list of 2 x 3 x h x w, normalised.
 
     `max_long` shrinks larger images to this longer side first (both in one resampling).
     """
     shrink = min(1.0, max_long / max(image.shape[:2])) if max_long else 1.0
-    views = (imutils.pil_rescale(image, scale * shrink, 3) for scale in scales)
-    chw = (imutils.HWC_to_CHW(imutils.normalize(view)) for view in views)
-    return [torch.from_numpy(np.stack([view, view[:, :, ::-1]])) for view in chw]
+    views = [imutils.pil_rescale(image, scale * shrink, 3) for scale in scales]
+    planes = [normalized(torch.tensor(view)[None], device) for view in views]
+    return [torch.cat([view, view.flip(-1)]) for view in planes]
 
 
 class EpochDataset(Dataset):
@@ -152,7 +154,7 @@ def label_tensor(labels: np.ndarray) -> torch.Tensor:
 
 
 class TopLeftDataset(Dataset):
-    """Normalised images put on (or cut to) a square canvas from its top-left corner: 3 x S x S."""
+    """Images put on (or cut to) a square canvas from its top-left corner: S x S x 3 int16."""
 
     def __init__(self, info: DatasetInfo, image_ids: tuple[str, ...], canvas_size: int):
         self.info, self.image_ids, self.canvas_size = info, image_ids, canvas_size
@@ -161,6 +163,5 @@ class TopLeftDataset(Dataset):
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        image = image_of(self.info, self.image_ids[index])
-        canvas = imutils.top_left_crop(imutils.normalize(image), self.canvas_size, 0)
-        return torch.from_numpy(imutils.HWC_to_CHW(canvas))
+        image = image_of(self.info, self.image_ids[index]).astype(np.int16)
+        return torch.from_numpy(imutils.top_left_crop(image, self.canvas_size, OUTSIDE))

@@ -61,7 +61,7 @@ def read_ahead_workers(resources: Resources) -> int:
     """Processes that read images ahead for one compute process."""
     if resources.num_workers is not None:
         return resources.num_workers
-    return min(8, max(1, threads_per_process(resources) - 1)) if uses_cuda(resources) else 1
+    return min(32, max(1, threads_per_process(resources) - 1)) if uses_cuda(resources) else 1
 
 
 def set_up_process(

@@ -11,10 +11,10 @@ import torch
 from misc import advcam as module
 from misc.advcam import AdvCAMSettings, Iteration, advcam, ascent_step
 from misc.cams import merge_scales
-from misc.imutils import normalize
 from net.backbones import fold_norms
 from net.resnet50_cam import CAM
 from tests.conftest import close, recorded_names
+from tests.references import normalize
 from tests.weights import fill_by_recipe
 
 RUNS = recorded_names("advcam_process.npz", "_config")

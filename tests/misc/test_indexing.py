@@ -77,11 +77,12 @@ def test_walk_equals_dense_matrix(size):
     ("x1", "out1_radius4", {"radius": 4}),
     ("seg_cam", "seg_walk", {}),
 ])  # fmt: skip
-def test_recorded_walks(golden, scores, result, options):
+def test_recorded_walks(golden, scores, result, options, device):
     data = golden("random_walk.npz")
     edge_name = "seg_edge" if scores == "seg_cam" else scores.replace("x", "edge")
     power = float(data["seg_power"]) if scores == "seg_cam" else 1.0
-    seed, edge = torch.from_numpy(data[scores]) ** power, torch.from_numpy(data[edge_name])
-    walked, recorded = propagate_to_edge(seed, edge, **options).numpy(), data[result]
+    seed, edge = (torch.from_numpy(data[name]).to(device) for name in (scores, edge_name))
+    walked = propagate_to_edge(seed**power, edge, **options).cpu().numpy()
+    recorded = data[result]
     assert walked.shape == recorded.shape
     assert np.abs(walked - recorded).max() < 1e-4 * np.abs(recorded).max()

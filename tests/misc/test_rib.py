@@ -33,16 +33,14 @@ def recorded_settings(data, run: str) -> RIBSettings:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_recorded_run(golden, run):
+def test_recorded_run(golden, run, device):
     data = golden("rib_process.npz")
-    model = CAM(20)
+    model = CAM(20).to(device)
     fill_by_recipe(model, int(data["weight_seed"]))
     initial = {n: p.detach().clone() for n, p in model.backbone.named_parameters()}
-    pairs = [torch.from_numpy(data[f"input_scale{i}"]) for i in range(len(data["scales"]))]
-    batches = zip(
-        torch.from_numpy(data["batch_images"]), torch.from_numpy(data["batch_labels"]), strict=True
-    )
-    label = torch.from_numpy(data["label"])
+    inputs = ("batch_images", "batch_labels", "label", *(f"input_scale{i}" for i in range(4)))
+    images, labels, label, *pairs = (torch.from_numpy(data[n]).to(device) for n in inputs)
+    batches = zip(images, labels, strict=True)
 
     states = []
     for k, state in enumerate(
@@ -60,8 +58,8 @@ def test_recorded_run(golden, run):
     keys = label.nonzero()[:, 0]
     assert keys.tolist() == data[f"{run}_save_keys"].tolist()
     cam, high_res = merge_scales(states[-1].map_sums, data["image"].shape[:2], keys)
-    np.testing.assert_allclose(cam, data[f"{run}_save_cam"], atol=1e-4)
-    np.testing.assert_allclose(high_res, data[f"{run}_save_high_res"], atol=1e-4)
+    np.testing.assert_allclose(cam.cpu(), data[f"{run}_save_cam"], atol=1e-4)
+    np.testing.assert_allclose(high_res.cpu(), data[f"{run}_save_high_res"], atol=1e-4)
 
     close(model.classifier.weight.detach()[:, :, 0, 0].sum(1), data[f"{run}_final_classifier_sum"])
     trained = model.backbone.state_dict()

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from net.backbones import KINDS, FixedBatchNorm, ResNet, fold_norms, inferred_arch
+from net import backbones
+from net.backbones import KINDS, ResNet, fold_norms, folded_once, inferred_arch
 from net.resnet50_cam import CAM
 from tests.weights import fill_by_recipe
 
@@ -41,11 +42,18 @@ def test_torchvisions_weights_give_torchvisions_features(published):
 
 
 @torch.no_grad()
-def test_folded_networks_compute_the_same_bits():
-    network = CAM(3, width=8, stem=8)
+def test_networks_that_are_folded_once_compute_the_same_bits(monkeypatch):
+    network, folds, fold = CAM(3, width=8, stem=8), [], backbones.folded
     fill_by_recipe(network)
+    monkeypatch.setattr(backbones, "folded", lambda *pair: folds.append(pair) or fold(*pair))
     images = torch.randn(2, 3, 48, 64)
     expected = network(images)
+    with folded_once(network):
+        assert torch.equal(network(images), expected) and len(folds) == 2 * 53
+        network(images)
+        assert len(folds) == 2 * 53
+    network.backbone.bn1.bias += 1  # is seen after the block
+    changed = network(images)
+    assert not torch.equal(changed, expected) and len(folds) == 3 * 53
     fold_norms(network)
-    assert torch.equal(network(images), expected)
-    assert not any(isinstance(module, FixedBatchNorm) for module in network.modules())
+    assert torch.equal(network(images), changed) and len(folds) == 4 * 53

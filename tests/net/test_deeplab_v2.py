@@ -92,6 +92,15 @@ def test_recorded_training_outputs_of_one_block_each(golden, monkeypatch):
         assert torch.equal(thin.eval()(torch.from_numpy(data["x_odd"])), outputs[-1])
 
 
+def test_a_step_folds_every_normalisation_once_for_all_scales(monkeypatch):
+    thin = network(0, (1, 1, 1, 1), monkeypatch, width=8, stem=8).train()
+    folds, fold = [], backbones.folded
+    monkeypatch.setattr(backbones, "folded", lambda *pair: folds.append(pair) or fold(*pair))
+    thin(torch.randn(1, 3, 65, 65))[-1].sum().backward()
+    assert len(folds) == 1 + 4 * 4  # the stem, and three convolutions and a shortcut in each block
+    assert all(p.grad is not None for p in thin.parameters() if p.requires_grad)
+
+
 def test_recorded_nearest_indices(golden):
     for file in ("deeplab_train.npz", "deeplab_data.npz"):
         data = golden(file)
@@ -127,10 +136,10 @@ def test_recorded_schedules(golden, run):
 
 
 @pytest.mark.parametrize("run", recorded_names("deeplab_train.npz", "_blocks"))
-def test_recorded_training(golden, run, monkeypatch):
+def test_recorded_training(golden, run, monkeypatch, device):
     data = golden("deeplab_train.npz")
     config = dict(zip(data["config_names"], data[f"{run}_config"].tolist(), strict=True))
-    model = network(data["weight_seed"], data[f"{run}_blocks"], monkeypatch).train()
+    model = network(data["weight_seed"], data[f"{run}_blocks"], monkeypatch).train().to(device)
     model.zero_grad()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     groups = model.parameter_groups(config["LR"], config["WEIGHT_DECAY"])
@@ -157,7 +166,8 @@ def test_recorded_training(golden, run, monkeypatch):
         optimizer.zero_grad()
         total, branches = 0.0, []
         for batch, label in zip(of_images, of_labels, strict=True):
-            losses = seg_loss.scale_losses(model(torch.from_numpy(batch)), torch.from_numpy(label))
+            batch, label = (torch.from_numpy(array).to(device) for array in (batch, label))
+            losses = seg_loss.scale_losses(model(batch), label)
             loss = sum(losses) / config["ITER_SIZE"]
             loss.backward()
             total += loss.item()
@@ -177,7 +187,10 @@ def test_recorded_training(golden, run, monkeypatch):
             assert torch.equal(parameters[f"backbone.{name}"], before[f"backbone.{name}"])
     for k in range(4):
         np.testing.assert_allclose(
-            model.aspp[k].bias.detach(), data[f"{run}_final_aspp.{k}.bias"], rtol=1e-3, atol=1e-5
+            model.aspp[k].bias.detach().cpu(),
+            data[f"{run}_final_aspp.{k}.bias"],
+            rtol=1e-3,
+            atol=1e-5,
         )
 
 

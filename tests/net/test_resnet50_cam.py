@@ -20,22 +20,22 @@ def images():
 
 
 @pytest.mark.parametrize("n_classes", [20, 80])
-def test_recorded_forward(golden, n_classes):
+def test_recorded_forward(golden, n_classes, device):
     data = golden("cam_forward.npz")
-    cam = CAM(n_classes)
+    cam = CAM(n_classes).to(device)
     state = fill_by_recipe(cam, int(data["weight_seed"]))
     if n_classes == 20:
         assert sorted(state) == sorted(data["weight_names"].tolist())
         for name, total in zip(data["weight_names"], data["weight_sum"], strict=True):
             assert state[name].double().sum().item() == pytest.approx(total, rel=1e-6, abs=1e-6)
-    classifier = Net(n_classes)
+    classifier = Net(n_classes).to(device)
     classifier.load_state_dict(cam.state_dict())
     names = [
         n.removeprefix("x") for n in data.files if n[0] == "x" and f"cam{n_classes}{n[1:]}" in data
     ]
     with torch.no_grad():
         for name in names:
-            x = torch.from_numpy(data[f"x{name}"])
+            x = torch.from_numpy(data[f"x{name}"]).to(device)
             close(cam(x), data[f"cam{n_classes}{name}"])
             close(classifier(x), data[f"pooled{n_classes}{name}"])
 

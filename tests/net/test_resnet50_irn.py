@@ -33,21 +33,21 @@ def recorded_net(golden):
     "case, padded", [("pad", True), ("big", True), ("coco", False), ("coco_odd", False)]
 )
 @torch.no_grad()
-def test_recorded_inference(recorded_net, case, padded):
+def test_recorded_inference(recorded_net, case, padded, device):
     data, model = recorded_net
     model.crop_size = int(data["crop_size"]) if padded else None
-    edge, displacement = model(torch.from_numpy(data[f"x_{case}"]))
+    edge, displacement = model.to(device)(torch.from_numpy(data[f"x_{case}"]).to(device))
     close(edge, data[f"edge_{case}"])
     close(displacement, data[f"dp_{case}"])
 
 
 @torch.no_grad()
-def test_recorded_raw_outputs_and_mean_shift_mode(recorded_net):
+def test_recorded_raw_outputs_and_mean_shift_mode(recorded_net, device):
     data, model = recorded_net
-    pair = torch.from_numpy(data["x_pad"])
+    pair = torch.from_numpy(data["x_pad"]).to(device)
     size = int(data["crop_size"])
     pair = torch.nn.functional.pad(pair, (0, size - pair.shape[3], 0, size - pair.shape[2]))
-    edge, displacement = Net.forward(model.eval(), pair)
+    edge, displacement = Net.forward(model.eval().to(device), pair)
     close(edge, data["raw_edge_pad"])
     close(displacement, data["raw_dp_pad"])
     close(Net.forward(model.train(), pair)[1], data["raw_dp_pad_training"])
@@ -59,11 +59,11 @@ def pair_loss():
     return PairLoss(PathIndex(5, (16, 16)))
 
 
-def test_recorded_losses_and_gradients(golden, pair_loss, monkeypatch):
+def test_recorded_losses_and_gradients(golden, pair_loss, monkeypatch, device):
     data = golden("affinity_loss.npz")
-    edge = torch.from_numpy(data["edge_logits"]).requires_grad_()
-    displacement = torch.from_numpy(data["dp"]).requires_grad_()
-    label_maps = torch.from_numpy(data["label_maps"])
+    edge = torch.from_numpy(data["edge_logits"]).to(device).requires_grad_()
+    displacement = torch.from_numpy(data["dp"]).to(device).requires_grad_()
+    label_maps = torch.from_numpy(data["label_maps"]).to(device)
     labels = affinity_labels(label_maps, pair_loss.path_index, 21)
     monkeypatch.setattr(Net, "forward", lambda network, images: (edge, displacement))
     losses = thin(AffinityDisplacementLoss, pair_loss.path_index)(None, labels)

@@ -42,7 +42,7 @@ def read(path):
 
 def test_a_sweep_writes_a_table_and_a_plot(swept):
     rows = read(swept[0] / "sweep" / "RIB_iter" / "sweep.csv")
-    assert [row["point"] for row in rows] == ["plain CAM", "RIB_iter=1", "RIB_iter=2"]
+    assert [row["point"] for row in rows] == ["CAM", "RIB_iter=1", "RIB_iter=2"]
     assert rows[0]["miou"] == rows[1]["miou"] != rows[2]["miou"]  # the first maps are the CAM
     assert all(float(row["low"]) <= float(row["high"]) for row in rows)
     assert {row["images"] for row in rows} == {"4"}

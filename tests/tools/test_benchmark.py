@@ -18,13 +18,15 @@ from tests.tools.comparisons import COMPARISONS, CPU
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
-def test_this_project_agrees_with_the_reference_implementation(name):
+def test_this_project_agrees_with_the_reference_implementation(name, device):
     entry = COMPARISONS[name]
-    comparison = entry.kind(CPU, **entry.small)
+    comparison = entry.kind(device, **entry.small)
     results = comparison.ours()
     _, expected = comparison.timed_reference()
     assert benchmark.difference(results, expected) <= comparison.tolerance
-    assert all(np.ptp(np.asarray(part)) > 0 for part in results)  # something to compare
+    assert all(
+        np.ptp(torch.as_tensor(part).cpu().numpy()) > 0 for part in results
+    )  # something to compare
 
 
 @pytest.fixture

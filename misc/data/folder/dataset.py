@@ -255,7 +255,7 @@ def _found(tree: Tree, path: Path | None) -> Found:
         return read_xml_folder(path, tree)
     suffix, table = path.suffix.lower(), (".csv", ".tsv", ".txt")
     if not path.is_file() or suffix not in (".json", *table):
-        wrong = f"is not of a form that is read ({suffix or 'no'} suffix)"
+        wrong = f"is not of a format that is read ({suffix or 'no'} suffix)"
         raise UserError(f"--labels {path}: {wrong if path.is_file() else 'no such file'}; give a "
                         "table (.csv, .tsv, .txt), COCO's .json, a folder of XML files, or the "
                         "word folders")  # fmt: skip

@@ -14,6 +14,7 @@ from misc.data.segmentation import SegCrop, SegmentationDataset
 from misc.errors import UserError
 from misc.labels import save_label_png
 from tests.misc.data.conftest import IDS
+from tests.references import normalize
 
 
 def test_read_image_is_rgb_or_names_a_bad_file(sample, tmp_path):
@@ -37,7 +38,7 @@ def test_crops_are_bitwise_those_that_are_normalised_first(long_range):
     drawn = [datasets.training_crop(image, long_range, 32, random.Random(7)) for image in images]
     for crop, image in zip(datasets.normalized(torch.stack(drawn), "cpu"), images, strict=True):
         rng = random.Random(7)
-        image = imutils.normalize(imutils.random_resize_long(image, *long_range, rng))
+        image = normalize(imutils.random_resize_long(image, *long_range, rng))
         expected = imutils.random_crop(imutils.random_lr_flip(image, rng), 32, 0, rng)
         expected = np.ascontiguousarray(expected.transpose(2, 0, 1))
         assert np.array_equal(crop.numpy().view(np.int32), expected.view(np.int32))
@@ -110,4 +111,14 @@ def test_multi_scale_pairs_are_mirrored_and_shrink_large_images_only(max_long, l
     assert all(torch.equal(pair[0], pair[1].flip(-1)) for pair in pairs)
     # Both factors in one resampling: the enlarged view is not made of the shrunk one.
     direct = imutils.pil_rescale(image, 1.5 * long_side / 60, 3)
-    assert np.array_equal(pairs[1][0].numpy(), imutils.normalize(direct).transpose(2, 0, 1))
+    assert np.array_equal(pairs[1][0].numpy(), normalize(direct).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("canvas", [100, 400])
+def test_an_image_on_a_canvas_is_normalised_as_alone(sample, canvas):
+    image = normalize(datasets.read_image(sample.image_path(IDS[3]))).transpose(2, 0, 1)
+    height, width = (min(side, canvas) for side in image.shape[1:])
+    (placed,) = datasets.normalized(datasets.TopLeftDataset(sample, IDS, canvas)[3][None], "cpu")
+    assert placed.shape == (3, canvas, canvas)
+    assert np.array_equal(placed[:, :height, :width], image[:, :height, :width])
+    assert not placed[:, height:].any() and not placed[:, :, width:].any()
