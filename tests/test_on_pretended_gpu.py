@@ -21,14 +21,14 @@ from tests.test_pipeline_ranks import losses, options
 # Megabytes that hold the network but not the work of a step, and the options that lower it.
 LIMITS = {
     "train_cam": (12, "--cam_batch_size or --cam_crop_size"),
-    "make_cam": (7.5, "--max_long or --num_processes"),
-    "make_recam_with_RIB": (15, "--RIB_batch_size or --max_long or --cam_crop_size or --num_pro"),
-    "make_recam_with_AdvCAM": (9, "--max_long or --num_processes"),
+    "make_cam": (12.9, "--max_long or --num_processes"),
+    "make_recam_with_RIB": (20, "--RIB_batch_size or --max_long or --cam_crop_size or --num_pro"),
+    "make_recam_with_AdvCAM": (14.5, "--max_long or --num_processes"),
     "train_irn": (12, "--irn_batch_size or --irn_crop_size"),
     "make_sem_seg_labels": (30, "--num_processes"),
     "make_ins_seg_labels": (30, "--num_processes"),
-    "train_seg": (40, "--seg_batch_size or --seg_crop_size"),
-    "make_seg": (12, "--num_processes"),
+    "train_seg": (25, "--seg_batch_size or --seg_crop_size"),
+    "make_seg": (18, "--num_processes"),
 }
 STEPS = [*LIMITS, "eval_seg"]
 STEPS[4:4] = ["eval_cam", "cam_to_ir_label"]
