@@ -9,7 +9,7 @@ import numpy as np
 
 from misc.cli.check import Preflight
 from misc.cli.options import OBJECT_MASKS, ROW_ENDING, Options
-from misc.data.datasets import mask_folders, mask_of
+from misc.data.datasets import mask_of
 from misc.data.exports import LOWEST, annotation, coco_dataset
 from misc.errors import UserError, counted
 from misc.instance_metrics import InstanceScores, objects_of
@@ -106,8 +106,6 @@ def run(args: Options) -> None:
         entry |= {"folder": str(args.ins_seg_out_dir), "seconds": seconds}
         row = f"{ROW}{round(100 * threshold)}{ROW_ENDING[args.recam]}"
         distributed.on_first_rank(partial(save_score, args.result_dir, row, entry))
-    log.debug("scored with the objects in %s and the classes in %s",
-              object_path(args, ids[0]).parent, mask_folders(args.info, ids))  # fmt: skip
     if args.ins_seg_json:
         distributed.on_first_rank(lambda: write_coco(args, args.image_ids("infer")))
 

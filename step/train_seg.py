@@ -67,9 +67,8 @@ class TrainSegmentation(TrainStep):
     @classmethod
     def run(cls, args: Options) -> None:
         preset, changed = args.seg_settings, args.seg_differences()
-        log.info("preset %s, apart from: %s", args.seg_preset, changed or "nothing")
-        log.info("batch size %d, gradient accumulation %d, on all processes together",
-                 preset.batch_size, preset.accumulate)  # fmt: skip
+        said = (args.seg_preset, changed or "nothing", preset.batch_size, preset.accumulate)
+        log.info("preset %s, apart from: %s; batch size %d, gradient accumulation %d", *said)
         super().run(args)
 
 

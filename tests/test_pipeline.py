@@ -14,6 +14,7 @@ from misc.storage.cam_files import load_dict
 from misc.storage.manifest import CONTENTS
 from misc.storage.scores import load_scores
 from net.checkpoint import load_boundary_net, load_classifier, read_checkpoint
+from tests.tools.doc_figures import scores_of
 
 IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
 
@@ -110,6 +111,7 @@ def test_the_log_has_the_options_the_steps_and_the_table(run):
     table = run.first_log[run.first_log.index("mIoU (%)") :].splitlines()
     assert [line[:23].strip() for line in table[1:4]] == ["CAM seed", "RIB seed", "pseudo masks"]
     assert all(0 < float(line.split()[-2]) < 100 for line in table[1:4])
+    assert {line.split()[-2] for line in table[1:4]} == set(scores_of(run.folder))
     assert table[3].split()[-1] == "0.27" and "paper" not in table[0]
     assert table[4].startswith("on 8 images of ")
 

@@ -1,5 +1,6 @@
 """The comparisons of `tests/tools/benchmark.py`: input, this project, reference implementation."""
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -245,7 +246,9 @@ class RIB(Comparison):
         model = CAM(self.num_classes, width=width)
         with torch.no_grad():
             fill_by_recipe(model)
-        self.model = model.to(self.device)
+        self.plain = copy.deepcopy(model).to(self.device)
+        layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        self.model = model.to(self.device, memory_format=layout)  # as the step does it
         self.trained = {name: t.clone() for name, t in model.state_dict().items()}
 
     def ours(self) -> Results:
@@ -256,9 +259,9 @@ class RIB(Comparison):
 
     @references.separate_normalisation()
     def reference(self) -> Results:
-        self.model.load_state_dict(self.trained)
+        self.plain.load_state_dict(self.trained)
         return references.rib_map_sums(
-            self.model, self.settings, self.pairs, self.label, iter(self.batches)
+            self.plain, self.settings, self.pairs, self.label, iter(self.batches)
         )
 
 

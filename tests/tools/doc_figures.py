@@ -6,17 +6,17 @@ Prints each such figure with its page, line and score. Scores that no page names
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
+
+from misc.storage.scores import load_scores
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 def scores_of(folder: Path) -> dict[str, str]:
     """Best mIoU of each method in a result folder, as the pages print it ("48.25"), to its name."""
-    scores = json.loads((folder / "scores.json").read_text())
-    best = {name: s["miou"][s["best"]] for name, s in scores.items() if s.get("miou")}
+    best = {name: s["miou"][s["best"]] for name, s in load_scores(folder).items()}
     return {f"{100 * value:.2f}": f"{folder.name}: {name}" for name, value in best.items() if value}
 
 

@@ -218,13 +218,13 @@ def supervise(out: Path, words: Sequence[str]) -> None:
     """Give each part a process, and end it where its time is over."""
     end = time.monotonic() + BUDGET
     for name, (_, limit) in PARTS.items():
-        limit, log = min(limit, end - time.monotonic()), out / f"{name}.log"
-        print(f"{name}: {max(limit, 0):.0f} s at most", flush=True)
+        limit, log = max(0.0, min(limit, end - time.monotonic())), out / f"{name}.log"
+        print(f"{name}: {limit:.0f} s at most", flush=True)
         command = [sys.executable, "-m", "tests.tools.gpu_session", *words, "--part", name]
         with open(log, "w") as screen:
             process = subprocess.Popen(command, stdout=screen, stderr=screen, process_group=0)
         try:
-            if process.wait(max(limit, 0)):
+            if process.wait(limit):
                 keep(out, name, {"failed": log.read_text()[-1000:]})
         except subprocess.TimeoutExpired:
             keep(out, name, {"ended": f"by its limit of {limit:.0f} s"})
@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("out", type=Path)
     add("--device", type=device_named, default="cuda")
-    add("--tiny", action="store_true")
+    add("--tiny", action="store_true", help="with --device cpu tries it where there is no GPU")
     add("--voc12_root", type=Path, dest="voc")
     add("--classifier", type=Path)
     add("--imagenet_weights", type=Path, dest="weights")

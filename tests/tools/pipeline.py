@@ -14,6 +14,7 @@ import json
 import subprocess
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -126,8 +127,12 @@ def run_step(step: str, *words: Any) -> dict[str, Any]:
         mock.patch.object(training, "progress", watch),
         contextlib.redirect_stderr(said),
     ):
-        if run_sample.main(words):
-            return {"failed": said.getvalue()[-500:]}
+        try:
+            failed = run_sample.main(words)
+        except Exception:  # other steps are still worth having
+            failed = said.write(traceback.format_exc())
+    if failed:
+        return {"failed": said.getvalue()[-500:]}
     found = {"seconds": time.perf_counter() - start}
     found |= watch.figures(getattr(args, f"{step.removeprefix('train_')}_batch_size", 0))
     if device.type == "cuda":
