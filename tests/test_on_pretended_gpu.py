@@ -1,4 +1,4 @@
-"""What is for GPUs alone, on pretended ones: the maps, masks and weights are those of the CPU."""
+"""Every step on pretended GPUs: the maps, masks and weights are those of the CPU."""
 
 import contextlib
 import gc
@@ -72,7 +72,7 @@ print(json.dumps(said))
 
 
 def run(*command, gpus=2, memory=None):
-    """What a Python command prints, in a process of its own, whose torch may be changed."""
+    """Return the output of a Python command in a process of its own, which has these GPUs."""
     ended = subprocess.run(
         [sys.executable, *command], cwd=PROJECT, env=environment(gpus, memory),
         capture_output=True, text=True, timeout=600,
