@@ -13,7 +13,7 @@ from misc.cli.check import Preflight
 from misc.cli.options import Options
 from misc.data.dataset_info import keys_in
 from misc.runtime import distributed
-from misc.runtime.devices import main_device, read_ahead_workers, uses_cuda
+from misc.runtime.devices import main_device, memory_can_end, read_ahead_workers, uses_cuda
 from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.runtime.training import Training, check_batch, is_trained, save_trained, state_of, train
 from misc.storage.manifest import IMAGES, Sources, file_hash, folder_hash, settings_of, weights_hash
@@ -206,10 +206,12 @@ class TrainStep(Step):
         if is_trained(training):
             return None
         torch.manual_seed(args.seed)
-        step = cls(args, main_device(args.resources))
-        step.model.train()
-        optimizer, schedule = step.optimizer(training.steps(len(step.dataset))[1])
-        train(training, step.model, optimizer, step.dataset, step.losses_of, schedule)
-        step.finish()
+        lower = (f"--{cls.network}_batch_size", f"--{cls.network}_crop_size")
+        with memory_can_end(cls.name, lower):
+            step = cls(args, main_device(args.resources))
+            step.model.train()
+            optimizer, schedule = step.optimizer(training.steps(len(step.dataset))[1])
+            train(training, step.model, optimizer, step.dataset, step.losses_of, schedule)
+            step.finish()
         save_trained(training, step.model, save_checkpoint)
         return step.model

@@ -13,7 +13,6 @@ import inspect
 import os
 import sys
 import threading
-import time
 import warnings
 import weakref
 from dataclasses import dataclass, field
@@ -22,15 +21,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+import torch.distributed
 
 # Private functions of torch, and those that only newer versions have.
 NEEDED = (
     *("_C._disabled_torch_function_impl", "_C._nn._parse_to", "Tensor._make_subclass"),
     *("_C._dispatch_tls_set_dispatch_key_included", "_import_device_backends"),
-    *("accelerator.set_device_index", "__future__.set_swap_module_params_on_conversion"),
-    *("amp.autocast_mode.autocast", "cuda._utils._get_device_index"),
+    *("__future__.set_swap_module_params_on_conversion", "amp.autocast_mode.autocast"),
+    *("accelerator", "cuda._utils._get_device_index"),
     "utils._foreach_utils._foreach_supported_types",
 )
 aten = torch.ops.aten
@@ -41,29 +41,19 @@ _READS = {"_local_scalar_dense", "equal", "nonzero", "masked_select"}
 # These take no 0-dim tensor of the CPU beside tensors of the device.
 _STRICT = {
     *("index_select", "gather", "scatter_", "scatter_add_", "index_add_", "cat", "mm", "bmm"),
-    *("convolution", "native_batch_norm", "_amp_foreach_non_finite_check_and_unscale_"),
+    *("convolution", "native_batch_norm"),
 }
-_FACTORIES = (
-    *("empty.memory_format", "empty_strided", "arange", "arange.start", "arange.start_step"),
-    *("eye", "eye.m", "full", "zeros", "ones", "rand", "randn", "scalar_tensor"),
-)
+# All that make tensors call one of these.
+_FACTORIES = ("empty.memory_format", "empty_strided", "arange", "arange.start", "arange.start_step")
 _to_of_torch = torch.Tensor.to
-
-
-def missing() -> list[str]:
-    """Return what the device needs and this version of torch does not have."""
-
-    def lacks(name: str) -> bool:
-        try:
-            return attrgetter(name)(torch) is None
-        except AttributeError:
-            return True
-
-    return [f"torch.{name}" for name in NEEDED if lacks(name)]
 
 
 def environment(gpus: int, memory: int | None = None) -> dict[str, str]:
     """The variables of a process whose torch has these devices, and of all that it starts."""
+    try:
+        attrgetter(*NEEDED)(torch)
+    except AttributeError as error:
+        pytest.skip(f"no device can be pretended: {error}")
     project = Path(__file__).resolve().parent.parent
     # torch loads the extensions that packages on this path announce.
     paths = [project, project / "tests" / "pretended", os.environ.get("PYTHONPATH", "")]
@@ -77,9 +67,8 @@ class State:
     """The state of all devices of the process."""
 
     process: int | None = None  # that has used them first
-    copies: int = 0  # to or from the CPU, begun so far
-    coming: list[tuple] = field(default_factory=list)  # number of a copy, its CPU memory, values
-    leaving: list[tuple] = field(default_factory=list)  # its number, pinned memory, first values
+    coming: list[tuple] = field(default_factory=list)  # CPU memory, the values that it will have
+    leaving: list[tuple] = field(default_factory=list)  # pinned memory, the values that are read
     bytes: int = 0
     peak: int = 0
     limit: int = int(os.environ.get("RIB_PRETENDED_BYTES", 1 << 62))
@@ -121,7 +110,7 @@ class OnDevice(torch.Tensor):
     backward needs no driver.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = getattr(torch._C, "_disabled_torch_function_impl", None)
     device = property(lambda self: self.place)
     is_cuda, is_cpu = property(lambda self: True), property(lambda self: False)
 
@@ -146,11 +135,10 @@ class OnDevice(torch.Tensor):
     __array__ = pin_memory = numpy
 
     def __deepcopy__(self, memo: dict) -> "OnDevice":
-        if id(self) not in memo:
-            copied = OnDevice(self.inner.detach().clone(), self.place)
-            of_module = isinstance(self, torch.nn.Parameter)
-            memo[id(self)] = torch.nn.Parameter(copied, self.requires_grad) if of_module else copied
-        return memo[id(self)]
+        copied = OnDevice(self.inner.detach().clone(), self.place)
+        of_module = isinstance(self, torch.nn.Parameter)
+        copied = torch.nn.Parameter(copied, self.requires_grad) if of_module else copied
+        return memo.setdefault(id(self), copied)
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         wait()
@@ -164,21 +152,20 @@ class OnDevice(torch.Tensor):
             return OnDevice(func(args[0].inner, **kwargs), args[0].place)
         if func is aten.copy_.default:
             return _copied(*args, **kwargs)
-        if func is aten._foreach_copy_.default:
-            for pair in zip(*args[:2], strict=True):
-                _copied(*pair)
-            return None
+        if func is aten.mul.out and torch.distributed.is_initialized():
+            # DistributedDataParallel, which is C++, finds its buckets on the CPU.
+            return func(args[0].inner, *args[1:], **kwargs)
         return _on_one_device(func, args, kwargs or {})
 
 
 def _on_one_device(func: Any, args: tuple, kwargs: dict) -> Any:
     """An operation on the tensors inside; raises where they are not all on one device."""
-    name, flat = func.overloadpacket.__name__, tree_flatten((args, kwargs))
-    looked = args
-    if func in _INDEXED and isinstance(args[0], OnDevice):
-        looked = (args[0], *args[2:])  # indices may be anywhere
-    tensors = [t for t in tree_flatten((looked, kwargs))[0] if isinstance(t, torch.Tensor)]
-    places = {str(t.device) for t in tensors if isinstance(t, OnDevice)}
+    name, tensors, indices = func.overloadpacket.__name__, [], []
+    indexed = func in _INDEXED and isinstance(args[0], OnDevice)  # by tensors that may be anywhere
+    inside = [_inside(arg, indices if indexed and n == 1 else tensors)
+              for n, arg in enumerate(args)]  # fmt: skip
+    words = {key: _inside(value, tensors) for key, value in kwargs.items()}
+    places = {t.place for t in tensors if isinstance(t, OnDevice)}
     alone = [t for t in tensors if not isinstance(t, OnDevice) and (t.dim() or name in _STRICT)]
     if len(places) != 1 or alone:
         found = sorted({str(t.device) for t in tensors})
@@ -187,25 +174,33 @@ def _on_one_device(func: Any, args: tuple, kwargs: dict) -> Any:
         )
     if name in _READS:
         wait()
-    place = torch.device(next(iter(places)))
-    owners = {id(t.inner): t for t in flat[0] if isinstance(t, OnDevice)}
-    inner = [t.inner if isinstance(t, OnDevice) else t for t in flat[0]]
-    args, kwargs = tree_unflatten(inner, flat[1])
-    if kwargs.get("device") is not None:
-        kwargs["device"] = "cpu"
-    result = func(*args, **kwargs)
+    if words.get("device") is not None:
+        words["device"] = "cpu"
+    result = func(*inside, **words)
     if name.startswith(("empty", "new_empty")):
         spoil(result)
+    owners = {id(t.inner): t for t in tensors if isinstance(t, OnDevice)}
+    return _outside(result, owners, places.pop())
 
-    def outside(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        owner = owners.get(id(value))
-        if owner is not None and (owner.shape, owner.stride()) != (value.shape, value.stride()):
-            raise NotImplementedError(f"{func} has changed a shape")
-        return OnDevice(value, place) if owner is None else owner
 
-    return tree_map(outside, result)
+def _inside(value: Any, found: list) -> Any:
+    """The CPU's tensors in an argument; appends those of the argument to `found`."""
+    if isinstance(value, torch.Tensor):
+        found.append(value)
+        return getattr(value, "inner", value)
+    return [_inside(v, found) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _outside(value: Any, owners: dict, place: torch.device) -> Any:
+    """The device's tensors for those of the CPU; those that were changed stay what they were."""
+    if isinstance(value, list | tuple):
+        return type(value)(_outside(v, owners, place) for v in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    owner = owners.get(id(value))
+    if owner is not None and (owner.shape, owner.stride()) != (value.shape, value.stride()):
+        raise NotImplementedError("an operation has changed a shape")
+    return OnDevice(value, place) if owner is None else owner
 
 
 # --- from and to the CPU --------------------------------------------------------------------------
@@ -226,27 +221,20 @@ def to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return _to_of_torch(tensor, device=device, **options)
     if device.type == "cuda":
         raise NotImplementedError("from one device to another")
-    return _ToCPU.apply(tensor, options["dtype"], non_blocking)
+    return _to_cpu(tensor, options["dtype"], non_blocking)
 
 
-class _ToCPU(torch.autograd.Function):
-    """A copy to the CPU, whose gradient goes back to the device."""
-
-    @staticmethod
-    def forward(ctx, tensor: OnDevice, dtype: torch.dtype, non_blocking: bool) -> torch.Tensor:
-        ctx.place, ctx.dtype = tensor.place, tensor.dtype
-        values = tensor.inner.detach().to(dtype, copy=True)
-        if not non_blocking:
-            wait()
-            return values
-        with _lock:
-            state.copies += 1
-            state.coming.append((state.copies, spoil(torch.empty_like(values)), values))
-            return state.coming[-1][1]
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple:
-        return gradient.to(ctx.place, ctx.dtype), None, None
+def _to_cpu(tensor: OnDevice, dtype: torch.dtype, non_blocking: bool) -> torch.Tensor:
+    if tensor.grad_fn is not None and torch.is_grad_enabled():
+        raise NotImplementedError("a gradient from the CPU")
+    values = tensor.inner.detach().to(dtype, copy=True)
+    if not non_blocking:
+        wait()
+        return values
+    place = spoil(torch.empty_like(values))
+    with _lock:
+        state.coming.append((place, values))
+    return place
 
 
 def _copied(place: torch.Tensor, source: torch.Tensor, non_blocking: bool = False):
@@ -254,23 +242,20 @@ def _copied(place: torch.Tensor, source: torch.Tensor, non_blocking: bool = Fals
         wait()
     elif not isinstance(source, OnDevice) and non_blocking and is_pinned(source):
         with _lock:
-            state.copies += 1
-            state.leaving.append((state.copies, source.detach(), source.detach().clone()))
+            state.leaving.append((source.detach(), source.detach().clone()))
     inner = (t.inner if isinstance(t, OnDevice) else t for t in (place, source))
     next(inner).copy_(next(inner))
     return place
 
 
-def wait(until: int | None = None) -> None:
-    """Wait for all copies, or for those up to a number."""
+def wait() -> None:
+    """Wait for all copies."""
     with _lock:
-        until = state.copies if until is None else until
-        for number, place, values in state.coming:
-            if number <= until:
-                place.copy_(values)
-        written = [p for n, p, held in state.leaving if n <= until and not p.equal(held)]
-        state.coming = [c for c in state.coming if c[0] > until]
-        state.leaving = [c for c in state.leaving if c[0] > until]
+        coming, leaving = state.coming, state.leaving
+        state.coming, state.leaving = [], []
+    for place, values in coming:
+        place.copy_(values)
+    written = [pinned for pinned, held in leaving if not pinned.equal(held)]
     if any(not pinned.isnan().any() for pinned in written):
         raise RuntimeError("pinned memory was written while a device could read it (pretended)")
 
@@ -325,20 +310,6 @@ def properties(device: Any = None) -> SimpleNamespace:
     return SimpleNamespace(name="pretended", uuid=f"GPU-{index}", total_memory=memory)
 
 
-class Event:
-    def __init__(self, **_: Any):
-        self.copies, self.time = 0, 0.0
-
-    def record(self, stream: Any = None) -> None:
-        self.copies, self.time = state.copies, time.perf_counter()
-
-    def synchronize(self) -> None:
-        wait(self.copies)
-
-    def elapsed_time(self, later: "Event") -> float:
-        return 1000 * (later.time - self.time)
-
-
 def _factory(name: str):
     func = getattr(getattr(aten, name.partition(".")[0]), name.partition(".")[2] or "default")
 
@@ -364,6 +335,10 @@ def _sent(make, *args, device=None, **kwargs):
     return make(*args, **kwargs) if device is None else make(*args, **kwargs).to(device)
 
 
+def _by_gloo(begin, backend, *args, **kwargs):
+    begin(backend.replace("nccl", "gloo"), *args, **kwargs)
+
+
 def _for_cpu(begin, self, kind, *args, **kwargs):
     begin(self, "cpu" if kind == "cuda" else kind, *args, **kwargs)
 
@@ -375,7 +350,7 @@ def _with_key(enter, self):
 
 def install() -> None:
     """Give torch RIB_PRETENDED_GPUS devices; torch calls this in an `environment`."""
-    if not count() or missing():
+    if not count():
         return
     install.library = torch.library.Library("aten", "IMPL", "CUDA")
     words = {"allow_override": True}  # which older versions do not know, and do
@@ -388,9 +363,8 @@ def install() -> None:
     stubs = {
         "is_available": _same(True), "is_initialized": _same(True), "_lazy_init": _same(None),
         "device_count": count, "current_device": lambda: getattr(_thread, "device", 0),
-        "set_device": set_device, "get_device_properties": properties,
-        "synchronize": lambda device=None: wait(), "current_stream": _same(None), "Event": Event,
-        "empty_cache": _same(None), "get_device_name": _same("pretended"),
+        "set_device": set_device, "get_device_properties": properties, "empty_cache": _same(None),
+        "synchronize": lambda device=None: wait(), "get_device_name": _same("pretended"),
         "is_bf16_supported": _same(True), "max_memory_allocated": lambda device=None: state.peak,
         "reset_peak_memory_stats": lambda device=None: setattr(state, "peak", state.bytes),
         "get_rng_state": lambda device=None: torch.zeros(16, dtype=torch.uint8),
@@ -405,6 +379,7 @@ def install() -> None:
     torch.__future__.set_swap_module_params_on_conversion(True)
     torch.utils._foreach_utils._foreach_supported_types.append(OnDevice)
     _patched(torch, "tensor", _sent)
+    _patched(torch.distributed, "init_process_group", _by_gloo)
     _patched(torch.amp.autocast_mode.autocast, "__init__", _for_cpu)
     _patched(torch.amp.autocast_mode.autocast, "__enter__", _with_key)
 

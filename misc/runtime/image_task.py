@@ -124,7 +124,8 @@ def _process_part(task: ImageTask, part: tuple, report: Callable) -> None:
 
 
 def _process(task: ImageTask, image_ids: list[str], device: torch.device, done: Callable) -> object:
-    task.start(device, image_ids)
+    with memory_can_end(task.name, task.memory_options):
+        task.start(device, image_ids)
     for image_id in image_ids:
         where = f"{task.name}: image {image_id}"
         try:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from misc.errors import StoppedError, UserError, counted
 from misc.runtime import distributed
-from misc.runtime.devices import freed_memory_kept, memory_can_end
+from misc.runtime.devices import freed_memory_kept
 from misc.runtime.processes import announced_ranks, set_up_reader
 from misc.runtime.programs import progress, shielded
 from misc.storage.manifest import IMAGES, settings_difference
@@ -130,9 +130,7 @@ def train(
     begun = saved = time.monotonic()
     on_gpu, epochs = next(model.parameters()).is_cuda, -(-total // per_epoch)
     bar = progress(total, training.name, "step", done, hidden=distributed.rank() > 0)
-    prefix = training.name.removeprefix("train_")
-    lower = (f"--{prefix}_batch_size", f"--{prefix}_crop_size")
-    with bar, freed_memory_kept(), memory_can_end(training.name, lower):
+    with bar, freed_memory_kept():
         while done < total:
             epoch, first = divmod(done, per_epoch)
             sums, images, start = sums if first else {}, 0, time.monotonic()
