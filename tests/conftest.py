@@ -124,12 +124,17 @@ def info(sample, tmp_path) -> DatasetInfo:
 
 
 @pytest.fixture
-def on_copy(info, tmp_path, tiny_run, capsys):
+def result_dir(tmp_path) -> Path:
+    return tmp_path / "result"
+
+
+@pytest.fixture
+def on_copy(info, result_dir, tiny_run, capsys):
     """Runs on the copied sample: exit code, lines of stderr that name a problem, and the log."""
 
     def run(*options):
         capsys.readouterr()
-        code = tiny_run("--voc12_root", info.root, "--result_dir", tmp_path / "result", *options)
+        code = tiny_run("--voc12_root", info.root, "--result_dir", result_dir, *options)
         said = capsys.readouterr()
         return code, [x for x in said.err.splitlines() if x.startswith("error: ")], said.out
 
@@ -158,8 +163,7 @@ def boundary_file(tmp_path_factory) -> Path:
 
 def saved(model: torch.nn.Module, path: Path) -> Path:
     """Checkpoint of a network with the recipe's weights."""
-    with torch.no_grad():
-        fill_by_recipe(model)
+    fill_by_recipe(model)
     save_checkpoint(path, model)
     return path
 

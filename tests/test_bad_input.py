@@ -24,11 +24,6 @@ PREPARED = {"lists", "run.log"}  # made before the checks, from the dataset's ow
 
 
 @pytest.fixture
-def result_dir(tmp_path):
-    return tmp_path / "result"
-
-
-@pytest.fixture
 def all_refused(info, result_dir, classifier_file, tiny_run, capsys):
     """Runs with the copied sample and the options; returns the lines of the refusal."""
     given = ("--voc12_root", info.root, "--result_dir", result_dir)

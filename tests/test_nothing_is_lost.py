@@ -20,11 +20,6 @@ FIRST, SECOND = "2012_000001", "2012_000002"
 
 
 @pytest.fixture
-def result_dir(tmp_path):
-    return tmp_path / "result"
-
-
-@pytest.fixture
 def call(on_copy, classifier_file):
     """Runs on two images of the copied sample."""
     given = ("--cam_weights_name", classifier_file, "--imagenet_weights", classifier_file)

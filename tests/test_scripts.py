@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image
 
 from tests.conftest import PROJECT
+from tests.misc.cli.test_options import few_photographs
 
 SCRIPTS = ("get_pseudo_gt_VOC.sh", "get_pseudo_gt_COCO.sh")
 
@@ -18,26 +18,28 @@ def script(tmp_path):
     """Runs a script from another folder: exit code, stdout, lines of stderr."""
 
     def run(name, *options, folder=tmp_path, **environment):
-        end = subprocess.run(
-            ["bash", str(PROJECT / name), *map(str, options)],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            env={**os.environ, "PYTHON": sys.executable, "NPROC": "1", **environment},
-        )
+        command = ["bash", str(PROJECT / name), *map(str, options)]
+        env = {**os.environ, "PYTHON": sys.executable, "NPROC": "1", **environment}
+        own = {"cwd": folder, "env": env, "start_new_session": True}
+        end = subprocess.run(command, capture_output=True, text=True, **own)
         return end.returncode, end.stdout, end.stderr.splitlines()
 
     return run
 
 
-def test_a_misspelt_option_does_not_fall_to_the_sample(script):
-    code, said, (line,) = script("get_pseudo_gt_COCO.sh", "--voc12_rot", "DIR")
-    assert code == 2 and said == "" and "unrecognized arguments: --voc12_rot" in line
+FIRST_WORD = "the first argument is the folder of the photographs"
 
 
-def test_a_root_that_is_not_there_does_not_fall_to_the_sample(script):
-    code, said, (line,) = script("get_pseudo_gt_VOC.sh", "--voc12_root=none")
-    assert code == 2 and said == "" and "--voc12_root none: no such folder" in line
+@pytest.mark.parametrize("name, given, words", [
+    ("get_pseudo_gt_COCO.sh", ["--voc12_rot", "DIR"], "unrecognized arguments: --voc12_rot"),
+    ("get_pseudo_gt_VOC.sh", ["--voc12_root=none"], "--voc12_root none: no such folder"),
+    ("get_pseudo_gt.sh", [], FIRST_WORD),
+    ("get_pseudo_gt.sh", ["--labels", "labels.csv"], FIRST_WORD),
+    ("get_pseudo_gt.sh", ["none"], "--root none: no such folder"),
+])  # fmt: skip
+def test_a_mistake_is_one_line_and_does_not_fall_to_the_sample(script, name, given, words):
+    code, said, (line,) = script(name, *given)
+    assert code == 2 and said == "" and words in line
 
 
 @pytest.mark.parametrize("value", ["abc", "0", "1.5"])
@@ -47,10 +49,7 @@ def test_the_number_of_processes_is_a_number(script, value):
 
 
 def test_batches_too_small_for_the_processes_are_one_line_before_any_starts(script, tmp_path):
-    for number in range(12):
-        folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30)).save(folder / f"{number}.png")
+    few_photographs(tmp_path / "photos")
     weights = PROJECT / "Dataset" / "sample_classifier.pth"
     options = ("--device", "cpu", "--imagenet_weights", weights, "--seg_init", weights)
     flags = ("--irn_batch_size", "--seg_batch_size")
@@ -60,16 +59,6 @@ def test_batches_too_small_for_the_processes_are_one_line_before_any_starts(scri
     assert code == 2 and not (tmp_path / "result").exists()
     for flag, line in zip(flags, said, strict=True):
         assert line.startswith(f"error: {flag} 2: leaves nothing to do") and "NPROC=2" in line
-
-
-@pytest.mark.parametrize("given, words", [
-    ([], "the first argument is the folder of the photographs"),
-    (["--labels", "labels.csv"], "the first argument is the folder of the photographs"),
-    (["none"], "--root none: no such folder"),
-])  # fmt: skip
-def test_the_script_of_photographs_says_what_it_needs(script, given, words):
-    code, said, (line,) = script("get_pseudo_gt.sh", *given)
-    assert code == 2 and said == "" and words in line
 
 
 def test_paths_are_relative_to_where_the_user_stands(script, sample, tmp_path, classifier_file):
@@ -145,15 +134,10 @@ def test_a_python_that_the_user_names_is_used_or_refused(script, tmp_path, name,
     assert code == 2 and said == "" and line.startswith(f"error: PYTHON={fake}: {words}")
 
 
-def in_bash(code, *words, **environment):
-    """Runs a piece of setup_env.sh."""
-    code = f'source "{PROJECT}/misc/cli/setup_env.sh"; {code}'
-    command = [shutil.which("bash"), "-c", code, "-", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, **environment)
-
-
 def test_an_interpreter_says_what_it_lacks():
-    end = in_bash('lacking_modules "$1" json none_of_these torch no_such', sys.executable)
+    code = 'source "$1"; lacking_modules "$2" json none_of_these torch no_such'
+    words = [PROJECT / "misc" / "cli" / "setup_env.sh", sys.executable]
+    end = subprocess.run(["bash", "-c", code, "-", *words], capture_output=True, text=True)
     assert (end.returncode, end.stdout) == (0, "none_of_these, no_such\n")
 
 
@@ -162,32 +146,23 @@ PIECES = ("find_spec", "device_count", "misc.cli.options")
 
 @pytest.mark.parametrize("name", ["get_pseudo_gt.sh", "get_pseudo_gt_VOC.sh"])
 @pytest.mark.parametrize("moment", [*PIECES, "run_sample"])
-def test_ctrl_c_is_one_line_at_any_moment(tmp_path, name, moment):
+def test_ctrl_c_is_one_line_at_any_moment(script, tmp_path, name, moment):
     """Ctrl-C goes to the script and to what it runs, which ends silently, or says the line."""
     line = "interrupted: the same command resumes where it stopped"
     says = "" if moment in PIECES else f"trap 'echo {line} >&2; exit 130' INT; "
     fake = fake_python(tmp_path, "*device_count*) echo 1; exit;;", "*misc.cli.options*) exit;;")
     case = f'case "$*" in *{moment}*) {says}kill -INT 0; sleep 5;; esac\n'
     fake.write_text(fake.read_text().replace("case", f"{case}case", 1))
-    environment = {**os.environ, "PYTHON": str(fake)}
-    environment.pop("NPROC", None)
     first = "photos" if name == "get_pseudo_gt.sh" else "--voc12_root=photos"
-    end = subprocess.run(
-        ["bash", str(PROJECT / name), first, "--recam", "all"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        start_new_session=True,
-    )
+    code, _, errors = script(name, first, "--recam", "all", PYTHON=fake, NPROC="")
     reached = name != "get_pseudo_gt.sh" or moment != "misc.cli.options"
-    assert (end.returncode, end.stderr) == ((130, f"{line}\n") if reached else (0, ""))
+    assert (code, errors) == ((130, [line]) if reached else (0, []))
 
 
 @pytest.mark.parametrize("pip, words", [
     ("0", "the package index cannot be"), ("1", "python3 cannot make a virtual environment with"),
 ])  # fmt: skip
-def test_an_installation_that_fails_ends_with_its_reason(tmp_path, pip, words):
+def test_an_installation_that_fails_ends_with_its_reason(script, tmp_path, pip, words):
     """With a python3 whose environments have a pip that is offline, or none."""
     fake = tmp_path / "bin" / "python3"
     fake.parent.mkdir()
@@ -204,8 +179,6 @@ def test_an_installation_that_fails_ends_with_its_reason(tmp_path, pip, words):
     shutil.copytree(PROJECT / "misc" / "cli", tmp_path / "misc" / "cli")
     for name in ("get_pseudo_gt_VOC.sh", "requirements.txt"):
         shutil.copy(PROJECT / name, tmp_path)
-    environment = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}", "PYTHON": ""}
-    command = ["bash", str(tmp_path / "get_pseudo_gt_VOC.sh")]
-    end = subprocess.run(command, capture_output=True, text=True, env=environment)
-    line = end.stderr.splitlines()[-1]
-    assert end.returncode == 2 and line.startswith(f"error: {words}")
+    environment = {"PATH": f"{fake.parent}:{os.environ['PATH']}", "PYTHON": ""}
+    code, _, (*_, line) = script(tmp_path / "get_pseudo_gt_VOC.sh", **environment)
+    assert code == 2 and line.startswith(f"error: {words}")

@@ -27,6 +27,7 @@ def recipe_tensor(name: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
     return torch.from_numpy(value.astype(np.float32))
 
 
+@torch.no_grad()
 def fill_by_recipe(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
     """Fills a network in place and returns its tensors under torchvision's names."""
     own = {

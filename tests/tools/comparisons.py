@@ -185,8 +185,7 @@ class IRNStep(Comparison):
         self.label_maps = made_up_label_maps(batch, side)  # on the host, as a loader gives them
         self.pair_loss = PairLoss(self.paths)
         model = Net(width=width, stem=min(width, 64)).train()
-        with torch.no_grad():
-            fill_by_recipe(model)
+        fill_by_recipe(model)
         self.model = model.to(self.device)
         fold_norms(self.model.backbone)  # as in the training loop
         generator = torch.Generator().manual_seed(0)
@@ -246,8 +245,7 @@ class RIB(Comparison):
         self.label = label.to(self.device)
         self.batches = list(zip(images.to(self.device), labels.to(self.device), strict=True))
         model = CAM(self.num_classes, width=width)
-        with torch.no_grad():
-            fill_by_recipe(model)
+        fill_by_recipe(model)
         self.plain = copy.deepcopy(model).to(self.device)
         layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)  # as the step does it

@@ -255,9 +255,8 @@ def run_scenarios(bench: Bench, names: list[str]) -> bool:
     """Run undisturbed and then these scenarios, a line for each; True if all went well."""
     start = time.monotonic()
     bench.prepare()
-    print(
-        f"undisturbed: {len(bench.reference)} files, {time.monotonic() - start:.0f} s", flush=True
-    )
+    seconds = time.monotonic() - start
+    print(f"undisturbed: {len(bench.reference)} files, {seconds:.0f} s", flush=True)
     for name in names:
         start, before = time.monotonic(), len(bench.problems)
         result = bench.folder / name

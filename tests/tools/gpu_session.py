@@ -91,14 +91,8 @@ def rib(session: Session) -> Found:
     for count in session.some(1, 2, 3):
         for precision in session.some("tf32", "bf16"):
             folder = session.out / "rib" / f"{precision}_{count}"
-            own = (
-                "--precision",
-                precision,
-                "--num_processes",
-                count,
-                "--limit",
-                2 if session.tiny else 16 * count,
-            )
+            limit = 2 if session.tiny else 16 * count
+            own = ("--precision", precision, "--num_processes", count, "--limit", limit)
             found = run_step(_RIB, *session.words(), *own, "--result_dir", folder)
             yield f"{precision}, --num_processes {count}", found
 
@@ -107,26 +101,19 @@ def references(session: Session) -> Found:
     """Parts of the project, and plain transcriptions of the original on the same input."""
     for name in session.some("pooling", "rib", "irn_step", "walk"):
         entry = COMPARISONS[name]
-        sizes = (
-            entry.small
-            if session.tiny
-            else {**entry.sizes, **(RIB_OF_VOC if name == "rib" else {})}
-        )
+        published = RIB_OF_VOC if name == "rib" else {}
+        sizes = entry.small if session.tiny else {**entry.sizes, **published}
         found = to_json(measure(name, entry._replace(sizes=sizes), 3, session.device))
         seconds = {f"{way}, seconds": median(found[way]) for way in ("reference", "ours")}
-        yield (
-            found["title"],
-            {**seconds, **{k: found[k] for k in ("ratio", "difference", "agrees")}},
-        )
+        others = {key: found[key] for key in ("ratio", "difference", "agrees")}
+        yield found["title"], seconds | others
 
 
 def tests(session: Session) -> Found:
     """The tests that compute on a GPU; their log is beside the results."""
     chosen = "tests/misc/test_indexing.py" if session.tiny else "tests"
-    yield (
-        "exit code of pytest",
-        int(pytest.main(["-q", "-p", "no:cacheprovider", "-m", "cuda", chosen])),
-    )
+    code = pytest.main(["-q", "-p", "no:cacheprovider", "-m", "cuda", chosen])
+    yield "exit code of pytest", int(code)
 
 
 def steps(session: Session) -> Found:
@@ -193,10 +180,8 @@ def keep(out: Path, part: str, found: dict[str, Any]) -> None:
     lines = ["# GPU session"]
     for name, values in content.items():
         lines += ["", f"## {name}", "", *(f"- {key}: {_shown(v)}" for key, v in values.items())]
-    for file, text in (
-        (path, json.dumps(content, indent=1)),
-        (out / "session.md", "\n".join(lines)),
-    ):
+    texts = {path: json.dumps(content, indent=1), out / "session.md": "\n".join(lines)}
+    for file, text in texts.items():
         started = file.with_suffix(".started")
         started.write_text(f"{text}\n")
         started.replace(file)  # as a part may be ended at any time

@@ -61,8 +61,7 @@ def prepared(
             voc_layout.write_split(root, split, scenes)
         for name, path in zip(backbones, files, strict=True):
             model = Net(20, name=name, width=width, stem=min(width, 64))
-            with torch.no_grad():
-                fill_by_recipe(model)
+            fill_by_recipe(model)
             save_checkpoint(path, model)
     places = ("--voc12_root", root, "--imagenet_weights", files[0], "--seg_init", files[1])
     return [*map(str, (*_OPTIONS, *places))]

@@ -24,9 +24,7 @@ def test_this_project_agrees_with_the_reference_implementation(name, device):
     results = comparison.ours()
     _, expected = comparison.timed_reference()
     assert benchmark.difference(results, expected) <= comparison.tolerance
-    assert all(
-        np.ptp(torch.as_tensor(part).cpu().numpy()) > 0 for part in results
-    )  # something to compare
+    assert all(torch.as_tensor(part).unique().numel() > 1 for part in results)  # no constants
 
 
 @pytest.fixture
