@@ -10,7 +10,6 @@ from misc.errors import UserError
 from net.checkpoint import load_classifier, read_checkpoint
 from net.resnet50_cam import Net
 from voc12.dataset import describe
-from voc12.prepare import label_from_xml
 
 FIRST, SECOND, THIRD = "2012_000001", "2012_000002", "2012_000003"
 VOC = describe("voc")
@@ -116,12 +115,6 @@ def test_labels_that_cannot_be_read_in_one_way_say_what_was_found(tmp_path, name
     with pytest.raises(UserError, match=words) as refusal:
         load_label_file(path, VOC)
     assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
-
-
-def test_names_in_annotations_with_spaces_and_capitals(tmp_path):
-    objects = "<object><name> Cat</name></object><object><name>TVMonitor\n</name></object>"
-    (tmp_path / "a.xml").write_text(f"<annotation>{objects}</annotation>")
-    assert np.flatnonzero(label_from_xml(tmp_path / "a.xml", VOC)).tolist() == [7, 19]
 
 
 @pytest.mark.parametrize("wrapper", ["model", "model_state_dict", "net", ""])

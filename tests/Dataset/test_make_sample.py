@@ -1,6 +1,5 @@
 """The synthetic sample: labels, annotations and files in the layout of PASCAL VOC."""
 
-import hashlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +9,7 @@ from PIL import Image
 
 from Dataset import make_sample as sample
 from misc.errors import UserError
+from tests.tools.fault_runs import checksums
 from voc12.dataset import CLASS_NAMES
 
 
@@ -18,11 +18,6 @@ def default_sample(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "voc"
     assert sample.make_sample(folder)
     return folder
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def ids_of(folder: Path, split: str) -> list[str]:
@@ -55,7 +50,7 @@ def test_masks_images_and_annotations_agree(default_sample):
 def test_same_options_give_the_same_bytes(tmp_path, layout):
     for name in ("a", "b"):
         sample.make_sample(tmp_path / name, 2, 1, seed=5, layout=layout)
-    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+    assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
 
 
 @pytest.mark.parametrize("other", [["--seed", "3"], ["--layout", "coco"]])
@@ -63,13 +58,13 @@ def test_other_options_are_refused(tmp_path, capsys, other):
     options = ["--out", str(tmp_path / "voc"), "--train", "1", "--val", "1"]
     assert sample.main(options) == 0
     (tmp_path / "voc" / "JPEGImages" / "notes.txt").write_text("kept")
-    before = hashes(tmp_path / "voc")
+    before = checksums(tmp_path / "voc")
     assert sample.main(options) == 0 and "there already" in capsys.readouterr().out
     assert sample.main([*options, *other]) == 2
     message = capsys.readouterr().err
     assert str(tmp_path / "voc") in message and f"{other[1]} now" in message
     assert message.count("\n") == 1
-    assert hashes(tmp_path / "voc") == before
+    assert checksums(tmp_path / "voc") == before
 
 
 def test_an_empty_folder_is_used_and_anything_else_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from net.resnet50_cam import CAM, Net
 from net.resnet50_irn import EdgeDisplacement
 from tests.conftest import shared_path
 from tests.tools.fuzz_inputs import torch_file
+from tests.tools.hostile import Reduced
 from tests.weights import fill_by_recipe
 
 THIN = {"width": 8, "stem": 16}
@@ -132,8 +134,8 @@ def test_imagenet_weights_of_torchvision(monkeypatch):
 
 @pytest.mark.parametrize("content", [
     torch.zeros(3), [1, 2], {}, {"a": 1}, {"state_dict": {}},
-    {"state_dict": {"conv1.weight": 3}},
-    {"state_dict": {3: torch.zeros(1)}},
+    {"state_dict": {"conv1.weight": 3}}, {"state_dict": {3: torch.zeros(1)}},
+    {"conv1.weight": Reduced(sys.exit, 3)},  # code, which would end the test
     {"arch": "resnet50", "state_dict": {"conv1.weight": torch.zeros(1)}},
     torch_file({"conv1.weight": torch.zeros(1)})[:-100],
     b"", b"random \x00\xff" * 50, pickle.dumps({"a": 1}, 2), b"PK\x03\x04",

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from misc.cams import load_cam, save_cam
-from misc.cli.options import chosen_steps, parse
 from misc.imutils import get_strided_size
 from misc.storage.scores import load_scores
 from tests.tools.hostile import Reduced
@@ -181,12 +180,6 @@ def test_labels_and_masks_of_imported_maps_are_the_same(own, tmp_path, tiny_run,
         assert contents(own.folder / f"{name}_imported", "png") == first
     scores = load_scores(own.folder)
     assert scores["imported seed"]["miou"] == scores["RIB seed"]["miou"]
-
-
-def test_the_sequence_of_imported_maps_has_no_classifier():
-    args = parse(["--import_maps", "maps"])
-    steps = chosen_steps(args)
-    assert steps[0] == "import_maps" and not {"train_cam", "make_cam"} & set(steps)
 
 
 def test_small_maps_are_enlarged(own, tmp_path, tiny_run):

@@ -93,15 +93,10 @@ class Run:
 
     def __init__(self, options: list[str], screen: Path):
         self._screen, self._mark = screen, uuid.uuid4().hex
+        command = [sys.executable, "-m", "tests.often_saving", *options]
+        own = {"cwd": PROJECT, "env": {**os.environ, _MARK: self._mark}, "start_new_session": True}
         with screen.open("w") as file:  # no pipe: nobody would read it meanwhile
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.often_saving", *options],
-                cwd=PROJECT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, _MARK: self._mark},
-                start_new_session=True,
-            )
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, **own)
 
     def __enter__(self) -> "Run":
         return self

@@ -49,14 +49,14 @@ def test_without_augmented_masks_the_official_list_stands_in(info, tmp_path, cap
     assert "SegmentationClassAug has no masks" in caplog.text
 
 
-def test_difficult_objects_count_and_parts_do_not(info, tmp_path):
-    objects = "<object><name>cat</name><difficult>1</difficult></object>"
-    objects += "<object><name>dog</name><part><name>person</name></part></object>" * 2
+def test_objects_count_whatever_their_case_and_difficulty_and_parts_do_not(info, tmp_path):
+    objects = "<object><name> Cat</name><difficult>1</difficult></object>"
+    objects += "<object><name>TVMonitor\n</name><part><name>person</name></part></object>" * 2
     path = tmp_path / "a.xml"
     path.write_text(f"<annotation><name>boat</name>{objects}</annotation>")
     label = label_from_xml(path, info)
     assert label.dtype == np.float32 and label.sum() == 2
-    assert [CLASS_NAMES[i] for i in label.nonzero()[0]] == ["cat", "dog"]
+    assert [CLASS_NAMES[i] for i in label.nonzero()[0]] == ["cat", "tvmonitor"]
 
 
 @pytest.mark.parametrize("text, words", [

@@ -21,29 +21,12 @@ from voc12.prepare import prepare as prepare_voc
 IDS = tuple(f"2012_00000{n}" for n in range(1, 9))
 
 
-@pytest.fixture
-def begin(info, tmp_path):
-    """Begins the checks of a run of the named steps."""
-
-    def call(*planned, result_dir=tmp_path / "result"):
-        args = parse(["--voc12_root", str(info.root), "--result_dir", str(result_dir)])
-        return Preflight(args, {name: all_steps()[name] for name in planned}, all_steps())
-
-    return call
-
-
-def lines_of(checks):
-    with pytest.raises(UserError) as raised:
-        checks.finish()
-    return str(raised.value).splitlines()
-
-
-def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_path, monkeypatch):
+def test_each_file_is_looked_at_once_also_by_other_processes(info, tmp_path, monkeypatch):
     def through_pickle(work, items, processes):
         seen.append((processes, len(items)))
         return map(pickle.loads(pickle.dumps(work)), items)
 
-    seen = []
+    seen, args = [], parse(["--voc12_root", str(info.root), "--result_dir", str(tmp_path / "r")])
     monkeypatch.setattr(check, "map_in_processes", through_pickle)
     monkeypatch.setattr(check, "cpu_count", lambda: 3)
     for image_id in IDS[2:4]:
@@ -51,13 +34,15 @@ def test_each_file_is_looked_at_once_also_by_other_processes(begin, info, tmp_pa
     info.mask_path(IDS[6]).write_bytes(b"nothing")
 
     def lines():
-        checks = begin()
+        checks = Preflight(args, {}, all_steps())
         for ids in (IDS[:5], IDS[3:], IDS):
             checks.masks(ids)
             checks.images(ids)
             checks.cams(ids, tmp_path)
             checks.label_maps(ids, tmp_path)
-        return lines_of(checks)
+        with pytest.raises(UserError) as raised:
+            checks.finish()
+        return str(raised.value).splitlines()
 
     alone = lines()
     monkeypatch.setattr(check, "_WORTH_PROCESSES", 8)

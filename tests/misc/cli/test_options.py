@@ -48,6 +48,7 @@ def test_all_steps_without_any_flag():
     *((f"--{step}_pass", [step]) for step in STEPS),
     ("--cam_weights_name c.pth", [s for s in SEQUENCE if s != "train_cam"]),
     ("--cam_weights_name c.pth --train_cam_pass", ["train_cam"]),
+    ("--import_maps DIR", ["import_maps", *SEQUENCE[3:]]),  # no classifier
 ])  # fmt: skip
 def test_flags_choose_their_steps_in_the_order_of_the_method(words, steps):
     assert chosen_steps(parse(words.split())) == steps
@@ -101,11 +102,8 @@ def test_paths_go_below_the_result_folder_unless_given(tmp_path):
 
 @pytest.mark.parametrize("inside", ["", "deeper"])
 def test_results_go_beside_photographs_where_the_user_stands_inside(tmp_path, monkeypatch, inside):
-    folder = tmp_path / "mine" / "deeper"
-    folder.mkdir(parents=True)
-    for name in ("1", "2"):
-        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
-    monkeypatch.chdir(folder.parent / inside)
+    few_photographs(tmp_path / "mine" / "deeper")
+    monkeypatch.chdir(tmp_path / "mine" / inside)
     args = parse(["--dataset", "folder", "--root", ".." if inside else "."])
     assert args.result_dir.resolve() == tmp_path / "result" / "folder_mine"
     monkeypatch.chdir(tmp_path)
