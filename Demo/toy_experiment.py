@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.datasets import MNIST
 
+from misc.cli.flags import numbers
 from misc.errors import UserError
 from misc.runtime.programs import said_plainly
 from misc.storage.manifest import make_writable
@@ -413,10 +414,6 @@ def run_toy(root: Path, out_dir: Path, toy: Toy) -> None:
     log.info("%s and %s", path, FIGURE)
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
-
-
 def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, Toy]:
     parser = argparse.ArgumentParser(prog="python -m Demo.toy_experiment")
     add = parser.add_argument
@@ -424,7 +421,7 @@ def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, Toy]:
     add("--mnist_download", action="store_true", help="torchvision downloads MNIST there first")
     add("--toy_out_dir", type=Path, default=Path("result/toy"), help="scores.json and the figure")
     for field in fields(Toy):
-        kind = _integers if isinstance(field.default, tuple) else type(field.default)
+        kind = numbers(int, 0, 1e9) if isinstance(field.default, tuple) else type(field.default)
         choices = ("sigmoid", "softmax", "none") if field.name == "final_activation" else None
         add(f"--{field.name}", type=kind, choices=choices, default=field.default,
             help="(default: %(default)s)")  # fmt: skip

@@ -16,7 +16,7 @@ from misc.runtime import distributed
 from misc.runtime.devices import main_device, memory_can_end, read_ahead_workers, uses_cuda
 from misc.runtime.image_task import ImageTask, prepare_output, run_over_images
 from misc.runtime.training import Training, check_batch, is_trained, save_trained, state_of, train
-from misc.storage.manifest import IMAGES, Sources, file_hash, folder_hash, settings_of, weights_hash
+from misc.storage.manifest import IMAGES, Sources, file_hash, folder_hash, weights_hash
 from misc.storage.outputs import Output
 from misc.torchutils import PolyOptimizer, parameter_groups
 from net.checkpoint import load_boundary_net, load_classifier, load_segmentation, save_checkpoint
@@ -199,7 +199,7 @@ class TrainStep(Step):
         images = distributed.on_first_rank(lambda: cls.keys(args))
         training = Training(
             name=cls.name, file=cls.writes(args)[0], batch_size=cls.option(args, "batch_size"),
-            settings={**settings_of(cls.settings(args), cls.inputs(args)), IMAGES: images},
+            settings={**cls.settings(args), "inputs": cls.inputs(args), IMAGES: images},
             num_workers=read_ahead_workers(args.resources), seed=args.seed,
             overwrite=args.overwrite, **cls.length(args),
         )  # fmt: skip

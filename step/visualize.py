@@ -67,12 +67,12 @@ def save_curves(args: Options) -> None:
     scores, out_dir = load_scores(args.result_dir), args.result_dir / "visualize"
     seeds = {row: score for row, score in scores.items() if len(score["thresholds"]) > 1}
     found = {row: score for row, score in scores.items() if score.get("precision_at_recall")}
-    for name, draw, rows in (
-        ("miou_over_threshold", score_curves, seeds), ("precision_recall", recall_curves, found)
-    ):  # fmt: skip
-        if rows:
-            out_dir.mkdir(exist_ok=True)
-            save_figure(draw(rows), out_dir / f"{name}.png")
+    if seeds or found:
+        out_dir.mkdir(exist_ok=True)
+    if seeds:
+        save_figure(score_curves(seeds), out_dir / "miou_over_threshold.png")
+    if found:
+        save_figure(recall_curves(found), out_dir / "precision_recall.png")
 
 
 def map_files(args: Options, image_id: str) -> dict[str, tuple[Path, str]]:

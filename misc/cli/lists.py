@@ -11,7 +11,7 @@ from misc.cli.options import Options, as_plain, default_key
 from misc.data.dataset_info import dataset_module, own_options
 from misc.data.label_file import known_classes
 from misc.errors import UserError, some
-from misc.storage.manifest import check_folder, prepare_folder, read_manifest, settings_of
+from misc.storage.manifest import check_folder, prepare_folder, read_manifest
 from misc.storage.outputs import Output, require_own
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _outdated(args: Options, needed: list[Path]) -> bool:
     check_folder(folder, {k: v for k, v in known.items() if k != "inputs"}, args.overwrite)
     # A folder that begins anew has no lists; labels that it still has are made again with them.
     needed = [*needed, args.list_dir / f"{args.info.train_split}.txt"] if needed else []
-    now = json.loads(json.dumps(settings_of(settings, inputs)))
+    now = json.loads(json.dumps({**settings, "inputs": inputs}))
     outdated = now != recorded or not all(path.is_file() for path in needed)
     if outdated:
         advice = "move it, or give it by name (--train_list, --cls_labels, ...)"

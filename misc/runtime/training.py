@@ -40,7 +40,7 @@ class Training:
 
     name: str
     file: Output
-    settings: dict  # what the result depends on; see misc.storage.manifest.settings_of
+    settings: dict  # what the result depends on: the step, its options and "inputs"
     batch_size: int  # of all ranks together
     seed: int
     num_workers: int

@@ -45,10 +45,6 @@ class Sources(NamedTuple):
     path_of: Callable[[str], Path] | None = None  # of a file that is not called as its image
 
 
-def settings_of(options: dict, inputs: dict | None) -> dict:
-    return {**options, "inputs": inputs}
-
-
 def prepare_folder(
     folder: Output, options: dict, inputs: dict, overwrite: bool, sources: Sources | None = None
 ) -> None:
@@ -57,7 +53,7 @@ def prepare_folder(
     Raises UserError where its settings differ (with `overwrite` its own files are removed instead),
     and for files of another step or without a manifest. Of several ranks the first one calls it.
     """
-    sources, settings = sources or Sources(), settings_of(options, inputs)
+    sources, settings = sources or Sources(), {**options, "inputs": inputs}
     recorded, where = read_manifest(folder.path) or {}, f"{folder.flag} {folder.path}"
     before = recorded.get(_DRAWN)
     gone = set(map(str, before if isinstance(before, list) else ())) - set(sources.drawn)
@@ -90,7 +86,7 @@ def prepare_folder(
 def check_folder(folder: Output, options: dict, overwrite: bool = False) -> bool:
     """Raise UserError where `prepare_folder` would for any inputs; True where it would redo."""
     inputs = (read_manifest(folder.path) or {}).get("inputs")
-    return bool(_difference(folder, settings_of(options, inputs), overwrite))
+    return bool(_difference(folder, {**options, "inputs": inputs}, overwrite))
 
 
 def _difference(folder: Output, settings: dict, overwrite: bool) -> str:

@@ -16,7 +16,6 @@ from misc.runtime.training import (
     state_of,
     train,
 )
-from misc.storage.manifest import settings_of
 from misc.storage.outputs import Output
 from misc.storage.torch_files import write_torch
 from misc.torchutils import PolyOptimizer
@@ -72,7 +71,7 @@ def path(tmp_path):
 def training(path, options=OPTIONS, inputs=INPUTS, **changes):
     values = {"name": "toy", "epochs": 3, "batch_size": 2, "seed": 0, "num_workers": 0}
     file = Output("--cam_weights_name", path, is_file=True)
-    settings = settings_of(options, inputs)
+    settings = {**options, "inputs": inputs}
     return Training(**{"file": file, "settings": settings, **values, **changes})
 
 
@@ -235,7 +234,7 @@ def test_every_announced_rank_needs_a_part_of_each_batch(monkeypatch):
 def test_a_checkpoint_is_kept_or_trained_again_by_its_settings(path, overwrite):
     file = training(path).file
     assert not check_target(file, OPTIONS, overwrite) and not is_trained(training(path))
-    save_checkpoint(path, Net(3, **THIN), settings=settings_of(OPTIONS, INPUTS))
+    save_checkpoint(path, Net(3, **THIN), settings={**OPTIONS, "inputs": INPUTS})
     same = {**OPTIONS, "cam_long": (64, 96)}
     assert check_target(file, same, overwrite)  # the inputs may be made by then
     assert is_trained(training(path, same, overwrite=overwrite))
