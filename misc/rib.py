@@ -21,6 +21,7 @@ from misc.cams import pair_map
 from misc.runtime.optimizer import PolyOptimizer, parameter_groups
 
 Maps = list[Tensor]  # C x h x w for each scale
+Batch = tuple[Tensor, Tensor]  # images and their labels
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,7 @@ def exploded(maps: Tensor, s: RIBSettings) -> bool:
 
 
 def fine_tune(
-    model: nn.Module,
-    pairs: list[Tensor],
-    label: Tensor,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    s: RIBSettings,
+    model: nn.Module, pairs: list[Tensor], label: Tensor, batches: Iterator[Batch], s: RIBSettings
 ) -> Iterator[Iteration]:
     """RIB on one image (RIB, Sec. 3): yields the sums of the maps after every iteration.
 
@@ -129,8 +126,7 @@ def fine_tune(
                 target += score.detach()
         images, labels = next(batches, (None, None))
         if images is None:
-            message = f"batches: fewer than the {s.iterations} iterations; give one for each"
-            raise ValueError(message)
+            raise ValueError(f"batches: fewer than the {s.iterations} iterations; give one each")
         others = logit_sum(model(images), labels, s)
         (-others).backward()
         optimizer.step()

@@ -18,12 +18,11 @@ from misc.data.folder.names import SUFFIXES
 from misc.data.rib_batches import disjoint
 from misc.errors import UserError
 from misc.indexing import WalkSettings, walked_scores
-from misc.rib import Maps, RIBSettings, fine_tune
+from misc.rib import Batch, Maps, RIBSettings, fine_tune
 from net.resnet50_cam import CAM
 from net.resnet50_irn import EdgeDisplacement
 
 Arrays = dict[str, np.ndarray]
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def plain_maps(

@@ -138,10 +138,8 @@ def train(
             for step, batches in itertools.islice(steps, total - done):
                 optimizer.zero_grad()
                 losses = _add_gradients(network, step, batches, losses_of)
-                where = f"{training.name}: the loss of step {done + 1}"
-                _require_finite(where, dataset, step, losses["total"].tolist())
-                for name, values in losses.items():
-                    sums[name] = sums.get(name, 0.0) + values.sum()
+                _require_finite(training.name, done + 1, dataset, step, losses)
+                sums = {name: sums.get(name, 0.0) + losses[name].sum() for name in losses}
                 optimizer.step()
                 if schedule:
                     schedule.step()
@@ -150,17 +148,19 @@ def train(
                     _save(training, done, parts, sums)
                     saved = time.monotonic()
                 bar.update()
-            count = done - epoch * per_epoch
-            shown = done == total or (epoch + 1) % -(-epochs // _SHOWN) == 0
-            log.log(
-                logging.INFO if shown else logging.DEBUG,
-                "%s: epoch %d of %d, mean losses: %s; learning rate %.3g, %.1f images/s, %.1f s",
-                training.name, epoch + 1, epochs,
-                ", ".join(f"{name} {float(value) / count:.4f}" for name, value in sums.items()),
-                optimizer.param_groups[0]["lr"], images / (time.monotonic() - start),
-                time.monotonic() - begun,
-            )  # fmt: skip
+            count, seconds = done - epoch * per_epoch, time.monotonic() - start
+            means = ", ".join(f"{name} {float(value) / count:.4f}" for name, value in sums.items())
+            rate, speed = optimizer.param_groups[0]["lr"], images / seconds
+            text = f"mean losses: {means}; learning rate {rate:.3g}, {speed:.1f} images/s"
+            _log_epoch(training.name, epoch + 1, epochs, text, begun)
     _save(training, done, parts, sums)
+
+
+def _log_epoch(name: str, epoch: int, epochs: int, text: str, begun: float) -> None:
+    shown = epoch == epochs or epoch % -(-epochs // _SHOWN) == 0
+    level = logging.INFO if shown else logging.DEBUG
+    seconds = time.monotonic() - begun
+    log.log(level, "%s: epoch %d of %d, %s, %.1f s", name, epoch, epochs, text, seconds)
 
 
 def _steps_of(
@@ -201,12 +201,12 @@ def _add_gradients(
     return dict(zip(losses, distributed.summed(torch.stack(found, dim=1)), strict=True))
 
 
-def _require_finite(where: str, dataset: Dataset, step: list, losses: list[float]) -> None:
-    for indices, loss in zip(step, losses, strict=True):
+def _require_finite(name: str, number: int, dataset: Dataset, step: list, losses: dict) -> None:
+    for indices, loss in zip(step, losses["total"].tolist(), strict=True):
         if not math.isfinite(loss):
             images = ", ".join(dataset.image_ids[index] for index in indices)
-            advice = "give a lower learning rate, or look at these"
-            distributed.fail(f"{where} is not finite, with the images {images}; {advice}")
+            said = f"the loss of step {number} is not finite, with the images {images}"
+            distributed.fail(f"{name}: {said}; give a lower learning rate, or look at these")
 
 
 def save_trained(training: Training, model: nn.Module, save_checkpoint: Callable) -> None:
