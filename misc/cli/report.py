@@ -8,7 +8,7 @@ from misc.cli.options import IMPORTED, ROW_ENDING, Options
 from misc.errors import NotReproducedError, UserError, counted
 from misc.runtime import distributed
 from misc.storage.files import read_bytes, reason
-from misc.storage.scores import FULL, NAME, OLD, load_scores
+from misc.storage.scores import FULL, NAME, load_scores, with_new_names
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +78,11 @@ def load_expected(path: Path | None) -> list[dict]:
     if path is None:
         return []
     try:
-        text = read_bytes(path, _MAX_BYTES).decode("utf-8").replace(f'"{OLD}', f'"{FULL}')
-        content = json.loads(text)
+        content = json.loads(read_bytes(path, _MAX_BYTES).decode("utf-8"))
         if content["made_by"] != _MADE_BY:
             raise ValueError("another program made it")
         for entry in content["expected"]:
+            entry["rows"] = with_new_names(entry["rows"])
             for expected in entry["rows"].values():
                 if not 0 <= expected["low"] <= expected["high"] <= 100:
                     raise ValueError("a range is not one of per cent")

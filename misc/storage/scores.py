@@ -7,7 +7,7 @@ from misc.errors import UserError
 from misc.storage.outputs import Output, State, output_state, write_json
 
 NAME = "scores.json"
-OLD, FULL = "upper bound", "fully supervised"  # a method's name in older files, and now
+_OLD, FULL = "upper bound", "fully supervised"  # a method's name in older files, and now
 
 
 def scores_file(folder: Path) -> Output:
@@ -22,7 +22,12 @@ def load_scores(folder: Path) -> dict[str, dict]:
     if state is not State.WHOLE:
         said = "is damaged, or was not made by this program"
         raise UserError(f"{path}: {said}; move it away and score again")
-    return {row.replace(OLD, FULL): s for row, s in json.loads(path.read_bytes())["rows"].items()}
+    return with_new_names(json.loads(path.read_bytes())["rows"])
+
+
+def with_new_names(rows: dict[str, dict]) -> dict[str, dict]:
+    """The same by method, under the names of now."""
+    return {row.replace(_OLD, FULL): content for row, content in rows.items()}
 
 
 def save_score(folder: Path, row: str, score: dict) -> None:
