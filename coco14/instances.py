@@ -68,7 +68,7 @@ def _load(path: Path) -> dict[str, list]:
         text = read_bytes(path, _MAX_BYTES).decode("utf-8")
         content = json.loads(text, object_hook=_compact)
     except OSError as error:
-        raise UserError(f"{error.strerror.lower()}; {ADVICE}") from None
+        raise UserError(f"cannot be read ({error.strerror}); check the file") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"is not valid JSON ({reason(error)}); {ADVICE}") from None
     tables = ("images", "annotations", "categories")
