@@ -35,6 +35,7 @@ class TrainIRN(TrainStep):
         self.paths = PathIndex(args.irn_radius, (side, side))
         self.pair_loss = PairLoss(self.paths)
         self.model = on_backbone(Net, args.imagenet_weights).to(device)
+        fold_norms(self.model.backbone)  # which is frozen
         crops = args.ir_label_out_dir, args.irn_crop_size, args.seed
         self.dataset = AffinityDataset(args.info, self.ids(args), *crops)
 
@@ -49,7 +50,6 @@ class TrainIRN(TrainStep):
         preflight.images(args.image_ids("infer"))
 
     def losses(self, network: nn.Module, images: Tensor, labels: Tensor, part: float) -> dict:
-        fold_norms(self.model.backbone)  # in the first step; it never changes
         pairs = affinity_labels(labels, self.paths, self.args.info.num_labels)
         return self.pair_loss(*network(normalized(images, self.device)), pairs)._asdict()
 
