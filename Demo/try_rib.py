@@ -92,7 +92,7 @@ def row_of(
         maps = merged(sums[min(k, len(sums)) - 1], image, keys[:1])
         cams[f"RIB, {k} iterations"] = maps["high_res"][0]
     shown = reduced(image)
-    title = f"{class_names(len(label))[first]}, rate {rate:g}"
+    title = f"{class_names(len(label))[first]}, learning rate {rate:g}"
     panels = [map_panel(name, shown, cam, args.threshold) for name, cam in cams.items()]
     if irn is not None:
         mask = pseudo_mask(irn, image, merged(sums[-1], image, keys))

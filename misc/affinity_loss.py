@@ -9,7 +9,7 @@ from misc.indexing import AffinityLabels, PathIndex, pair_ends, path_ranks, rank
 from misc.runtime.distributed import summed
 
 EPSILON = 1e-5  # keeps logarithms and quotients finite
-_AT_ONCE = 16  # offsets, whose maps a CPU keeps in its cache
+_BATCH = 16  # offsets, whose maps a CPU keeps in its cache
 
 
 class Losses(NamedTuple):
@@ -60,8 +60,8 @@ def _displacement_signs(
     labelled = torch.stack((labels.bg_pos, labels.fg_pos)).unflatten(-1, start.shape[-2:])
     offsets = torch.from_numpy(path_index.search_dst).to(displacement)
     sums_over_fg = torch.zeros_like(offsets)
-    for first in range(0, len(offsets), _AT_ONCE):
-        pairs = slice(first, first + _AT_ONCE)
+    for first in range(0, len(offsets), _BATCH):
+        pairs = slice(first, first + _BATCH)
         change = start - pair_ends(displacement, path_index, pairs)
         both = torch.stack((change, change - offsets[pairs].T[:, :, None, None])).sign_()
         both.mul_(labelled[:, :, None, pairs])

@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 def begin() -> None:
     """Set what has to be set before torch is loaded; until then Ctrl-C ends with one line."""
-    signal.signal(signal.SIGINT, _end_at_once)
+    signal.signal(signal.SIGINT, _end)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
-def _end_at_once(number: int, frame: object) -> None:
+def _end(number: int, frame: object) -> None:
     # No exception: modules that are being loaded take it for an error of their own.
     _say_interrupted()
     os._exit(128 + number)

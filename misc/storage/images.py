@@ -73,7 +73,7 @@ def opened_image(
 
 @contextmanager
 def _stream(path: str | Path, in_memory: bool) -> Iterator[io.BufferedIOBase]:
-    """Open an image file. A PNG is read at once: on the disk a chunk could state any length."""
+    """Open an image file. A PNG is read whole: on the disk a chunk could state any length."""
     require_regular(path)
     with open(path, "rb") as file:
         is_png = file.read(len(_PNG)) == _PNG
